@@ -1,0 +1,46 @@
+"""The nodes, one step of SeeSR each."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from ..seesr_modules.host import folders
+from .build_prompts import BuildPrompts
+from .color_fix import ColorFix
+from .controlnet_apply import ControlNetApply
+from .guidance_interval import GuidanceInterval
+from .load_dape import LoadDape
+from .load_model import LoadModel
+from .lr_embed import LREmbed
+from .scheduler import Scheduler
+from .tagger import Tagger
+from .tile_tagger import TileTagger
+from .tiled_model import TiledModel
+from .tiled_sampler import TiledSampler
+from .vae_decode import VAEDecode
+
+
+class SeeSRExtension(ComfyExtension):
+    """What the host loads: the model folders and the list of nodes."""
+
+    def __init__(self) -> None:
+        """Let the host know where SeeSR's models lie."""
+        folders.register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return every node of the pack."""
+        return [
+            LoadModel,
+            LoadDape,
+            Tagger,
+            BuildPrompts,
+            LREmbed,
+            ControlNetApply,
+            TiledSampler,
+            TiledModel,
+            TileTagger,
+            Scheduler,
+            GuidanceInterval,
+            VAEDecode,
+            ColorFix,
+        ]

@@ -1,0 +1,61 @@
+"""Build Prompts: tags and words to positive and negative conditioning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..seesr_modules.host.prompts import encode_texts
+from ..seesr_modules.host.sockets import prompt_inputs, schema
+from ..seesr_modules.prompts import positive_text
+
+
+class BuildPrompts(io.ComfyNode):
+    """Writes the positive and negative text and encodes them; each picture keeps its own tags."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_BuildPrompts",
+            "Build Prompts",
+            description="Joins the tags, your own words and the quality words, and encodes them as conditioning.",
+            search_aliases=["seesr prompt", "clip text encode"],
+            is_input_list=True,
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder of the SD2-type checkpoint."),
+                io.String.Input(
+                    "tags",
+                    default="",
+                    multiline=True,
+                    tooltip="Tags from DAPE Tagger, one text per picture; or your own description.",
+                ),
+                *prompt_inputs(),
+            ],
+            outputs=[
+                io.Conditioning.Output("positive", display_name="positive", tooltip="What the picture shall be."),
+                io.Conditioning.Output("negative", display_name="negative", tooltip="What it shall not be."),
+                io.String.Output(
+                    "positive_text", display_name="positive_text", tooltip="The positive text, one line per picture."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: list[Any],
+        tags: list[str],
+        user_prompt: list[str],
+        quality_prompt: list[str],
+        negative_prompt: list[str],
+        single_chunk: list[bool],
+    ) -> io.NodeOutput:
+        """Encode one positive text per picture and one negative text for all."""
+        texts = [positive_text(text, user_prompt[0], quality_prompt[0]) for text in tags]
+        return io.NodeOutput(
+            encode_texts(clip[0], texts, single_chunk[0]),
+            encode_texts(clip[0], negative_prompt[:1], single_chunk[0]),
+            "\n".join(texts),
+        )

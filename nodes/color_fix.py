@@ -1,0 +1,57 @@
+"""Color Fix: the result with the colours of the picture it came from."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..seesr_modules.host.color_fix import METHODS, fix_color
+from ..seesr_modules.host.images import from_host, to_host
+from ..seesr_modules.host.sockets import schema
+
+
+class ColorFix(io.ComfyNode):
+    """Takes the colours of the hint over to the result and brings it to the final size."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_ColorFix",
+            "Color Fix",
+            description="Takes the colours over from the hint, and resizes to the final size.",
+            search_aliases=["seesr color", "adain", "wavelet", "color match"],
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded result."),
+                io.Image.Input("reference", tooltip="The hint from LR Embed."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="adain",
+                    tooltip="adain matches mean and spread per channel; wavelet takes over all low frequencies.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=0,
+                    min=0,
+                    max=32768,
+                    tooltip="Final width in pixels; 0 keeps the result's.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=0,
+                    min=0,
+                    max=32768,
+                    tooltip="Final height in pixels; 0 keeps the result's.",
+                ),
+            ],
+            outputs=[io.Image.Output("fixed", display_name="image", tooltip="The picture with corrected colours.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, image: torch.Tensor, reference: torch.Tensor, method: str, width: int, height: int
+    ) -> io.NodeOutput:
+        """Correct the colours."""
+        result = fix_color(from_host(image), from_host(reference, "reference"), method, width, height)
+        return io.NodeOutput(to_host(result))

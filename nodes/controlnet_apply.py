@@ -1,0 +1,102 @@
+"""SeeSR ControlNet Apply: model and conditioning with SeeSR in them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..seesr_modules.host.images import from_host
+from ..seesr_modules.host.model import apply_seesr
+from ..seesr_modules.host.sockets import SeeSRModelSocket, SoftPromptSocket, schema
+
+
+class ControlNetApply(io.ComfyNode):
+    """Puts the image attention and the LR start on the MODEL, ControlNet and soft prompt on the conditioning."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_ControlNetApply",
+            "SeeSR ControlNet Apply",
+            description="Makes an SD2-type model restore the hint: image attention and the LR start go on the "
+            "model, the ControlNet and the soft prompt on the conditioning.",
+            search_aliases=["seesr apply", "controlnet"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SD2-type model at 512 px; LoRAs go in front of this node."),
+                SeeSRModelSocket.Input("seesr", tooltip="From Load SeeSR."),
+                io.Conditioning.Input("positive", tooltip="From Build Prompts or any text encoder."),
+                io.Conditioning.Input("negative", tooltip="From Build Prompts or any text encoder."),
+                io.Image.Input("hint", tooltip="The upscaled picture from LR Embed."),
+                SoftPromptSocket.Input("soft_prompt", tooltip="From DAPE Tagger."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="How much the ControlNet holds the result to the picture.",
+                ),
+                io.Float.Input(
+                    "soft_prompt_strength",
+                    default=1.0,
+                    min=0.0,
+                    max=2.0,
+                    step=0.01,
+                    tooltip="How much the image attention adds; 0 leaves it out.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Part of the sampling at which the ControlNet begins.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Part of the sampling at which the ControlNet ends.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output("seesr_applied", display_name="model", tooltip="The model with SeeSR."),
+                io.Conditioning.Output(
+                    "positive_applied", display_name="positive", tooltip="With ControlNet and soft prompt."
+                ),
+                io.Conditioning.Output("negative_applied", display_name="negative", tooltip="With the same."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        seesr: Any,
+        positive: list,
+        negative: list,
+        hint: torch.Tensor,
+        soft_prompt: torch.Tensor,
+        strength: float,
+        soft_prompt_strength: float,
+        start_percent: float,
+        end_percent: float,
+    ) -> io.NodeOutput:
+        """Apply SeeSR."""
+        applied = apply_seesr(
+            model,
+            seesr,
+            positive,
+            negative,
+            from_host(hint, "hint"),
+            soft_prompt,
+            strength,
+            soft_prompt_strength,
+            (start_percent, end_percent),
+        )
+        return io.NodeOutput(*applied)

@@ -1,0 +1,68 @@
+"""LR Embed: the picture at its new size, as hint and as the latent to start from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..seesr_modules.host.embed import STARTS, embed
+from ..seesr_modules.host.images import from_host, to_host
+from ..seesr_modules.host.sockets import schema
+
+
+class LREmbed(io.ComfyNode):
+    """Upscales the picture plainly and encodes it: the start that SeeSR refines."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_LREmbed",
+            "LR Embed",
+            description="Upscales the picture plainly; the result is what the ControlNet sees and what sampling "
+            "starts from.",
+            search_aliases=["seesr upscale", "vae encode", "low resolution"],
+            inputs=[
+                io.Image.Input("image", tooltip="The low-resolution picture."),
+                io.Vae.Input("vae", tooltip="The VAE of the SD2-type checkpoint."),
+                io.Float.Input(
+                    "upscale",
+                    default=4.0,
+                    min=1.0,
+                    max=8.0,
+                    step=0.1,
+                    tooltip="How many times larger the final picture is. SeeSR was trained at 4.",
+                ),
+                io.Int.Input(
+                    "process_size",
+                    default=512,
+                    min=64,
+                    max=4096,
+                    step=64,
+                    tooltip="The shorter side that SeeSR at least works at, in pixels; 768 keeps closer to the "
+                    "original.",
+                ),
+                io.Combo.Input(
+                    "start",
+                    options=list(STARTS),
+                    default="lr",
+                    tooltip="Start sampling from the picture (as published) or from pure noise.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output("latent", display_name="latent", tooltip="Where sampling starts."),
+                io.Image.Output(
+                    "hint", display_name="hint", tooltip="The upscaled picture, exactly 8 times the latent."
+                ),
+                io.Int.Output("width", display_name="width", tooltip="Width of the final picture in pixels."),
+                io.Int.Output("height", display_name="height", tooltip="Height of the final picture in pixels."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: torch.Tensor, vae: Any, upscale: float, process_size: int, start: str) -> io.NodeOutput:
+        """Upscale and encode."""
+        made = embed(from_host(image), vae, upscale, process_size, start)
+        return io.NodeOutput({"samples": made.latent}, to_host(made.hint), made.width, made.height)

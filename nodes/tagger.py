@@ -1,0 +1,75 @@
+"""DAPE Tagger: what is in the picture, as tags and as an embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..seesr_modules.dape.tags import Language, join_tags
+from ..seesr_modules.host.images import from_host
+from ..seesr_modules.host.sockets import DapeSocket, SoftPromptSocket, schema, tag_inputs
+from ..seesr_modules.host.tagging import shown, tag
+
+
+class Tagger(io.ComfyNode):
+    """Describes each picture of a batch: the hard prompt and the soft prompt of SeeSR."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        offset, exclude, max_tags = tag_inputs()
+        return schema(
+            "SeeSR_Tagger",
+            "DAPE Tagger",
+            description="Names what is in a degraded picture and gives the embedding that image attention reads.",
+            is_output_node=True,  # so that it can run alone, and its tags are shown even where they are cached
+            search_aliases=["seesr tagger", "caption", "interrogate", "ram tags"],
+            inputs=[
+                DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
+                io.Image.Input("image", tooltip="The picture as it is, before any upscaling."),
+                offset,
+                exclude,
+                io.Combo.Input(
+                    "language",
+                    options=["english", "chinese"],
+                    default="english",
+                    tooltip="Language of the tags. SD2's text encoder understands English.",
+                ),
+                max_tags,
+                io.String.Input(
+                    "pin",
+                    default="",
+                    optional=True,
+                    tooltip="Tags to keep whatever their score, separated by commas, in either language.",
+                ),
+            ],
+            outputs=[
+                io.String.Output(
+                    "tags", display_name="tags", is_output_list=True, tooltip="One text of tags per picture."
+                ),
+                SoftPromptSocket.Output(
+                    "soft_prompt", display_name="soft_prompt", tooltip="What DAPE saw, for SeeSR ControlNet Apply."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        dape: Any,
+        image: torch.Tensor,
+        threshold_offset: float,
+        exclude: str,
+        language: Language,
+        max_tags: int,
+        pin: str = "",
+    ) -> io.NodeOutput:
+        """Tag the pictures and show the tags with their scores on the node."""
+        found = tag(dape, from_host(image), threshold_offset, exclude, language, max_tags, pin)
+        return io.NodeOutput(
+            [join_tags(tags) for tags in found.tags],
+            found.soft_prompt,
+            ui=shown(found.tags),
+        )

@@ -1,0 +1,95 @@
+"""DAPE Tile Tagger: each tile of a large picture described by what is in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..seesr_modules.dape.tags import join_tags
+from ..seesr_modules.host.images import from_host
+from ..seesr_modules.host.sockets import DapeSocket, SoftPromptSocket, prompt_inputs, schema, tag_inputs, tile_inputs
+from ..seesr_modules.host.tile_prompts import PromptInputs, tag_tiles
+from ..seesr_modules.tiles import latent_tile
+
+
+class TileTagger(io.ComfyNode):
+    """Takes the place of DAPE Tagger and Build Prompts for pictures that are sampled in tiles."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        tile_px, overlap_px, *_ = tile_inputs()
+        offset, exclude, max_tags = tag_inputs()
+        return schema(
+            "SeeSR_TileTagger",
+            "DAPE Tile Tagger",
+            description="Tags the whole picture and every tile of it, so that a face far off is not described by the "
+            "sky; gives the conditioning for the tiled sampler.",
+            search_aliases=["seesr tile tagger", "regional prompt", "per tile prompt"],
+            inputs=[
+                DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
+                io.Clip.Input("clip", tooltip="The text encoder of the SD2-type checkpoint."),
+                io.Image.Input("hint", tooltip="The upscaled picture from LR Embed."),
+                tile_px,
+                overlap_px,
+                io.Float.Input(
+                    "context",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How sure a tag of the whole picture must be in a tile, as a share of its threshold: 1 as "
+                    "sure as any, 0 puts all of them into every tile.",
+                ),
+                offset,
+                exclude,
+                max_tags,
+                *prompt_inputs(),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "positive", display_name="positive", tooltip="With a prompt of its own for each tile."
+                ),
+                io.Conditioning.Output("negative", display_name="negative", tooltip="With each tile's soft prompt."),
+                SoftPromptSocket.Output("soft_prompt", display_name="soft_prompt", tooltip="Of the whole picture."),
+                io.String.Output(
+                    "tile_tags", display_name="tile_tags", tooltip="The tags, a line for the whole and one per tile."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        dape: Any,
+        clip: Any,
+        hint: torch.Tensor,
+        tile_px: int,
+        overlap_px: int,
+        context: float,
+        threshold_offset: float,
+        exclude: str,
+        max_tags: int,
+        **words: Any,
+    ) -> io.NodeOutput:
+        """Tag whole and tiles and encode their prompts."""
+        found = tag_tiles(
+            dape,
+            clip,
+            from_host(hint, "hint"),
+            *latent_tile(tile_px, overlap_px),
+            PromptInputs(**words),
+            context,
+            threshold_offset,
+            exclude,
+            max_tags,
+        )
+        places = ["whole", *(f"{tile.in_pixels().x},{tile.in_pixels().y}" for tile in found.tiles)]
+        lines = [
+            f"{place}: {' | '.join(join_tags(tags) for tags in pictures)}"
+            for place, pictures in zip(places, [found.whole.tags, *found.tile_tags], strict=True)
+        ]
+        text = "\n".join(lines)
+        return io.NodeOutput(found.positive, found.negative, found.whole.soft_prompt, text, ui=ui.PreviewText(text))

@@ -1,0 +1,36 @@
+"""Tiled Diffusion (model): a model that predicts in tiles, for any of the host's samplers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..seesr_modules.host.sockets import schema, tile_inputs
+from ..seesr_modules.host.tiling import Tiling, tile_model
+from ..seesr_modules.tiles import latent_tile
+
+
+class TiledModel(io.ComfyNode):
+    """Makes whatever sampler follows work on the memory of one tile."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_TiledModel",
+            "Tiled Diffusion (model)",
+            description="Makes a model predict in tiles, whatever sampler follows; ControlNets, masks and regional "
+            "prompts are cut along.",
+            search_aliases=["tiled diffusion", "multidiffusion", "mixture of diffusers"],
+            inputs=[
+                io.Model.Input("model", tooltip="From SeeSR ControlNet Apply, or any SD-type model."),
+                *tile_inputs(),
+            ],
+            outputs=[io.Model.Output("tiled", display_name="model", tooltip="The model that predicts in tiles.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, tile_px: int, overlap_px: int, tile_batch: int, tiling: Tiling) -> io.NodeOutput:
+        """Put the tiling on the model."""
+        return io.NodeOutput(tile_model(model, *latent_tile(tile_px, overlap_px), tile_batch, tiling))

@@ -1,0 +1,108 @@
+"""Tiled Sampler: any of the host's samplers, in tiles where the picture is large."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..seesr_modules.host.sampling import SEESR_SCHEDULER, sample, sampler_sigmas
+from ..seesr_modules.host.sockets import schema, tile_inputs
+from ..seesr_modules.host.tiling import Tiling, tile_model
+from ..seesr_modules.tiles import latent_tile
+
+
+class TiledSampler(io.ComfyNode):
+    """Samples with any of the host's samplers, on the memory of one tile."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_TiledSampler",
+            "Tiled Sampler",
+            description="Samples with any of ComfyUI's samplers and schedulers, in tiles where the picture is "
+            "larger than one.",
+            search_aliases=["seesr sampler", "ksampler", "tiled diffusion"],
+            inputs=[
+                io.Model.Input("model", tooltip="From SeeSR ControlNet Apply."),
+                io.Conditioning.Input("positive", tooltip="From SeeSR ControlNet Apply."),
+                io.Conditioning.Input("negative", tooltip="From SeeSR ControlNet Apply."),
+                io.Latent.Input("latent", tooltip="From LR Embed."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Which noise; the same seed gives the same picture.",
+                ),
+                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Published 50; more steps, more detail."),
+                io.Float.Input(
+                    "cfg",
+                    default=5.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Guidance: more detail, less fidelity. SD-Turbo needs 1.0.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.SAMPLER_NAMES),
+                    default="ddpm",
+                    tooltip="One of ComfyUI's samplers; ddpm is the published one.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=[SEESR_SCHEDULER, *comfy.samplers.SCHEDULER_NAMES],
+                    default=SEESR_SCHEDULER,
+                    tooltip="seesr is the published schedule at any number of steps; the others are ComfyUI's.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1, begin in mid-schedule from the latent: less is changed.",
+                ),
+                *tile_inputs(),
+                io.Boolean.Input(
+                    "seed_per_image",
+                    default=False,
+                    optional=True,
+                    tooltip="Picture i of a batch starts from the noise of seed + i, as it would alone.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "sampled", display_name="latent", tooltip="The sampled latent, for VAE Decode (auto tiles)."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: list,
+        negative: list,
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        cfg: float,
+        sampler_name: str,
+        scheduler: str,
+        denoise: float,
+        tile_px: int,
+        overlap_px: int,
+        tile_batch: int,
+        tiling: Tiling,
+        seed_per_image: bool = False,
+    ) -> io.NodeOutput:
+        """Sample."""
+        model = tile_model(model, *latent_tile(tile_px, overlap_px), tile_batch, tiling)
+        sigmas = sampler_sigmas(model, sampler_name, scheduler, steps, denoise)
+        sampled = sample(model, positive, negative, latent, seed, cfg, sampler_name, sigmas, seed_per_image)
+        return io.NodeOutput(sampled)

@@ -1,0 +1,36 @@
+"""Decode: the host's VAE, in tiles where the picture is too large for the memory there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..seesr_modules.host.images import to_host
+from ..seesr_modules.host.sockets import schema
+from ..seesr_modules.host.vae import decode
+
+
+class VAEDecode(io.ComfyNode):
+    """Turns the latent into a picture, of any size."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_VAEDecode",
+            "VAE Decode (auto tiles)",
+            description="Turns the latent into a picture; in tiles, as large as fit, where the whole would not fit "
+            "into free memory.",
+            search_aliases=["vae decode", "vae decode tiled"],
+            inputs=[
+                io.Latent.Input("latent", tooltip="The sampled latent."),
+                io.Vae.Input("vae", tooltip="The VAE of the SD2-type checkpoint."),
+            ],
+            outputs=[io.Image.Output("image", display_name="image", tooltip="The decoded picture.")],
+        )
+
+    @classmethod
+    def execute(cls, latent: dict[str, Any], vae: Any) -> io.NodeOutput:
+        """Decode."""
+        return io.NodeOutput(to_host(decode(vae, latent["samples"])))

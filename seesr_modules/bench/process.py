@@ -1,0 +1,69 @@
+"""Time and peak memory of work that is done in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ROOT = Path(__file__).parents[2]
+_PAGE_BYTES = 4096
+
+_START = """
+import importlib, sys, types
+root, module, *arguments = sys.argv[1:]
+sys.modules["seesr_pack"] = types.ModuleType("seesr_pack")
+sys.modules["seesr_pack"].__path__ = [root]
+importlib.import_module(f"seesr_pack.seesr_modules.{module}").main(arguments)
+"""
+
+
+class Cost(NamedTuple):
+    """What some work took."""
+
+    seconds: float
+    peak_bytes: int
+    """Resident memory at its highest, above what it was before; mapped files count where they were read."""
+
+
+def report(work: Callable[[], object]) -> None:
+    """Do the work and print its cost, for :func:`cost_of`. Reads what Linux tells of a process."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far
+    before, start = _status_bytes("VmRSS"), time.perf_counter()
+    made = work()
+    seconds = time.perf_counter() - start
+    sys.stdout.write(json.dumps(Cost(seconds, _status_bytes("VmHWM") - before)) + "\n")
+    del made
+
+
+def touch(tensors: Iterable[Tensor]) -> None:
+    """Read from every page of memory that the tensors lie in, so that what is mapped from a file is there."""
+    for tensor in tensors:
+        tensor.flatten()[:: _PAGE_BYTES // tensor.itemsize].sum()
+
+
+def cost_of(module: str, *arguments: str) -> Cost:
+    """Run ``main(arguments)`` of a module of seesr_modules, which calls :func:`report`, in a fresh process."""
+    paths = [path for path in (os.environ.get("COMFYUI_PATH"), os.environ.get("PYTHONPATH")) if path]
+    done = subprocess.run(
+        [sys.executable, "-c", _START, str(_ROOT), module, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    kibibytes = next(line.split()[1] for line in lines if line.startswith(f"{field}:"))
+    return int(kibibytes) * 1024

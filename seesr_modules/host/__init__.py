@@ -1,0 +1,1 @@
+"""The host's side of SeeSR: the only modules that import ComfyUI."""

@@ -1,0 +1,54 @@
+"""The host's MODEL from a UNet in diffusers' layout, at whatever sizes it has.
+
+The host's own loaders know SD2 only at its published width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import comfy.model_base
+import comfy.supported_models
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..config import EncoderSizes
+from .patching import patcher_for
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+class SD2(comfy.supported_models.SD20):
+    """The host's SD2, predicting epsilon, at any sizes."""
+
+    def model_type(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> comfy.model_base.ModelType:
+        """Return what the UNet predicts; the host would guess it from weights of the published width."""
+        return comfy.model_base.ModelType.EPS
+
+
+def base_model(
+    unet: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, compute_dtype: torch.dtype | None = None
+) -> ModelPatcher:
+    """Build the host's MODEL; tensors that are in ``dtype`` already are taken over, not copied.
+
+    Args:
+        unet: Weights in diffusers' layout; image attention in them is left out.
+        dtype: Type to store in.
+        compute_dtype: Type to compute in, where it is not ``dtype``.
+
+    Raises:
+        SeeSRError: The weights are not those of an SD2-type UNet.
+    """
+    sizes = EncoderSizes.from_shapes({name: tuple(tensor.shape) for name, tensor in unet.items()})
+    channels = {"out_channels": sizes.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
+    config = SD2({**sizes.host_config(), **channels})
+    config.set_inference_dtype(dtype, compute_dtype)
+    model = config.get_model({}, "", device=torch.device("meta"))
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    weights = {path: unet[name].to(dtype) for name, path in names.items() if name in unet}
+    model.diffusion_model.load_state_dict(weights, assign=True)
+    model.requires_grad_(False)
+    return patcher_for(model)

@@ -1,0 +1,39 @@
+"""The boundary between the host's IMAGE and this pack's tensors."""
+
+from __future__ import annotations
+
+import logging
+
+from torch import Tensor
+
+from ..errors import SeeSRError
+
+logger = logging.getLogger(__name__)
+
+
+def from_host(image: Tensor, name: str = "image") -> Tensor:
+    """Turn the host's IMAGE [B, H, W, C] into [B, 3, H, W], float32.
+
+    An alpha channel is dropped, which the log says; a gray picture gets three equal channels.
+
+    Raises:
+        SeeSRError: The picture is empty, has a side of one pixel, or is no picture.
+    """
+    if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        raise SeeSRError(
+            f"The input '{name}' has the shape {list(image.shape)}: a picture [batch, height, width, 3] is needed."
+        )
+    batch, height, width, channels = image.shape
+    if batch == 0 or min(height, width) < 2:
+        raise SeeSRError(
+            f"The input '{name}' is {width}x{height} pixels ({batch} pictures): an empty or one-pixel picture "
+            "cannot be upscaled; use one of at least 2x2 pixels."
+        )
+    if channels == 4:
+        logger.warning("The alpha channel of '%s' is dropped: SeeSR works on RGB.", name)
+    return image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1).float()
+
+
+def to_host(image: Tensor) -> Tensor:
+    """Turn [B, 3, H, W] into the host's IMAGE [B, H, W, 3], in [0, 1]."""
+    return image.clamp(0, 1).movedim(1, -1).contiguous()

@@ -1,0 +1,269 @@
+"""SEESR_MODEL: what SeeSR adds to a Stable Diffusion 2 checkpoint, and how it is applied to one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.conds
+import comfy.model_management
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..checkpoint import TensorSource, load_strict, unet_image_attention_names
+from ..config import image_attention_places
+from ..errors import SeeSRError
+from ..image_attention import (
+    FITTING_CHECKPOINTS,
+    SOFT_PROMPT_KEY,
+    ImageAttention,
+    attached,
+    require_match,
+)
+from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet, transformer_paths
+from .device import cpu_is_fast_in_bfloat16
+from .patching import WRAPPER_KEY, Conditioning, patcher_for, replace_wrapper
+from .sampling import start_from_lr
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+WEIGHT_DTYPES = ("auto", "float32", "float16", "bfloat16", "fp8_e4m3fn")
+
+_OPTIONS_POSITION = 4
+"""Where the host passes ``transformer_options``: after timesteps, context, y and control."""
+
+
+@dataclass(frozen=True)
+class SeeSRModel:
+    """The trained parts of SeeSR, on the host's patchers."""
+
+    image_attention: ModelPatcher
+    """Around an :class:`ImageAttention` for the UNet."""
+    controlnet: SeeSRControlNet
+
+
+def storage_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype | None]:
+    """Resolve a node's ``weight_dtype`` into the type to store in, and to compute in if another.
+
+    ``auto`` is what the host chooses for a UNet on this device.
+    """
+    device = comfy.model_management.get_torch_device()
+    if weight_dtype == "auto":
+        stored = comfy.model_management.unet_dtype(device)
+    else:
+        stored = getattr(torch, {"fp8_e4m3fn": "float8_e4m3fn"}.get(weight_dtype, weight_dtype))
+    if computes_in(stored, device):
+        return stored, None
+    return stored, comfy.model_management.unet_manual_cast(stored, device)
+
+
+def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
+    """Tell whether a CPU is to compute in bfloat16, which the host never does there: it is slow on most."""
+    on_cpu = comfy.model_management.is_device_cpu(device)
+    return on_cpu and dtype == torch.bfloat16 and cpu_is_fast_in_bfloat16()
+
+
+def load_seesr(unet: TensorSource, controlnet: TensorSource, weight_dtype: str = "auto") -> SeeSRModel:
+    """Load SeeSR from the published UNet (of which only image attention is read) and ControlNet.
+
+    Args:
+        unet: Weights of the published ``unet`` folder, or only their image attention.
+        controlnet: Weights of the published ``controlnet`` folder.
+        weight_dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``fp8_e4m3fn``.
+
+    Raises:
+        SeeSRError: A file is something else, or incomplete.
+    """
+    stored, compute = storage_dtypes(weight_dtype)
+    device = comfy.model_management.get_torch_device()
+    names = unet_image_attention_names(unet.shapes())
+    network = ImageAttention(
+        image_attention_places(unet.shapes()),
+        lambda place: image_attention_block(place, stored, "meta", comfy.ops.manual_cast),
+    )
+    load_strict(network, unet, {name: name for name in names}, stored, "SeeSR's image attention")
+    return SeeSRModel(patcher_for(network), load_controlnet(controlnet, stored, compute, device))
+
+
+def apply_seesr(
+    model: ModelPatcher,
+    seesr: SeeSRModel,
+    positive: Conditioning,
+    negative: Conditioning,
+    hint: Tensor,
+    soft_prompt: Tensor,
+    strength: float = 1.0,
+    soft_prompt_strength: float = 1.0,
+    percent_range: tuple[float, float] = (0.0, 1.0),
+) -> tuple[ModelPatcher, Conditioning, Conditioning]:
+    """Return model, positive and negative with SeeSR in them; the inputs stay as they are.
+
+    Args:
+        model: The host's MODEL, of the SD2 family.
+        seesr: The loaded SeeSR.
+        positive: Conditioning of the wanted picture.
+        negative: Conditioning of the unwanted one; it gets the same soft prompt, as published.
+        hint: The upscaled LR image [B, 3, H, W] in [0, 1], eight times the latent.
+        soft_prompt: [B, tokens, width] from DAPE; B is one or the number of hints.
+        strength: Scales the ControlNet's residuals; 0 leaves the ControlNet out.
+        soft_prompt_strength: Scales what the image attention adds, in UNet and ControlNet.
+        percent_range: Part of the sampling run in which the ControlNet works, 0 to 1.
+
+    Raises:
+        SeeSRError: The model's text transformers are not those that SeeSR was trained on, or the soft
+            prompt does not fit the hints or the image attention.
+    """
+    require_soft_prompt(soft_prompt, len(hint), seesr.image_attention.model.places[0].context_dim)
+    require_texts(positive, len(hint))
+    model = apply_image_attention(model, seesr, soft_prompt, soft_prompt_strength)
+    if computes_in(model.model_dtype(), model.load_device):
+        model.add_object_patch("manual_cast_dtype", model.model_dtype())
+    start_from_lr(model)
+    conditionings = [with_soft_prompt(cond, soft_prompt) for cond in (positive, negative)]
+    if strength > 0.0:
+        conditionings = with_controlnet(
+            conditionings, seesr, hint, soft_prompt, strength, soft_prompt_strength, percent_range
+        )
+    return model, *conditionings
+
+
+def apply_image_attention(model: ModelPatcher, seesr: SeeSRModel, soft_prompt: Tensor, strength: float) -> ModelPatcher:
+    """Return a clone of ``model`` whose UNet runs SeeSR's image attention.
+
+    The arguments are those of :func:`apply_seesr`; ``soft_prompt`` serves conds that carry none.
+    """
+    paths = _matching_paths(model, seesr)
+    model = model.clone()
+    model.set_additional_models(WRAPPER_KEY, [seesr.image_attention])
+    wrapper = _image_attention_wrapper(seesr.image_attention.model, paths, soft_prompt, strength)
+    replace_wrapper(model, WrappersMP.DIFFUSION_MODEL, wrapper)
+    return model
+
+
+def _matching_paths(model: ModelPatcher, seesr: SeeSRModel) -> dict[str, str]:
+    config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
+    paths = transformer_paths(config) if "num_res_blocks" in config else {}
+    text_width = seesr.controlnet.control_model.text_width
+    if config.get("context_dim") != text_width:
+        raise SeeSRError(
+            f"The model does not fit this SeeSR: SeeSR reads text of width {text_width} and the model "
+            f"({type(model.model).__name__}) is for width {config.get('context_dim')}. {FITTING_CHECKPOINTS}"
+        )
+    weights = model.model_state_dict("diffusion_model.")
+    widths = {}
+    for name, path in paths.items():
+        weight = weights.get(f"diffusion_model.{path}.proj_in.weight")
+        if weight is not None:
+            widths[name] = weight.shape[0]
+    require_match(seesr.image_attention.model.places, widths, type(model.model).__name__)
+    return paths
+
+
+def _image_attention_wrapper(
+    network: ImageAttention, paths: dict[str, str], default: Tensor, strength: float
+) -> Callable[..., Tensor]:
+    blocks = network.located(paths)
+
+    def wrapper(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        soft_prompt = kwargs.pop(SOFT_PROMPT_KEY, None)
+        if soft_prompt is None:
+            soft_prompt = comfy.utils.repeat_to_batch_size(default, x.shape[0])
+        soft_prompt = soft_prompt.to(device=x.device, dtype=x.dtype)
+        options = args[_OPTIONS_POSITION] if len(args) > _OPTIONS_POSITION else kwargs.get("transformer_options", {})
+        carried = {key: options[key] for key in ("optimized_attention_override",) if key in options}
+        with attached(executor.class_obj, blocks, soft_prompt, strength, carried):
+            return executor(x, *args, **kwargs)
+
+    return wrapper
+
+
+def with_soft_prompt(conditioning: Conditioning, soft_prompt: Tensor) -> Conditioning:
+    """Return conditioning that carries the soft prompt [B, tokens, width] to the networks."""
+    cond = comfy.conds.CONDRegular(soft_prompt)
+    return [
+        [text, {**options, "model_conds": {**options.get("model_conds", {}), SOFT_PROMPT_KEY: cond}}]
+        for text, options in conditioning
+    ]
+
+
+def with_controlnet(
+    conditionings: list[Conditioning],
+    seesr: SeeSRModel,
+    hint: Tensor,
+    soft_prompt: Tensor,
+    strength: float,
+    soft_prompt_strength: float,
+    percent_range: tuple[float, float],
+) -> list[Conditioning]:
+    """Return the conditionings with SeeSR's ControlNet behind whatever ControlNets they carry.
+
+    Positive and negative share one ControlNet object, so that the host can run them as one batch.
+
+    Args:
+        conditionings: Usually positive and negative.
+        seesr: The loaded SeeSR.
+        hint: The upscaled LR image [B, 3, H, W] in [0, 1], eight times the latent.
+        soft_prompt: [B, tokens, width], for conds that carry none.
+        strength: Scales the ControlNet's residuals.
+        soft_prompt_strength: Scales what the ControlNet's image attention adds.
+        percent_range: Part of the sampling run in which the ControlNet works, 0 to 1.
+    """
+    made: dict[Any, SeeSRControlNet] = {}
+
+    def behind(previous: Any) -> SeeSRControlNet:
+        if previous not in made:
+            control = seesr.controlnet.copy().set_cond_hint(hint, strength, percent_range)
+            control.default_soft_prompt = soft_prompt
+            control.set_extra_arg("soft_prompt_strength", soft_prompt_strength)
+            made[previous] = control.set_previous_controlnet(previous)
+        return made[previous]
+
+    return [
+        [
+            [
+                text,
+                {**options, "control": behind(options.get("control")), "control_apply_to_uncond": False},
+            ]
+            for text, options in conditioning
+        ]
+        for conditioning in conditionings
+    ]
+
+
+def require_soft_prompt(soft_prompt: Tensor, images: int, width: int) -> Tensor:
+    """Check a soft prompt against the images and the image attention that it is for.
+
+    Raises:
+        SeeSRError: Its batch is neither one nor the number of images, or its width is another.
+    """
+    if soft_prompt.shape[0] not in (1, images):
+        raise SeeSRError(
+            f"The soft prompt holds {soft_prompt.shape[0]} images and the hint {images}: "
+            "tag the same batch of images that LR Embed upscales."
+        )
+    if soft_prompt.shape[-1] != width:
+        raise SeeSRError(
+            f"The soft prompt is {soft_prompt.shape[-1]} wide and this SeeSR reads {width}: "
+            "the DAPE and the SeeSR loaded do not belong together."
+        )
+    return soft_prompt
+
+
+def require_texts(positive: Conditioning, images: int) -> None:
+    """Check that the positive texts are one for all images, or one for each.
+
+    Raises:
+        SeeSRError: They are of another number.
+    """
+    for text, _ in positive:
+        if text.shape[0] not in (1, images):
+            raise SeeSRError(
+                f"The input 'positive' holds {text.shape[0]} texts and 'hint' {images} pictures: give the pictures "
+                "as one batch, not as a list, or one text for all."
+            )

@@ -1,0 +1,33 @@
+"""Small pieces of how this pack takes hold of the host's MODEL and CONDITIONING."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+Conditioning = list[list[Any]]
+"""The host's CONDITIONING: pairs of encoded text [B, tokens, width] and options."""
+
+WRAPPER_KEY = "seesr"
+"""Key of everything that this pack puts on a MODEL."""
+
+
+def patcher_for(network: nn.Module) -> ModelPatcher:
+    """Hand a network to the host, which then loads, offloads and counts it like its own models."""
+    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    return patcher_class(
+        network,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
+def replace_wrapper(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], key: str = WRAPPER_KEY) -> None:
+    """Put ``wrapper`` on ``model`` in place of an earlier one of that kind under the same key."""
+    model.remove_wrappers_with_key(kind, key)
+    model.add_wrapper_with_key(kind, key, wrapper)

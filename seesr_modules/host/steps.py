@@ -1,0 +1,151 @@
+"""One denoising step at full size: in the host, and plainly on diffusers, on the same random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..bench.gmac import SD2, SOFT_PROMPT_TOKENS, TEXT_TOKENS
+from ..config import LATENT_PX
+from ..train.denoiser import SOFT_PROMPT_DIM, SeeSRDenoiser
+from .base_model import base_model
+from .model import SeeSRModel, apply_seesr, load_seesr
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+Weights = dict[str, dict[str, Tensor]]
+"""Tensors of ``unet`` and ``controlnet`` under their published names."""
+
+
+class InMemory:
+    """Tensors in memory, as the loaders read them from a file."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the tensors over."""
+        self._tensors = tensors
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> shape."""
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield the named tensors, in ``dtype`` where one is given."""
+        for name in names:
+            yield name, self._tensors[name].to(dtype or self._tensors[name].dtype)
+
+
+def random_weights(seed: int = 0) -> Weights:
+    """Return full-size weights, 6.5 GB in float32, small enough that activations stay finite."""
+    with torch.device("meta"):
+        shapes = SeeSRDenoiser(SD2).state_dicts()
+    generator = torch.Generator().manual_seed(seed)
+
+    def values(name: str, like: Tensor) -> Tensor:
+        if like.ndim == 1:
+            return torch.full(like.shape, float(name.endswith("weight")))
+        bound = (3 / like[0].numel()) ** 0.5
+        return torch.empty(like.shape).uniform_(-bound, bound, generator=generator)
+
+    return {part: {name: values(name, t) for name, t in tensors.items()} for part, tensors in shapes.items()}
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """What one step with guidance is computed from, for one picture."""
+
+    latent: Tensor
+    positive: Tensor
+    negative: Tensor
+    soft_prompt: Tensor
+    hint: Tensor
+    timestep: int = 501
+
+
+def step_inputs(height_px: int, width_px: int, seed: int = 0) -> StepInputs:
+    """Make seeded inputs for a picture of this size."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return StepInputs(
+        latent=random(1, SD2.in_channels, height_px // LATENT_PX, width_px // LATENT_PX),
+        positive=random(1, TEXT_TOKENS, SD2.context_dim),
+        negative=random(1, TEXT_TOKENS, SD2.context_dim),
+        soft_prompt=random(1, SOFT_PROMPT_TOKENS, SOFT_PROMPT_DIM),
+        hint=random(1, 3, height_px, width_px).sigmoid(),
+    )
+
+
+def host_model(weights: Weights, dtype: torch.dtype) -> tuple[ModelPatcher, SeeSRModel]:
+    """Load the weights into the host: its MODEL, and SeeSR's parts."""
+    name = str(dtype).removeprefix("torch.")
+    seesr = load_seesr(InMemory(weights["unet"]), InMemory(weights["controlnet"]), name)
+    return base_model(weights["unet"], dtype), seesr
+
+
+def host_step(base: object, seesr: SeeSRModel, inputs: StepInputs, strength: float = 1.0) -> Callable[[], list[Tensor]]:
+    """Return a function that predicts x0 for both conds, as a host sampler asks for it in every step.
+
+    ``strength`` is the ControlNet's; 0 leaves it out.
+    """
+    model, positive, negative = apply_seesr(
+        base, seesr, [[inputs.positive, {}]], [[inputs.negative, {}]], inputs.hint, inputs.soft_prompt, strength
+    )
+    conds = {
+        name: comfy.sampler_helpers.convert_cond(c) for name, c in (("positive", positive), ("negative", negative))
+    }
+    options = comfy.model_patcher.create_model_options_clone(model.model_options)
+    comfy.sampler_helpers.prepare_model_patcher(model, conds, options)
+    comfy.sampler_helpers.prepare_sampling(model, list(inputs.latent.shape), conds, options)
+    network = model.model
+    network.current_patcher = model
+    conds = comfy.samplers.process_conds(network, inputs.latent, conds, model.load_device, inputs.latent)
+    sigma = network.model_sampling.sigma(torch.tensor([float(inputs.timestep)]))
+    noisy = inputs.latent * torch.sqrt(1 + sigma**2)
+
+    def step() -> list[Tensor]:
+        with torch.inference_mode():
+            return comfy.samplers.calc_cond_batch(
+                network, [conds["positive"], conds["negative"]], noisy, sigma, options
+            )
+
+    return step
+
+
+@dataclass(frozen=True)
+class PlainSteps:
+    """The same step on diffusers, both conds as one batch: all of it, and the ControlNet alone."""
+
+    whole: Callable[[], Tensor]
+    """Predicts epsilon [2, 4, h, w], the positive first."""
+    controlnet: Callable[[], object]
+
+
+def plain_steps(weights: Weights, inputs: StepInputs, dtype: torch.dtype) -> PlainSteps:
+    """Return the step run plainly on diffusers."""
+    denoiser = SeeSRDenoiser.from_state_dicts(weights["unet"], weights["controlnet"]).to(dtype).eval()
+    text = torch.cat([inputs.positive, inputs.negative]).to(dtype)
+    latent, soft_prompt, hint = (
+        tensor.to(dtype).repeat(2, *[1] * (tensor.ndim - 1))
+        for tensor in (inputs.latent, inputs.soft_prompt, inputs.hint)
+    )
+    arguments = (latent, torch.tensor([inputs.timestep] * 2), text, soft_prompt, hint)
+
+    def whole() -> Tensor:
+        with torch.inference_mode():
+            return denoiser(*arguments)
+
+    def controlnet() -> object:
+        with torch.inference_mode():
+            return denoiser.control(*arguments)
+
+    return PlainSteps(whole, controlnet)

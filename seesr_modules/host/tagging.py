@@ -1,0 +1,168 @@
+"""SEESR_DAPE: the tagger on the host's devices, with its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..dape.tags import TAG_LIST, THRESHOLDS, Language, Tag, Vocabulary, read_vocabulary, select_tags, tag_files
+from ..dape.weights import load_dape
+from ..errors import SeeSRError
+from ..packed import open_dape, packed_vocabulary
+from . import folders
+from .model import storage_dtypes
+from .patching import patcher_for
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+PLAIN_RAM = "none"
+"""Choice in the DAPE slot for RAM as it is, without DAPE's LoRA."""
+
+BATCH = 8
+"""Images that the tagger sees at once."""
+
+BYTES_PER_PIXEL = 768
+"""Memory of the tagger's activations per pixel of its input, in float32: the first stage of Swin-L holds
+192 channels for 16 pixels, five times over."""
+
+
+@dataclass(frozen=True)
+class DapeModel:
+    """The tagger on the host's patcher, and the words of its classes."""
+
+    patcher: ModelPatcher
+    vocabulary: Vocabulary
+    compute_dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Tagging:
+    """What DAPE says of a batch of images."""
+
+    soft_prompt: Tensor
+    """[B, tokens, width], float32, on the host's intermediate device."""
+    tags: list[list[Tag]]
+    """One list per image, in class order."""
+
+
+def missing_file(slot: str, name: str) -> str | None:
+    """Return the sentence about a tagger file that is not there, None where it is."""
+    if name == PLAIN_RAM or (name and folders.find(name, folders.RAMS, folders.SEESR)):
+        return None
+    source = {
+        "ram": "ram_swin_large_14m.pth (huggingface.co/xinyu1205/recognize_anything_model) into models/rams",
+        "dape": "DAPE.pth (huggingface.co/CSWRY/SeeSR) into models/seesr",
+    }[slot]
+    return (
+        f"Load DAPE: there is no '{name}' under models/rams or models/seesr. "
+        f"Run `python run.py download seesr` in the pack's folder, or put {source}."
+    )
+
+
+def load_dape_named(ram: str, dape: str, weight_dtype: str) -> DapeModel:
+    """Load the tagger by the names of its files under ``models/rams`` and ``models/seesr``.
+
+    Raises:
+        SeeSRError: A file is missing, incomplete or something else.
+    """
+    for slot, name in (("ram", ram), ("dape", dape)):
+        if missing := missing_file(slot, name):
+            raise SeeSRError(missing)
+    ram_path = folders.find(ram, folders.RAMS, folders.SEESR)
+    assert ram_path is not None
+    dape_path = None if dape == PLAIN_RAM else folders.find(dape, folders.RAMS, folders.SEESR)
+    return load_dape_path(ram_path, dape_path, weight_dtype)
+
+
+def load_dape_path(ram: Path, dape: Path | None, weight_dtype: str) -> DapeModel:
+    """Load the tagger from published files or a packed one, with its vocabulary.
+
+    Args:
+        ram: The RAM file, or a packed DAPE.
+        dape: The DAPE file; None for plain RAM, and beside a packed DAPE.
+        weight_dtype: As for :func:`.model.storage_dtypes`, but that auto stores float16, computed in float32
+            where the device has no fast float16: bfloat16 would shift the soft prompt ten times as much.
+
+    Raises:
+        SeeSRError: A file is incomplete or something else, or there is no vocabulary.
+    """
+    stored, compute = storage_dtypes("float16" if weight_dtype == "auto" else weight_dtype)
+    files = open_dape(ram, dape)
+    network = load_dape(*files, stored, comfy.ops.manual_cast)
+    classes = network.config.num_classes
+    vocabulary = packed_vocabulary(files, classes) or find_vocabulary(classes, [p.parent for p in (ram, dape) if p])
+    return DapeModel(patcher_for(network), vocabulary, compute or stored)
+
+
+def find_vocabulary(num_classes: int, beside: list[Path]) -> Vocabulary:
+    """Read the tag lists from beside the weights, or from ``models/seesr`` or ``models/rams``.
+
+    Raises:
+        SeeSRError: They are nowhere, damaged, or for another number of classes.
+    """
+    places = [*beside, *folders.roots(folders.SEESR), *folders.roots(folders.RAMS)]
+    files = next(filter(None, map(tag_files, places)), None)
+    if files is None:
+        raise SeeSRError(
+            f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} are missing. Run `python run.py download tags` "
+            "in the pack's folder, or put them (ram/data in github.com/cswry/SeeSR) into models/seesr."
+        )
+    return read_vocabulary(**files, num_classes=num_classes)
+
+
+def look(dape: DapeModel, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return DAPE's soft prompts [N, tokens, width] and logits [N, classes] for N images in order.
+
+    Args:
+        dape: The tagger.
+        images: Stacks of images, each [B, 3, H, W] in [0, 1] of a size of its own.
+    """
+    management = comfy.model_management
+    side = dape.patcher.model.config.image_size
+    batches = [batch for stack in images for batch in stack.split(BATCH)]
+    management.load_models_gpu([dape.patcher], memory_required=BATCH * side * side * BYTES_PER_PIXEL)
+    progress = comfy.utils.ProgressBar(len(batches))
+    soft_prompts, logits = [], []
+    with torch.inference_mode():
+        for batch in batches:
+            management.throw_exception_if_processing_interrupted()
+            seen = dape.patcher.model(batch.to(dape.patcher.load_device), dape.compute_dtype)
+            soft_prompts.append(seen.soft_prompt.to(management.intermediate_device()))
+            logits.append(seen.logits.cpu())
+            progress.update(1)
+    # Clones, since tensors of inference mode may not be used where gradients are recorded.
+    return torch.cat(soft_prompts).clone(), torch.cat(logits).clone()
+
+
+def tag(
+    dape: DapeModel,
+    images: Tensor,
+    threshold_offset: float = 0.0,
+    exclude: str = "",
+    language: Language = "english",
+    max_tags: int = 0,
+    pin: str = "",
+) -> Tagging:
+    """Describe images [B, 3, H, W] in [0, 1], best the low-resolution ones before any upscaling.
+
+    The arguments after ``images`` are those of :func:`.dape.tags.select_tags`.
+    """
+    soft_prompt, logits = look(dape, [images])
+    tags = [select_tags(row, dape.vocabulary, threshold_offset, exclude, max_tags, language, pin=pin) for row in logits]
+    return Tagging(soft_prompt, tags)
+
+
+def shown(tags: list[list[Tag]]) -> dict[str, Any]:
+    """Return what a node shows of its tags: a text with a line per image, and the same for ``web/seesr_tags.js``."""
+    lines = [", ".join(f"{tag.word} {tag.score:.2f}" for tag in row) for row in tags]
+    chips = [[{"word": tag.word, "score": round(tag.score, 4)} for tag in row] for row in tags]
+    return {"text": ["\n".join(lines)], "seesr_tags": chips}

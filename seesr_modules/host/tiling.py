@@ -1,0 +1,302 @@
+"""Tiled prediction as a property of the MODEL, whatever sampler then runs.
+
+The host's samplers ask for predictions through ``calc_cond_batch``. A wrapper around it cuts the latent,
+and everything in the conditioning that has a place in the picture, into tiles, has each predicted at
+its own size and blends the predictions. Blending denoised latents is blending epsilon: at one noise
+level the one is linear in the other. Source: SeeSR's ``pipeline_seesr.py`` (mode ``reference``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import comfy.conds
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..config import LATENT_PX
+from ..tiles import BlendMode, Tile, TileLayout, add_tile, blend_weights, plan_tiles
+from .patching import WRAPPER_KEY, replace_wrapper
+from .tile_prompts import TILE_PROMPTS_KEY
+
+if TYPE_CHECKING:
+    from comfy.controlnet import ControlBase
+    from comfy.model_patcher import ModelPatcher
+
+logger = logging.getLogger(__name__)
+
+Tiling = Literal["gaussian", "reference", "off"]
+TILINGS: tuple[Tiling, ...] = get_args(Tiling)
+
+MAX_AUTO_BATCH = 8
+"""Tiles that are run at once at most where the number is left to free memory."""
+
+OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
+"""What the host raises when a device's memory runs out."""
+
+Cond = dict[str, Any]
+
+_KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_COND_BATCH)
+_HINT_ATTRIBUTES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat", "control_input")
+_HINT_CACHES = ("cond_hints", "control_inputs")
+"""What ControlNets of this and of newer hosts keep of a hint."""
+
+
+def tile_model(
+    model: ModelPatcher, tile: int, overlap: int, tile_batch: int = 0, mode: Tiling = "gaussian"
+) -> ModelPatcher:
+    """Return a clone of ``model`` that predicts in tiles.
+
+    Args:
+        model: The host's MODEL.
+        tile: Side of a tile in latent cells.
+        overlap: Cells that neighbours share.
+        tile_batch: Tiles to run at once; 0 takes what fits into free memory. On running out of memory
+            fewer are run, down to one.
+        mode: ``gaussian``, ``reference`` (as published) or ``off``.
+    """
+    model = model.clone()
+    if mode == "off":
+        for kind in _KINDS:
+            model.remove_wrappers_with_key(kind, WRAPPER_KEY)
+        return model
+    tiled = _TiledPrediction(tile, overlap, tile_batch, mode)
+    for kind, wrapper in zip(_KINDS, (tiled.outer_sample, tiled.prepare_sampling, tiled.calc_cond_batch), strict=True):
+        replace_wrapper(model, kind, wrapper)
+    return model
+
+
+class _TiledPrediction:
+    """The three wrappers, and what they keep for the length of one sampling run."""
+
+    def __init__(self, tile: int, overlap: int, tile_batch: int, mode: BlendMode) -> None:
+        self.tile = tile
+        self.overlap = overlap
+        self.tile_batch = tile_batch
+        self.mode = mode
+        self._forget()
+
+    def _forget(self) -> None:
+        self.batch_limit = MAX_AUTO_BATCH if self.tile_batch == 0 else self.tile_batch
+        self.weights: tuple[TileLayout, list[Tensor]] | None = None
+        self.hints: dict[tuple[ControlBase, tuple[Tile, ...]], dict[str, Any]] = {}
+
+    def layout(self, height: int, width: int) -> TileLayout:
+        return plan_tiles(height, width, self.tile, self.overlap, self.mode)
+
+    def outer_sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Forget what belonged to the run when it ends, however it ends."""
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            self._forget()
+
+    def prepare_sampling(
+        self, executor: Any, model: ModelPatcher, noise_shape: Sequence[int], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Have the host plan memory for tiles instead of for the whole latent."""
+        shape = list(noise_shape)
+        layout = self.layout(*shape[-2:])
+        batch = min(max(self.tile_batch, 1), len(layout.tiles))
+        return executor(
+            model,
+            [batch * shape[0], *shape[1:-2], layout.tile_height, layout.tile_width],
+            *args,
+            **kwargs,
+        )
+
+    def calc_cond_batch(
+        self,
+        executor: Any,
+        model: Any,
+        conds: list[list[Cond] | None],
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> list[Tensor]:
+        """Predict x0 [B, C, H, W] for every list of conds, tile by tile."""
+        layout = self.layout(*x.shape[-2:])
+        tiles = layout.tiles
+        if len(tiles) == 1:
+            return executor(model, conds, x, timestep, model_options, *args, **kwargs)
+        if self.weights is None or self.weights[0] != layout:
+            self.weights = (layout, [weight.to(x.device) for weight in blend_weights(layout)])
+        shares = dict(zip(tiles, self.weights[1], strict=True))
+        controls = _controls(conds)
+        blended = [torch.zeros_like(x) for _ in conds]
+        progress = _Progress(model_options, timestep, len(tiles))
+        size = self._batch_size(model, conds, x, layout)
+        done = 0
+        while done < len(tiles):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            batch = tiles[done : done + size]
+            crop = _Crop(batch, x)
+            try:
+                with self._cropped_hints(controls, crop):
+                    predicted = executor(
+                        model,
+                        [None if cond is None else crop.conds(cond) for cond in conds],
+                        crop.tensor(x),
+                        timestep.repeat(len(batch)),
+                        model_options,
+                        *args,
+                        **kwargs,
+                    )
+            except OUT_OF_MEMORY:
+                if size == 1:
+                    raise
+                size = self.batch_limit = size // 2
+                logger.warning("Out of memory with %d tiles at once; going on with %d.", len(batch), size)
+                self.hints.clear()
+                comfy.model_management.soft_empty_cache()
+                continue
+            for canvas, prediction in zip(blended, predicted, strict=True):
+                for tile, part in zip(batch, prediction.chunk(len(batch)), strict=True):
+                    add_tile(canvas, tile, part, shares[tile])
+            done += len(batch)
+            progress.update(done)
+        return blended
+
+    def _batch_size(self, model: Any, conds: list[list[Cond] | None], x: Tensor, layout: TileLayout) -> int:
+        """Tiles to run at once: as asked, or as many as free memory holds on an accelerator."""
+        if any("area" in cond for group in conds for cond in group or []):
+            return 1  # a region lies differently in every tile
+        if self.tile_batch or comfy.model_management.is_device_cpu(x.device):
+            return min(self.batch_limit, max(self.tile_batch, 1))
+        size = min(self.batch_limit, len(layout.tiles))
+        free = comfy.model_management.get_free_memory(x.device)
+        shape = [x.shape[1], layout.tile_height, layout.tile_width]
+        while size > 1 and model.memory_required([size * x.shape[0] * len(conds), *shape]) * 1.5 > free:
+            size //= 2
+        return size
+
+    @contextmanager
+    def _cropped_hints(self, controls: list[ControlBase], crop: _Crop) -> Iterator[None]:
+        """Show every ControlNet the crop's part of its hint; prepared hints are kept for the next step."""
+        whole = {control: _hint_state(control) for control in controls}
+        try:
+            for control in controls:
+                key = (control, crop.tiles)
+                if key not in self.hints:
+                    self.hints[key] = crop.hint_state(whole[control])
+                _set_hint_state(control, self.hints[key])
+            yield
+            for control in controls:
+                self.hints[control, crop.tiles] = _hint_state(control)
+        finally:
+            for control, state in whole.items():
+                _set_hint_state(control, state)
+
+
+class _Crop:
+    """A batch of tiles cut out of a latent: tile-major, each with the latent's whole batch."""
+
+    def __init__(self, tiles: tuple[Tile, ...], x: Tensor) -> None:
+        self.tiles = tiles
+        self.batch, _, self.height, self.width = x.shape
+
+    def tensor(self, canvas: Tensor) -> Tensor:
+        """Cut [B, ..., H, W] into [tiles * B, ..., h, w]."""
+        return torch.cat([tile.cut(canvas) for tile in self.tiles])
+
+    def rows(self, canvas: Tensor) -> Tensor:
+        """Cut a tensor whose batch may be one, or any that the host would repeat."""
+        return self.tensor(comfy.utils.repeat_to_batch_size(canvas, self.batch))
+
+    def conds(self, conds: list[Cond]) -> list[Cond]:
+        """Return the conds as the tiles see them; those whose region the tile misses are left out."""
+        cropped = []
+        for cond in conds:
+            changed = dict(cond)
+            if "area" in cond:
+                area = self._area(cond["area"])
+                if area is None:
+                    continue
+                changed["area"] = area
+            if "mask" in cond:
+                changed["mask"] = self.rows(cond["mask"])
+            changed["model_conds"] = {
+                name: value._copy_with(self.rows(value.cond)) if self._has_place(value) else value
+                for name, value in cond["model_conds"].items()
+            }
+            if TILE_PROMPTS_KEY in cond:
+                changed["model_conds"] |= cond[TILE_PROMPTS_KEY].model_conds(self.tiles, self.batch)
+            cropped.append(changed)
+        return cropped
+
+    def _has_place(self, value: Any) -> bool:
+        return isinstance(value, comfy.conds.CONDNoiseShape) and tuple(value.cond.shape[-2:]) == (
+            self.height,
+            self.width,
+        )
+
+    def _area(self, area: Sequence[int]) -> tuple[int, int, int, int] | None:
+        """Clip a region (height, width, y, x) to the one tile; None where they do not meet."""
+        (tile,) = self.tiles
+        height, width, y, x = area
+        top, left = max(y, tile.y), max(x, tile.x)
+        bottom, right = min(y + height, tile.y + tile.height), min(x + width, tile.x + tile.width)
+        if bottom <= top or right <= left:
+            return None
+        return bottom - top, right - left, top - tile.y, left - tile.x
+
+    def hint_state(self, whole: dict[str, Any]) -> dict[str, Any]:
+        """Return what a ControlNet should keep of its hint for these tiles, nothing prepared yet."""
+        state: dict[str, Any] = dict.fromkeys(whole)
+        state.update({name: {} for name in _HINT_CACHES if name in whole})
+        state["cond_hint_original"] = self._hint(whole["cond_hint_original"])
+        state["extra_concat_orig"] = [self._hint(extra) for extra in whole["extra_concat_orig"]]
+        return state
+
+    def _hint(self, hint: Tensor | None) -> Tensor | None:
+        if hint is None or min(hint.shape[-2:]) == 1:
+            return hint
+        width, height = self.width * LATENT_PX, self.height * LATENT_PX
+        if tuple(hint.shape[-2:]) != (height, width):
+            hint = comfy.utils.common_upscale(hint, width, height, "bicubic", "center")
+        if len(self.tiles) > 1:
+            hint = comfy.utils.repeat_to_batch_size(hint, self.batch)
+        return torch.cat([tile.in_pixels().cut(hint) for tile in self.tiles])
+
+
+class _Progress:
+    """One bar over all tiles of all steps; it agrees with the host's own bar over steps."""
+
+    def __init__(self, model_options: dict[str, Any], timestep: Tensor, tiles: int) -> None:
+        sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
+        self.steps = 1 if sigmas is None else max(len(sigmas) - 1, 1)
+        self.step = 0 if sigmas is None else int((sigmas[:-1] > timestep[0].to(sigmas) * 1.0001).sum())
+        self.tiles = tiles
+        self.bar = comfy.utils.ProgressBar(self.steps * tiles)
+
+    def update(self, done: int) -> None:
+        self.bar.update_absolute(min(self.step, self.steps - 1) * self.tiles + done)
+
+
+def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:
+    """Return every ControlNet in the conds, each once, with all that are chained before it."""
+    found: dict[Any, None] = {}
+    for cond in (cond for group in conds for cond in group or []):
+        control = cond.get("control")
+        while control is not None:
+            found[control] = None
+            control = control.previous_controlnet
+    return list(found)
+
+
+def _hint_state(control: ControlBase) -> dict[str, Any]:
+    state = {name: getattr(control, name) for name in _HINT_ATTRIBUTES if hasattr(control, name)}
+    return state | {name: dict(getattr(control, name)) for name in _HINT_CACHES if hasattr(control, name)}
+
+
+def _set_hint_state(control: ControlBase, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        setattr(control, name, dict(value) if name in _HINT_CACHES else value)

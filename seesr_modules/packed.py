@@ -1,0 +1,128 @@
+"""Packed weights: what is in the two files that `run.py pack` makes, and opening them like published ones.
+
+``seesr_fp16.safetensors`` holds the UNet's image attention under ``unet.`` and the ControlNet under
+``controlnet.``, each tensor under its published name. ``dape_fp16.safetensors`` holds the tagger under RAM's
+names with DAPE's LoRA merged, and its vocabulary in the header.
+
+Headers: ``seesr_packed`` (the version of this format), ``dtype``, ``sizes`` and ``sources`` (JSON: what the
+weights were made from, each file's name and bytes); for a DAPE ``tags_english``, ``tags_chinese`` and
+``tag_thresholds`` (JSON lists with an entry per class).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, Part, TensorSource, describe, is_packed
+from .dape.tags import Vocabulary
+from .errors import SeeSRError
+from .weight_file import SUFFIXES, WeightFile, open_weights
+
+FORMAT = "1"
+FORMAT_KEY = "seesr_packed"
+
+_ENGLISH, _CHINESE, _THRESHOLDS = "tags_english", "tags_chinese", "tag_thresholds"
+
+_WHAT_FITS = "Choose a packed file, or a folder that holds unet and controlnet of the published SeeSR."
+
+DapeFiles = tuple[WeightFile, WeightFile | None]
+"""The RAM file or a packed DAPE, and the DAPE file where one is needed."""
+
+
+def seesr_parts(folder: Path) -> tuple[Path, Path] | None:
+    """Return where a folder holds ``unet`` and ``controlnet``, each a folder or one file; None where it does not."""
+
+    def part(name: str) -> Path | None:
+        places = (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES))
+        return next((path for path in places if path.exists()), None)
+
+    unet, controlnet = part("unet"), part("controlnet")
+    return (unet, controlnet) if unet and controlnet else None
+
+
+def open_seesr(path: Path) -> tuple[TensorSource, TensorSource]:
+    """Open the UNet and the ControlNet of a SeeSR: a folder that holds both, or a packed file.
+
+    Raises:
+        SeeSRError: It is incomplete or something else.
+    """
+    if path.is_dir():
+        return open_seesr_folder(path)
+    packed = open_weights(path)
+    if not is_packed(packed.shapes()):
+        raise SeeSRError(f"'{path.name}' is {describe(packed.shapes())}, not a packed SeeSR. {_WHAT_FITS}")
+    return Part(packed, UNET_PREFIX), Part(packed, CONTROLNET_PREFIX)
+
+
+def open_seesr_folder(folder: Path) -> tuple[WeightFile, WeightFile]:
+    """Open the UNet and the ControlNet that a folder holds.
+
+    Raises:
+        SeeSRError: One is missing or unreadable.
+    """
+    parts = seesr_parts(folder)
+    if parts is None:
+        raise SeeSRError(f"'{folder.name}' does not hold both unet and controlnet. {_WHAT_FITS}")
+    unet, controlnet = parts
+    return open_weights(unet), open_weights(controlnet)
+
+
+def open_dape(ram: Path, dape: Path | None) -> DapeFiles:
+    """Open the files of a tagger.
+
+    Raises:
+        SeeSRError: One is unreadable, or there is a DAPE file beside a packed DAPE.
+    """
+    files = open_weights(ram), open_weights(dape) if dape else None
+    if files[1] is not None and _ENGLISH in files[0].metadata:
+        raise SeeSRError(
+            f"'{ram.name}' is a packed DAPE, which has DAPE's LoRA in it already: choose none as DAPE, "
+            f"not '{files[1].path.name}'."
+        )
+    return files
+
+
+def vocabulary_metadata(vocabulary: Vocabulary) -> dict[str, str]:
+    """Return a vocabulary as text for the header."""
+    lists = {_ENGLISH: vocabulary.english, _CHINESE: vocabulary.chinese, _THRESHOLDS: vocabulary.thresholds}
+    return {key: json.dumps(values, ensure_ascii=False) for key, values in lists.items() if values is not None}
+
+
+def packed_vocabulary(files: DapeFiles, num_classes: int) -> Vocabulary | None:
+    """Read the vocabulary from the header of a packed DAPE; None where no file is one.
+
+    Raises:
+        SeeSRError: The header is damaged or of another version, or for another number of classes.
+    """
+    file = next((file for file in files if file is not None and _ENGLISH in file.metadata), None)
+    if file is None:
+        return None
+    if file.metadata.get(FORMAT_KEY) != FORMAT:
+        raise SeeSRError(
+            f"'{file.path.name}' was packed by another version: pack the published files again with "
+            "`python run.py pack` in the pack's folder."
+        )
+    english, chinese, thresholds = (_list(file, key) for key in (_ENGLISH, _CHINESE, _THRESHOLDS))
+    vocabulary = Vocabulary(tuple(english), tuple(thresholds), tuple(chinese) if chinese else None)
+    if len(vocabulary.english) != num_classes:
+        raise SeeSRError(
+            f"'{file.path.name}' has words for {len(vocabulary.english)} classes and weights for {num_classes}: "
+            "pack it again."
+        )
+    return vocabulary
+
+
+def _list(file: WeightFile, key: str) -> list:
+    """Return a list of text or numbers from the header, empty where it is not there."""
+    try:
+        values = json.loads(file.metadata.get(key, "[]"))
+        if not isinstance(values, list):
+            raise ValueError(f"a {type(values).__name__}")
+        if key == _THRESHOLDS:
+            return [float(value) for value in values]
+        words = [str(value) for value in values]
+        "".join(words).encode()  # JSON may hold halves of characters, which are no text
+        return words
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise SeeSRError(f"'{file.path.name}' has no list under {key} ({error}): pack it again.") from error

@@ -1,0 +1,109 @@
+"""Opening of weights by path: which kind a file is, which file of a folder is meant."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ..errors import SeeSRError
+from .part import MAX_DESCRIPTION_BYTES, Part, checked_size, json_object, reading
+from .reader import WeightFile
+from .safetensors_part import open_safetensors
+from .torch_part import open_torch
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+
+# The first of these that a folder has is read: safetensors before pickles, full precision before half.
+FOLDER_ORDER = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model-001.safetensors",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.safetensors.index.fp16.json",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.fp16.bin",
+)
+
+_SHARD_NAME = re.compile(r"\w[\w.+ -]*\.safetensors")
+
+
+def open_weights(path: Path) -> WeightFile:
+    """Check a weight file, or a folder in the diffusers layout (see FOLDER_ORDER), and describe its tensors.
+
+    In a folder with none of the names of that layout a single weight file under any other name is read.
+
+    The path itself may be a symbolic link to anywhere. Inside a folder, links must stay in the folder.
+
+    Raises: SeeSRError where the file is missing, of another kind, damaged, or unsafe to read.
+    """
+    with reading(path):
+        is_folder = path.is_dir()
+    if is_folder:
+        return WeightFile(path, _open_folder(path))
+    return WeightFile(path, [_open_file(path)])
+
+
+def _open_file(path: Path) -> Part:
+    suffix = path.suffix.lower()
+    if suffix == ".safetensors":
+        return open_safetensors(path)
+    if suffix in TORCH_SUFFIXES:
+        return open_torch(path)
+    raise SeeSRError(f"{path} is no weight file by its name; use .safetensors or {', '.join(TORCH_SUFFIXES)}.")
+
+
+def _open_folder(folder: Path) -> list[Part]:
+    with reading(folder):
+        present = {entry.name for entry in folder.iterdir()}
+    name = next((name for name in FOLDER_ORDER if name in present), None)
+    if name is None:
+        name = _only_weights(folder, present)
+    path = _inside(folder, name)
+    return _open_shards(folder, path) if name.endswith(".json") else [_open_file(path)]
+
+
+def _only_weights(folder: Path, present: set[str]) -> str:
+    """Return the one weight file of a folder, under whatever name."""
+    weights = sorted(name for name in present if Path(name).suffix.lower() in SUFFIXES)
+    if len(weights) != 1:
+        found = f"several weight files ({', '.join(weights[:3])})" if weights else "no weights"
+        raise SeeSRError(f"{folder} holds {found}; one of these is needed: {', '.join(FOLDER_ORDER)}.")
+    return weights[0]
+
+
+def _open_shards(folder: Path, index: Path) -> list[Part]:
+    """Open the shards that an index names, which together must hold exactly the tensors that it names."""
+    if checked_size(index) > MAX_DESCRIPTION_BYTES:
+        raise SeeSRError(f"{index} is larger than {MAX_DESCRIPTION_BYTES} bytes; download it again.")
+    with reading(index):
+        files = json_object(index, index.read_bytes()).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise SeeSRError(f"{index} has no weight_map of tensor names to files; download it again.")
+    for file in files.values():
+        if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
+            raise SeeSRError(f"{index} names {str(file)[:80]!r}, which is not a .safetensors file beside it; refused.")
+    parts = [_open_file(_inside(folder, file)) for file in dict.fromkeys(files.values())]
+    held = {(name, part.path.name) for part in parts for name in part.tensors}
+    if wrong := sorted(held.symmetric_difference(files.items())):
+        raise SeeSRError(
+            f"{index} and its files disagree on {len(wrong)} tensors, first {wrong[0][0]!r}; download them again."
+        )
+    return parts
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Return a file of a folder, refusing a link that leads out of it.
+
+    The Hugging Face cache keeps files in models--NAME/blobs and links in models--NAME/snapshots/REVISION;
+    there links may lead anywhere in models--NAME.
+    """
+    path = folder / name
+    with reading(path):
+        limit = folder.resolve(strict=True)
+        for parent in limit.parents:
+            if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+                limit = parent.parent
+        if not path.resolve(strict=True).is_relative_to(limit):
+            raise SeeSRError(f"{path} is a link out of its folder; put the file itself there.")
+    return path

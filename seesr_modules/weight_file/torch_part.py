@@ -1,0 +1,169 @@
+"""Reading of torch files: the zip archives of torch.save, and the plain pickles it wrote before torch 1.6.
+
+A pickle can name any function. Here it may name only what describes tensors: that is looked up in the
+pickle before torch reads it, with torch's own restricted unpickler.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import tarfile
+import zipfile
+from pathlib import Path
+
+import torch
+
+from ..errors import SeeSRError
+from .names import inner_dict
+from .part import MAX_DESCRIPTION_BYTES, MAX_NAME_CHARACTERS, Part, TensorInfo, checked_size, reading
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
+_LEGACY_PICKLES = 5  # magic number, version, system, objects, storage keys; the raw data follow
+
+_DATA_GLOBALS = re.compile(
+    r"collections\.OrderedDict"
+    r"|torch\.Size"
+    r"|torch\.((Complex)?(Double|Float)|BFloat16|Half|Long|Int|Short|Char|Byte|Bool)Storage"
+    r"|torch\.storage\.UntypedStorage"
+    r"|torch\.(bool|(u?int|b?float|complex)\d\w*)"
+    r"|torch\._utils\._rebuild_(parameter|tensor|tensor_v2|tensor_v3)"
+)
+_GLOBAL_OPCODES = {"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+_PLAIN_LEAVES = (str, bytes, int, float, complex, type(None), torch.dtype)
+
+
+def open_torch(path: Path) -> Part:
+    """Check a torch file and describe it; no tensor of an archive is read, an old pickle is read whole.
+
+    Raises: SeeSRError where the file names code, is compressed, or describes tensors that it does not hold.
+    """
+    size = checked_size(path)
+    with reading(path):
+        with path.open("rb") as file:
+            head = file.read(32)
+        is_archive = head.startswith(_ZIP_MAGIC)
+        if is_archive:
+            sizes = _check_archive(path, size)
+            data_bytes, record_sizes = sum(sizes), set(sizes)
+        elif head.startswith(b"\x80") and _LEGACY_MAGIC in head and not tarfile.is_tarfile(path):
+            data_bytes, record_sizes = size - _check_legacy(path), None
+        else:
+            raise SeeSRError(f"{path} was not written by torch.save, whatever its name says; choose another file.")
+        tensors = _load(path, is_archive)
+        _check_storages(path, tensors, data_bytes, record_sizes)
+        infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    return Part(path, infos, {}, lambda: _load(path, is_archive).__getitem__, mapped=is_archive)
+
+
+def _load(path: Path, mapped: bool) -> dict[str, torch.Tensor]:
+    tree = inner_dict(path, torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped))
+    tensors = {}
+    for name, value in tree.items():
+        if isinstance(value, torch.Tensor):
+            if not isinstance(name, str) or len(name) > MAX_NAME_CHARACTERS:
+                raise SeeSRError(f"{path} names a tensor {str(name)[:80]!r}, which is not a short text; refused.")
+            tensors[name] = value
+        elif not _is_plain(value):
+            raise SeeSRError(
+                f"{path} has under {str(name)[:80]!r} neither a tensor nor plain data: {type(value).__name__}; refused."
+            )
+    return tensors
+
+
+def _is_plain(value: object) -> bool:
+    """Tell whether a value is made of numbers, text and containers of them; it may contain itself."""
+    seen, waiting = set(), [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, _PLAIN_LEAVES):
+            continue
+        if not isinstance(value, (dict, list, tuple, set)):
+            return False
+        if id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(value)
+            if isinstance(value, dict):
+                waiting.extend(value.values())
+    return True
+
+
+class _ShortReads(io.FileIO):
+    """A file that refuses to be read in large pieces, as a forged zip directory would have it."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read at most MAX_DESCRIPTION_BYTES."""
+        wanted = MAX_DESCRIPTION_BYTES + 1 if size is None or size < 0 else min(size, MAX_DESCRIPTION_BYTES + 1)
+        data = super().read(wanted)
+        if len(data) > MAX_DESCRIPTION_BYTES:
+            raise zipfile.BadZipFile("its directory is too large")
+        return data
+
+
+def _check_archive(path: Path, size: int) -> list[int]:
+    """Check the zip directory and the pickle; return the sizes in bytes of the records with tensor data."""
+    if not zipfile.is_zipfile(path):
+        raise SeeSRError(f"{path} is cut short: the directory at its end is missing; download it again.")
+    with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        if len(entries) < len(archive.infolist()):
+            raise SeeSRError(f"{path} holds two records of one name: it is forged or damaged; refused.")
+        for entry in entries.values():
+            if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+                raise SeeSRError(
+                    f"{path} holds the compressed record {entry.filename[:80]!r}, as torch.save never does; refused."
+                )
+        if sum(entry.file_size for entry in entries.values()) > size:
+            raise SeeSRError(f"{path} declares more data than its {size} bytes: it is forged or cut short.")
+        roots = [
+            name.removesuffix("data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
+        ]
+        if len(roots) != 1:
+            raise SeeSRError(f"{path} is a zip archive, but not one that torch.save wrote; choose another file.")
+        root = roots[0]
+        if f"{root}constants.pkl" in entries:
+            raise SeeSRError(f"{path} contains code (a TorchScript program); refused.")
+        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+            raise SeeSRError(f"{path} is not in little-endian byte order; save it again on a common machine.")
+        if entries[f"{root}data.pkl"].file_size > MAX_DESCRIPTION_BYTES:
+            raise SeeSRError(f"{path} has a description of more than {MAX_DESCRIPTION_BYTES} bytes; refused.")
+        _check_pickle(path, io.BytesIO(archive.read(f"{root}data.pkl")))
+        return [entry.file_size for name, entry in entries.items() if name.startswith(f"{root}data/")]
+
+
+def _check_legacy(path: Path) -> int:
+    """Check the pickles; return where they end."""
+    with path.open("rb") as file:
+        pickles = io.BytesIO(file.read(MAX_DESCRIPTION_BYTES))
+    for _ in range(_LEGACY_PICKLES):
+        _check_pickle(path, pickles)
+    return pickles.tell()
+
+
+def _check_pickle(path: Path, pickle_file: io.BytesIO) -> None:
+    """Read one pickle's opcodes, running none, and refuse names of anything but tensors' descriptions."""
+    for opcode, argument, _ in pickletools.genops(pickle_file):
+        if opcode.name in _GLOBAL_OPCODES:
+            name = argument.replace(" ", ".") if isinstance(argument, str) else opcode.name
+            if not _DATA_GLOBALS.fullmatch(name):
+                raise SeeSRError(f"{path} contains code ({name[:80]}); refused. Use a .safetensors copy of it.")
+
+
+def _check_storages(
+    path: Path, tensors: dict[str, torch.Tensor], data_bytes: int, record_sizes: set[int] | None
+) -> None:
+    """Check that the tensors' memory is what the file holds, record by record for an archive."""
+    storages = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        if tensor.numel() * tensor.itemsize > storage.nbytes():
+            raise SeeSRError(f"{path}: tensor {name!r} is larger than its data: it is forged or damaged.")
+        if record_sizes is not None and storage.nbytes() not in record_sizes:
+            raise SeeSRError(
+                f"{path}: the data of tensor {name!r} are not in the file as described; download it again."
+            )
+        storages[storage.data_ptr()] = storage.nbytes()
+    if sum(storages.values()) > data_bytes:
+        raise SeeSRError(f"{path} describes more data than the {data_bytes} bytes it holds: it is forged or damaged.")

@@ -1,0 +1,92 @@
+"""Tiny models with deterministic weights, in the files and objects that users have."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import comfy.model_base
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from safetensors.torch import save_file
+from seesr_pack.seesr_modules.host.base_model import SD2
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden"
+TEXT_WIDTH = 64
+"""Width of the tiny models' text: that of the golden UNet."""
+
+
+def load_synth(golden: Path) -> ModuleType:
+    """Import the recipe for synthetic weights that lies beside golden cases."""
+    spec = importlib.util.spec_from_file_location("synth", golden / "synth.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def synthetic(golden: Path, name: str) -> dict[str, Tensor]:
+    """Return the synthetic weights of a manifest; they are shared, so not to be written to."""
+    synth = load_synth(golden)
+    return synth.synthetic_state_dict(synth.load_shapes(name))
+
+
+def tiny_clip(width: int = TEXT_WIDTH) -> comfy.sd.CLIP:
+    """Build the host's SD2 text encoder with three narrow layers."""
+    target = SD2({}).clip_target()
+    target.params = {}
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}
+    clip = comfy.sd.CLIP(target, model_options={"clip_h_model_config": sizes, "dtype": torch.float32})
+    synth = load_synth(GOLDEN)
+    with torch.no_grad():
+        for name, parameter in clip.cond_stage_model.named_parameters():
+            parameter.copy_(synth.synthetic_tensor(name, tuple(parameter.shape)))
+    return clip
+
+
+def tiny_vae() -> comfy.sd.VAE:
+    """Build the host's VAE with one narrow block per level."""
+    sizes = {
+        "double_z": True,
+        "z_channels": 4,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 1, 1, 1],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    parameters = {"ddconfig": sizes, "embed_dim": 4}
+    synth = load_synth(GOLDEN)
+    shapes = {name: tuple(t.shape) for name, t in AutoencoderKL(**parameters).state_dict().items()}
+    weights = synth.synthetic_state_dict(shapes)
+    return comfy.sd.VAE(sd=weights, config={"params": parameters}, dtype=torch.float32)
+
+
+def save_seesr(folder: Path, unet: Mapping[str, Tensor], controlnet: Mapping[str, Tensor]) -> Path:
+    """Write a SeeSR in the published layout: ``unet`` and ``controlnet`` with one file each."""
+    for name, weights in (("unet", unet), ("controlnet", controlnet)):
+        (folder / name).mkdir(parents=True)
+        save_file(dict(weights), folder / name / "diffusion_pytorch_model.safetensors")
+    return folder
+
+
+def save_tagger(folder: Path, golden: Path = GOLDEN) -> None:
+    """Write ``ram.pth``, ``DAPE.pth`` and the tag lists of the golden tagger, as published ones are laid out."""
+    torch.save({"model": synthetic(golden, "ram_tiny")}, folder / "ram.pth")
+    torch.save(synthetic(golden, "dape_lora_tiny"), folder / "DAPE.pth")
+    words = (golden / "tags" / "tags.txt").read_bytes()
+    (folder / "ram_tag_list.txt").write_bytes(words)
+    (folder / "ram_tag_list_threshold.txt").write_bytes((golden / "tags" / "thresholds.txt").read_bytes())

@@ -1,0 +1,214 @@
+"""A small stand-in for the Hugging Face hub and for plain web servers, with faults to order.
+
+It speaks what ``huggingface_hub`` asks of the hub to fetch a file: HEAD and GET on ``resolve`` addresses with
+the ``ETag``, ``X-Repo-Commit`` and ``X-Linked-*`` headers, large files redirected to another host, ranges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from huggingface_hub import constants, file_download
+
+COMMIT = "c0ffee" * 6 + "c0ff"
+_SEND_BYTES = 16 * 1024
+
+
+@dataclass
+class Fault:
+    """What goes wrong with the next ``times`` requests of ``method`` for an address.
+
+    ``status`` answers with that. ``after_bytes`` ends the body there: broken off (``how`` "drop", or "reset"
+    with a TCP reset), declared complete ("truncate"), or kept waiting until the test goes on, then finished
+    ("stall"). ``content`` replaces the body.
+    """
+
+    method: str = "GET"
+    times: int = 1
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    after_bytes: int | None = None
+    how: str = "drop"
+    content: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that arrived."""
+
+    method: str
+    path: str
+    token: str | None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    content: bytes
+    large: bool | None  # in large file storage, plain in the repository, or (None) on a web server
+
+
+class FakeHub:
+    """The server's content, its faults and its log.
+
+    ``url`` is its address, good for HF_ENDPOINT; ``resumed_at`` notes where files were asked for from.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.storage_url = f"http://localhost:{port}"  # another host, as the hub's large file storage is
+        self.requests: list[Request] = []
+        self.resumed_at: list[int] = []
+        self.stalled = threading.Event()
+        self.go_on = threading.Event()
+        self._stored: dict[str, _Stored] = {}
+        self._faults: dict[str, list[Fault]] = {}
+
+    def add(self, repo: str, path: str, content: bytes, revision: str = "main", large: bool = True) -> str:
+        """Publish a file in a repository (``spaces/...`` for a space); return its address' path."""
+        for name in (revision, COMMIT):
+            self._stored[f"/{repo}/resolve/{name}/{path}"] = _Stored(content, large)
+        if large:
+            self._stored[f"/storage/{hashlib.sha256(content).hexdigest()}"] = _Stored(content, None)
+        return f"/{repo}/resolve/{revision}/{path}"
+
+    def add_web(self, path: str, content: bytes) -> str:
+        """Publish a file as a plain web server does; return its address."""
+        self._stored[path] = _Stored(content, None)
+        return self.url + path
+
+    def fail(self, path_part: str, fault: Fault) -> None:
+        """Let a fault befall the addresses that contain ``path_part``, after those already ordered for it."""
+        self._faults.setdefault(path_part, []).append(fault)
+
+    def fault_for(self, method: str, path: str) -> Fault | None:
+        """Take the fault that befalls a request."""
+        for part, faults in self._faults.items():
+            for fault in faults:
+                if part in path and fault.method == method and fault.times > 0:
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def stored(self, path: str) -> _Stored | None:
+        """Return what is published at an address."""
+        return self._stored.get(path)
+
+
+@contextmanager
+def running_hub() -> Iterator[FakeHub]:
+    """Serve a fake hub on a free port of this machine."""
+
+    class Handler(_Handler):
+        hub: FakeHub
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    Handler.hub = hub = FakeHub(server.server_address[1])
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        hub.go_on.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def ask_instead(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``huggingface_hub`` ask ``hub`` in place of the real one, without a token, as long as a test lasts."""
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    # where versions before 1.0 look for it
+    monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args: object) -> None:
+        """Keep quiet."""
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        hub = self.hub
+        hub.requests.append(Request(self.command, self.path, self.headers.get("Authorization")))
+        fault = hub.fault_for(self.command, self.path)
+        stored = hub.stored(self.path)
+        if fault is not None and fault.status is not None:
+            self._head(fault.status, {"Content-Length": "0", **fault.headers})
+        elif stored is None:
+            self._head(404, {"Content-Length": "0", "X-Error-Code": "EntryNotFound"})
+        elif stored.large:
+            sha256 = hashlib.sha256(stored.content).hexdigest()
+            self._head(
+                302,
+                {
+                    "Content-Length": "0",
+                    "Location": f"{hub.storage_url}/storage/{sha256}",
+                    "X-Linked-Etag": f'"{sha256}"',
+                    "X-Linked-Size": str(len(stored.content)),
+                    "X-Repo-Commit": COMMIT,
+                },
+            )
+        else:
+            self._send_file(stored, fault)
+
+    def _head(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def _send_file(self, stored: _Stored, fault: Fault | None) -> None:
+        content = stored.content if fault is None or fault.content is None else fault.content
+        headers = {"Accept-Ranges": "bytes"}
+        if stored.large is False:
+            blob = b"blob %d\0" % len(stored.content) + stored.content
+            headers |= {"ETag": f'"{hashlib.sha1(blob).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        status, start = 200, 0
+        if wanted := self.headers.get("Range"):
+            status, start = 206, int(wanted.removeprefix("bytes=").removesuffix("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            self.hub.resumed_at.append(start)
+        body = content[start:]
+        end = len(body) if fault is None or fault.after_bytes is None else fault.after_bytes
+        declared = end if fault is not None and fault.how == "truncate" else len(body)
+        self._head(status, {"Content-Length": str(declared), **headers})
+        if self.command == "HEAD":
+            return
+        self._send(body[:end])
+        if end == declared or fault is None:
+            return
+        if fault.how == "stall":
+            self.hub.stalled.set()
+            self.hub.go_on.wait()
+            self._send(body[end:])
+            return
+        self.close_connection = True
+        if fault.how == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+    def _send(self, body: bytes) -> None:
+        with suppress(ConnectionError):  # the other side may have gone
+            for at in range(0, len(body), _SEND_BYTES):
+                self.wfile.write(body[at : at + _SEND_BYTES])

@@ -1,0 +1,342 @@
+"""Feed forged SeeSR and DAPE files and tag lists to their loaders: each must load or end in one SeeSRError.
+
+    COMFYUI_PATH=... python tests/fuzz/fuzz_loaders.py --files 20000 --seed 1
+
+The files are well-formed (fuzz_weight_file.py damages those): what is forged are names, shapes, dtypes and
+header texts. The values are all zero, so that the files are holes on the disk. Each file depends only on the
+seed and its number, so `--files 1 --first N` makes file N again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+if "seesr_pack" not in sys.modules:  # run as a program: bring in the host and the pack as the tests do
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    import conftest  # noqa: F401
+
+from seesr_pack.seesr_modules.config import EncoderSizes
+from seesr_pack.seesr_modules.dape.tags import read_vocabulary
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.host import folders
+from seesr_pack.seesr_modules.host.loading import load_seesr_path
+from seesr_pack.seesr_modules.host.tagging import load_dape_path
+from seesr_pack.seesr_modules.packed import FORMAT_KEY, open_dape, packed_vocabulary
+from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
+
+Header = dict[str, tuple[str, tuple[int, ...]]]
+"""Name -> dtype and shape."""
+
+MANIFESTS = Path(__file__).resolve().parents[1] / "golden" / "manifests"
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+MOST_BYTES = 2**36
+"""Of a file; larger shapes also get an empty dimension."""
+SIZES = (0, 0, 1, 2, 3, 4, 16, 32, 63, 65, 96, 128, 640, 2**16, 2**31, 2**40, 2**47)
+SMALL_SIZES = (0, 1, 2, 3, 6, 32, 96, 128, 192)
+PARTS = ("", "0", "1", "2", "7", "99", "01", "-1", "x", "\u0663", "\u00b2", "9" * 400, "forward", "training", "weight")
+PARTS += ("bias", "attentions", "image_attentions", "resnets", "proj_in", "lora_A", "lora_B", "tag_encoder", "unet")
+TELLING = re.compile(r"conv_in|conv_out|conv1|proj_in|attn2.to_k|cond_embedding|label_embed|lora|table|fc1|patch_embed")
+TEXTS = ("", "[", "{}", "null", "3", '"a"', "[null]", "[[]]", "[1e999]", "[NaN]", "[true]", "[-1]", "[2]")
+TEXTS += (
+    '["\\ud800"]',
+    "[" * 50_000,
+    "[" + "9" * 400 + "]",
+    "[" + "9" * 5000 + "]",
+    "[0.5, [",
+    '["0.5"]',
+    '["a", "b"]',
+)
+VALUES: tuple[Any, ...] = (None, True, "", "a", "nan", "\ud800", [], {}, [0.5], -1, 1.5, 10**400, float("nan"))
+LINES = (b"", b"nan", b"inf", b"-1", b"2", b"1e-400", b"1_0", b"\xff\xfe", b"\x00", b"\xc2\x85", b"\xe2\x80\xa8", b"\r")
+LINES += (b"\x0b", b"\xef\xbb\xbf", b"a" * 100_000, b"9" * 5000, "\u0661".encode(), b"0.5 0.5", b"0x1", b"\xed\xa0\x80")
+
+
+@dataclass
+class Tally:
+    """What became of the files."""
+
+    tried: int = 0
+    loaded: int = 0
+    sentences: Counter[str] = field(default_factory=Counter)
+    crashes: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+
+
+def fuzz(first: int, stop: int, seed: int, folder: Path) -> Tally:
+    """Make and load the files `first` to `stop` in a folder."""
+    tally = Tally()
+    for number in range(first, stop):
+        rng = random.Random(f"{seed}-{number}")
+        case = folder / "case"
+        shutil.rmtree(case, ignore_errors=True)
+        case.mkdir()
+        load = rng.choice((_seesr, _dape, _packed_words, _tag_lists))(rng, case)
+        started = time.perf_counter()
+        try:
+            load()
+            tally.loaded += 1
+        except SeeSRError as error:
+            tally.sentences[_sentence(str(error))] += 1
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            tally.crashes.append(f"file {number}: {type(error).__name__} in {place}: {error}"[:300])
+        tally.slowest_s = max(tally.slowest_s, time.perf_counter() - started)
+        tally.tried += 1
+    return tally
+
+
+def _sentence(message: str) -> str:
+    """Return a message without what differs from file to file: quoted text, paths, tensors, numbers."""
+    words = message.replace("'", '"').split('"')
+    text = re.sub(r"/\S+|[\w.-]+\.[\w.-]*\w|\(such as.*", "...", "...".join(words[::2]))
+    return re.sub(r"[\[(]?-?\d+(, -?\d+)*,?[\])]?", "#", text)[:110]
+
+
+# --- the files ---------------------------------------------------------------------------------------
+
+
+@cache
+def _originals() -> dict[str, Header]:
+    """Return the headers of the smallest SeeSR that has every kind of block, and of a tiny tagger."""
+    with torch.device("meta"):
+        seesr = SeeSRDenoiser(EncoderSizes(4, 64, (1,), (1,), (1,), 1, 64)).state_dicts()
+    shapes = {part: {name: tuple(tensor.shape) for name, tensor in state.items()} for part, state in seesr.items()}
+    for part, manifest in (("ram", "ram_tiny"), ("dape", "dape_lora_tiny")):
+        content = json.loads((MANIFESTS / f"{manifest}.json").read_text())
+        shapes[part] = {name: tuple(shape) for name, shape in content.items()}
+    return {part: {name: ("F32", shape) for name, shape in held.items()} for part, held in shapes.items()}
+
+
+def _write(path: Path, header: Header, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file of zeros."""
+    described: dict[str, Any] = {"__metadata__": metadata} if metadata is not None else {}
+    end = 0
+    for name, (dtype, shape) in header.items():
+        size = math.prod(shape) * BYTES[dtype]
+        if end + size > MOST_BYTES:
+            shape, size = (*shape, 0), 0
+        described[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(described).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+
+
+def _forge(rng: random.Random, header: Header) -> Header:
+    """Change names, shapes or dtypes in one to three ways."""
+    header = dict(header)
+    for _ in range(rng.choice((0, 1, 1, 1, 1, 2, 3))):
+        if header:
+            header = rng.choice((_forge_shape, _forge_shape, _forge_names, _forge_many, _forge_dtype))(rng, header)
+    return header
+
+
+def _pick(rng: random.Random, header: Header) -> str:
+    """Choose a tensor, more often one that tells a size."""
+    telling = [name for name in header if TELLING.search(name)]
+    return rng.choice(telling if telling and rng.random() < 0.7 else list(header))
+
+
+def _forge_shape(rng: random.Random, header: Header) -> Header:
+    name = _pick(rng, header)
+    dtype, shape = header[name]
+    at = rng.randrange(len(shape) + 1)
+    action = rng.randrange(5)
+    if action == 0:
+        shape = shape[:at]
+    elif action == 1:
+        shape = (*shape[:at], rng.choice(SIZES), *shape[at:])
+    elif action == 2:
+        shape = header[rng.choice(list(header))][1]
+    else:
+        shape = (*shape[:at], rng.choice(SIZES), *shape[at + 1 :])
+    return {**header, name: (dtype, shape)}
+
+
+def _forge_names(rng: random.Random, header: Header) -> Header:
+    """Drop, rename or repeat one tensor, or all below a prefix."""
+    parts = _pick(rng, header).split(".")
+    depth = rng.randrange(1, len(parts) + 1)
+    prefix = ".".join(parts[:depth])
+    chosen = [name for name in header if name == prefix or name.startswith(prefix + ".")]
+    action = rng.randrange(4)
+    if action == 0:
+        return {name: header[name] for name in header if name not in chosen}
+    if action == 1 and rng.random() < 0.2:
+        return {name: header[name] for name in chosen}
+    part = rng.choice(PARTS)
+    if rng.random() < 0.3 and parts[depth - 1].isdecimal():
+        part = str(int(parts[depth - 1]) + rng.choice((-1, 1, 1, 90)))
+    other = ".".join((*parts[: depth - 1], *rng.choice(((part,), (part,), (parts[depth - 1], part), ()))))
+    if action == 2:
+        header = {**header, **{(other + name[len(prefix) :])[:450]: header[name] for name in chosen}}
+        return {name: header[name] for name in sorted(header, key=lambda _: rng.random())}
+    return {((other + name[len(prefix) :]) if name in chosen else name)[:450]: header[name] for name in header}
+
+
+def _forge_many(rng: random.Random, header: Header) -> Header:
+    """Change a width, or a rank, everywhere at once."""
+    old = rng.choice([size for _, shape in header.values() for size in shape] or [1])
+    new = rng.choice(SMALL_SIZES)
+    text = "" if rng.random() < 0.5 else ".".join(_pick(rng, header).split(".")[: rng.randrange(1, 4)])
+    return {
+        name: (dtype, tuple(new if size == old else size for size in shape) if name.startswith(text) else shape)
+        for name, (dtype, shape) in header.items()
+    }
+
+
+def _forge_dtype(rng: random.Random, header: Header) -> Header:
+    dtype = rng.choice(list(BYTES))
+    text = rng.choice(("", _pick(rng, header)))
+    return {name: (dtype if name.startswith(text) else old, shape) for name, (old, shape) in header.items()}
+
+
+def _seesr(rng: random.Random, folder: Path) -> Callable[[], object]:
+    headers = {part: _originals()[part] for part in ("unet", "controlnet")}
+    if rng.random() < 0.02:
+        headers = dict(zip(headers, reversed(headers.values()), strict=True))
+    for part in headers:
+        if rng.random() < 0.6:
+            headers[part] = _forge(rng, headers[part])
+    layout = rng.choice(("packed", "files", "folders"))
+    if layout == "packed":
+        packed = {f"{part}.{name}": held for part in headers for name, held in headers[part].items()}
+        _write(folder / "seesr.safetensors", _forge(rng, packed) if rng.random() < 0.2 else packed)
+        return lambda: load_seesr_path(folder / "seesr.safetensors", "float32")
+    for part, header in headers.items():
+        if layout == "folders":
+            (folder / part).mkdir()
+        _write(folder / (f"{part}.safetensors" if layout == "files" else f"{part}/any.safetensors"), header)
+    return lambda: load_seesr_path(folder, "float32")
+
+
+def _dape(rng: random.Random, folder: Path) -> Callable[[], object]:
+    headers = {part: _originals()[part] for part in ("ram", "dape")}
+    if rng.random() < 0.02:
+        headers = dict(zip(headers, reversed(headers.values()), strict=True))
+    for part in headers:
+        if rng.random() < 0.6:
+            headers[part] = _forge(rng, headers[part])
+    metadata = None
+    if rng.random() < 0.3:
+        metadata = _words(rng, _originals()["ram"]["label_embed"][1][0])
+    for part, header in headers.items():
+        _write(folder / f"{part}.safetensors", header, metadata if part == "ram" else None)
+    _write_tag_lists(folder, _originals()["ram"]["label_embed"][1][0])
+    dape = None if rng.random() < 0.3 else folder / "dape.safetensors"
+    return lambda: load_dape_path(folder / "ram.safetensors", dape, "float32")
+
+
+def _words(rng: random.Random, classes: int) -> dict[str, str]:
+    """Return the header texts of a packed DAPE, forged."""
+    lists: dict[str, list[Any]] = {key: [f"{key} {i}" for i in range(classes)] for key in ("english", "chinese")}
+    lists["thresholds"] = [0.5] * classes
+    for values in lists.values():
+        if rng.random() < 0.3:
+            values[rng.randrange(classes)] = rng.choice(VALUES)
+        if rng.random() < 0.1:
+            del values[rng.randrange(classes) :]
+    names = {"english": "tags_english", "chinese": "tags_chinese", "thresholds": "tag_thresholds"}
+    metadata = {names[key]: json.dumps(values) for key, values in lists.items()} | {FORMAT_KEY: "1"}
+    for key in list(metadata):
+        action = rng.randrange(20)
+        if action == 0:
+            del metadata[key]
+        elif action == 1:
+            metadata[key] = rng.choice(TEXTS)
+        elif action == 2:
+            metadata[key] = metadata[key][: rng.randrange(len(metadata[key]))]
+    return metadata
+
+
+def _packed_words(rng: random.Random, folder: Path) -> Callable[[], object]:
+    classes = rng.choice((1, 3, 20))
+    path = folder / "dape.safetensors"
+    metadata: Any = _words(rng, classes)
+    if rng.random() < 0.1:  # no text, which the format asks for
+        metadata = rng.choice((3, [], None, {**metadata, "tags_english": rng.choice((None, 3, ["a"], {}))}))
+    _write(path, {"label_embed": ("F32", (classes, 2))}, metadata)
+
+    def load() -> None:
+        vocabulary = packed_vocabulary(open_dape(path, None), classes)
+        if vocabulary is not None:
+            json.dumps(vocabulary.words("english"), ensure_ascii=False).encode()
+
+    return load
+
+
+def _write_tag_lists(folder: Path, classes: int) -> dict[str, Path]:
+    files = {"tags": "ram_tag_list.txt", "thresholds": "ram_tag_list_threshold.txt"}
+    files["chinese"] = "ram_tag_list_chinese.txt"
+    for kind, name in files.items():
+        (folder / name).write_text("0.5\n" * classes if kind == "thresholds" else "word\n" * classes)
+    return {kind: folder / name for kind, name in files.items()}
+
+
+def _tag_lists(rng: random.Random, folder: Path) -> Callable[[], object]:
+    classes = rng.choice((1, 3, 20, 4585) if rng.random() < 0.1 else (1, 3, 20))
+    files = _write_tag_lists(folder, classes)
+    for path in files.values():
+        lines = path.read_bytes().split(b"\n")
+        action = rng.randrange(8)
+        if action < 2:
+            lines[rng.randrange(len(lines))] = rng.choice(LINES)
+        elif action == 2:
+            at = rng.randrange(len(lines))
+            lines[at] += rng.choice(LINES)
+        elif action == 3:
+            lines = [rng.randbytes(rng.randrange(20))]
+        elif action == 4 and rng.random() < 0.5:
+            path.unlink()
+            continue
+        path.write_bytes(rng.choice((b"\n", b"\n", b"\n", b"\r\n", b"\r")).join(lines))
+    if rng.random() < 0.3:
+        del files["chinese"]
+    return lambda: read_vocabulary(**files, num_classes=classes)
+
+
+def main() -> int:
+    """Run from the command line; the exit status is 1 where anything but a SeeSRError came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    folders.register()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        tally = fuzz(args.first, args.first + args.files, args.seed, Path(folder))
+    for sentence, count in tally.sentences.most_common():
+        print(f"{count:7d}  {sentence}")
+    print(
+        f"{tally.tried} files: {tally.loaded} loaded, {sum(tally.sentences.values())} refused "
+        f"({len(tally.sentences)} sentences), {len(tally.crashes)} crashes; slowest {tally.slowest_s:.2f} s"
+    )
+    for crash in tally.crashes:
+        print(crash)
+    return 1 if tally.crashes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,261 @@
+"""What SeeSR ControlNet Apply puts on MODEL and CONDITIONING, and what it leaves alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import builders
+import comfy.controlnet
+import comfy.lora
+import comfy.samplers
+import pytest
+import torch
+from scenes import Scene, Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.host import controlnet
+from seesr_pack.seesr_modules.host import model as host_model
+from seesr_pack.seesr_modules.host.base_model import base_model
+from seesr_pack.seesr_modules.host.loading import load_seesr_path
+from torch import nn
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """A small scene."""
+    return make_scene(8, 12)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: Tiny, seesr: Any, scene: Scene) -> torch.Tensor:
+    """The result with everything at its default."""
+    return predict(*apply_scene(tiny, seesr, scene), scene)
+
+
+def hooks(network: nn.Module) -> int:
+    """Count the forward hooks below a network."""
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+def test_each_part_changes_the_result(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """ControlNet, image attention and their windows each have an effect of their own."""
+    results = [
+        plain,
+        predict(*apply_scene(tiny, seesr, scene, strength=0.0), scene),
+        predict(*apply_scene(tiny, seesr, scene, strength=0.5), scene),
+        predict(*apply_scene(tiny, seesr, scene, soft_prompt_strength=0.0), scene),
+        predict(*apply_scene(tiny, seesr, scene, soft_prompt_strength=0.5), scene),
+        predict(*apply_scene(tiny, seesr, scene, percent_range=(0.0, 0.6)), scene),
+    ]
+    for index, one in enumerate(results):
+        for other in results[index + 1 :]:
+            assert (one - other).abs().max() > 1e-3
+
+
+def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Both strengths at zero give the base model's own prediction (the start stays SeeSR's)."""
+    model, positive, negative = apply_scene(tiny, seesr, scene, strength=0.0, soft_prompt_strength=0.0)
+    bare = tiny.model.clone()
+    from seesr_pack.seesr_modules.host.sampling import start_from_lr
+
+    start_from_lr(bare)
+    assert torch.equal(predict(model, positive, negative, scene), predict(bare, scene.positive, scene.negative, scene))
+
+
+def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Neither the MODEL nor the CONDITIONING that went in is touched, and no hook outlives the run."""
+    before = predict(tiny.model, scene.positive, scene.negative, scene)
+    predict(*apply_scene(tiny, seesr, scene), scene)
+    assert hooks(tiny.model.model) == 0
+    assert scene.positive[0][1] == {}
+    assert torch.equal(predict(tiny.model, scene.positive, scene.negative, scene), before)
+
+
+def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """An error at the end of the UNet leaves no hook behind, and the next run is as good as new."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    network = tiny.model.model.diffusion_model
+    handle = network.out.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(model, positive, negative, scene)
+    handle.remove()
+    assert hooks(network) == 0
+
+
+def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """The second Apply on a MODEL replaces the first."""
+    model, _, _ = apply_scene(tiny, seesr, scene)
+    assert torch.equal(predict(*apply_scene(tiny, seesr, scene, model=model), scene), plain)
+
+
+def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """Other nodes clone the MODEL."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    assert torch.equal(predict(model.clone().clone(), positive, negative, scene), plain)
+
+
+def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """A patched base gives another result; the unpatched one the same as before."""
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    shape = tiny.model.model_state_dict()[key].shape
+    patched = tiny.model.clone()
+    patched.add_patches({key: ("diff", (torch.ones(shape) * 0.1,))}, 1.0)
+    with_lora = predict(*apply_scene(tiny, seesr, scene, model=patched), scene)
+    assert (with_lora - plain).abs().max() > 1e-3
+    assert torch.equal(predict(*apply_scene(tiny, seesr, scene), scene), plain)
+
+
+def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
+    tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor
+) -> None:
+    """A cond that lost SeeSR's keys on its way still gets the soft prompt from the MODEL and the ControlNet."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    stripped = [[text, {k: v for k, v in o.items() if k != "model_conds"}] for text, o in positive]
+    torch.testing.assert_close(predict(model, stripped, negative, scene), plain, rtol=0, atol=1e-4)
+
+
+def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) -> None:
+    """Two pictures in one batch come out as each alone."""
+    both = make_scene(8, 8, batch=2)
+    model, positive, negative = apply_scene(tiny, seesr, both)
+    together = predict(model, positive, negative, both)
+    noise = comfy.sample.prepare_noise(both.latent["samples"], 3)
+    for index in range(2):
+        one = slice(index, index + 1)
+        alone = Scene(
+            [[both.positive[0][0][one], {}]],
+            both.negative,
+            both.hint[one],
+            both.soft_prompt[one],
+            {"samples": both.latent["samples"][one]},
+            both.noise[one],
+        )
+        model, positive, negative = apply_scene(tiny, seesr, alone)
+        from seesr_pack.seesr_modules.host.sampling import leading_sigmas
+
+        result = comfy.sample.sample_custom(
+            model,
+            noise[one],
+            3.0,
+            comfy.samplers.sampler_object("euler"),
+            leading_sigmas(model, 2),
+            positive,
+            negative,
+            alone.latent["samples"],
+            seed=3,
+            disable_pbar=True,
+        )
+        torch.testing.assert_close(result, together[one], rtol=0, atol=2e-4)
+
+
+def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Residuals of chained ControlNets add up, in either order."""
+
+    def other(previous: Any) -> Any:
+        control = seesr.controlnet.copy().set_cond_hint(1 - scene.hint, 0.7)
+        control.default_soft_prompt = scene.soft_prompt
+        return control.set_previous_controlnet(previous)
+
+    def chained(conds: list[Any]) -> list[Any]:
+        return [[text, {**options, "control": other(options.get("control"))}] for text, options in conds]
+
+    first = predict(
+        *apply_scene(tiny, seesr, scene, positive=chained(scene.positive), negative=scene.negative), scene, cfg=1.0
+    )
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    last = predict(model, chained(positive), negative, scene, cfg=1.0)
+    torch.testing.assert_close(first, last, rtol=0, atol=1e-4)
+    assert (first - predict(model, positive, negative, scene, cfg=1.0)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_stem_runs_once_per_picture(tiny: Tiny, seesr: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps and conds there are, the pixel stem sees each picture once."""
+    seen: list[int] = []
+    forward = controlnet.Stem.forward
+    monkeypatch.setattr(
+        controlnet.Stem, "forward", lambda self, hint: seen.append(hint.shape[0]) or forward(self, hint)
+    )
+    scene = make_scene(8, 8, batch)
+    applied = apply_scene(tiny, seesr, scene)
+    predict(*applied, scene, steps=4)
+    assert seen == [batch]
+    predict(*applied, scene, steps=2)
+    assert seen == [batch, batch], "nothing is kept from run to run"
+
+
+def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Both conds carry the same keys and the same ControlNet, so the UNet is called once a step."""
+    calls: list[int] = []
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    handle = tiny.model.model.diffusion_model.register_forward_pre_hook(
+        lambda _module, arguments: calls.append(arguments[0].shape[0])
+    )
+    predict(model, positive, negative, scene, steps=3)
+    handle.remove()
+    assert calls == [2, 2, 2]
+
+
+def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """The sentence says what was found and which checkpoints fit."""
+    unet = dict(builders.synthetic(builders.GOLDEN, "seesr_unet_tiny"))
+    narrow = {
+        name: tensor[:, :48] if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) else tensor
+        for name, tensor in unet.items()
+    }
+    with pytest.raises(SeeSRError, match=r"reads text of width 64 .* for width 48.*SD 2 base"):
+        apply_scene(tiny, seesr, scene, model=base_model(narrow))
+
+
+def test_fewer_transformers_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """A UNet with other text transformers does not fit, and is named."""
+    unet = {
+        name: tensor
+        for name, tensor in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()
+        if not name.startswith(("down_blocks.0.attentions.", "up_blocks.3.attentions."))
+    }
+    with pytest.raises(SeeSRError, match=r"follows 16 text transformers .* has 11"):
+        apply_scene(tiny, seesr, scene, model=base_model(unet))
+
+
+def test_a_soft_prompt_of_another_batch_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Three tagged pictures do not fit one hint."""
+    wrong = Scene(
+        scene.positive, scene.negative, scene.hint, scene.soft_prompt.repeat(3, 1, 1), scene.latent, scene.noise
+    )
+    with pytest.raises(SeeSRError, match="holds 3 images and the hint 1"):
+        apply_scene(tiny, seesr, wrong)
+
+
+def test_texts_of_another_number_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Pictures that come as a list would each get the first picture's text."""
+    three = [[scene.positive[0][0].repeat(3, 1, 1), {}]]
+    with pytest.raises(SeeSRError, match="holds 3 texts and 'hint' 1 pictures"):
+        apply_scene(tiny, seesr, scene, positive=three)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it(
+    tiny: Tiny, scene: Scene, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights stored in bfloat16 are computed in as they are, where the host would cast them in every layer."""
+    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
+    assert host_model.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
+    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as the host loads it on a CPU
+    half = load_seesr_path(tiny.folder / "SeeSR", "bfloat16")
+    applied = apply_scene(tiny, half, scene, model=stored)
+    seen: set[torch.dtype] = set()
+    networks = (stored.model.diffusion_model, half.controlnet.control_model)
+    handles = [
+        network.register_forward_pre_hook(
+            lambda _module, arguments, given: seen.add((arguments[0] if arguments else given["x"]).dtype),
+            with_kwargs=True,
+        )
+        for network in networks
+    ]
+    result = predict(*applied, scene)
+    for handle in handles:
+        handle.remove()
+    assert seen == {torch.bfloat16 if fast else torch.float32}
+    assert torch.isfinite(result).all()
+    assert not stored.object_patches, "the MODEL that went in is as it was"

@@ -1,0 +1,133 @@
+"""The published sizes: every tensor has its place, and one pass runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import builders
+import comfy.ops
+import pytest
+import torch
+from safetensors.torch import save_file
+from seesr_pack.seesr_modules.checkpoint import load_strict, unet_image_attention_names
+from seesr_pack.seesr_modules.config import image_attention_places
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.host import steps
+from seesr_pack.seesr_modules.host.base_model import base_model
+from seesr_pack.seesr_modules.host.controlnet import ControlModel, image_attention_block, parameter_names
+from seesr_pack.seesr_modules.image_attention import ImageAttention
+from seesr_pack.seesr_modules.weight_file import open_weights
+from torch import Tensor
+
+SYNTH = builders.load_synth(builders.GOLDEN)
+
+
+class Shapes:
+    """A file of which only names and shapes are known: its tensors hold no data."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Take name -> shape."""
+        self._shapes = dict(shapes)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> shape."""
+        return self._shapes
+
+    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield meta tensors."""
+        for name in names:
+            yield name, torch.empty(self._shapes[name], dtype=dtype, device="meta")
+
+
+def load_image_attention(file: Shapes) -> ImageAttention:
+    """Load a UNet's image attention without data."""
+    names = unet_image_attention_names(file.shapes())
+    network = ImageAttention(
+        image_attention_places(file.shapes()),
+        lambda place: image_attention_block(place, torch.float32, "meta", comfy.ops.manual_cast),
+    )
+    load_strict(network, file, {name: name for name in names}, torch.float32, "image attention")
+    return network
+
+
+def load_controlnet(file: Shapes) -> ControlModel:
+    """Load a ControlNet without data."""
+    network = ControlModel(file.shapes(), torch.float32, "meta", comfy.ops.manual_cast)
+    load_strict(network, file, parameter_names(file.shapes()), torch.float32, "the ControlNet")
+    return network
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_every_unet_tensor_is_read_or_known_as_the_bases(size: str) -> None:
+    """16 places; every other name is on the list of the base model's parts, and an unknown one is refused."""
+    shapes = SYNTH.load_shapes(f"seesr_unet_{size}")
+    network = load_image_attention(Shapes(shapes))
+    assert len(network.places) == 16
+    assert set(network.state_dict()) == {name for name in shapes if ".image_attentions." in name}
+    with pytest.raises(SeeSRError, match=r"holds mystery\.weight"):
+        load_image_attention(Shapes({**shapes, "mystery.weight": (3,)}))
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_every_controlnet_tensor_is_read(size: str) -> None:
+    """7 places, nothing ignored; a missing, an unexpected and a mis-shaped tensor are each named."""
+    shapes = SYNTH.load_shapes(f"seesr_controlnet_{size}")
+    network = load_controlnet(Shapes(shapes))
+    assert len(network.image_attention.places) == 7
+    assert len(network.state_dict()) == len(shapes)
+    lost = {name: shape for name, shape in shapes.items() if name != "time_embedding.linear_1.bias"}
+    with pytest.raises(SeeSRError, match=r"missing: time_embed\.0\.bias"):
+        load_controlnet(Shapes(lost))
+    with pytest.raises(SeeSRError, match=r"unexpected: mystery\.weight"):
+        load_controlnet(Shapes({**shapes, "mystery.weight": (3,)}))
+    with pytest.raises(SeeSRError, match=r"wrong shape: controlnet_mid_block\.bias \(3,\)"):
+        load_controlnet(Shapes({**shapes, "controlnet_mid_block.bias": (3,)}))
+
+
+def test_the_base_model_takes_every_other_tensor_of_the_unet() -> None:
+    """The map from published names to the host's leaves no parameter of the host's UNet out."""
+    shapes = SYNTH.load_shapes("seesr_unet_tiny")
+    own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if ".image_att" not in name}
+    assert len(base_model(own).model.diffusion_model.state_dict()) == len(own)
+
+
+@pytest.mark.slow
+def test_one_pass_at_full_size(tmp_path: Path) -> None:
+    """Image attention and ControlNet at the published sizes run in the host and agree with diffusers.
+
+    bfloat16 keeps the weights at 3.3 GB. Each side rounds 4e-3 a value through a hundred layers, in another
+    order; 0.06 of the mean was measured. A block in the wrong place gives another epsilon altogether.
+    """
+    weights = {part: {n: t.bfloat16() for n, t in ts.items()} for part, ts in steps.random_weights().items()}
+    inputs = steps.step_inputs(128, 128)
+    base, seesr = steps.host_model(weights, torch.bfloat16)
+    assert len(seesr.image_attention.model.places) == 16
+    positive, negative = steps.host_step(base, seesr, inputs)()
+    plain = steps.plain_steps(weights, inputs, torch.bfloat16).whole().float()
+    sigma = base.model.model_sampling.sigma(torch.tensor([float(inputs.timestep)]))
+    noisy = inputs.latent * torch.sqrt(1 + sigma**2)
+    for x0, epsilon in zip((positive, negative), plain.split(1), strict=True):
+        error = ((noisy - x0) / sigma - epsilon).abs().mean() / epsilon.abs().mean()
+        assert error < 0.12
+
+
+def test_reading_image_attention_leaves_the_rest_of_the_unet_file_alone(tmp_path: Path) -> None:
+    """Only image attention's tensors are asked for: of the base model's, not one."""
+    weights = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+    save_file(weights, tmp_path / "unet.safetensors")
+    file = open_weights(tmp_path / "unet.safetensors")
+    asked: list[str] = []
+
+    class Watched:
+        shapes = staticmethod(file.shapes)
+
+        @staticmethod
+        def tensors(names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+            names = list(names)
+            asked.extend(names)
+            return file.tensors(names, dtype)
+
+    load_image_attention(Watched())
+    assert asked
+    assert all(".image_attentions." in name for name in asked)

@@ -1,0 +1,321 @@
+"""Weights in every layout that users have: both loaders read the same tensors from each, and name what does not fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import builders
+import folder_paths
+import pytest
+import torch
+from safetensors.torch import save_file
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.host import folders, loading_work
+from seesr_pack.seesr_modules.host.controlnet import parameter_names
+from seesr_pack.seesr_modules.host.loading import load_seesr_path
+from seesr_pack.seesr_modules.host.tagging import load_dape_path
+from seesr_pack.seesr_modules.packing import pack_dape, pack_seesr
+from torch import Tensor
+
+State = Mapping[str, Tensor]
+Layout = Callable[[Path, State], Any]
+
+UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+CONTROLNET = builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny")
+RAM = builders.synthetic(builders.GOLDEN, "ram_tiny")
+LORA = builders.synthetic(builders.GOLDEN, "dape_lora_tiny")
+NAME = "diffusion_pytorch_model"
+
+
+def prefixed(state: State, prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def half(state: State) -> dict[str, Tensor]:
+    return {name: tensor.half() for name, tensor in state.items()}
+
+
+def save_shards(folder: Path, state: State, variant: str = "") -> None:
+    """Write two shards and their index, as diffusers does for large models."""
+    names = list(state)
+    shards = {f"{NAME}-0000{i + 1}-of-00002{variant}.safetensors": names[i::2] for i in range(2)}
+    for file, held in shards.items():
+        save_file({name: state[name] for name in held}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+    (folder / f"{NAME}.safetensors.index{variant}.json").write_text(json.dumps(index))
+
+
+def legacy(state: State, path: Path) -> None:
+    torch.save(dict(state), path, _use_new_zipfile_serialization=False)
+
+
+IN_FOLDER: dict[str, Layout] = {
+    "safetensors": lambda at, state: save_file(dict(state), at / f"{NAME}.safetensors"),
+    "-001": lambda at, state: save_file(dict(state), at / f"{NAME}-001.safetensors"),
+    "fp16": lambda at, state: save_file(half(state), at / f"{NAME}.fp16.safetensors"),
+    "bin": lambda at, state: torch.save(dict(state), at / f"{NAME}.bin"),
+    "fp16 bin": lambda at, state: torch.save(half(state), at / f"{NAME}.fp16.bin"),
+    "shards": save_shards,
+    "fp16 shards": lambda at, state: save_shards(at, half(state), ".fp16"),
+    "another name": lambda at, state: torch.save(dict(state), at / "weights.pth"),
+    "old pickle": lambda at, state: legacy(state, at / f"{NAME}.bin"),
+    "params": lambda at, state: torch.save({"params": dict(state), "epoch": 3}, at / f"{NAME}.bin"),
+    "params_ema": lambda at, state: torch.save({"params": {}, "params_ema": dict(state)}, at / f"{NAME}.bin"),
+    "state_dict": lambda at, state: torch.save({"state_dict": dict(state)}, at / f"{NAME}.bin"),
+    "model": lambda at, state: torch.save({"model": dict(state)}, at / f"{NAME}.bin"),
+    "module.": lambda at, state: save_file(prefixed(state, "module."), at / f"{NAME}.safetensors"),
+    "nested": lambda at, state: torch.save({"model": {"state_dict": prefixed(state, "module.")}}, at / f"{NAME}.bin"),
+}
+"""How a folder holds one network's tensors. Where the name says fp16, they are rounded."""
+
+
+def assert_same(found: State, expected: State) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor.to(found[name].dtype)), name
+
+
+def assert_seesr(seesr: Any, rounding: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+    """Check every parameter of a loaded SeeSR against the published tensors, rounded as they were saved."""
+    attention = {name: rounding(tensor) for name, tensor in UNET.items() if ".image_attentions." in name}
+    assert_same(seesr.image_attention.model.state_dict(), attention)
+    names = parameter_names({name: tuple(tensor.shape) for name, tensor in CONTROLNET.items()})
+    assert_same(
+        seesr.controlnet.control_model.state_dict(), {names[name]: rounding(t) for name, t in CONTROLNET.items()}
+    )
+
+
+@pytest.mark.parametrize("layout", IN_FOLDER)
+def test_seesr_folder(tmp_path: Path, layout: str) -> None:
+    for part, state in (("unet", UNET), ("controlnet", CONTROLNET)):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text("{}")
+        IN_FOLDER[layout](tmp_path / part, state)
+    assert_seesr(load_seesr_path(tmp_path, "float32"), Tensor.half if "fp16" in layout else lambda tensor: tensor)
+
+
+def test_seesr_with_single_files_in_place_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "seesr", ([str(tmp_path)], {".pth", ".safetensors"}))
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    torch.save({"params": dict(UNET)}, folder / "unet.pth")
+    assert folders.seesr_choices() == []
+    save_file(dict(CONTROLNET), folder / "controlnet.safetensors")
+    assert folders.seesr_choices()[0] == "mine"
+    assert_seesr(load_seesr_path(folder, "float32"))
+
+
+def test_seesr_of_image_attention_alone(tmp_path: Path) -> None:
+    """What of the UNet is the base model's need not be there."""
+    builders.save_seesr(tmp_path, {n: t for n, t in UNET.items() if ".image_attentions." in n}, CONTROLNET)
+    assert_seesr(load_seesr_path(tmp_path, "float32"))
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float32", Tensor.float), ("bfloat16", Tensor.bfloat16)])
+def test_packed_seesr(tmp_path: Path, dtype: str, rounding: Callable[[Tensor], Tensor]) -> None:
+    builders.save_seesr(tmp_path / "SeeSR", UNET, CONTROLNET)
+    assert_seesr(load_seesr_path(pack_seesr(tmp_path / "SeeSR", dtype, tmp_path), "float32"), rounding)
+
+
+def test_whole_unet_under_the_prefixes_of_a_packed_file(tmp_path: Path) -> None:
+    save_file({**prefixed(UNET, "unet."), **prefixed(CONTROLNET, "controlnet.")}, tmp_path / "all.safetensors")
+    assert_seesr(load_seesr_path(tmp_path / "all.safetensors", "float32"))
+
+
+@pytest.mark.parametrize(
+    ("unet", "controlnet", "told"),
+    [
+        (CONTROLNET, CONTROLNET, "UNet was expected, but the file is a ControlNet in diffusers' layout"),
+        (UNET, UNET, "ControlNet was expected, but the file is the SeeSR UNet"),
+        (RAM, CONTROLNET, "UNet was expected, but the file is a RAM tagger"),
+        (LORA, CONTROLNET, "UNet was expected, but the file is a LoRA"),
+        (UNET, RAM, "ControlNet was expected, but the file is a RAM tagger"),
+        (
+            {name: tensor for name, tensor in UNET.items() if ".image_attentions." not in name},
+            CONTROLNET,
+            "UNet was expected, but the file is a UNet in diffusers' layout, without image attention",
+        ),
+        (
+            UNET,
+            {name: tensor for name, tensor in CONTROLNET.items() if ".image_attentions." not in name},
+            "a ControlNet without image attention",
+        ),
+        (
+            prefixed(UNET, "diffusion_model."),
+            CONTROLNET,
+            "UNet was expected, but the file is the SeeSR UNet .*diffusion_model",
+        ),
+    ],
+)
+def test_wrong_networks_are_named(tmp_path: Path, unet: State, controlnet: State, told: str) -> None:
+    builders.save_seesr(
+        tmp_path, {n: t.clone() for n, t in unet.items()}, {n: t.clone() for n, t in controlnet.items()}
+    )
+    with pytest.raises(SeeSRError, match=told):
+        load_seesr_path(tmp_path, "float32")
+
+
+@pytest.mark.parametrize("state", [UNET, CONTROLNET, RAM, LORA], ids=["unet", "controlnet", "ram", "lora"])
+def test_a_single_file_that_is_not_packed_is_named(tmp_path: Path, state: State) -> None:
+    save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(SeeSRError, match=r"^'a.safetensors' is .*, not a packed SeeSR\. Choose a packed file"):
+        load_seesr_path(tmp_path / "a.safetensors", "float32")
+
+
+# ------------------------------------------------------------------------------------ the tagger
+
+
+def with_buffers(state: State) -> dict[str, Tensor]:
+    """Add what a whole module saves beside its parameters."""
+    attention = "visual_encoder.layers.0.blocks.1.attn"
+    index = {f"{attention}.relative_position_index": torch.zeros(144, 144, dtype=torch.long)}
+    return {**state, **index, "visual_encoder.layers.0.blocks.1.attn_mask": torch.zeros(64, 144, 144)}
+
+
+def renamed(state: State) -> dict[str, Tensor]:
+    return {name.replace("tagging_head", "vision_multi"): tensor for name, tensor in state.items()}
+
+
+def separate(state: State) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in state.items()}
+
+
+RAM_FILES: dict[str, tuple[str, Any]] = {
+    "bare": ("a.pth", dict(RAM)),
+    "with optimizer": (
+        "a.pth",
+        {"model": dict(RAM), "optimizer": {"state": {0: {"step": torch.zeros(3)}}}, "epoch": 1},
+    ),
+    "ckpt": ("a.ckpt", {"state_dict": prefixed(RAM, "module.")}),
+    "params_ema": ("a.bin", {"params": dict(RAM), "params_ema": dict(RAM)}),
+    "with buffers": ("a.pth", {"model": with_buffers(RAM)}),
+    "vision_multi": ("a.pth", {"model": renamed(RAM)}),
+    "without the captioner": ("a.pth", {n: t for n, t in RAM.items() if not n.startswith("text_decoder.")}),
+    "safetensors": ("a.safetensors", separate(RAM)),
+    "model. in safetensors": ("a.safetensors", separate(prefixed(RAM, "model."))),
+}
+DAPE_FILES: dict[str, tuple[str, Any]] = {
+    "params": ("b.pth", {"params": dict(LORA)}),
+    "module.": ("b.pth", prefixed(LORA, "module.")),
+    "vision_multi": ("b.pth", renamed(LORA)),
+    "safetensors": ("b.safetensors", separate(LORA)),
+}
+
+
+def save(folder: Path, name: str, tree: Any) -> Path:
+    path = folder / name
+    if path.suffix == ".safetensors":
+        save_file(tree, path)
+    else:
+        torch.save(tree, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``ram.pth``, ``DAPE.pth`` and the tag lists, as published."""
+    folder = tmp_path_factory.mktemp("tagger")
+    builders.save_tagger(folder)
+    folders.register()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(tagger: Path) -> dict[str, Tensor]:
+    """The tagger's parameters from the published files."""
+    return load_dape_path(tagger / "ram.pth", tagger / "DAPE.pth", "float32").patcher.model.state_dict()
+
+
+@pytest.fixture(autouse=True)
+def tag_lists(tagger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tag lists lie in models/seesr, not beside the files under test."""
+    for kind in ("seesr", "rams"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tagger)], {".pth", ".safetensors"}))
+
+
+@pytest.mark.parametrize("layout", RAM_FILES)
+def test_ram_file(tmp_path: Path, tagger: Path, expected: State, layout: str) -> None:
+    dape = load_dape_path(save(tmp_path, *RAM_FILES[layout]), tagger / "DAPE.pth", "float32")
+    assert_same(dape.patcher.model.state_dict(), expected)
+    assert len(dape.vocabulary.english) == RAM["label_embed"].shape[0]
+
+
+@pytest.mark.parametrize("layout", DAPE_FILES)
+def test_dape_file(tmp_path: Path, tagger: Path, expected: State, layout: str) -> None:
+    dape = load_dape_path(tagger / "ram.pth", save(tmp_path, *DAPE_FILES[layout]), "float32")
+    assert_same(dape.patcher.model.state_dict(), expected)
+
+
+def test_whole_merged_weights(tmp_path: Path, tagger: Path, expected: State) -> None:
+    """They serve in DAPE's slot, where RAM's file is not read, and in RAM's."""
+    tables = ("label_embed.weight", "relative_position_bias_table.weight")
+    merged = {n.removesuffix(".weight") if n.endswith(tables) else n: t for n, t in expected.items()}
+    whole = save(tmp_path, "whole.pth", {"params": merged})
+    for ram, dape in ((tagger / "ram.pth", whole), (whole, None)):
+        assert_same(load_dape_path(ram, dape, "float32").patcher.model.state_dict(), expected)
+
+
+def test_plain_ram(tagger: Path) -> None:
+    state = load_dape_path(tagger / "ram.pth", None, "float32").patcher.model.state_dict()
+    name = "visual_encoder.layers.0.blocks.0.attn.qkv.weight"
+    assert torch.equal(state[name], RAM[name])
+
+
+def test_a_table_of_224_px_gives_a_tagger_for_224_px(tmp_path: Path) -> None:
+    table = "relative_position_bias_table"
+    small = {name: tensor[:169].clone() if name.endswith(table) else tensor for name, tensor in RAM.items()}
+    dape = load_dape_path(save(tmp_path, "small.pth", {"model": small}), None, "float32").patcher.model
+    assert (dape.config.image_size, dape.config.window_size, dape.config.tokens) == (224, 7, 50)
+    name = f"visual_encoder.layers.0.blocks.0.attn.{table}"
+    assert torch.equal(dape.state_dict()[f"{name}.weight"], small[name])
+    assert dape(torch.rand(1, 3, 60, 80)).soft_prompt.shape[1] == 50
+
+
+def test_packed_dape_needs_nothing_else(
+    tmp_path: Path, tagger: Path, expected: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = pack_dape(tagger / "ram.pth", tagger / "DAPE.pth", tagger, "float32", tmp_path)
+    words = load_dape_path(tagger / "ram.pth", None, "float32").vocabulary
+    for kind in ("seesr", "rams"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], {".safetensors"}))
+    dape = load_dape_path(path, None, "float32")
+    assert_same(dape.patcher.model.state_dict(), expected)
+    assert dape.vocabulary == words
+    assert load_dape_path(tagger / "ram.pth", path, "float32").vocabulary == words  # whole weights in DAPE's slot
+    with pytest.raises(SeeSRError, match=r"is a packed DAPE, .*: choose none as DAPE, not 'DAPE\.pth'"):
+        load_dape_path(path, tagger / "DAPE.pth", "float32")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
+def test_loading_of_packed_files_is_measured(
+    tmp_path: Path, tagger: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    builders.save_seesr(tmp_path / "SeeSR", UNET, CONTROLNET)
+    seesr = pack_seesr(tmp_path / "SeeSR", "float16", tmp_path)
+    dape = pack_dape(tagger / "ram.pth", tagger / "DAPE.pth", tagger, "float16", tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    loading_work.main([str(seesr), str(dape)])
+    seconds, peak_bytes = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert seconds > 0
+    assert peak_bytes > (seesr.stat().st_size + dape.stat().st_size) / 2
+
+
+@pytest.mark.parametrize(
+    ("ram", "dape", "told"),
+    [
+        (UNET, LORA, "RAM file 'ram.pth' is the SeeSR UNet"),
+        (LORA, LORA, "RAM file 'ram.pth' is DAPE's LoRA parts"),
+        (CONTROLNET, None, "RAM file 'ram.pth' is a ControlNet in diffusers' layout"),
+        (RAM, CONTROLNET, "DAPE file 'dape.pth' is a ControlNet in diffusers' layout"),
+        (RAM, {"lora_unet.lora_down.weight": torch.zeros(4, 4)}, "DAPE file 'dape.pth' is a LoRA"),
+        (RAM, {**RAM, **LORA}, "DAPE file 'dape.pth' holds whole weights and LoRA parts"),
+    ],
+)
+def test_wrong_tagger_files_are_named(tmp_path: Path, ram: State, dape: State | None, told: str) -> None:
+    paths = [save(tmp_path, "ram.pth", dict(ram)), None if dape is None else save(tmp_path, "dape.pth", dict(dape))]
+    with pytest.raises(SeeSRError, match=told):
+        load_dape_path(*paths, "float32")

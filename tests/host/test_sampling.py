@@ -1,0 +1,209 @@
+"""SeeSR's start and schedule with every sampler and scheduler of the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import builders
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from scenes import Tiny, apply_scene, make_scene
+from seesr_pack.seesr_modules.config import EncoderSizes
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.host.base_model import base_model
+from seesr_pack.seesr_modules.host.model import load_seesr
+from seesr_pack.seesr_modules.host.sampling import (
+    SEESR_SCHEDULER,
+    leading_sigmas,
+    sample,
+    sampler_sigmas,
+    start_from_lr,
+)
+from seesr_pack.seesr_modules.host.steps import InMemory
+from seesr_pack.seesr_modules.schedule import alphas_cumprod, leading_timesteps
+from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
+from torch import Tensor
+
+SAMPLERS = comfy.samplers.SAMPLER_NAMES
+SCHEDULERS = [SEESR_SCHEDULER, *comfy.samplers.SCHEDULER_NAMES]
+SCALE = 0.18215
+
+
+def first_input(model: Any, latent: Tensor, sampler: Any, sigmas: Tensor, noise: Tensor, **options: Any) -> Tensor:
+    """Return the first latent that a sampler hands to the model, at the variance-exploding scale."""
+    seen: list[Tensor] = []
+    model = model.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, arguments: seen.append(arguments["input"]) or torch.zeros_like(arguments["input"])
+    )
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    comfy.sample.sample_custom(
+        model, noise, 1.0, sampler, sigmas, conds, conds, latent, seed=1, disable_pbar=True, **options
+    )
+    return seen[0][:1]  # some samplers run both conds at any guidance
+
+
+@pytest.fixture(scope="module")
+def started(tiny: Tiny) -> Any:
+    """A MODEL with the LR start and nothing else of SeeSR's."""
+    model = tiny.model.clone()
+    start_from_lr(model)
+    return model
+
+
+def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Return the LR latent noised to timestep 999, as a host sampler at ``sigma`` sees it."""
+    last = alphas_cumprod()[-1]
+    return (last.sqrt() * latent * SCALE + (1 - last).sqrt() * noise) * torch.sqrt(1 + sigma**2)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule", [(SEESR_SCHEDULER, 50), (SEESR_SCHEDULER, 2), ("normal", 6), ("karras", 6)])
+def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
+    """What reaches the model first is the published start, to float32's rounding."""
+    scheduler, steps = schedule
+    sigmas = sampler_sigmas(started, sampler, scheduler, steps, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    latent, noise = (torch.randn(1, 4, 4, 6, generator=generator) for _ in range(2))
+    seen = first_input(started, latent, comfy.samplers.sampler_object(sampler), sigmas, noise.clone())
+    expected = published_start(latent, noise, sigmas[0])
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+def test_noise_start_is_the_published_one(started: Any) -> None:
+    """From an empty latent sampling starts at unit variance."""
+    sigmas = leading_sigmas(started, 50)
+    noise = torch.randn(1, 4, 4, 4)
+    seen = first_input(started, torch.zeros(1, 4, 4, 4), comfy.samplers.sampler_object("ddpm"), sigmas, noise.clone())
+    torch.testing.assert_close(seen, noise * torch.sqrt(1 + sigmas[0] ** 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, scheduler: str) -> None:
+    """With denoise at a half, the latent plus noise is sampled, with SeeSR and without."""
+    sigmas = sampler_sigmas(started, "euler", scheduler, 10, 0.5)
+    latent, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    euler = comfy.samplers.sampler_object("euler")
+    ours = first_input(started, latent, euler, sigmas, noise.clone())
+    assert torch.equal(ours, first_input(tiny.model, latent, euler, sigmas, noise.clone()))
+
+
+def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
+    """The second half of KSamplerAdvanced adds none."""
+    latent, noise = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
+    euler, sigmas = comfy.samplers.sampler_object("euler"), leading_sigmas(started, 10)
+    assert torch.equal(
+        first_input(started, latent, euler, sigmas, noise), first_input(tiny.model, latent, euler, sigmas, noise)
+    )
+
+
+def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
+    """The host draws both from generators of the same seed."""
+    drawn: list[Tensor] = []
+    inputs: list[Tensor] = []
+    model = started.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, arguments: inputs.append(arguments["input"]) or torch.zeros_like(arguments["input"])
+    )
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    latent = torch.zeros(1, 4, 8, 8)
+    noise = comfy.sample.prepare_noise(latent, 9)
+    sigmas = leading_sigmas(model, 3)
+    sampler = comfy.samplers.sampler_object("ddpm")
+    comfy.sample.sample_custom(model, noise, 1.0, sampler, sigmas, conds, conds, latent, seed=9, disable_pbar=True)
+    drawn += inputs[1:]
+    # The model predicts zero, so each step is a multiple of the first input plus that step's noise.
+    flat, first = noise.flatten(), drawn[0].flatten()
+    step = first - flat * (first @ flat) / (flat @ flat)
+    assert step.std() > 0.1 * first.std()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 30, 50, 333, 999, 1000])
+def test_leading_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int) -> None:
+    """There are exactly as many as asked, at the published timesteps, and a final zero."""
+    sigmas = leading_sigmas(tiny.model, steps)
+    alpha = alphas_cumprod()[leading_timesteps(steps)]
+    assert sigmas.shape == (steps + 1,)
+    assert sigmas[-1] == 0
+    torch.testing.assert_close(sigmas[:-1], ((1 - alpha) / alpha).sqrt(), rtol=1e-4, atol=0)
+
+
+def test_ddim_uniform_is_the_published_schedule_at_50(tiny: Tiny) -> None:
+    """The host's own scheduler and SeeSR's agree where the host's counts right."""
+    torch.testing.assert_close(
+        sampler_sigmas(tiny.model, "ddpm", "ddim_uniform", 50, 1.0), leading_sigmas(tiny.model, 50)
+    )
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_impossible_steps_are_refused(tiny: Tiny, steps: int) -> None:
+    """The sentence names the range."""
+    with pytest.raises(SeeSRError, match="from 1 to 1000"):
+        leading_sigmas(tiny.model, steps)
+
+
+def test_denoise_zero_returns_the_latent(started: Any) -> None:
+    """Nothing is sampled and nothing is lost."""
+    latent = {"samples": torch.randn(1, 4, 4, 4), "batch_index": [0]}
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    result = sample(
+        started, conds, conds, latent, 0, 1.0, "euler", sampler_sigmas(started, "euler", SEESR_SCHEDULER, 5, 0.0)
+    )
+    torch.testing.assert_close(result["samples"], latent["samples"])
+    assert result["batch_index"] == [0]
+
+
+@pytest.fixture(scope="module")
+def smallest() -> Any:
+    """SeeSR on the smallest UNet that has every kind of block, applied to a scene."""
+    sizes = EncoderSizes(
+        in_channels=4,
+        model_channels=64,
+        channel_mult=(1,),
+        num_res_blocks=(1,),
+        transformer_depth=(1,),
+        transformer_depth_middle=1,
+        context_dim=64,
+    )
+    with torch.device("meta"):
+        shapes = SeeSRDenoiser(sizes).state_dicts()
+    synth = builders.load_synth(builders.GOLDEN)
+    unet, control = (
+        synth.synthetic_state_dict({name: tuple(t.shape) for name, t in shapes[part].items()})
+        for part in ("unet", "controlnet")
+    )
+    seesr = load_seesr(InMemory(unet), InMemory(control), "float32")
+    scene = make_scene(4, 4)
+    return scene, apply_scene(None, seesr, scene, model=base_model(unet))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, scheduler: str) -> None:
+    """The whole of SeeSR runs with each pair and gives a finite latent of the right shape."""
+    scene, (model, positive, negative) = smallest
+    sigmas = sampler_sigmas(model, sampler, scheduler, 3, 1.0)
+    result = sample(model, positive, negative, scene.latent, 0, 1.5, sampler, sigmas)["samples"]
+    assert result.shape == scene.latent["samples"].shape
+    assert torch.isfinite(result).all()
+
+
+def test_seed_per_image_gives_each_picture_its_own_noise(smallest: Any) -> None:
+    """Picture 1 of a batch at seed 7 starts as a picture alone at seed 8; by default it does not."""
+    _, (model, *_rest) = smallest
+    started: list[Tensor] = []
+    model = model.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, arguments: started.append(arguments["input"]) or torch.zeros_like(arguments["input"])
+    )
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    sigmas = leading_sigmas(model, 1)
+    for count, seed, per_image in ((2, 7, True), (1, 8, False), (2, 7, False)):
+        latent = {"samples": torch.ones(count, 4, 4, 4)}
+        sample(model, conds, conds, latent, seed, 1.0, "euler", sigmas, per_image)
+    asked, alone, shared = started
+    assert torch.equal(asked[1:], alone)
+    assert not torch.equal(shared[1:], alone)
+    assert torch.equal(asked[:1], shared[:1])

@@ -1,0 +1,295 @@
+"""Tiles in the host: every thing with a place in the picture is cut along, nothing else is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.conds
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+from scenes import Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.host import controlnet, tiling
+from seesr_pack.seesr_modules.host.tiling import TILINGS, tile_model
+from seesr_pack.seesr_modules.tiles import blend_weights, plan_tiles
+from torch import Tensor
+
+Predictor = Callable[..., list[Tensor]]
+
+
+def run_tiled(
+    predictor: Predictor, conds: list[Any], x: Tensor, tile: int = 8, overlap: int = 2, tile_batch: int = 1
+) -> list[Tensor]:
+    """Ask the tiling wrapper for a prediction, with ``predictor`` in the host's place."""
+    tiled = tiling._TiledPrediction(tile, overlap, tile_batch, "gaussian")
+    sigma = torch.full((x.shape[0],), 3.0)
+    return tiled.calc_cond_batch(predictor, _NoModel(), conds, x, sigma, {})
+
+
+class _NoModel:
+    def memory_required(self, shape: list[int]) -> int:
+        return 0
+
+
+def cond(**entries: Any) -> dict[str, Any]:
+    """Return a cond as samplers see it."""
+    return {"model_conds": {}, "uuid": None, **entries}
+
+
+def test_one_tile_is_bit_equal_to_no_tiling(tiny: Tiny, seesr: Any) -> None:
+    """A tile as large as the latent, or larger, changes no bit."""
+    scene = make_scene(8, 12)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    plain = predict(model, positive, negative, scene)
+    for mode in TILINGS:
+        for tile in (12, 40):
+            assert torch.equal(predict(tile_model(model, tile, 2, mode=mode), positive, negative, scene), plain)
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "reference"])
+def test_tile_batches_give_the_same(tiny: Tiny, seesr: Any, mode: str) -> None:
+    """Tiles run one at a time or several at once, two pictures at once: the same prediction."""
+    scene = make_scene(12, 20, batch=2)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    one, three = (predict(tile_model(model, 8, 4, size, mode), positive, negative, scene) for size in (1, 3))
+    torch.testing.assert_close(one, three, rtol=0, atol=5e-4)
+    assert (one - predict(model, positive, negative, scene)).abs().max() > 1e-3, "tiles do matter"
+
+
+def test_off_takes_the_tiles_away(tiny: Tiny, seesr: Any) -> None:
+    """The mode off undoes an earlier tiling."""
+    scene = make_scene(12, 8)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    off = tile_model(tile_model(model, 4, 1), 4, 1, mode="off")
+    assert torch.equal(predict(off, positive, negative, scene), predict(model, positive, negative, scene))
+
+
+def test_every_tile_sees_its_own_place() -> None:
+    """A predictor that returns its input is blended back to the latent, for every cond."""
+    x = torch.randn(2, 4, 13, 21)
+    out = run_tiled(lambda _model, conds, part, *_: [part.clone(), 2 * part], [[cond()], [cond()]], x, tile_batch=2)
+    torch.testing.assert_close(out[0], x)
+    torch.testing.assert_close(out[1], 2 * x)
+
+
+def test_masks_and_latent_conds_are_cropped() -> None:
+    """Masks, inpainting's concatenated latents and the latent itself stay in register."""
+    x = torch.randn(2, 4, 13, 21)
+    mask = x[:1, 0]
+    concat = comfy.conds.CONDNoiseShape(x * 3)
+    text = comfy.conds.CONDCrossAttn(torch.randn(1, 77, 8))
+
+    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        (seen,) = conds[0]
+        assert torch.equal(seen["model_conds"]["c_concat"].cond, part * 3)
+        assert seen["model_conds"]["c_crossattn"] is text
+        assert torch.equal(seen["mask"][0], part[0, 0])
+        assert seen["mask"].shape[0] == part.shape[0]
+        return [part.clone()]
+
+    conds = [[cond(mask=mask, model_conds={"c_concat": concat, "c_crossattn": text})]]
+    torch.testing.assert_close(run_tiled(predictor, conds, x, tile_batch=3)[0], x)
+
+
+def test_regions_are_clipped_to_the_tile() -> None:
+    """A regional cond reaches only the tiles that it meets, at its place in them."""
+    x = torch.zeros(1, 4, 16, 16)
+    region = (5, 6, 3, 7)  # height, width, y, x
+
+    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        out = torch.zeros_like(part)
+        for seen in conds[0]:
+            height, width, y, left = seen["area"]
+            out[..., y : y + height, left : left + width] = 1
+        return [out]
+
+    out = run_tiled(predictor, [[cond(area=region)]], x, tile_batch=4)[0]
+    expected = torch.zeros_like(x)
+    expected[..., 3:8, 7:13] = 1
+    torch.testing.assert_close(out, expected)
+
+
+def test_an_absent_cond_stays_absent() -> None:
+    """At guidance 1 the host passes None for the negative."""
+    x = torch.randn(1, 4, 16, 16)
+
+    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        assert conds[1] is None
+        return [part.clone(), torch.zeros_like(part)]
+
+    torch.testing.assert_close(run_tiled(predictor, [[cond()], None], x)[0], x)
+
+
+class _Control:
+    """A ControlNet as far as tiling knows one, with the attributes of newer hosts too."""
+
+    def __init__(self, hint: Tensor, previous: _Control | None = None) -> None:
+        self.cond_hint_original = hint
+        self.cond_hint = None
+        self.extra_concat_orig: list[Tensor] = []
+        self.extra_concat = None
+        self.cond_hints: dict[Any, Any] = {}
+        self.previous_controlnet = previous
+
+
+def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
+    """Ours or not, first or last, a hint of another size too; afterwards all is as before."""
+    x = torch.arange(16 * 24, dtype=torch.float32).reshape(1, 1, 16, 24)
+    full = x.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    small = torch.ones(1, 1, 64, 96)
+    first = _Control(small)
+    last = _Control(full, first)
+    last.extra_concat_orig = [full]
+
+    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        assert torch.equal(last.cond_hint_original[:, :, ::8, ::8], part)
+        assert torch.equal(last.extra_concat_orig[0][:, :, ::8, ::8], part)
+        assert first.cond_hint_original.shape[-2:] == (64, 64)
+        assert last.cond_hint is None or torch.equal(last.cond_hint, part)
+        assert last.cond_hints in ({}, {"of": float(part[0, 0, 0, 0])})
+        last.cond_hint = part
+        last.cond_hints["of"] = float(part[0, 0, 0, 0])
+        return [part.clone()]
+
+    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    for _step in range(2):
+        out = tiled.calc_cond_batch(predictor, _NoModel(), [[cond(control=last)]], x, torch.full((1,), 3.0), {})
+        torch.testing.assert_close(out[0], x)
+        assert last.cond_hint_original is full
+        assert last.cond_hint is None
+        assert last.cond_hints == {}
+        assert first.cond_hint_original is small
+
+
+def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and conds do not make the pixel stem run again."""
+    seen: list[int] = []
+    forward = controlnet.Stem.forward
+    monkeypatch.setattr(
+        controlnet.Stem, "forward", lambda self, hint: seen.append(hint.shape[0]) or forward(self, hint)
+    )
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    predict(tile_model(model, 8, 2), positive, negative, scene, steps=3)
+    assert seen == [1, 1, 1]
+
+
+def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
+    """The host is told of a tile's size, so it need not offload for a canvas that is never run whole."""
+    told: list[list[int]] = []
+    tiled = tiling._TiledPrediction(8, 2, 3, "gaussian")
+    tiled.prepare_sampling(lambda _model, shape, *_rest: told.append(shape), None, [2, 4, 64, 40], {})
+    assert told == [[6, 4, 8, 8]]
+
+
+def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
+    tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's error in mid-run costs nothing but time; the smaller batch is remembered."""
+    scene = make_scene(12, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    calm = predict(tile_model(model, 8, 2, 1), positive, negative, scene)
+    sizes: list[int] = []
+    network = tiny.model.model.diffusion_model
+
+    def fail_when_large(_module: Any, arguments: tuple[Tensor, ...]) -> None:
+        sizes.append(arguments[0].shape[0])
+        if arguments[0].shape[0] > 2:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+
+    handle = network.register_forward_pre_hook(fail_when_large)
+    try:
+        result = predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[3:]) == {2}
+
+
+def test_out_of_memory_with_one_tile_is_the_hosts_to_report() -> None:
+    """There is nothing smaller to try."""
+
+    def predictor(*_arguments: Any) -> list[Tensor]:
+        raise comfy.model_management.OOM_EXCEPTION("made for the test")
+
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 16, 16), tile_batch=4)
+
+
+def test_cancel_returns_within_one_tile() -> None:
+    """After the user's cancel no further tile is begun."""
+    calls: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        calls.append(1)
+        comfy.model_management.interrupt_current_processing()
+        return [part]
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 32, 32))
+    assert calls == [1]
+
+
+def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any) -> None:
+    """One bar runs from nothing to the end and never back."""
+    shares: list[float] = []
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, *_rest, **_ids: shares.append(done / total))
+    try:
+        scene = make_scene(8, 20)
+        model, positive, negative = apply_scene(tiny, seesr, scene)
+        predict(tile_model(model, 8, 2), positive, negative, scene, steps=4)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 12
+    assert shares[-1] == 1.0
+
+
+def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
+    """Hints, weights and stem features go when sampling ends."""
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    tiled = tile_model(model, 8, 2)
+    predict(tiled, positive, negative, scene)
+    (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
+    kept = wrapper.__self__
+    assert kept.hints == {}
+    assert kept.weights is None
+    features = positive[0][1]["control"].extra_args["stem_features"]
+    assert len(features._features) == 0
+
+
+def test_a_dual_guider_runs_in_tiles(tiny: Tiny, seesr: Any) -> None:
+    """Guiders with three conds get three predictions."""
+    x = torch.randn(1, 4, 16, 24)
+    out = run_tiled(lambda _m, conds, part, *_: [part * (i + 1) for i in range(len(conds))], [[cond()]] * 3, x)
+    for index, prediction in enumerate(out):
+        torch.testing.assert_close(prediction, x * (index + 1))
+
+
+@pytest.mark.parametrize("size", [(9, 17), (5, 40), (33, 8), (3, 61)])
+def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> None:
+    """Sizes that nothing divides, strips and sides smaller than a tile."""
+    scene = make_scene(*size)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    result = predict(tile_model(model, 8, 3), positive, negative, scene, steps=1)
+    assert result.shape[-2:] == size
+    assert torch.isfinite(result).all()
+
+
+def test_blending_is_what_the_weights_say() -> None:
+    """Each tile's prediction enters with its own weight: an independent sum over the layout."""
+    x = torch.zeros(1, 1, 14, 19)
+    layout = plan_tiles(14, 19, 8, 3)
+    values = iter(range(1, 100))
+    out = run_tiled(lambda _m, _c, part, *_: [torch.full_like(part, next(values))], [[cond()]], x, 8, 3)[0]
+    expected = torch.zeros_like(x)
+    for number, (tile, weight) in enumerate(zip(layout.tiles, blend_weights(layout), strict=True), start=1):
+        tile.cut(expected).add_(number * weight)
+    torch.testing.assert_close(out, expected)

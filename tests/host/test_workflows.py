@@ -1,0 +1,219 @@
+"""The shipped workflows: whole, in step with the nodes, and accepted by the host."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import execution
+import folder_paths
+import nodes
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from seesr_pack.seesr_modules.download.sources import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tools"))
+
+import workflow_graphs  # noqa: E402 - on the path that was just added
+
+import workflows  # noqa: E402
+
+FOLDER = ROOT / "workflows"
+NAMES = [graph.name for graph in workflow_graphs.GRAPHS]
+LORA = "your_sd2_lora.safetensors"
+WIDGET_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def host() -> dict[str, type]:
+    return workflows.host_nodes()
+
+
+@pytest.fixture
+def models(tmp_path: Path, host: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Model folders that hold a file under every published name, a LoRA, and the picture that the workflows name."""
+    published = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
+    for name in [*published, f"loras/{LORA}", "input/example.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for kind in ("checkpoints", "seesr", "rams", "loras"):
+        suffixes = folder_paths.folder_names_and_paths[kind][1]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    for name, node in host.items():
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
+    return tmp_path
+
+
+def editor(name: str) -> Json:
+    return json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
+
+
+def api(name: str) -> Json:
+    return json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
+
+
+def real_nodes(workflow: Json) -> list[Json]:
+    return [node for node in workflow["nodes"] if node["type"] != "MarkdownNote"]
+
+
+def input_specs(node_class: Any) -> dict[str, tuple[str, Json]]:
+    """Return name -> (type, options) of all inputs of a node class, in the order of the page."""
+    specs = node_class.INPUT_TYPES()
+    found = {}
+    for name, (kind, *rest) in {**specs.get("required", {}), **specs.get("optional", {})}.items():
+        options = rest[0] if rest else {}
+        found[name] = ("COMBO", {**options, "options": kind}) if isinstance(kind, list) else (kind, options)
+    return found
+
+
+def test_the_files_are_what_the_generator_makes(host: dict[str, type]) -> None:
+    made = workflows.files(host)
+    assert set(made) == set(FOLDER.rglob("*.json"))
+    stale = [path.name for path, text in made.items() if path.read_text("utf-8") != text]
+    assert not stale, "run `python tools/workflows.py`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_inputs_are_those_of_the_node_classes(name: str, host: dict[str, type]) -> None:
+    for node in real_nodes(editor(name)):
+        specs = input_specs(host[node["type"]])
+        found = {slot["name"]: slot for slot in node["inputs"]}
+        upload = found.pop("upload", None)
+        assert list(found) == list(specs)
+        assert bool(upload) == any(options.get("image_upload") for _, options in specs.values())
+        for slot, (kind, options) in specs.items():
+            assert found[slot]["type"] == kind
+            is_widget = kind in WIDGET_TYPES and not options.get("forceInput")
+            assert found[slot].get("widget") == ({"name": slot} if is_widget else None)
+            assert is_widget or found[slot]["link"], f"{node['type']}.{slot} is not linked"
+        names = getattr(host[node["type"]], "RETURN_NAMES", None) or host[node["type"]].RETURN_TYPES
+        assert [out["name"] for out in node["outputs"]] == list(names)
+        assert [out["type"] for out in node["outputs"]] == list(host[node["type"]].RETURN_TYPES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_widgets_values_fit_their_inputs(name: str, host: dict[str, type], models: Path) -> None:
+    for node in real_nodes(editor(name)):
+        values = iter(node["widgets_values"])
+        for slot, (kind, options) in input_specs(host[node["type"]]).items():
+            if kind not in WIDGET_TYPES:
+                continue
+            value = next(values)
+            assert isinstance(value, WIDGET_TYPES[kind]), (node["type"], slot, value)
+            assert isinstance(value, bool) == (kind == "BOOLEAN"), (node["type"], slot, value)
+            if kind in ("INT", "FLOAT"):
+                assert options["min"] <= value <= options["max"], (node["type"], slot, value)
+            if kind == "COMBO":  # the host does not look at those of newer nodes
+                assert value in options["options"], (node["type"], slot, value)
+            if options.get("control_after_generate"):
+                assert next(values) in ("fixed", "increment", "decrement", "randomize")
+            if options.get("image_upload"):
+                assert next(values) == "image"
+        assert not list(values), f"{node['type']} has values left over"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_links_agree_with_both_of_their_ends(name: str) -> None:
+    workflow = editor(name)
+    by_id = {node["id"]: node for node in workflow["nodes"]}
+    links = {link[0]: link for link in workflow["links"]}
+    assert len(by_id) == len(workflow["nodes"]) and max(by_id) == workflow["last_node_id"]
+    assert len(links) == len(workflow["links"]) and max(links) == workflow["last_link_id"]
+    for number, origin, slot, target, target_slot, kind in links.values():
+        out, into = by_id[origin]["outputs"][slot], by_id[target]["inputs"][target_slot]
+        assert number in out["links"] and into["link"] == number
+        assert out["type"] == kind and into["type"] in (kind, "*")
+    leaving = [number for node in by_id.values() for out in node["outputs"] for number in out["links"] or ()]
+    arriving = [slot["link"] for node in by_id.values() for slot in node["inputs"] if slot["link"]]
+    assert sorted(leaving) == sorted(arriving) == sorted(links)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_api_file_is_the_editor_file_converted(name: str, host: dict[str, type]) -> None:
+    workflow = editor(name)
+    sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    converted = {}
+    for node in real_nodes(workflow):
+        inputs: Json = {}
+        values = iter(node["widgets_values"])
+        for slot in node["inputs"]:
+            if "widget" in slot and slot["name"] != "upload":
+                inputs[slot["name"]] = next(values)
+                if input_specs(host[node["type"]])[slot["name"]][1].get("control_after_generate"):
+                    next(values)
+            if slot["link"]:
+                inputs[slot["name"]] = sources[slot["link"]]
+        title = node.get("title") or workflows.define(node["type"], host[node["type"]]).title
+        converted[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
+    assert api(name) == converted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_overlaps_and_every_node_lies_in_one_group(name: str) -> None:
+    workflow = editor(name)
+    boxes = {node["id"]: _box(*node["pos"], *node["size"]) for node in workflow["nodes"]}
+    for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
+        assert not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]), (one, other)
+    for node in real_nodes(workflow):
+        left, top, right, bottom = boxes[node["id"]]
+        around = [
+            group["title"]
+            for group in workflow["groups"]
+            if group["bounding"][0] <= left and right <= group["bounding"][0] + group["bounding"][2]
+            if group["bounding"][1] <= top and bottom <= group["bounding"][1] + group["bounding"][3]
+        ]
+        assert len(around) == 1, (node["type"], around)
+
+
+def _box(left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return left, top - workflows.TITLE, left + width, top + height
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_links_to_models_lead_to_the_files_that_are_chosen(name: str, models: Path) -> None:
+    for node in real_nodes(editor(name)):
+        for model in node["properties"].get("models", ()):
+            assert model["name"] in node["widgets_values"]
+            assert (models / model["directory"] / model["name"]).exists()
+            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_host_accepts_the_api_file_with_the_published_models(name: str, models: Path) -> None:
+    valid, error, outputs, faults = asyncio.run(execution.validate_prompt("test", api(name), None))
+    assert valid, (error, faults)
+    assert not faults
+    ends = ("SaveImage", "PreviewImage", "PreviewAny", "SeeSR_Tagger")
+    assert set(outputs) == {number for number, node in api(name).items() if node["class_type"] in ends}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_graph: Callable[..., list[Any]]) -> None:
+    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(models / "input" / "example.png")
+    save_file({"none.weight": torch.zeros(1)}, models / "loras" / LORA)
+    small = {"ram": "ram.pth", "upscale": 2.0, "process_size": 64, "steps": 2, "weight_dtype": "float32"}
+    graph = api(name)
+    for node in graph.values():
+        node["inputs"].update({key: value for key, value in small.items() if key in node["inputs"]})
+        if node["class_type"] == "CheckpointLoaderSimple":
+            node["class_type"] = "TestCheckpoint"
+    (end,) = (node for node in graph.values() if node["class_type"] in ("SaveImage", "PreviewAny"))
+    (source,) = end["inputs"].values() if name == "dape_tagging" else [end["inputs"]["images"]]
+    (result,) = run_graph(graph, tuple(source))
+    if name == "dape_tagging":
+        assert isinstance(result, str)
+    else:
+        assert result.shape == (1, 48, 80, 3)
+        assert torch.isfinite(result).all() and result.std() > 0

@@ -1,0 +1,25 @@
+"""Golden cases as fixtures: a test marked ``golden("kind")`` runs once for each case of that kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def golden_dir(request: pytest.FixtureRequest) -> Path:
+    """The folder of golden cases."""
+    return request.config.getoption("--golden").resolve()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Hand out the cases."""
+    marker = metafunc.definition.get_closest_marker("golden")
+    if marker is not None and "golden_case" in metafunc.fixturenames:
+        folder = metafunc.config.getoption("--golden")
+        cases: list[dict[str, Any]] = json.loads((folder / "cases.json").read_text())
+        chosen = [case for case in cases if case["kind"] == marker.args[0]]
+        metafunc.parametrize("golden_case", chosen, ids=[case["name"] for case in chosen])

@@ -1,0 +1,22 @@
+"""Colour correction against the published code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from seesr_pack.seesr_modules.color import adain, wavelet
+
+pytestmark = pytest.mark.golden("color_fix")
+
+TOLERANCE = 1e-5
+"""Of the expected picture's standard deviation: some ten float32 roundings of values near 1."""
+
+
+def test_both_methods(golden_case: dict, golden_dir: Path) -> None:
+    data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
+    for name, method in (("adain", adain), ("wavelet", wavelet)):
+        expected = data[name]
+        error = (method(data["target"], data["source"]) - expected).abs().max() / expected.std()
+        assert error <= TOLERANCE, name

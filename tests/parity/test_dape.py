@@ -1,0 +1,85 @@
+"""DAPE against the published code: soft prompt, logits and tags, with and without the LoRA parts.
+
+Float32 on the CPU; the largest difference may be 1e-4 of the expected tensor's standard deviation
+(about 4e-6 is measured: other orders of summation, over 26 layers).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from seesr_pack.seesr_modules.dape.config import DapeConfig
+from seesr_pack.seesr_modules.dape.tags import join_tags, read_vocabulary, select_tags
+from seesr_pack.seesr_modules.dape.weights import load_dape
+from seesr_pack.seesr_modules.weight_file import WeightFile, open_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+pytestmark = pytest.mark.golden("dape")
+
+TOLERANCE = 1e-4
+
+Case = dict[str, Any]
+
+
+@pytest.fixture
+def weights(golden_dir: Path, tmp_path: Path) -> Callable[[str], WeightFile]:
+    """Synthetic weights of a manifest, as a file."""
+    spec = importlib.util.spec_from_file_location("golden_synth", golden_dir / "synth.py")
+    assert spec is not None and spec.loader is not None
+    synth = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(synth)
+
+    def write(manifest: str) -> WeightFile:
+        path = tmp_path / f"{manifest}.safetensors"
+        save_file(synth.synthetic_state_dict(synth.load_shapes(manifest)), path)
+        return open_weights(path)
+
+    return write
+
+
+def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
+    assert result.shape == expected.shape
+    assert (result - expected).abs().max() <= TOLERANCE * expected.std()
+
+
+def test_dape(golden_case: Case, golden_dir: Path, weights: Callable[[str], WeightFile]) -> None:
+    golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
+    model = load_dape(weights(golden_case["ram"]), weights(golden_case["lora"]))
+    with torch.no_grad():
+        result = model(golden["image"])
+    assert_close(result.soft_prompt, golden["image_embed"])
+    assert_close(result.logits, golden["logits"])
+
+    folder = golden_dir / golden_case["tag_dir"]
+    words = read_vocabulary(folder / "tags.txt", folder / "thresholds.txt", model.config.num_classes)
+    tags = [select_tags(logits, words) for logits in result.logits]
+    assert [join_tags(found) for found in tags] == golden_case["tags"]
+    on = torch.zeros_like(golden["targets"])
+    for row, found in zip(on, tags, strict=True):
+        row[[tag.index for tag in found]] = 1
+    assert torch.equal(on, golden["targets"])
+
+
+def test_plain_ram(golden_case: Case, golden_dir: Path, weights: Callable[[str], WeightFile]) -> None:
+    golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
+    with torch.no_grad():
+        result = load_dape(weights(golden_case["ram"]))(golden["image"])
+    assert_close(result.soft_prompt, golden["image_embed_ram"])
+    assert_close(result.logits, golden["logits_ram"])
+
+
+def test_sizes(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
+    """What the case says about the model is what the shapes of its weights say."""
+    swin = golden_case["swin"]
+    config = DapeConfig.from_shapes(weights(golden_case["ram"]).shapes())
+    assert config.tag_heads == golden_case["tagging_heads"]
+    for name, value in swin.items():
+        read = getattr(config, name)
+        assert (list(read) if isinstance(read, tuple) else read) == value, name

@@ -1,0 +1,98 @@
+"""The diffusers denoiser against the published code: one forward pass, and whole trajectories."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import builders
+import pytest
+import torch
+from safetensors.torch import load_file
+from seesr_pack.seesr_modules.tiles import add_tile, blend_weights, plan_tiles
+from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
+from torch import Tensor
+
+ONE_FORWARD = 1e-4
+WHOLE_TRAJECTORY = 2e-4
+
+
+@cache
+def _denoiser(golden_dir: Path, unet: str, controlnet: str) -> SeeSRDenoiser:
+    return SeeSRDenoiser.from_state_dicts(*(builders.synthetic(golden_dir, name) for name in (unet, controlnet)))
+
+
+def _load(case: dict[str, Any], golden_dir: Path) -> tuple[SeeSRDenoiser, dict[str, Tensor]]:
+    denoiser = _denoiser(golden_dir, case["unet"], case["controlnet"])
+    return denoiser, load_file(golden_dir / f"{case['name']}.safetensors")
+
+
+def _assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
+    assert actual.shape == expected.shape, what
+    error = ((actual - expected).abs().max() / expected.std()).item()
+    assert error <= tolerance, f"{what}: {error:.1e} of the expected tensor's std, more than {tolerance:.0e}"
+
+
+@pytest.mark.golden("forward")
+@torch.no_grad()
+def test_forward(golden_case: dict[str, Any], golden_dir: Path) -> None:
+    denoiser, tensors = _load(golden_case, golden_dir)
+    inputs = [tensors[name] for name in ("sample", "timesteps", "text", "image_embed")]
+    hint, strength = tensors["hint"], golden_case["strength"]
+
+    down, mid = denoiser.control(*inputs, hint, strength)
+    assert len(down) == sum(name.startswith("down.") for name in tensors)
+    for i, residual in enumerate(down):
+        _assert_close(residual, tensors[f"down.{i:02}"], ONE_FORWARD, f"residual {i}")
+    _assert_close(mid, tensors["mid"], ONE_FORWARD, "mid residual")
+    _assert_close(denoiser(*inputs, hint, strength), tensors["eps"], ONE_FORWARD, "eps")
+    without = denoiser.denoise(*inputs)
+    _assert_close(without, tensors["eps_without_control"], ONE_FORWARD, "eps without control")
+
+
+def _alphas_cumprod() -> Tensor:
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return torch.cumprod(1 - betas, 0)
+
+
+def _ddpm_step(x: Tensor, eps: Tensor, noise: Tensor, abar: Tensor, abar_next: Tensor) -> Tensor:
+    """Go one ancestral step from abar to abar_next, with the posterior's ("fixed small") variance."""
+    alpha = abar / abar_next
+    clean = (x - (1 - abar).sqrt() * eps) / abar.sqrt()
+    mean = (abar_next.sqrt() * (1 - alpha) * clean + alpha.sqrt() * (1 - abar_next) * x) / (1 - abar)
+    variance = (1 - abar_next) / (1 - abar) * (1 - alpha)
+    return mean + variance.sqrt() * noise
+
+
+@pytest.mark.golden("sample")
+@torch.no_grad()
+def test_trajectory(golden_case: dict[str, Any], golden_dir: Path) -> None:
+    denoiser, tensors = _load(golden_case, golden_dir)
+    layout = plan_tiles(*tensors["z_lr"].shape[-2:], golden_case["tile"], golden_case["overlap"], "reference")
+    steps, abar = golden_case["steps"], _alphas_cumprod()
+    x = tensors["noise"]
+    if golden_case["start"] == "lr":
+        x = abar[999].sqrt() * tensors["z_lr"] + (1 - abar[999]).sqrt() * x
+    _assert_close(x, tensors["start"], ONE_FORWARD, "start")
+
+    both = torch.cat([tensors["negative"], tensors["positive"]])
+    stride = 1000 // steps
+    timesteps = [1 + stride * i for i in reversed(range(steps))]
+    assert timesteps == tensors["timesteps"].tolist()
+    for i, t in enumerate(timesteps):
+        eps = torch.zeros_like(x, dtype=torch.float32)
+        for tile, weight in zip(layout.tiles, blend_weights(layout), strict=True):
+            negative, positive = denoiser(
+                tile.cut(x).float().repeat(2, 1, 1, 1),
+                torch.tensor([t, t]),
+                both,
+                tensors["image_embed"].repeat(2, 1, 1),
+                tile.in_pixels().cut(tensors["hint"]).repeat(2, 1, 1, 1),
+                golden_case["strength"],
+            ).chunk(2)
+            add_tile(eps, tile, negative + golden_case["cfg"] * (positive - negative), weight)
+        _assert_close(eps, tensors["eps"][i], WHOLE_TRAJECTORY, f"eps of step {i}")
+        abar_next = abar[t - stride] if t > stride else torch.ones(())
+        x = _ddpm_step(x, eps, tensors["step_noise"][i], abar[t], abar_next)
+        _assert_close(x, tensors["latents"][i], WHOLE_TRAJECTORY, f"latent after step {i}")

@@ -1,0 +1,85 @@
+"""Whole trajectories through the host's sampler equal the published pipeline's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import builders
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from safetensors.torch import load_file
+from seesr_pack.seesr_modules.host.base_model import base_model
+from seesr_pack.seesr_modules.host.loading import load_seesr_path
+from seesr_pack.seesr_modules.host.model import apply_seesr
+from seesr_pack.seesr_modules.host.sampling import leading_sigmas
+from seesr_pack.seesr_modules.host.tiling import tile_model
+
+pytestmark = pytest.mark.golden("sample")
+
+TOLERANCE = 2e-4
+"""Share of the expected standard deviation after a whole trajectory; one pass may be off by 1e-4."""
+
+
+def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Path) -> None:
+    """Start, timesteps, guided and blended prediction, and the latent after every step.
+
+    The host hands its samplers x0, so the prediction is compared as x0: epsilon won back from it would be
+    divided by sigma, 0.04 in the last step, and so would float32's rounding.
+    """
+    data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
+    unet = builders.synthetic(golden_dir, golden_case["unet"])
+    folder = builders.save_seesr(tmp_path / "SeeSR", unet, builders.synthetic(golden_dir, golden_case["controlnet"]))
+    model, positive, negative = apply_seesr(
+        base_model(unet),
+        load_seesr_path(folder, "float32"),
+        [[data["positive"], {}]],
+        [[data["negative"], {}]],
+        data["hint"],
+        data["image_embed"],
+        strength=golden_case["strength"],
+    )
+    model = tile_model(model, golden_case["tile"], golden_case["overlap"], tile_batch=1, mode="reference")
+
+    sigmas = leading_sigmas(model, golden_case["steps"])
+    sampling = model.get_model_object("model_sampling")
+    assert sampling.timestep(sigmas[:-1]).tolist() == data["timesteps"].tolist()
+
+    noises = iter(data["step_noise"])
+    sampler = comfy.samplers.ksampler("ddpm", {"noise_sampler": lambda _sigma, _next: next(noises)})
+    scale = model.get_model_object("latent_format").scale_factor
+    latent = data["z_lr"] / scale if golden_case["start"] == "lr" else torch.zeros_like(data["z_lr"])
+    seen: list[torch.Tensor] = []
+    predicted: list[torch.Tensor] = []
+
+    def callback(step: int, denoised: torch.Tensor, x: torch.Tensor, _total: int) -> None:
+        seen.append(x / torch.sqrt(1 + sigmas[step] ** 2))
+        predicted.append(denoised)
+
+    result = comfy.sample.sample_custom(
+        model,
+        data["noise"].clone(),
+        golden_case["cfg"],
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        latent,
+        callback=callback,
+        disable_pbar=True,
+        seed=0,
+    )
+    latents = [*seen[1:], result * scale]
+
+    def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+        assert actual.shape == expected.shape
+        assert (actual - expected).abs().max() <= TOLERANCE * expected.std()
+
+    close(seen[0], data["start"])
+    inputs = [data["start"], *data["latents"]]
+    for step in range(golden_case["steps"]):
+        sigma = sigmas[step]
+        close(latents[step], data["latents"][step])
+        close(predicted[step], inputs[step] * torch.sqrt(1 + sigma**2) - sigma * data["eps"][step])

@@ -1,0 +1,20 @@
+"""Timesteps and the first latent against the published code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from seesr_pack.seesr_modules.schedule import alphas_cumprod, leading_timesteps, lr_start
+
+pytestmark = pytest.mark.golden("sample")
+
+
+def test_timesteps_and_start(golden_case: dict, golden_dir: Path) -> None:
+    data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
+    assert leading_timesteps(golden_case["steps"]).tolist() == data["timesteps"].tolist()
+    if golden_case["start"] == "lr":
+        start = lr_start(data["z_lr"], data["noise"], alphas_cumprod()[-1])
+        # Two products and a sum in float32; the published alpha_bar is itself accumulated in float32.
+        assert (start - data["start"]).abs().max() <= 1e-6 * data["start"].std()

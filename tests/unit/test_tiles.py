@@ -1,0 +1,298 @@
+"""Tile layouts and the blending of tiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.tiles import (
+    BlendMode,
+    Tile,
+    TileLayout,
+    add_tile,
+    blend_weights,
+    latent_tile,
+    plan_tiles,
+)
+from torch import Tensor
+
+MODES = st.sampled_from(["gaussian", "reference"])
+BOTH = pytest.mark.parametrize("mode", ["gaussian", "reference"])
+SIDES = st.integers(1, 90)
+
+
+@st.composite
+def tile_sizes(draw: st.DrawFn) -> tuple[int, int]:
+    """Draw a tile and any overlap that it allows."""
+    tile = draw(st.integers(1, 40))
+    return tile, draw(st.integers(0, tile - 1))
+
+
+def planned(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> TileLayout:
+    """Plan a layout of few enough tiles for a quick test."""
+    tile, overlap = sizes
+    assume(mode == "gaussian" or overlap < min(tile, height, width) or height * width <= tile * tile)
+    layout = plan_tiles(height, width, tile, overlap, mode)
+    assume(len(layout.rows) * len(layout.columns) <= 300)
+    return layout
+
+
+def blended(layout: TileLayout, predictions: list[Tensor]) -> Tensor:
+    canvas = torch.zeros((*predictions[0].shape[:2], layout.height, layout.width))
+    for tile, prediction, weight in zip(layout.tiles, predictions, blend_weights(layout), strict=True):
+        add_tile(canvas, tile, prediction, weight)
+    return canvas
+
+
+def per_tile(layout: TileLayout, seed: int = 0) -> list[Tensor]:
+    """Make one random prediction per tile, [2, 4, h, w]."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, 4, tile.height, tile.width, generator=generator) for tile in layout.tiles]
+
+
+@settings(max_examples=150, deadline=None)
+@given(height=SIDES, width=SIDES, sizes=tile_sizes(), mode=MODES)
+def test_layout(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> None:
+    layout = planned(height, width, sizes, mode)
+    covered = torch.zeros(height, width, dtype=torch.int64)
+    for tile in layout.tiles:
+        covered[tile.slices()] += 1
+        assert covered[tile.slices()].shape == (layout.tile_height, layout.tile_width)
+    assert covered.min() >= 1
+    assert len(set(layout.tiles)) == len(layout.tiles)
+    tile, overlap = sizes
+    for starts, side, length in (
+        (layout.rows, height, layout.tile_height),
+        (layout.columns, width, layout.tile_width),
+    ):
+        assert starts[0] == 0 and starts[-1] + length == side
+        strides = np.diff(starts)
+        assert ((strides >= 1) & (strides <= length - overlap)).all()
+        if mode == "gaussian":
+            assert length == min(tile, side)
+            assert len(strides) == 0 or np.ptp(strides) <= 1
+            if length < side:
+                assert len(strides) == -(-(side - length) // (length - overlap)), "no tile too many"
+        else:
+            assert (strides[:-1] == length - overlap).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(height=SIDES, width=SIDES, sizes=tile_sizes(), mode=MODES)
+def test_weights_sum_to_one(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> None:
+    layout = planned(height, width, sizes, mode)
+    total = torch.zeros(height, width, dtype=torch.float64)
+    for tile, weight in zip(layout.tiles, blend_weights(layout), strict=True):
+        assert weight.dtype == torch.float32 and weight.min() >= 0
+        total[tile.slices()] += weight
+    # Each float32 weight is off by at most 6e-8 of itself.
+    assert (total - 1).abs().max() <= 1e-7
+
+
+@settings(max_examples=40, deadline=None)
+@given(height=SIDES, width=SIDES, sizes=tile_sizes(), mode=MODES, seed=st.integers(0, 2**31))
+def test_order_of_tiles_does_not_matter(
+    height: int, width: int, sizes: tuple[int, int], mode: BlendMode, seed: int
+) -> None:
+    layout = planned(height, width, sizes, mode)
+    predictions, weights = per_tile(layout, seed), blend_weights(layout)
+    shuffled = torch.zeros(2, 4, height, width)
+    for i in np.random.default_rng(seed).permutation(len(weights)):
+        add_tile(shuffled, layout.tiles[i], predictions[i], weights[i])
+    torch.testing.assert_close(shuffled, blended(layout, predictions), atol=1e-5, rtol=0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(height=SIDES, width=SIDES, extra=st.integers(0, 50), mode=MODES)
+def test_a_tile_as_large_as_the_canvas_changes_nothing(height: int, width: int, extra: int, mode: BlendMode) -> None:
+    layout = plan_tiles(height, width, max(height, width) + extra, 0, mode)
+    assert layout.tiles == (Tile(0, 0, height, width),)
+    prediction = per_tile(layout)
+    assert torch.equal(blended(layout, prediction), prediction[0])
+
+
+@BOTH
+@pytest.mark.parametrize("size", [(64, 1280), (1280, 64), (96, 1920), (1920, 96)])
+def test_panoramas_of_one_to_twenty(size: tuple[int, int], mode: BlendMode) -> None:
+    layout = plan_tiles(*size, 96, 16, mode)
+    assert {min(tile.height, tile.width) for tile in layout.tiles} == {min(size)}
+    canvas = blended(layout, [torch.ones(1, 4, tile.height, tile.width) for tile in layout.tiles])
+    torch.testing.assert_close(canvas, torch.ones(1, 4, *size))
+
+
+def published_boxes(height: int, width: int, tile: int, overlap: int) -> list[tuple[int, int, int, int]]:
+    """Lay tiles as the published code is described to: square, in a grid that is counted first."""
+    if height * width <= tile * tile:
+        return [(0, 0, height, width)]
+    tile = min(tile, height, width)
+    starts = []
+    for side in (height, width):
+        count = reached = 0
+        while reached < side:
+            reached = count * (tile - overlap) + tile
+            count += 1
+        starts.append([side - tile if i == count - 1 else i * (tile - overlap) for i in range(count)])
+    return [(y, x, tile, tile) for y in starts[0] for x in starts[1]]
+
+
+def published_blend(layout: TileLayout, predictions: list[Tensor]) -> Tensor:
+    """Add up predictions and windows over the canvas and divide once."""
+    result, contributed = np.zeros((2, layout.height, layout.width))
+    for tile, prediction in zip(layout.tiles, predictions, strict=True):
+        down = np.exp(-(((np.arange(tile.height) - tile.height / 2) / tile.height) ** 2) / 0.02)
+        across = np.exp(-(((np.arange(tile.width) - (tile.width - 1) / 2) / tile.width) ** 2) / 0.02)
+        window = np.outer(down, across) / (0.02 * np.pi)
+        result[tile.slices()] += prediction.numpy() * window
+        contributed[tile.slices()] += window
+    return torch.from_numpy(result / contributed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(height=SIDES, width=SIDES, sizes=tile_sizes())
+@example(height=8, width=18, sizes=(12, 4))  # no more cells than a square tile: not cut
+@example(height=8, width=19, sizes=(12, 4))
+def test_reference_mode_is_the_published_blend(height: int, width: int, sizes: tuple[int, int]) -> None:
+    layout = planned(height, width, sizes, "reference")
+    boxes = published_boxes(height, width, *sizes)
+    assert [(tile.y, tile.x, tile.height, tile.width) for tile in layout.tiles] == boxes
+    predictions = per_tile(layout)
+    expected = published_blend(layout, [prediction[0, 0] for prediction in predictions])
+    # A few float32 roundings of values up to 4.
+    assert (blended(layout, predictions)[0, 0] - expected).abs().max() <= 2e-6
+
+
+def largest_steps(layout: TileLayout, canvas: Tensor) -> tuple[float, float]:
+    """Return the largest step between cells across tile borders, and the largest anywhere else."""
+    across, inside = 0.0, 0.0
+    for dim, starts, length, side in (
+        (0, layout.rows, layout.tile_height, layout.height),
+        (1, layout.columns, layout.tile_width, layout.width),
+    ):
+        borders = torch.zeros(side + 1, dtype=torch.bool)
+        borders[[*starts, *(start + length for start in starts)]] = True
+        steps = canvas.diff(dim=dim).abs().amax(1 - dim)
+        for step, at_border in zip(steps.tolist(), borders[1:-1].tolist(), strict=True):
+            across, inside = (max(across, step), inside) if at_border else (across, max(inside, step))
+    return across, inside
+
+
+def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
+    """Blend a smooth slope to which the fake model adds an offset of each tile's own."""
+    ramp = slope * (torch.arange(layout.height).unsqueeze(1) + torch.arange(layout.width))
+    offsets = torch.rand(len(layout.tiles), generator=torch.Generator().manual_seed(seed))
+    tiles = [ramp[tile.slices()] + offset for tile, offset in zip(layout.tiles, offsets, strict=True)]
+    return blended(layout, [tile[None, None] for tile in tiles])[0, 0]
+
+
+def crossings_apart(starts: tuple[int, ...], length: int) -> bool:
+    """Tell whether every tile has ended before the next but one starts."""
+    return all(before + length <= after for before, after in zip(starts, starts[2:], strict=False))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    height=st.integers(20, 150),
+    width=st.integers(20, 150),
+    tile=st.integers(12, 60),
+    overlap=st.integers(4, 30),
+    slope=st.sampled_from([0.0, 0.001, 0.01, 0.1]),
+    seed=st.integers(0, 2**31),
+)
+def test_no_seam(height: int, width: int, tile: int, overlap: int, slope: float, seed: int) -> None:
+    assume(2 * overlap <= tile)
+    layout = plan_tiles(height, width, tile, overlap)
+    assume(crossings_apart(layout.rows, layout.tile_height))
+    assume(crossings_apart(layout.columns, layout.tile_width))
+    across, inside = largest_steps(layout, fake_prediction(layout, slope, seed))
+    assert across <= 1.05 * inside
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.001, 0.01])
+@pytest.mark.parametrize(
+    ("size", "tile", "overlap"),
+    [((256, 256), 96, 16), ((135, 240), 96, 16), ((128, 128), 96, 4), ((300, 96), 96, 32), ((20, 28), 12, 4)],
+)
+def test_no_seam_at_common_sizes(size: tuple[int, int], tile: int, overlap: int, slope: float) -> None:
+    for seed in range(5):
+        layout = plan_tiles(*size, tile, overlap)
+        across, inside = largest_steps(layout, fake_prediction(layout, slope, seed))
+        assert across <= 1.05 * inside
+
+
+@settings(max_examples=100, deadline=None)
+@given(height=SIDES, width=SIDES, tile=st.integers(8, 40), overlap=st.integers(4, 39))
+def test_tiles_fade_out_before_they_end(height: int, width: int, tile: int, overlap: int) -> None:
+    assume(overlap < tile)
+    layout = planned(height, width, (tile, overlap), "gaussian")
+    for place, weight in zip(layout.tiles, blend_weights(layout), strict=True):
+        rows, columns = weight.amax(1), weight.amax(0)
+        for line, first, end, side in (
+            (rows, place.y, place.y + place.height, height),
+            (columns, place.x, place.x + place.width, width),
+        ):
+            assert first == 0 or line[0] <= 0.05 * line.max()
+            assert end == side or line[-1] <= 0.05 * line.max()
+
+
+def test_a_tile_keeps_full_weight_where_it_is_alone() -> None:
+    first, last = blend_weights(plan_tiles(8, 50, 30, 10))
+    assert (first[:, :20] == 1).all() and (last[:, 10:] == 1).all()
+    torch.testing.assert_close(first, last.flip(1))
+
+
+def test_fade_is_a_gaussian_of_three_deviations_to_each_side() -> None:
+    first, last = blend_weights(plan_tiles(4, 18, 10, 2))
+    # Two cells share six deviations: their centres lie 1.5 from the middle.
+    expected = torch.tensor([0.9331928, 0.0668072])
+    torch.testing.assert_close(first[0, 8:], expected)
+    torch.testing.assert_close(last[0, :2], expected.flip(0))
+
+
+def test_without_overlap_tiles_stand_side_by_side() -> None:
+    assert all((weight == 1).all() for weight in blend_weights(plan_tiles(20, 30, 10, 0)))
+
+
+def test_tile_in_pixels() -> None:
+    assert Tile(3, 5, 12, 16).in_pixels() == Tile(24, 40, 96, 128)
+    assert Tile(3, 5, 12, 16).slices() == (slice(3, 15), slice(5, 21))
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "overlap_px", "latent"),
+    [(768, 128, (96, 16)), (64, 0, (8, 0)), (1023, 129, (127, 16)), (64, 56, (8, 7))],
+)
+def test_latent_tile(tile_px: int, overlap_px: int, latent: tuple[int, int]) -> None:
+    assert latent_tile(tile_px, overlap_px) == latent
+
+
+@pytest.mark.parametrize(
+    ("tile_px", "overlap_px", "message"),
+    [
+        (63, 0, "tile_px is 63"),
+        (512, 512, "overlap_px is 512 with tile_px 512: give 0 to 504"),
+        (71, 70, "overlap_px is 70 with tile_px 71: give 0 to 56"),
+        (512, -1, "overlap_px is -1"),
+    ],
+)
+def test_impossible_tiles_in_pixels_are_refused(tile_px: int, overlap_px: int, message: str) -> None:
+    with pytest.raises(SeeSRError, match=message):
+        latent_tile(tile_px, overlap_px)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 10, 5, 0), "latent of 10x0"),
+        ((10, 0, 5, 0), "latent of 0x10"),
+        ((10, 10, 0, 0), "tiles of 0 cells"),
+        ((10, 10, 5, 5), "overlap of 5 cells does not fit tiles of 5: give 0 to 4"),
+        ((10, 10, 5, -1), "overlap of -1"),
+    ],
+)
+def test_impossible_layouts_are_refused(arguments: tuple[int, int, int, int], message: str, mode: BlendMode) -> None:
+    with pytest.raises(SeeSRError, match=message):
+        plan_tiles(*arguments, mode)

@@ -1,0 +1,133 @@
+"""The command ``upscale``: its settings, its files, its sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from PIL import Image
+from seesr_pack.seesr_modules.commands import upscale
+from seesr_pack.seesr_modules.errors import SeeSRError
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "photo.png"
+    Image.effect_noise((64, 64), 50).save(file)
+    return file
+
+
+def values(workflow: upscale.Workflow, class_type: str) -> dict[str, Any]:
+    (node,) = (node for node in workflow.values() if node["class_type"] == class_type)
+    return cast(dict[str, Any], node["inputs"])
+
+
+def load(photo: Path, *arguments: str) -> upscale.Workflow:
+    return upscale.load_workflow(upscale.parser().parse_args([str(photo), *arguments]))
+
+
+def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
+    workflow = load(photo, "--preset", "turbo", "--steps", "4", "--scale", "2.5", "--set", "SeeSR_TiledSampler.cfg=1.5")
+    sampler = values(workflow, "SeeSR_TiledSampler")
+    packaged = values(load(photo, "--preset", "turbo"), "SeeSR_TiledSampler")
+    assert (sampler["steps"], sampler["cfg"]) == (4, 1.5) != (packaged["steps"], packaged["cfg"])
+    assert {**sampler, "steps": packaged["steps"], "cfg": packaged["cfg"]} == packaged
+    assert values(workflow, "SeeSR_LREmbed")["upscale"] == 2.5
+    assert values(workflow, "CheckpointLoaderSimple")["ckpt_name"] == "sd_turbo.safetensors"
+
+
+@pytest.mark.parametrize("preset", upscale.PRESETS)
+def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
+    for class_type, name in (*upscale.OPTIONS.values(), *upscale.MODEL_FILES, ("LoadImage", "image")):
+        upscale.set_input(load(photo, "--preset", preset), (class_type, name), "value")
+
+
+def test_zero_is_a_value(photo: Path) -> None:
+    assert values(load(photo, "--cfg", "0"), "SeeSR_TiledSampler")["cfg"] == 0
+
+
+def test_set_reads_json_and_text(photo: Path) -> None:
+    dape = values(load(photo, "--set", "SeeSR_LoadDAPE.dape=none", "--set", "SeeSR_LoadDAPE.ram=[1]"), "SeeSR_LoadDAPE")
+    assert (dape["dape"], dape["ram"]) == ("none", [1])
+
+
+@pytest.mark.parametrize("setting", ["NoSuchNode.steps=1", "SeeSR_TiledSampler.stepz=1"])
+def test_unknown_setting_is_told(photo: Path, setting: str) -> None:
+    with pytest.raises(SeeSRError, match=setting.partition("=")[0]):
+        load(photo, "--set", setting)
+
+
+class Host:
+    """Stands for the host: what its lists offer, where its models lie."""
+
+    offered: tuple[str, ...] = ()
+
+    def choices(self, class_type: str, name: str) -> list[str]:
+        return list(self.offered)
+
+    def model_folder(self, kind: str) -> Path:
+        return Path("somewhere") / kind
+
+
+def test_every_missing_model_is_told_at_once(photo: Path) -> None:
+    host, workflow = Host(), load(photo)
+    for (class_type, name), kind in upscale.MODEL_FILES.items():
+        values(workflow, class_type)[name] = f"{name}.pth"
+        host.offered += (f"{name}.pth",) if kind == "seesr" else ()
+    with pytest.raises(SeeSRError) as told:
+        upscale.check_models(cast(Any, host), workflow)
+    text = str(told.value)
+    assert "ckpt_name.pth" in text and "ram.pth" in text and "dape.pth" not in text
+    assert "python run.py download" in text
+    assert str(Path("somewhere", "rams")) in text and str(Path("somewhere", "seesr")) not in text
+    host.offered += ("ckpt_name.pth", "ram.pth")
+    upscale.check_models(cast(Any, host), workflow)
+
+
+def test_unreadable_photos_are_told(tmp_path: Path, photo: Path) -> None:
+    upscale.check_readable(photo)
+    cut, text = tmp_path / "cut.png", tmp_path / "text.jpg"
+    cut.write_bytes(photo.read_bytes()[:-2000])
+    text.write_text("no picture")
+    for bad in (cut, text):
+        with pytest.raises(SeeSRError, match=f"{bad.name} is not a picture that can be read"):
+            upscale.check_readable(bad)
+
+
+def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    photo = Path("in", "old photo.jpg")
+    made = []
+    for _ in range(3):
+        made.append(upscale.output_path(photo, None))
+        made[-1].touch()
+    assert [str(path) for path in made] == ["old photo_seesr.png", "old photo_seesr_2.png", "old photo_seesr_3.png"]
+    assert upscale.output_path(photo, Path("new.png")) == Path("new.png")
+    assert upscale.output_path(photo, Path("old photo_seesr.png")) == Path("old photo_seesr_4.png")
+    assert upscale.output_path(photo, tmp_path) == tmp_path / "old photo_seesr_4.png"
+
+
+@pytest.mark.parametrize(
+    ("photos", "output", "told"),
+    [
+        (2, "one.png", "is not a folder"),
+        (1, "one.foo", "names no picture format"),
+        (1, "one", "names no picture format"),
+    ],
+)
+def test_unfit_output_is_told_first(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], photos: int, output: str, told: str
+) -> None:
+    assert upscale.main([*[str(photo)] * photos, "--output", str(tmp_path / output)]) == 2
+    assert told in capsys.readouterr().err
+    upscale.check_output(tmp_path, photos)
+    upscale.check_output(tmp_path / "one.JPG", 1)
+
+
+def test_result_is_written_in_the_format_asked_for(tmp_path: Path, photo: Path) -> None:
+    assert upscale._save(photo, tmp_path / "new" / "a.webp") == tmp_path / "new" / "a.webp"
+    with Image.open(tmp_path / "new" / "a.webp") as image:
+        assert image.format == "WEBP"
+    upscale._save(photo, tmp_path / "a.png")
+    assert (tmp_path / "a.png").exists() and not photo.exists()

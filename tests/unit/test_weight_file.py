@@ -1,0 +1,693 @@
+"""Weight files: what is read from good ones, in how much memory, and how bad ones are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import struct
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.weight_file import TensorInfo, open_weights, part, reader, torch_part
+
+TENSORS = {
+    "a.weight": torch.randn(5, 7, generator=torch.Generator().manual_seed(1)),
+    "a.bias": torch.arange(7, dtype=torch.float16),
+    "a.index": torch.tensor([70_001, 3]),
+    "b.mask": torch.tensor([True, False]),
+    "b.scale": torch.tensor(3.5, dtype=torch.bfloat16),
+    "b.none": torch.zeros(0, 4),
+}
+SAFETENSORS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{SAFETENSORS}.index.json"
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+
+
+def save(path: Path, tree: Any) -> Path:
+    """Write tensors in the format that the name asks for."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(tree, path)
+    else:
+        torch.save(tree, path, _use_new_zipfile_serialization="legacy" not in path.name)
+    return path
+
+
+def refused(path: Path, sentence: str) -> SeeSRError:
+    """Check that a file is refused with a sentence that names it."""
+    with pytest.raises(SeeSRError, match=sentence) as caught:
+        open_weights(path)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype
+        assert torch.equal(found[name], tensor), name
+
+
+formats = pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "legacy.pth"])
+
+
+# --- what is read ------------------------------------------------------------------------------------
+
+
+@formats
+def test_description(tmp_path: Path, name: str) -> None:
+    weights = open_weights(save(tmp_path / name, TENSORS))
+    assert weights.path == tmp_path / name
+    assert dict(weights) == {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in TENSORS.items()}
+    assert weights.shapes() == {name: tuple(tensor.shape) for name, tensor in TENSORS.items()}
+    assert weights.metadata == {}
+
+
+@formats
+def test_tensors_in_the_order_asked_for(tmp_path: Path, name: str) -> None:
+    weights = open_weights(save(tmp_path / name, TENSORS))
+    names = ["b.scale", "a.weight", "b.none", "a.index", "b.mask", "a.bias"]
+    assert_equal(dict(weights.tensors(names)), {name: TENSORS[name] for name in names})
+    with pytest.raises(KeyError, match=r"a\.missing"):
+        list(weights.tensors(["a.bias", "a.missing"]))
+
+
+@formats
+@pytest.mark.parametrize("step_bytes", [8, 24, 2**20])
+def test_casting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step_bytes: int) -> None:
+    monkeypatch.setattr(reader, "STEP_BYTES", step_bytes)
+    weights = open_weights(save(tmp_path / name, TENSORS))
+    expected = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in TENSORS.items()}
+    assert_equal(dict(weights.tensors(TENSORS, torch.float16)), expected)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
+def test_views_and_parameters_of_torch_files(tmp_path: Path, name: str) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    tree = {"turned": whole.t(), "row": whole[1], "whole": torch.nn.Parameter(whole)}
+    weights = open_weights(save(tmp_path / name, tree))
+    for dtype in (torch.float32, torch.float16):
+        found = dict(weights.tensors(weights, dtype))
+        assert_equal(found, {"turned": whole.t().to(dtype), "row": whole[1].to(dtype), "whole": whole.to(dtype)})
+        assert not found["whole"].requires_grad
+
+
+def test_metadata(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"from": "here"})
+    assert open_weights(tmp_path / "a.safetensors").metadata == {"from": "here"}
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64, torch.int8])
+def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {"a": torch.tensor([1.0, -2.0]).to(dtype)}
+    for name in ("a.safetensors", "a.pth"):
+        [(_, tensor)] = open_weights(save(tmp_path / name, tensors)).tensors(["a"])
+        assert tensor.dtype == dtype
+        assert tensor.float().tolist() == [1.0, -2.0]
+
+
+# --- wrappers ----------------------------------------------------------------------------------------
+
+INNER = {"x.weight": torch.ones(2), "y.weight": torch.zeros(3)}
+
+
+@pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict", "model", "module"])
+def test_wrappers(tmp_path: Path, wrapper: str) -> None:
+    prefixed = {f"{wrapper}.module.{name}": tensor for name, tensor in INNER.items()}
+    assert_same_inner(save(tmp_path / "a.safetensors", prefixed))
+    assert_same_inner(save(tmp_path / "a.pth", prefixed))
+    for name in ("a.pth", "legacy.pth"):
+        nested = {wrapper: {f"module.{name}": tensor for name, tensor in INNER.items()}, "epoch": 3}
+        assert_same_inner(save(tmp_path / name, nested))
+        assert_same_inner(save(tmp_path / name, {"state_dict": nested, "optimizer": {"lr": INNER}}))
+
+
+def assert_same_inner(path: Path) -> None:
+    weights = open_weights(path)
+    assert_equal(dict(weights.tensors(weights)), INNER)
+
+
+def test_averaged_parameters_are_preferred(tmp_path: Path) -> None:
+    weights = open_weights(save(tmp_path / "a.pth", {"params": {"x": torch.ones(2)}, "params_ema": INNER}))
+    assert_equal(dict(weights.tensors(weights)), INNER)
+
+
+def test_a_prefix_of_some_names_stays(tmp_path: Path) -> None:
+    tensors = {"model.x": torch.ones(1), "modelled.y": torch.ones(2)}
+    assert list(open_weights(save(tmp_path / "a.safetensors", tensors))) == list(tensors)
+
+
+def test_plain_data_beside_tensors_are_left_out(tmp_path: Path) -> None:
+    loop: list[Any] = [1, 2.0, "three", None, True, torch.float16, torch.Size([3])]
+    loop.append({"again": loop})
+    assert_same_inner(save(tmp_path / "a.pth", {**INNER, "config": loop, "step": 5}))
+
+
+@pytest.mark.parametrize(
+    ("tree", "sentence"),
+    [
+        ({"x": [torch.ones(1)]}, "under 'x' neither a tensor nor plain data: list"),
+        ({"x": {"y": torch.ones(1)}}, "under 'x' neither a tensor nor plain data: dict"),
+        ({3: torch.ones(1)}, "names a tensor '3', which is not a short text"),
+        ({"x" * 501: torch.ones(1)}, "names a tensor 'x{80}', which is not a short text"),
+        ({"params": INNER, "x": torch.ones(1)}, "both inside and beside 'params'"),
+        ({"params": {"params": {"params": {"params": INNER}}}}, "wraps its tensors more than 4 times"),
+        ([torch.ones(1)], "holds a list instead of named tensors"),
+        (torch.ones(1), "holds a Tensor instead of named tensors"),
+    ],
+)
+def test_trees_without_a_plain_state_dict(tmp_path: Path, tree: Any, sentence: str) -> None:
+    refused(save(tmp_path / "a.pth", tree), sentence)
+    refused(save(tmp_path / "legacy.pth", tree), sentence)
+
+
+# --- memory ------------------------------------------------------------------------------------------
+
+BIG_MIB = 192
+
+
+def save_big(path: Path) -> Path:
+    """Write a file of zeros (holes, for safetensors) with tensors of 8 MiB and one of 64."""
+    if path.suffix == ".pth":
+        torch.save({f"t{i}": torch.zeros(2**21) for i in range(16)} | {"big": torch.zeros(2**24)}, path)
+        return path
+    sizes = {f"t{i}": 2**21 for i in range(16)} | {"big": 2**24}
+    header, at = {}, 0
+    for name, count in sizes.items():
+        header[name] = {"dtype": "F32", "shape": [count], "data_offsets": [at, at + 4 * count]}
+        at += 4 * count
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
+    return path
+
+
+def mapped_mib() -> float:
+    """Memory of this process that is mapped from files and was touched."""
+    status = Path("/proc/self/status").read_text()
+    return sum(int(status.split(kind)[1].split()[0]) for kind in ("RssFile:", "RssShmem:")) / 1024
+
+
+@needs_linux
+@pytest.mark.parametrize("name", ["big.safetensors", "big.pth"])
+@pytest.mark.parametrize("use", ["cast", "copy"])
+def test_read_pages_are_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, use: str) -> None:
+    monkeypatch.setattr(reader, "STEP_BYTES", 16 * 2**20)
+    weights = open_weights(save_big(tmp_path / name))
+    before, most, seen = mapped_mib(), 0.0, 0
+    for _, tensor in weights.tensors(weights, torch.float16 if use == "cast" else None):
+        seen += tensor.clone().numel()
+        most = max(most, mapped_mib() - before)
+    assert seen * 4 == BIG_MIB * 2**20
+    # Steps of 16 MiB, one piece more, and the kernel's read-around; a view of the big tensor is whole.
+    assert most < (40 if use == "cast" else 100)
+    assert mapped_mib() - before < 100
+
+
+@needs_linux
+@pytest.mark.parametrize("name", ["big.safetensors", "big.pth"])
+def test_views_take_memory_once_read_and_share_a_mapping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(reader, "STEP_BYTES", 16 * 2**20)
+    path = save_big(tmp_path / name)
+    weights = open_weights(path)
+    before = mapped_mib()
+    views = dict(weights.tensors(weights))
+    assert mapped_mib() - before < 20
+    assert Path("/proc/self/maps").read_text().count(str(path)) <= 2  # one mapping, the start may differ
+    for view in views.values():
+        assert view.sum() == 0
+    assert BIG_MIB - 1 <= mapped_mib() - before < BIG_MIB + 20
+    views.clear()
+    del view
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
+def test_changing_a_view_leaves_the_file_alone(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, TENSORS)
+    content = path.read_bytes()
+    for _, tensor in open_weights(path).tensors(["a.weight", "a.bias"]):
+        tensor.zero_()
+    assert path.read_bytes() == content
+
+
+def test_opening_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = open_weights(save(tmp_path / "a.pth", TENSORS))
+    monkeypatch.setattr(torch, "load", None)
+    pending = weights.tensors(TENSORS)
+    with pytest.raises(SeeSRError):
+        next(pending)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "legacy.pth"])
+def test_a_file_that_changes_between_opening_and_reading(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, {"a": torch.ones(3)})
+    weights = open_weights(path)
+    path.unlink()
+    with pytest.raises(SeeSRError, match="cannot be read"):
+        list(weights.tensors(["a"]))
+    save(path, {"a": torch.ones(4)})
+    with pytest.raises(SeeSRError, match="was changed while it was being read"):
+        list(weights.tensors(["a"]))
+
+
+# --- what is no weight file --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf\n <!DOCTYPE html><title>Sign in</title>", "looks like a web page"),
+        (b"<html lang='en'>", "looks like a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "is a Git LFS pointer"),
+        (b"neither of them, but long enough for a header", "claims a header of|not written by torch.save"),
+    ],
+)
+def test_other_content(tmp_path: Path, suffix: str, content: bytes, sentence: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    refused(path, sentence)
+
+
+def test_other_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF")
+    refused(path, "use .safetensors or .pth")
+    error = refused(tmp_path / "gone.pth", r"cannot be read \(No such file")
+    assert isinstance(error.__cause__, FileNotFoundError)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes and devices in folders there")
+def test_pipes_and_devices(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    refused(tmp_path / "pipe.safetensors", "is not a regular file")
+    (tmp_path / "zero.pth").symlink_to("/dev/zero")
+    refused(tmp_path / "zero.pth", "is not a regular file")
+
+
+# --- safetensors -------------------------------------------------------------------------------------
+
+F32 = {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}
+
+
+def header_file(path: Path, header: Any, data: bytes = bytes(24)) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+    return path
+
+
+def test_a_header_made_here_is_good(tmp_path: Path) -> None:
+    weights = open_weights(header_file(tmp_path / "a.safetensors", {"t": F32}))
+    assert weights.shapes() == {"t": (2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("header", "sentence"),
+    [
+        ({"t": F32, "u": {**F32, "data_offsets": [0, 24]}}, "'u' overlaps the tensor before it"),
+        ({"t": F32, "u": {**F32, "data_offsets": [20, 44]}}, "'u' overlaps the tensor before it"),
+        ({"t": {**F32, "data_offsets": [8, 32]}}, "'t' leaves a gap"),
+        ({"t": {**F32, "shape": [2, 4], "data_offsets": [0, 32]}}, "is cut short: its tensors need 32 bytes"),
+        ({"t": {**F32, "shape": [2], "data_offsets": [0, 8]}}, "holds 16 bytes that belong to no tensor"),
+        ({}, "holds 24 bytes that belong to no tensor"),
+        ({"t": {**F32, "shape": [2, 2]}}, "has 24 bytes where its shape and dtype need 16"),
+        ({"t": {**F32, "dtype": "F16"}}, "has 24 bytes where its shape and dtype need 12"),
+        ({"t": {**F32, "data_offsets": [24, 0]}}, "has -24 bytes where"),
+        ({"t": {**F32, "dtype": "F4"}}, "dtype 'F4', which is not supported"),
+        ({"t": {**F32, "dtype": ["F32"]}}, "which is not supported"),
+        ({"t": {**F32, "shape": [-2, -3]}}, "an impossible shape"),
+        (
+            {"t": F32, "u": {**F32, "shape": [2**63, 0], "data_offsets": [24, 24]}},
+            "'u' has an impossible shape",
+        ),
+        ({"t": F32, "u": {**F32, "shape": [2**60, 0], "data_offsets": [24, 24]}}, "'u' has an impossible shape"),
+        ({"t": {**F32, "shape": [2.0, 3]}}, "an impossible shape"),
+        ({"t": {**F32, "shape": [True, 6]}}, "an impossible shape"),
+        ({"t": {**F32, "shape": [1] * 17}}, "an impossible shape"),
+        ({"t": {**F32, "data_offsets": [0, 10**4000]}}, "impossible data offsets"),
+        ({"t": {**F32, "data_offsets": [0]}}, "impossible data offsets"),
+        ({"t": {**F32, "data_offsets": [0, "24"]}}, "impossible data offsets"),
+        ({"t": {"dtype": "F32", "shape": [2, 3]}}, "the header entry of 't' is malformed"),
+        ({"t": {**F32, "file": "/etc/passwd"}}, "the header entry of 't' is malformed"),
+        ({"t": 3}, "the header entry of 't' is malformed"),
+        ({"t": F32, "__metadata__": {"a": 1}}, "metadata that is not text"),
+        ({"t": F32, "__metadata__": []}, "metadata that is not text"),
+        ({"t" * 501: F32}, "holds the endless name 't{80}'"),
+        ([F32], "does not describe its tensors in a JSON object"),
+        (b'{"t": {"dtype": "F32"}, "t": 0}', "names 't' twice"),
+        (b'{"t": {"dtype": "F32", "dtype": "F32"}}', "names 'dtype' twice"),
+        (b"[" * 100_000, "RecursionError"),
+        (b'{"t": ' + b"9" * 5000 + b"}", "Exceeds the limit|malformed"),
+        (b'{"t\xff": 3}', "UnicodeDecodeError"),
+        (b'{"t": ', "JSONDecodeError"),
+        (json.dumps({"\ud800": F32}).encode(), "SafetensorError"),
+    ],
+)
+def test_forged_headers(tmp_path: Path, header: Any, sentence: str) -> None:
+    refused(header_file(tmp_path / "a.safetensors", header), sentence)
+
+
+def test_causes_are_chained(tmp_path: Path) -> None:
+    error = refused(header_file(tmp_path / "a.safetensors", b"{"), "is no readable weight file")
+    assert isinstance(error.__cause__, json.JSONDecodeError)
+
+
+@pytest.mark.parametrize("claimed", [part.MAX_DESCRIPTION_BYTES + 1, 100_000_000, 2**64 - 1])
+def test_headers_of_absurd_size(tmp_path: Path, claimed: int) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(claimed.to_bytes(8, "little"))
+    with path.open("r+b") as file:
+        file.truncate(2**28)  # a hole: the size alone must not make it pass
+    refused(path, f"claims a header of {claimed} bytes")
+
+
+def test_a_truncated_file(tmp_path: Path) -> None:
+    for name in ("a.safetensors", "a.pth", "legacy.pth"):
+        path = save(tmp_path / name, TENSORS)
+        content = path.read_bytes()
+        for length in (*range(1, 64), *range(64, len(content), 97), len(content) - 1):
+            path.write_bytes(content[:length])
+            refused(
+                path, "is cut short" if name == "a.safetensors" else "is cut short|no readable weight file|not written"
+            )
+    refused(path, "is no readable weight file .*EOF")
+    (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes())
+    refused(tmp_path / "b.pth", "is cut short: the directory at its end is missing")
+
+
+# --- torch files -------------------------------------------------------------------------------------
+
+
+class Calls:
+    """Something that calls a function when an ordinary unpickler reads it."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.called = function, arguments
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return self.called
+
+
+@pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
+@pytest.mark.parametrize(
+    ("function", "arguments", "named"),
+    [
+        (os.mkdir, ("ran",), r"(posix|nt)\.mkdir"),
+        (exec, ("import os; os.mkdir('ran')",), r"(builtins|__builtin__)\.exec"),
+        (bytearray, (2**40,), r"(builtins|__builtin__)\.bytearray"),
+        (torch.zeros, (2**40,), r"(builtins|__builtin__)\.getattr"),
+        (torch.FloatTensor, (2**40,), r"torch\.FloatTensor"),
+    ],
+)
+def test_code_is_refused_and_not_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+    named: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / name, {**INNER, "epoch": Calls(function, *arguments)})
+    refused(path, rf"contains code \({named}\); refused")
+    with torch.serialization.safe_globals([function]):  # what the host allows does not count
+        refused(path, rf"contains code \({named}\); refused")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_torch_refuses_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch_part, "_DATA_GLOBALS", re.compile(".*"))
+    for name in ("a.pth", "legacy.pth"):
+        error = refused(save(tmp_path / name, {"epoch": Calls(os.mkdir, "ran")}), "UnpicklingError")
+        assert isinstance(error.__cause__, pickle.UnpicklingError)
+        assert "Weights only" not in str(error)  # torch's advice to read it all the same
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_in_a_newer_pickle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    torch.save({"epoch": Calls(os.mkdir, "ran")}, path, pickle_protocol=4)
+    refused(path, "contains code")
+
+
+def test_a_pickle_that_torch_did_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.pth").write_bytes(pickle.dumps(Calls(os.mkdir, "ran")))
+    refused(tmp_path / "a.pth", "was not written by torch.save")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tar_in_disguise_is_refused(tmp_path: Path) -> None:
+    # Old torch looks for a tar first, and reads its pickles freely; the name makes it pass for a pickle.
+    entry = tarfile.TarInfo("x" * 20)
+    block = bytearray(entry.tobuf(tarfile.USTAR_FORMAT))
+    start = save(tmp_path / "legacy.pth", INNER).read_bytes()[:15]
+    block[: len(start)] = start
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    (tmp_path / "a.pth").write_bytes(bytes(block) + bytes(1024))
+    assert tarfile.is_tarfile(tmp_path / "a.pth")
+    refused(tmp_path / "a.pth", "was not written by torch.save")
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes, int]]]) -> Path:
+    """Write the records of a torch archive again, each replaced by what `change` makes of it."""
+    with zipfile.ZipFile(path) as archive:
+        records = [(entry.filename, archive.read(entry)) for entry in archive.infolist()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records:
+            for new_name, new_content, method in change(name, content):
+                archive.writestr(new_name, new_content, method)
+    return path
+
+
+def test_a_rewritten_archive_is_good(tmp_path: Path) -> None:
+    path = rewrite(save(tmp_path / "a.pth", INNER), lambda name, content: [(name, content, zipfile.ZIP_STORED)])
+    assert_same_inner(path)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize(
+    ("record", "change", "sentence"),
+    [
+        ("data/0", lambda name, content: [(name, content, zipfile.ZIP_DEFLATED)], "compressed record 'a/data/0'"),
+        ("data.pkl", lambda name, content: [(name, content, zipfile.ZIP_BZIP2)], "compressed record 'a/data.pkl'"),
+        ("data/0", lambda name, content: [(name, content, 0)] * 2, "two records of one name"),
+        ("data/0", lambda name, content: [], "PytorchStreamReader"),
+        ("data/0", lambda name, content: [(name, content[:4], 0)], "are not in the file as described"),
+        ("data.pkl", lambda name, content: [("a/other.pkl", content, 0)], "not one that torch.save wrote"),
+        ("data.pkl", lambda name, content: [(name, content, 0), ("b/data.pkl", content, 0)], "not one that torch"),
+        ("data.pkl", lambda name, content: [(name, content[:40], 0)], "is no readable weight file"),
+        ("version", lambda name, content: [("a/constants.pkl", b"", 0)], r"contains code \(a TorchScript program"),
+        ("byteorder", lambda name, content: [(name, b"big", 0)], "not in little-endian byte order"),
+        ("data.pkl", lambda name, content: [(name, bytes(2**24 + 1), 0)], "description of more than"),
+    ],
+)
+def test_forged_archives(tmp_path: Path, record: str, change: Callable[..., Any], sentence: str) -> None:
+    path = save(tmp_path / "a.pth", INNER)
+    rewrite(path, lambda name, content: (change if name == f"a/{record}" else keep)(name, content))
+    refused(path, sentence)
+
+
+def keep(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
+    return [(name, content, zipfile.ZIP_STORED)]
+
+
+def test_an_archive_that_declares_more_than_it_holds(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.pth", INNER)
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\x01\x02")
+    content[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)
+    path.write_bytes(content)
+    refused(path, "declares more data than")
+
+
+def test_a_zip_directory_of_absurd_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    size = part.MAX_DESCRIPTION_BYTES + 1
+    with path.open("wb") as file:
+        file.write(b"PK\x03\x04")
+        file.seek(size)
+        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, size, 0, 0))
+    refused(path, "its directory is too large")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
+def test_tensors_larger_than_their_data(tmp_path: Path, name: str) -> None:
+    path = save(tmp_path / name, {"a": torch.zeros(2).expand(10**12, 2)})
+    refused(path, "tensor 'a' is larger than its data")
+
+
+def test_old_pickles_that_declare_more_than_they_hold(tmp_path: Path) -> None:
+    path = save(tmp_path / "legacy.pth", {"a": torch.zeros(77)})
+    content = path.read_bytes().replace(b"K\x4d", b"J" + struct.pack("<i", 10**6))
+    path.write_bytes(content)
+    refused(path, "is no readable weight file")  # where the data would be read
+    path = save(tmp_path / "legacy.pth", {"a": torch.zeros(77)})
+    content = path.read_bytes()
+    keys = content.rindex(b"\x80\x02", 0, len(content) - 8 - 4 * 77)
+    path.write_bytes(content[:keys] + pickle.dumps([], 2))
+    refused(path, "describes more data than the 0 bytes it holds")
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")])
+def test_tensors_of_other_kinds(tmp_path: Path, tensor: torch.Tensor) -> None:
+    refused(save(tmp_path / "a.pth", {"a": tensor}), r"contains code \(torch._utils._rebuild_")
+
+
+# --- folders -----------------------------------------------------------------------------------------
+
+
+def save_shards(folder: Path, **files: str) -> Path:
+    """Write two shards and their index, in which `files` replaces entries."""
+    save(folder / "one.safetensors", {"a": torch.ones(1), "b": torch.ones(2)})
+    save(folder / "two.safetensors", {"c": torch.ones(3)})
+    names = {"c": "two.safetensors", "a": "one.safetensors", "b": "one.safetensors", **files}
+    (folder / INDEX).write_text(json.dumps({"metadata": {"total_size": 24}, "weight_map": names}))
+    return folder
+
+
+def test_the_best_variant_of_a_folder_is_read(tmp_path: Path) -> None:
+    names = [
+        "diffusion_pytorch_model.fp16.bin",
+        "diffusion_pytorch_model.bin",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model-001.safetensors",
+    ]
+    for number, name in enumerate(names):
+        save(tmp_path / name, {f"only.{number}": torch.ones(1)})
+        (tmp_path / f"{name}.part").write_bytes(b"left over")
+        assert list(open_weights(tmp_path)) == [f"only.{number}"]
+    save_shards(tmp_path)
+    assert sorted(open_weights(tmp_path)) == ["a", "b", "c"]
+    save(tmp_path / SAFETENSORS, {"best": torch.ones(1)})
+    weights = open_weights(tmp_path)
+    assert list(weights) == ["best"]
+    assert weights.path == tmp_path
+
+
+def test_shards(tmp_path: Path) -> None:
+    weights = open_weights(save_shards(tmp_path))
+    found = dict(weights.tensors(["a", "c", "b"], torch.float16))
+    assert {name: (tensor.numel(), tensor.dtype) for name, tensor in found.items()} == {
+        "a": (1, torch.float16),
+        "c": (3, torch.float16),
+        "b": (2, torch.float16),
+    }
+
+
+def test_the_only_file_of_a_folder_is_meant_under_any_name(tmp_path: Path) -> None:
+    save(tmp_path / "model.safetensors", {"a": torch.ones(1)})
+    (tmp_path / "config.json").write_text("{}")
+    assert list(open_weights(tmp_path)) == ["a"]
+    save(tmp_path / "other.safetensors", {"a": torch.ones(1)})
+    refused(tmp_path, r"holds several weight files \(model.safetensors, other.safetensors\)")
+
+
+def test_a_folder_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    refused(tmp_path, "holds no weights; one of these is needed: diffusion_pytorch_model.safetensors")
+    (tmp_path / SAFETENSORS).mkdir()
+    refused(tmp_path / SAFETENSORS, "holds no weights")
+    refused(tmp_path, "is not a regular file")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x.safetensors", "/x.safetensors", "C:\\x.safetensors", "C:x.safetensors", "..\\x.safetensors",
+     "sub/x.safetensors", "..", "", "x.bin", "x.safetensors\0", "x\n.safetensors", 3, None, ["x.safetensors"]],
+)  # fmt: skip
+def test_indexes_name_files_beside_them(tmp_path: Path, name: Any) -> None:
+    save(tmp_path / "x.safetensors", {"c": torch.ones(3)})
+    refused_index(save_shards(tmp_path / "model", c=name), "which is not a .safetensors file beside it")
+
+
+def refused_index(folder: Path, sentence: str) -> None:
+    with pytest.raises(SeeSRError, match=sentence) as caught:
+        open_weights(folder)
+    assert INDEX in str(caught.value)
+
+
+def test_indexes_that_do_not_fit_their_shards(tmp_path: Path) -> None:
+    refused_index(save_shards(tmp_path, d="one.safetensors"), "disagree on 1 tensors, first 'd'")
+    refused_index(save_shards(tmp_path, c="one.safetensors"), "disagree on 1 tensors, first 'c'")
+    (tmp_path / INDEX).write_text('{"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}}')
+    refused_index(tmp_path, "names 'a' twice")
+    for content in ("{}", '{"weight_map": {}}', '{"weight_map": ["a"]}'):
+        (tmp_path / INDEX).write_text(content)
+        refused_index(tmp_path, "has no weight_map")
+    (tmp_path / INDEX).write_text("<html>")
+    refused_index(tmp_path, "looks like a web page")
+    with (tmp_path / INDEX).open("r+b") as file:
+        file.write(b"{     ")
+        file.truncate(part.MAX_DESCRIPTION_BYTES + 1)
+    refused_index(tmp_path, "is larger than")
+    with pytest.raises(SeeSRError, match=r"three\.safetensors cannot be read \(No such file"):
+        open_weights(save_shards(tmp_path, c="three.safetensors"))
+
+
+def test_shards_that_repeat_a_name(tmp_path: Path) -> None:
+    save_shards(tmp_path)
+    save(tmp_path / "two.safetensors", {"c": torch.ones(3), "a": torch.ones(1)})
+    refused_index(tmp_path, "disagree on 1 tensors, first 'a'")
+
+
+@needs_links
+def test_links(tmp_path: Path) -> None:
+    real = save(tmp_path / "real.safetensors", INNER)
+    (tmp_path / "picked.safetensors").symlink_to(real)
+    assert_same_inner(tmp_path / "picked.safetensors")
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / SAFETENSORS).symlink_to(real)
+    refused(folder, "is a link out of its folder")
+    (folder / SAFETENSORS).unlink()
+    save(folder / "inside.safetensors", INNER)
+    (folder / SAFETENSORS).symlink_to("inside.safetensors")
+    assert_same_inner(folder)
+    (tmp_path / "picked").symlink_to(folder)
+    assert_same_inner(tmp_path / "picked")
+    (folder / SAFETENSORS).unlink()
+    (folder / SAFETENSORS).symlink_to(SAFETENSORS)
+    refused(folder, "cannot be read|is no readable")
+
+    shards = save_shards(tmp_path / "shards")
+    (shards / "two.safetensors").rename(tmp_path / "two.safetensors")
+    (shards / "two.safetensors").symlink_to("../two.safetensors")
+    with pytest.raises(SeeSRError, match=r"two\.safetensors is a link out of its folder"):
+        open_weights(shards)
+
+
+@needs_links
+def test_links_in_the_hugging_face_cache(tmp_path: Path) -> None:
+    cached = tmp_path / "models--someone--SeeSR"
+    folder = cached / "snapshots" / "abc" / "unet"
+    folder.mkdir(parents=True)
+    save(cached / "blobs" / "ff.safetensors", INNER).rename(cached / "blobs" / "ff")
+    (folder / SAFETENSORS).symlink_to("../../../blobs/ff")
+    assert_same_inner(folder)
+    assert_same_inner(folder / SAFETENSORS)
+    save(tmp_path / "models--other" / "a.safetensors", INNER)
+    (folder / SAFETENSORS).unlink()
+    (folder / SAFETENSORS).symlink_to("../../../../models--other/a.safetensors")
+    refused(folder, "is a link out of its folder")

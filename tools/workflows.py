@@ -1,0 +1,349 @@
+#!/usr/bin/env python3
+"""Write the shipped workflows: ``COMFYUI_PATH=DIR python tools/workflows.py``.
+
+``workflow_graphs.py`` says what is in them. Each becomes ``workflows/NAME.json``, which ComfyUI's page lists among
+its templates and opens, and ``workflows/api/NAME.json``, which its server runs. Names, order and defaults of the
+inputs come from the nodes themselves, so run this again after changing a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from workflow_graphs import GRAPHS, Graph
+
+ROOT = Path(__file__).resolve().parents[1]
+WORKFLOWS = ROOT / "workflows"
+ALIAS = "seesr_pack"
+EXTRAS = ("nodes_custom_sampler", "nodes_preview_any")  # modules of comfy_extras whose nodes the workflows use
+PACK_ID, HOST_ID = "seesr", "comfy-core"  # in the registry of nodes, for those who lack a node
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+# Geometry of the page, in its pixels. A node's position is that of its body, below the title; above the title the
+# page writes the pack's name.
+TITLE, ROW, WIDGET, TEXT_AREA = 30, 20, 24, 104
+GAP, MARGIN, GROUP_HEAD = 40, 20, 60
+NODE_WIDTH, TEXT_WIDTH, NOTE_WIDTH = 340, 420, 440
+NOTE_LINE, NOTE_LETTERS, NOTE_HEADING, NOTE_BREAK = 15, 75, 36, 12
+ROOM = {"LoadImage": 240, "SaveImage": 300, "PreviewImage": 300, "PreviewAny": 200, "SeeSR_Tagger": 130}  # for results
+
+
+class Input(NamedTuple):
+    """An input: a socket, or a widget that can be linked as well."""
+
+    name: str
+    type: str
+    options: Mapping[str, Any]
+
+    @property
+    def is_widget(self) -> bool:
+        """Whether a value can be set on the node."""
+        return self.type in WIDGETS and not self.options.get("forceInput")
+
+    @property
+    def companion(self) -> list[str]:
+        """The value of the widget that the page adds below this one, where it adds one."""
+        if self.options.get("control_after_generate"):
+            return ["fixed"]
+        return ["image"] if self.options.get("image_upload") else []
+
+    @property
+    def height(self) -> int:
+        """Height of the widget with its companion, or 0."""
+        if not self.is_widget:
+            return 0
+        return TEXT_AREA if self.options.get("multiline") else WIDGET * (1 + len(self.companion))
+
+
+class Output(NamedTuple):
+    """An output of a node."""
+
+    name: str
+    type: str
+
+
+class Definition(NamedTuple):
+    """What the host knows of a node class."""
+
+    title: str
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+
+
+class Link(NamedTuple):
+    """Where an input gets its value from."""
+
+    node: int
+    slot: int
+    type: str
+
+
+class Part(NamedTuple):
+    """A node of a workflow with all of its inputs: the widgets' values, and what is linked."""
+
+    id: int
+    type: str
+    title: str
+    definition: Definition
+    values: Mapping[str, Any]
+    links: Mapping[str, Link]
+
+    def link(self, name: str) -> Link:
+        """Return a link from the output of this name."""
+        for number, output in enumerate(self.definition.outputs):
+            if output.name == name:
+                return Link(self.id, number, output.type)
+        raise KeyError(f"{self.type} has no output {name}")
+
+
+# ------------------------------------------------------------------------------------- the host's nodes
+
+
+def host_nodes() -> dict[str, type]:
+    """Return the node classes of the host and of this pack."""
+    if "comfy" not in sys.modules:
+        sys.path.insert(0, os.environ["COMFYUI_PATH"])
+        from comfy.cli_args import args
+
+        args.cpu = True
+    import nodes
+
+    for module in EXTRAS:
+        file = Path(nodes.__file__).parent / "comfy_extras" / f"{module}.py"
+        asyncio.run(nodes.load_custom_node(str(file), module_parent="comfy_extras"))
+    return {**nodes.NODE_CLASS_MAPPINGS, **asyncio.run(_pack_nodes())}
+
+
+async def _pack_nodes() -> dict[str, type]:
+    if ALIAS not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            ALIAS, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+        )
+        assert spec is not None and spec.loader is not None
+        sys.modules[ALIAS] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[ALIAS])
+    extension = await sys.modules[ALIAS].comfy_entrypoint()
+    return {node.GET_SCHEMA().node_id: node for node in await extension.get_node_list()}
+
+
+def define(type_: str, node: Any) -> Definition:  # noqa: ANN401 - the host's classes have no common type
+    """Return what there is to know of a node class of either generation."""
+    import nodes
+
+    specs = node.INPUT_TYPES()
+    inputs = tuple(
+        Input(name, "COMBO" if isinstance(kind, list) else kind, options[0] if options else {})
+        for name, (kind, *options) in {**specs.get("required", {}), **specs.get("optional", {})}.items()
+    )
+    names = getattr(node, "RETURN_NAMES", None) or node.RETURN_TYPES
+    is_new = hasattr(node, "GET_SCHEMA")
+    title = node.GET_SCHEMA().display_name if is_new else nodes.NODE_DISPLAY_NAME_MAPPINGS.get(type_)
+    return Definition(title or type_, inputs, tuple(map(Output, names, node.RETURN_TYPES)))
+
+
+# ------------------------------------------------------------------------------------- the two formats
+
+
+def resolve(graph: Graph, host: Mapping[str, type]) -> dict[str, Part]:
+    """Return a graph's nodes in order, by their keys, with every input of theirs filled in.
+
+    Raises:
+        KeyError: it names an input, a node or an output that is not there, or leaves out an input without default.
+    """
+    parts: dict[str, Part] = {}
+    for key, node in (item for group in graph.groups.values() for item in group.items()):
+        definition = define(node.type, host[node.type])
+        if strange := node.inputs.keys() - {slot.name for slot in definition.inputs}:
+            raise KeyError(f"{graph.name}: {node.type} has no input {sorted(strange)}")
+        values, links = {}, {}
+        for slot in definition.inputs:
+            default = slot.options.get("default")
+            given = node.inputs.get(slot.name, default if slot.is_widget else None)
+            if given is None:
+                raise KeyError(f"{graph.name}: {node.type} needs its input {slot.name}")
+            if isinstance(given, tuple):
+                links[slot.name] = parts[given[0]].link(given[1])
+            if slot.is_widget:
+                values[slot.name] = default if slot.name in links else given
+        parts[key] = Part(len(parts) + 1, node.type, node.title or definition.title, definition, values, links)
+    return parts
+
+
+def api_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
+    """Return a graph as the server runs it."""
+    return {
+        str(part.id): {
+            "inputs": {**part.values, **{name: [str(link.node), link.slot] for name, link in part.links.items()}},
+            "class_type": part.type,
+            "_meta": {"title": part.title},
+        }
+        for part in resolve(graph, host).values()
+    }
+
+
+def editor_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
+    """Return a graph as the page opens it: a column for each group, and the note at the left."""
+    parts = resolve(graph, host)
+    ends = [
+        (link, part.id, number)
+        for part in parts.values()
+        for number, slot in enumerate(part.definition.inputs)
+        if (link := part.links.get(slot.name))
+    ]
+    links = [
+        [number, link.node, link.slot, target, slot, link.type] for number, (link, target, slot) in enumerate(ends, 1)
+    ]
+    boxes, groups = place(graph, parts)
+    note = {
+        "id": len(parts) + 1,
+        "type": "MarkdownNote",
+        "pos": [-NOTE_WIDTH - GAP, TITLE],
+        "size": [NOTE_WIDTH, note_height(graph.note)],
+        "flags": {},
+        "order": 0,
+        "mode": 0,
+        "inputs": [],
+        "outputs": [],
+        "title": "Read this first",
+        "properties": {},
+        "widgets_values": [graph.note],
+        "color": "#432",
+        "bgcolor": "#653",
+    }
+    return {
+        "revision": 0,
+        "last_node_id": note["id"],
+        "last_link_id": len(links),
+        "nodes": [note, *(editor_node(part, boxes[part.id], links) for part in parts.values())],
+        "links": links,
+        "groups": groups,
+        "config": {},
+        "extra": {},
+        "version": 0.4,
+    }
+
+
+def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]:
+    """Return a node as the page opens it; ``links`` are those of the whole workflow, in the page's format."""
+    slots, outputs = part.definition.inputs, part.definition.outputs
+    incoming = {slot: number for number, _, _, target, slot, _ in links if target == part.id}
+    outgoing = [[link[0] for link in links if link[1:3] == [part.id, number]] for number in range(len(outputs))]
+    inputs = [
+        {
+            "name": slot.name,
+            "type": slot.type,
+            **({"widget": {"name": slot.name}} if slot.is_widget else {}),
+            "link": incoming.get(number),
+        }
+        for number, slot in enumerate(slots)
+    ]
+    if any(slot.options.get("image_upload") for slot in slots):
+        inputs.append({"name": "upload", "type": "IMAGEUPLOAD", "widget": {"name": "upload"}, "link": None})
+    models = [model for value in part.values.values() for model in published(value)]
+    return {
+        "id": part.id,
+        "type": part.type,
+        "pos": box[:2],
+        "size": box[2:],
+        "flags": {},
+        "order": part.id,
+        "mode": 0,
+        "inputs": inputs,
+        "outputs": [
+            {"name": output.name, "type": output.type, "links": numbers or None}
+            for output, numbers in zip(outputs, outgoing, strict=True)
+        ],
+        **({} if part.title == part.definition.title else {"title": part.title}),
+        "properties": {
+            "cnr_id": PACK_ID if part.type.startswith("SeeSR_") else HOST_ID,
+            "Node name for S&R": part.type,
+            **({"models": models} if models else {}),
+        },
+        "widgets_values": [
+            value for slot in slots if slot.is_widget for value in (part.values[slot.name], *slot.companion)
+        ],
+    }
+
+
+def published(value: object) -> Iterator[dict[str, str]]:
+    """Yield what the page wants to know of a model file, if ``value`` is the name of a published one."""
+    for file in importlib.import_module(f"{ALIAS}.seesr_modules.download.sources").CATALOGUE["all"]:
+        if file.path == value:
+            source = file.sources[0]
+            url = f"{source.page}/resolve/{source.revision}/{source.path}"
+            known = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}
+            yield {"name": file.path, "url": url, **known, "directory": file.kind}
+
+
+# ------------------------------------------------------------------------------------- places on the page
+
+
+def place(graph: Graph, parts: Mapping[str, Part]) -> tuple[dict[int, list[int]], list[dict[str, Any]]]:
+    """Return the nodes' boxes (id -> [x, y, width, height]), and the groups around them."""
+    boxes: dict[int, list[int]] = {}
+    groups: list[dict[str, Any]] = []
+    left = 0
+    for title, group in graph.groups.items():
+        width = max(width_of(parts[key]) for key in group)
+        top = GROUP_HEAD
+        for key in group:
+            boxes[parts[key].id] = [left + MARGIN, top + TITLE, width, height_of(parts[key])]
+            top += TITLE + height_of(parts[key]) + GAP
+        bounding = [left, 0, width + 2 * MARGIN, top - GAP + MARGIN]
+        look = {"color": "#3f789e", "font_size": 24, "flags": {}}
+        groups.append({"id": len(groups) + 1, "title": title, "bounding": bounding, **look})
+        left += bounding[2] + GAP
+    return boxes, groups
+
+
+def width_of(part: Part) -> int:
+    """Return the width of a node: more where text is written into it."""
+    return TEXT_WIDTH if any(slot.options.get("multiline") for slot in part.definition.inputs) else NODE_WIDTH
+
+
+def height_of(part: Part) -> int:
+    """Return the height of a node's body: its sockets, its widgets, and room for what it shows."""
+    inputs = part.definition.inputs
+    rows = max(sum(not slot.is_widget for slot in inputs), len(part.definition.outputs))
+    widgets = sum(slot.height for slot in inputs)
+    return rows * ROW + widgets + (14 if widgets else 6) + ROOM.get(part.type, 0)
+
+
+def note_height(text: str) -> int:
+    """Return about the height that a note needs."""
+    heights = (
+        NOTE_HEADING if line.startswith("#") else NOTE_LINE * -(-len(line) // NOTE_LETTERS) if line else NOTE_BREAK
+        for line in text.splitlines()
+    )
+    return sum(heights) + TITLE
+
+
+# ------------------------------------------------------------------------------------- the files
+
+
+def files(host: Mapping[str, type]) -> dict[Path, str]:
+    """Return every file of the workflows folder and what belongs into it."""
+    return {
+        WORKFLOWS / folder / f"{graph.name}.json": json.dumps(make(graph, host), indent=2, ensure_ascii=False) + "\n"
+        for graph in GRAPHS
+        for folder, make in (("", editor_format), ("api", api_format))
+    }
+
+
+def main() -> None:
+    """Write the files."""
+    for path, text in files(host_nodes()).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main()
