@@ -87,8 +87,8 @@ def image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPlace, ...]:
     """Read where image attention stands and how large it is, from published names and shapes.
 
     Raises:
-        SeeSRError: It stands where no SD2-type network has a transformer, or a tensor that tells its size is
-            missing or has another rank.
+        SeeSRError: It stands where no SD2-type network has a transformer, a tensor that tells its size is
+            missing or has another rank, or the blocks do not read the same soft prompt.
     """
     places = []
     for name in shapes:
@@ -107,6 +107,8 @@ def image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPlace, ...]:
                 context_dim=telling_shape(shapes, context, 2, "Image attention")[1],
             )
         )
+    if len({place.context_dim for place in places}) > 1:
+        raise SeeSRError("The image attentions read soft prompts of different widths: the file is not SeeSR's.")
     return tuple(sorted(places, key=lambda place: place.transformer))
 
 

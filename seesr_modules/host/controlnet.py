@@ -22,7 +22,11 @@ from ..config import (
     StemSizes,
     telling_shape,
 )
+from ..errors import SeeSRError
 from ..image_attention import SOFT_PROMPT_KEY, ImageAttention, attached, require_match
+
+RGB = 3
+"""Channels of a hint."""
 
 
 def image_attention_block(
@@ -141,6 +145,11 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         }
         require_match(places, widths, "its own ControlNet")
         stem = StemSizes.from_shapes(shapes)
+        if (stem.hint_channels, stem.out_channels) != (RGB, sizes.model_channels):
+            raise SeeSRError(
+                f"The ControlNet's pixel stem takes {stem.hint_channels} channels and gives {stem.out_channels}, where "
+                f"{RGB} and {sizes.model_channels} are needed: the file is not SeeSR's ControlNet."
+            )
         super().__init__(
             **sizes.host_config(),
             hint_channels=stem.hint_channels,

@@ -83,6 +83,11 @@ def test_every_controlnet_tensor_is_read(size: str) -> None:
         load_controlnet(Shapes({**shapes, "mystery.weight": (3,)}))
     with pytest.raises(SeeSRError, match=r"wrong shape: controlnet_mid_block\.bias \(3,\)"):
         load_controlnet(Shapes({**shapes, "controlnet_mid_block.bias": (3,)}))
+    with pytest.raises(SeeSRError, match="takes 4 channels"):
+        load_controlnet(Shapes({**shapes, "controlnet_cond_embedding.conv_in.weight": (16, 4, 3, 3)}))
+    key = "mid_block.image_attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    with pytest.raises(SeeSRError, match="soft prompts of different widths"):
+        load_controlnet(Shapes({**shapes, key: (shapes[key][0], 511)}))
 
 
 def test_the_base_model_takes_every_other_tensor_of_the_unet() -> None:
