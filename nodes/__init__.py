@@ -8,9 +8,11 @@ from ..seesr_modules.host import folders
 from .build_prompts import BuildPrompts
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
+from .degrade import Degrade
 from .guidance_interval import GuidanceInterval
 from .load_dape import LoadDape
 from .load_model import LoadModel
+from .load_nano import LoadNano
 from .lr_embed import LREmbed
 from .scheduler import Scheduler
 from .tagger import Tagger
@@ -32,6 +34,7 @@ class SeeSRExtension(ComfyExtension):
         return [
             LoadModel,
             LoadDape,
+            LoadNano,
             Tagger,
             BuildPrompts,
             LREmbed,
@@ -43,4 +46,5 @@ class SeeSRExtension(ComfyExtension):
             GuidanceInterval,
             VAEDecode,
             ColorFix,
+            Degrade,
         ]

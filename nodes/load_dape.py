@@ -8,6 +8,7 @@ from ..seesr_modules.host import folders
 from ..seesr_modules.host.model import WEIGHT_DTYPES
 from ..seesr_modules.host.sockets import DapeSocket, schema
 from ..seesr_modules.host.tagging import PLAIN_RAM, load_dape_named, missing_file
+from ..seesr_modules.packed import named_as_packed
 
 
 class LoadDape(io.ComfyNode):
@@ -16,7 +17,8 @@ class LoadDape(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        files = folders.tagger_choices()
+        rams = folders.ram_choices()
+        packed_is_there = bool(rams) and named_as_packed("dape", rams[0])
         return schema(
             "SeeSR_LoadDAPE",
             "Load DAPE",
@@ -25,12 +27,13 @@ class LoadDape(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ram",
-                    options=files,
+                    options=rams,
                     tooltip="The Recognize Anything weights, or a packed DAPE: a file in models/rams or models/seesr.",
                 ),
                 io.Combo.Input(
                     "dape",
-                    options=[*files, PLAIN_RAM],
+                    options=[*folders.dape_choices(), PLAIN_RAM],
+                    default=PLAIN_RAM if packed_is_there else None,
                     tooltip=(
                         "DAPE's LoRA. Beside a packed DAPE, which has it in already, choose none; beside RAM, "
                         "none tags with plain RAM, which degraded pictures mislead."

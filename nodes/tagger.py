@@ -71,5 +71,5 @@ class Tagger(io.ComfyNode):
         return io.NodeOutput(
             [join_tags(tags) for tags in found.tags],
             found.soft_prompt,
-            ui=shown(found.tags),
+            ui=shown(found.tags, dape.vocabulary),
         )

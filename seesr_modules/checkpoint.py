@@ -45,28 +45,6 @@ class TensorSource(Protocol):
         ...
 
 
-class Part:
-    """The tensors of a file under one prefix, which is stripped from their names."""
-
-    def __init__(self, source: TensorSource, prefix: str) -> None:
-        """Take ``prefix`` of ``source``."""
-        self._source = source
-        self._prefix = prefix
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name without prefix -> shape."""
-        return {
-            name.removeprefix(self._prefix): shape
-            for name, shape in self._source.shapes().items()
-            if name.startswith(self._prefix)
-        }
-
-    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield the named tensors, in ``dtype`` where one is given."""
-        for name, tensor in self._source.tensors((self._prefix + name for name in names), dtype):
-            yield name.removeprefix(self._prefix), tensor
-
-
 def is_packed(shapes: Shapes) -> bool:
     """Tell whether the names are those of a packed SeeSR."""
     return any(name.startswith(UNET_PREFIX) for name in shapes) and any(
@@ -165,9 +143,9 @@ def load_strict(
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     shapes = source.shapes()
-    missing = [name for name in wanted if name not in set(names.values())]
-    unexpected = [name for name, target in names.items() if target not in wanted]
     uses = Counter(names.values())
+    missing = [name for name in wanted if name not in uses]
+    unexpected = [name for name, target in names.items() if target not in wanted]
     repeated = [name for name, target in names.items() if uses[target] > 1]
     differing = [
         f"{name} {shapes[name]} instead of {wanted[target]}"

@@ -7,7 +7,8 @@ their published (diffusers) names, so a smaller or wider SeeSR loads through the
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import SeeSRError
@@ -27,6 +28,9 @@ NEGATIVE_QUALITY = "dotted, noise, blur, lowres, smooth"
 
 MAX_SIZE = 2**20
 """Above any width, number of classes or side of a picture that is taken from a file."""
+
+MAX_BLOCKS = 100
+"""Above any number of blocks in a row that is taken from a file."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -49,14 +53,18 @@ def telling_shape(shapes: Shapes, name: str, ndim: int, what: str) -> tuple[int,
     return shape
 
 
-def count_blocks(shapes: Shapes, prefix: str) -> int:
-    """Return how many of ``prefix0.``, ``prefix1.``, ... occur in a row at the start of names."""
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    found = {int(match[1]) for name in shapes if (match := pattern.match(name))}
-    count = 0
-    while count in found:
-        count += 1
-    return count
+def count_blocks(names: Sequence[str], prefix: str) -> int:
+    """Return how many of ``prefix0.``, ``prefix1.``, ... occur in a row at the start of names, which are sorted.
+
+    Raises:
+        SeeSRError: They are more than any network has.
+    """
+    for count in range(MAX_BLOCKS + 1):
+        start = f"{prefix}{count}."
+        at = bisect_left(names, start)
+        if at == len(names) or not names[at].startswith(start):
+            return count
+    raise SeeSRError(f"The weights hold more than {MAX_BLOCKS} blocks named {prefix}*: the file is damaged.")
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ def image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPlace, ...]:
         SeeSRError: It stands where no SD2-type network has a transformer, a tensor that tells its size is
             missing or has another rank, or the blocks do not read the same soft prompt.
     """
-    places = []
+    places, names = [], sorted(shapes)
     for name in shapes:
         if not name.endswith(".proj_in.weight") or ".image_attentions." not in name:
             continue
@@ -103,7 +111,7 @@ def image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPlace, ...]:
             ImageAttentionPlace(
                 transformer=prefix.replace("image_attentions", "attentions"),
                 channels=channels,
-                depth=count_blocks(shapes, f"{prefix}.transformer_blocks."),
+                depth=count_blocks(names, f"{prefix}.transformer_blocks."),
                 context_dim=telling_shape(shapes, context, 2, "Image attention")[1],
             )
         )
@@ -137,16 +145,17 @@ class EncoderSizes:
         def shape(name: str, ndim: int) -> tuple[int, ...]:
             return telling_shape(shapes, name, ndim, "The weights are not those of an SD2-type network")
 
+        names = sorted(shapes)
         model_channels, in_channels, _, _ = shape("conv_in.weight", 4)
-        levels = max(1, count_blocks(shapes, "down_blocks."))
-        blocks = tuple(count_blocks(shapes, f"down_blocks.{i}.resnets.") for i in range(levels))
+        levels = max(1, count_blocks(names, "down_blocks."))
+        blocks = tuple(count_blocks(names, f"down_blocks.{i}.resnets.") for i in range(levels))
         widths = [shape(f"down_blocks.{i}.resnets.0.conv1.weight", 4)[0] for i in range(levels)]
         depth = tuple(
-            count_blocks(shapes, f"down_blocks.{i}.attentions.{n}.transformer_blocks.")
+            count_blocks(names, f"down_blocks.{i}.attentions.{n}.transformer_blocks.")
             for i in range(levels)
             for n in range(blocks[i])
         )
-        middle = count_blocks(shapes, "mid_block.attentions.0.transformer_blocks.")
+        middle = count_blocks(names, "mid_block.attentions.0.transformer_blocks.")
         context_dim = shape("mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight", 2)[1]
         if model_channels % HEAD_WIDTH or any(width % model_channels for width in widths):
             raise SeeSRError(
@@ -210,7 +219,7 @@ class StemSizes:
             return telling_shape(shapes, f"controlnet_cond_embedding.{name}.weight", 4, "The ControlNet's pixel stem")
 
         first, hint_channels, _, _ = shape("conv_in")
-        blocks = count_blocks(shapes, "controlnet_cond_embedding.blocks.")
+        blocks = count_blocks(sorted(shapes), "controlnet_cond_embedding.blocks.")
         widths = (first, *(shape(f"blocks.{i}")[0] for i in range(1, blocks, 2)))
         out_channels = shape("conv_out")[0]
         if 2 ** (len(widths) - 1) != LATENT_PX:

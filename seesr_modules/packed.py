@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
-from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, Part, TensorSource, describe, is_packed
+from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, TensorSource, describe, is_packed
 from .dape.tags import Vocabulary
 from .errors import SeeSRError
 from .weight_file import SUFFIXES, WeightFile, open_weights
@@ -28,6 +29,12 @@ _WHAT_FITS = "Choose a packed file, or a folder that holds unet and controlnet o
 
 DapeFiles = tuple[WeightFile, WeightFile | None]
 """The RAM file or a packed DAPE, and the DAPE file where one is needed."""
+
+
+def named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
+    """Tell whether a file is named as `run.py pack` names what it makes of a SeeSR or of a DAPE."""
+    file = Path(name)
+    return file.suffix == ".safetensors" and file.stem.startswith(f"{kind}_")
 
 
 def seesr_parts(folder: Path) -> tuple[Path, Path] | None:
@@ -52,7 +59,7 @@ def open_seesr(path: Path) -> tuple[TensorSource, TensorSource]:
     packed = open_weights(path)
     if not is_packed(packed.shapes()):
         raise SeeSRError(f"'{path.name}' is {describe(packed.shapes())}, not a packed SeeSR. {_WHAT_FITS}")
-    return Part(packed, UNET_PREFIX), Part(packed, CONTROLNET_PREFIX)
+    return packed.under(UNET_PREFIX), packed.under(CONTROLNET_PREFIX)
 
 
 def open_seesr_folder(folder: Path) -> tuple[WeightFile, WeightFile]:

@@ -17,7 +17,6 @@ import comfy.utils
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
-from seesr_pack.seesr_modules.host.base_model import SD2
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -43,7 +42,7 @@ def synthetic(golden: Path, name: str) -> dict[str, Tensor]:
 
 def tiny_clip(width: int = TEXT_WIDTH) -> comfy.sd.CLIP:
     """Build the host's SD2 text encoder with three narrow layers."""
-    target = SD2({}).clip_target()
+    target = comfy.supported_models.SD20({}).clip_target()
     target.params = {}
     sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}
     clip = comfy.sd.CLIP(target, model_options={"clip_h_model_config": sizes, "dtype": torch.float32})

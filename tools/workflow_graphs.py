@@ -1,6 +1,7 @@
 """The shipped workflows as data; ``workflows.py`` writes them as files.
 
-To add one, describe it here as a :class:`Graph`, or as a :func:`variant` of another, and put it into ``GRAPHS``.
+To add one, describe it here as a :class:`Graph`, or as a :func:`variant` of another, and put it into ``GRAPHS``; one
+that chains SeeSR with nodes of other kinds goes into ``workflow_chains.py``.
 What a node does not name keeps the node's own default.
 """
 
@@ -24,7 +25,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A workflow: the note beside it, and its groups (title -> nodes) from left to right."""
+    """A workflow: the note beside it, and its groups (title -> nodes) from left to right; the page numbers them."""
 
     name: str
     note: str
@@ -36,9 +37,23 @@ def node(type_: str, title: str | None = None, **inputs: Link | str | float | bo
     return Node(type_, inputs, title)
 
 
-def variant(base: Graph, name: str, note: str, groups: Mapping[str, Group] | None = None, **changed: Mapping) -> Graph:
-    """Return ``base`` with some groups replaced, and with other inputs in the nodes whose keys are given."""
-    merged = {**base.groups, **(groups or {})}
+def variant(
+    base: Graph,
+    name: str,
+    note: str,
+    groups: Mapping[str, Group] | None = None,
+    before: tuple[str, str, Group] | None = None,
+    **changed: Mapping,
+) -> Graph:
+    """Return ``base`` with some groups replaced, and with other inputs in the nodes whose keys are given.
+
+    ``before`` puts one more group in: in front of the first title, under the second.
+    """
+    merged: dict[str, Group] = {}
+    for title, group in {**base.groups, **(groups or {})}.items():
+        if before is not None and before[0] == title:
+            merged[before[1]] = before[2]
+        merged[title] = group
     if strange := changed.keys() - {key for group in merged.values() for key in group}:
         raise KeyError(f"{name} changes nodes that are not there: {sorted(strange)}")
     return Graph(
@@ -53,7 +68,7 @@ def variant(base: Graph, name: str, note: str, groups: Mapping[str, Group] | Non
     )
 
 
-LOAD, UNDERSTAND, PREPARE, RESTORE, SAVE = "1 Load", "2 Understand", "3 Prepare", "4 Restore", "5 Save and compare"
+LOAD, UNDERSTAND, PREPARE, RESTORE, SAVE = "Load", "Understand", "Prepare", "Restore", "Save and compare"
 
 WEIGHTS = """
 ## The models
@@ -151,9 +166,41 @@ SeeSR's guidance. These are the published settings.
                 height=("embed", "height"),
             ),
             "save": node("SaveImage", images=("fix", "image"), filename_prefix="SeeSR"),
-            "plain": node("PreviewImage", "Plain upscale, to compare", images=("embed", "hint")),
+            # Both in one preview, of one size: a click on a picture there, then flipping, shows what has changed.
+            "pair": node("ImageBatch", "Result and plain upscale", image1=("fix", "image"), image2=("embed", "hint")),
+            "compare": node("PreviewImage", "Compare: click, then flip", images=("pair", "IMAGE")),
         },
     },
+)
+
+NANO = variant(
+    UPSCALE,
+    "seesr_nano",
+    """# SeeSR nano
+The small model that comes with this node pack: nothing to download, and done within a minute even without a GPU. It \
+shows what each step does; for the quality of the paper take **seesr_upscale** or **seesr_balanced**, whose nodes are \
+the same behind other loaders.
+
+## First
+1. Choose your photo in **Load Image**: a small one, some 128 to 512 pixels wide.
+2. Run.
+
+## What to change
+- **LR Embed, upscale**: how much larger the result is.
+- **Tiled Sampler, steps**: 2 to 8 give more texture and less fidelity.
+- **DAPE Tagger**: click a tag to leave it out.
+- **SeeSR ControlNet Apply, strength**: 0 shows what the model paints without looking at the photo.
+""",
+    {
+        LOAD: {"nano": node("SeeSR_LoadNano"), "photo": UPSCALE.groups[LOAD]["photo"]},
+    },
+    tagger={"dape": ("nano", "dape")},
+    prompts={"clip": ("nano", "clip")},
+    embed={"vae": ("nano", "vae")},
+    apply={"model": ("nano", "model"), "seesr": ("nano", "seesr")},
+    sampler={"steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "sgm_uniform"},
+    decode={"vae": ("nano", "vae")},
+    fix={"method": "wavelet"},
 )
 
 BALANCED = variant(
@@ -267,40 +314,6 @@ as the soft prompt.
     prompts={"tags": "", "user_prompt": "portrait of an elderly man, grey beard, woollen coat, wrinkled skin"},
 )
 
-LORA = variant(
-    UPSCALE,
-    "seesr_lora",
-    """# SeeSR with a LoRA
-As **seesr_upscale**, with a LoRA on the base model: for a style, a face or a material that the base does not know.
-
-## First
-1. Get the models (below).
-2. Put a LoRA made for Stable Diffusion 2 into models/loras, press **R**, and choose it in **Load LoRA**.
-3. Choose your photo in **Load Image**.
-4. Name the LoRA's trigger word in **Build Prompts, user_prompt**.
-5. Run.
-
-## What to change
-- **Load LoRA, strength_model**: how much of it is used.
-- LoRAs for SD 1.5 or SDXL do not fit.
-"""
-    + WEIGHTS,
-    {
-        LOAD: {
-            "checkpoint": UPSCALE.groups[LOAD]["checkpoint"],
-            "lora": node(
-                "LoraLoader",
-                model=("checkpoint", "MODEL"),
-                clip=("checkpoint", "CLIP"),
-                lora_name="your_sd2_lora.safetensors",
-            ),
-            **{key: found for key, found in UPSCALE.groups[LOAD].items() if key != "checkpoint"},
-        },
-    },
-    prompts={"clip": ("lora", "CLIP")},
-    apply={"model": ("lora", "MODEL")},
-)
-
 HOST_SAMPLER = variant(
     UPSCALE,
     "seesr_host_sampler",
@@ -368,8 +381,8 @@ Names what is in a degraded photo, and nothing else: no Stable Diffusion is load
     {
         LOAD: {key: UPSCALE.groups[LOAD][key] for key in ("dape", "photo")},
         UNDERSTAND: {"tagger": UPSCALE.groups[UNDERSTAND]["tagger"]},
-        "3 Read": {"tags": node("PreviewAny", "Tags", source=("tagger", "tags"))},
+        "Read": {"tags": node("PreviewAny", "Tags", source=("tagger", "tags"))},
     },
 )
 
-GRAPHS = (UPSCALE, BALANCED, TURBO, LARGE_PHOTO, MANUAL_PROMPT, LORA, HOST_SAMPLER, DAPE_TAGGING)
+GRAPHS = (NANO, UPSCALE, BALANCED, TURBO, LARGE_PHOTO, MANUAL_PROMPT, HOST_SAMPLER, DAPE_TAGGING)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write the shipped workflows: ``COMFYUI_PATH=DIR python tools/workflows.py``.
 
-``workflow_graphs.py`` says what is in them. Each becomes ``workflows/NAME.json``, which ComfyUI's page lists among
-its templates and opens, and ``workflows/api/NAME.json``, which its server runs. Names, order and defaults of the
-inputs come from the nodes themselves, so run this again after changing a node.
+``workflow_graphs.py`` and ``workflow_chains.py`` say what is in them. Each becomes ``workflows/NAME.json``, which
+ComfyUI's page lists among its templates and opens, and ``workflows/api/NAME.json``, which its server runs. Names,
+order and defaults of the inputs come from the nodes themselves, so run this again after changing a node.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from workflow_chains import CHAINS
 from workflow_graphs import GRAPHS, Graph
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
 ALIAS = "seesr_pack"
-EXTRAS = ("nodes_custom_sampler", "nodes_preview_any")  # modules of comfy_extras whose nodes the workflows use
+# Modules of comfy_extras whose nodes the workflows use, without their prefix.
+EXTRAS = ("canny", "custom_sampler", "mask", "preview_any", "primitive", "string", "upscale_model")
 PACK_ID, HOST_ID = "seesr", "comfy-core"  # in the registry of nodes, for those who lack a node
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
@@ -117,7 +119,7 @@ def host_nodes() -> dict[str, type]:
     import nodes
 
     for module in EXTRAS:
-        file = Path(nodes.__file__).parent / "comfy_extras" / f"{module}.py"
+        file = Path(nodes.__file__).parent / "comfy_extras" / f"nodes_{module}.py"
         asyncio.run(nodes.load_custom_node(str(file), module_parent="comfy_extras"))
     return {**nodes.NODE_CLASS_MAPPINGS, **asyncio.run(_pack_nodes())}
 
@@ -172,7 +174,7 @@ def resolve(graph: Graph, host: Mapping[str, type]) -> dict[str, Part]:
             if isinstance(given, tuple):
                 links[slot.name] = parts[given[0]].link(given[1])
             if slot.is_widget:
-                values[slot.name] = default if slot.name in links else given
+                values[slot.name] = slot.options.get("default", "") if slot.name in links else given
         parts[key] = Part(len(parts) + 1, node.type, node.title or definition.title, definition, values, links)
     return parts
 
@@ -299,7 +301,8 @@ def place(graph: Graph, parts: Mapping[str, Part]) -> tuple[dict[int, list[int]]
             top += TITLE + height_of(parts[key]) + GAP
         bounding = [left, 0, width + 2 * MARGIN, top - GAP + MARGIN]
         look = {"color": "#3f789e", "font_size": 24, "flags": {}}
-        groups.append({"id": len(groups) + 1, "title": title, "bounding": bounding, **look})
+        number = len(groups) + 1
+        groups.append({"id": number, "title": f"{number} {title}", "bounding": bounding, **look})
         left += bounding[2] + GAP
     return boxes, groups
 
@@ -333,7 +336,7 @@ def files(host: Mapping[str, type]) -> dict[Path, str]:
     """Return every file of the workflows folder and what belongs into it."""
     return {
         WORKFLOWS / folder / f"{graph.name}.json": json.dumps(make(graph, host), indent=2, ensure_ascii=False) + "\n"
-        for graph in GRAPHS
+        for graph in (*GRAPHS, *CHAINS)
         for folder, make in (("", editor_format), ("api", api_format))
     }
 

@@ -1,5 +1,6 @@
 // DAPE Tagger's tags as chips: a click leaves a tag out, Shift-click or a right click pins it. A choice is written
-// into the node's own inputs `exclude` and `pin`, so it is saved with the workflow and works without this page.
+// into the node's own inputs `exclude` and `pin`, so it is saved with the workflow and works without this page. The
+// last chip shows the tags in the other language; that choice is saved as a property of the node.
 
 import { app } from "../../scripts/app.js";
 
@@ -7,12 +8,17 @@ const TEXTS = {
   en: {
     empty: "Tags appear here after a run.",
     hint: "Click: leave out or take back. Shift-click or right-click: pin or unpin.",
+    language: "Show the tags in the other language. What the node gives out stays as it is.",
   },
   zh: {
     empty: "运行后在此显示标签。",
     hint: "单击：排除或取消排除。按住 Shift 单击或右键单击：固定或取消固定。",
+    language: "用另一种语言显示标签。节点的输出不变。",
   },
 };
+
+const LANGUAGE = "seesr_tag_language"; // the property: english or chinese; without it, as the node gives them out
+const LANGUAGES = { english: "English", chinese: "中文" };
 
 const STYLE = `
 .seesr-tags { display: flex; flex-wrap: wrap; align-content: flex-start; gap: 4px; overflow-y: auto; font-size: 11px;
@@ -23,6 +29,7 @@ const STYLE = `
 .seesr-tags small { color: var(--descrip-text); font-size: inherit; }
 .seesr-tags .pin { border-color: var(--p-primary-color, currentColor); }
 .seesr-tags .pin::before { content: "★"; }
+.seesr-tags .language { border-style: dashed; color: var(--descrip-text); }
 .seesr-tags .exclude { text-decoration: line-through; opacity: 0.55; }
 `;
 
@@ -46,57 +53,87 @@ function isLinked(node, input) {
   return node.inputs?.some((slot) => slot.name === input && slot.link != null) ?? false;
 }
 
-/** Put `word` into one of the inputs `exclude` and `pin` and out of the other; out of both if it is there already. */
-function toggle(node, word, input) {
-  const other = input === "pin" ? "exclude" : "pin";
-  if (isLinked(node, input)) return;
-  const words = read(node, input);
-  app.canvas.emitBeforeChange(); // one step for undo
-  write(node, input, has(words, word) ? words.filter((known) => !same(known, word)) : [...words, word]);
-  if (has(read(node, other), word)) {
-    write(node, other, read(node, other).filter((known) => !same(known, word)));
-  }
+/** Every word that a tag {word, score, english, chinese} goes by. */
+const names = (tag) => [tag.word, tag.english, tag.chinese].filter(Boolean);
+const isAmong = (words, tag) => names(tag).some((name) => has(words, name));
+
+/** Do something to a node as one step for undo. */
+function change(node, act) {
+  app.canvas.emitBeforeChange();
+  act();
   app.canvas.emitAfterChange();
   node.graph?.setDirtyCanvas(true, true);
 }
 
-/** The highest score of each tag over the pictures of a batch: word -> score in 0..1. */
-function best(pictures) {
-  const scores = new Map();
-  for (const { word, score } of pictures.flat()) {
-    scores.set(word, Math.max(score, scores.get(word) ?? 0));
-  }
-  return scores;
+/** Put a tag into one of the inputs `exclude` and `pin` and out of the other; out of both if it is there already. */
+function toggle(node, tag, input) {
+  const other = input === "pin" ? "exclude" : "pin";
+  if (isLinked(node, input)) return;
+  const words = read(node, input);
+  const without = (list) => list.filter((word) => !has(names(tag), word));
+  change(node, () => {
+    write(node, input, isAmong(words, tag) ? without(words) : [...words, tag.word]);
+    if (isAmong(read(node, other), tag)) write(node, other, without(read(node, other)));
+  });
 }
 
-/** Fill `element` with the found tags and those that were left out or pinned. */
-function render(node, element, scores, texts) {
-  const marks = { exclude: read(node, "exclude"), pin: read(node, "pin") };
-  const words = [...scores.keys()];
-  for (const word of [...marks.pin, ...marks.exclude]) {
-    if (!has(words, word)) words.push(word);
+/** The tags of a batch of pictures, each once with its highest score. */
+function best(pictures) {
+  const tags = new Map();
+  for (const tag of pictures.flat()) {
+    if (!(tags.get(tag.word)?.score >= tag.score)) tags.set(tag.word, tag);
   }
-  const chips = words.map((word) => {
+  return [...tags.values()];
+}
+
+/** The language that the chips are in. */
+function language(node, tags) {
+  return node.properties[LANGUAGE] ?? (tags.some(({ word, chinese }) => word === chinese) ? "chinese" : "english");
+}
+
+/** Fill `element` with the found tags and those that were left out or pinned; `seen` has what earlier runs found. */
+function render(node, element, found, seen, texts) {
+  const marks = { exclude: read(node, "exclude"), pin: read(node, "pin") };
+  const tags = [...found];
+  for (const word of [...marks.pin, ...marks.exclude]) {
+    if (tags.some((tag) => has(names(tag), word))) continue;
+    const { score, ...known } = seen.find((tag) => has(names(tag), word)) ?? { word };
+    tags.push(known);
+  }
+  const chips = tags.map((tag) => {
     const chip = document.createElement("button");
     chip.type = "button";
-    chip.title = texts.hint;
-    chip.dataset.word = word;
-    chip.className = ["exclude", "pin"].find((input) => has(marks[input], word)) ?? "";
+    chip.title = [[...new Set(names(tag))].join(" · "), texts.hint].join("\n");
+    chip.dataset.word = tag.word;
+    chip.className = ["exclude", "pin"].find((input) => isAmong(marks[input], tag)) ?? "";
     chip.disabled = isLinked(node, "exclude") && isLinked(node, "pin");
-    chip.append(word);
-    if (scores.has(word)) {
+    chip.append(tag[node.properties[LANGUAGE]] ?? tag.word);
+    if (tag.score !== undefined) {
       const score = document.createElement("small");
-      score.textContent = scores.get(word).toFixed(2);
+      score.textContent = tag.score.toFixed(2);
       chip.append(score);
     }
-    chip.addEventListener("click", (event) => toggle(node, word, event.shiftKey ? "pin" : "exclude"));
+    chip.addEventListener("click", (event) => toggle(node, tag, event.shiftKey ? "pin" : "exclude"));
     chip.addEventListener("contextmenu", (event) => {
       event.preventDefault();
       event.stopPropagation();
-      toggle(node, word, "pin");
+      toggle(node, tag, "pin");
     });
     return chip;
   });
+  if (tags.some((tag) => tag.chinese)) {
+    const other = language(node, tags) === "english" ? "chinese" : "english";
+    const chip = document.createElement("button");
+    chip.type = "button";
+    chip.title = texts.language;
+    chip.className = "language";
+    chip.append(LANGUAGES[other]);
+    chip.addEventListener("click", () => {
+      change(node, () => node.setProperty(LANGUAGE, other));
+      render(node, element, found, seen, texts);
+    });
+    chips.push(chip);
+  }
   element.replaceChildren(...(chips.length ? chips : [texts.empty]));
 }
 
@@ -129,15 +166,17 @@ app.registerExtension({
     // The first keeps it out of the server's prompt, the second out of the saved workflow.
     node.addDOMWidget("tags", "seesr_tags", element, options).serialize = false;
 
-    let scores = new Map();
-    const update = () => render(node, element, scores, texts);
+    let found = [];
+    let seen = [];
+    const update = () => render(node, element, found, seen, texts);
     for (const input of ["exclude", "pin"]) {
       after(node.widgets.find((widget) => widget.name === input), "callback", update);
     }
     after(node, "onConfigure", update); // the widgets now hold what was saved
     after(node, "onConnectionsChange", update);
     after(node, "onExecuted", (output) => {
-      scores = best(output?.seesr_tags ?? []);
+      found = best(output?.seesr_tags ?? []);
+      seen = [...found, ...seen.filter((tag) => !found.some(({ word }) => word === tag.word))];
       update();
     });
     update();

@@ -1,4 +1,4 @@
-"""Upscale photos.
+"""Upscale photos, and put each beside a plain enlargement for comparison.
 
 A packaged workflow runs inside ComfyUI's own executor; the models are loaded once for all photos.
 """
@@ -12,9 +12,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..download.sources import Kind, missing_file_message
 from ..errors import SeeSRError
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from ..host.headless import HeadlessHost, Workflow
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
-PRESETS = {"published": "seesr_upscale.json", "balanced": "seesr_balanced.json", "turbo": "seesr_turbo.json"}
+PRESETS = {
+    "nano": "seesr_nano.json",
+    "published": "seesr_upscale.json",
+    "balanced": "seesr_balanced.json",
+    "turbo": "seesr_turbo.json",
+}
+ABOUT_NANO = (
+    "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base tags`, "
+    "then `python run.py upscale PHOTO --preset balanced`.\n"
+)
 
 Setting = tuple[str, str]  # a node class and the name of one of its inputs
 
@@ -45,6 +54,12 @@ MODEL_FILES: dict[Setting, Kind] = {
 }
 """The inputs that name a model file, and the model folder it belongs in."""
 
+PACKED: dict[Literal["seesr", "dape"], Setting] = {
+    "seesr": ("SeeSR_LoadModel", "seesr"),
+    "dape": ("SeeSR_LoadDAPE", "ram"),
+}
+"""Where the two files that `run.py pack` makes are chosen."""
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
@@ -57,7 +72,10 @@ def parser() -> argparse.ArgumentParser:
     add = command.add_argument
     add("photos", nargs="+", type=_photo, metavar="PHOTO", help="a picture file")
     add("--output", type=Path, metavar="FILE", help="the file to write, or a folder (PHOTO_seesr.png here)")
-    add("--preset", choices=PRESETS, default="published", help="the workflow to run (published)")
+    add("--preset", choices=PRESETS, default="nano", help="the workflow to run (nano)")
+    add(
+        "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"
+    )
     add("--scale", type=float, help="enlargement, 1 to 8 (4)")
     add("--steps", type=int, help="sampling steps; fewer are faster")
     add("--cfg", type=float, help="guidance; more gives more detail and less fidelity")
@@ -93,11 +111,16 @@ def main(arguments: Sequence[str]) -> int:
 
             flags = [*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])]
             host = HeadlessHost(flags, Path(scratch))
+            prefer_packed(host, workflow, set(dict(options.settings)))
             check_models(host, workflow)
         except SeeSRError as error:
             _say(f"{error}\n")
             return 2
-        results = [_upscale(host, workflow, photo, options.output) for photo in options.photos]
+        if options.preset == "nano":
+            _say(ABOUT_NANO)
+        results = [
+            _upscale(host, workflow, photo, options.output, not options.no_comparison) for photo in options.photos
+        ]
     return 0 if all(results) else 1
 
 
@@ -152,6 +175,22 @@ def check_readable(photo: Path) -> None:
         ) from error
 
 
+def prefer_packed(host: HeadlessHost, workflow: Workflow, chosen: Collection[Setting]) -> None:
+    """Load packed weights in place of the published files where they are there, but for loaders that were set."""
+    from ..host.tagging import PLAIN_RAM
+    from ..packed import named_as_packed
+
+    for kind, (class_type, name) in PACKED.items():
+        if class_type not in {node["class_type"] for node in workflow.values()}:
+            continue
+        packed = next((file for file in host.choices(class_type, name) if named_as_packed(kind, file)), None)
+        if packed is None or any(setting[0] == class_type for setting in chosen):
+            continue
+        set_input(workflow, (class_type, name), packed)
+        if kind == "dape":
+            set_input(workflow, ("SeeSR_LoadDAPE", "dape"), PLAIN_RAM)
+
+
 def check_models(host: HeadlessHost, workflow: Workflow) -> None:
     """Raise one SeeSRError that names every model file of the workflow that the host does not have."""
     missing = [
@@ -181,7 +220,7 @@ def output_path(photo: Path, output: Path | None) -> Path:
     return free_path(output)
 
 
-def _upscale(host: HeadlessHost, workflow: Workflow, photo: Path, output: Path | None) -> bool:
+def _upscale(host: HeadlessHost, workflow: Workflow, photo: Path, output: Path | None, compare: bool) -> bool:
     """Upscale one photo and say where the result is, or why there is none."""
 
     def show(title: str, done: float, steps: float) -> None:
@@ -194,7 +233,10 @@ def _upscale(host: HeadlessHost, workflow: Workflow, photo: Path, output: Path |
         set_input(workflow, ("LoadImage", "image"), copy.name)
         for result in host.run_workflow(workflow, show):
             _end_progress()
-            sys.stdout.write(f"{_save(result, output_path(photo, output))}\n")
+            path = _save(result, output_path(photo, output))
+            sys.stdout.write(f"{path}\n")
+            if compare:
+                sys.stdout.write(f"{_save_comparison(photo, path)}\n")
             sys.stdout.flush()
     except (SeeSRError, OSError) as error:
         _end_progress()
@@ -213,6 +255,20 @@ def _save(result: Path, path: Path) -> Path:
 
     with Image.open(result) as image:
         image.save(path, quality=95)
+    return path
+
+
+def _save_comparison(photo: Path, result: Path) -> Path:
+    """Write the photo, enlarged by bicubic interpolation, and the result side by side, beside the result."""
+    from PIL import Image, ImageOps
+
+    with Image.open(photo) as before, Image.open(result) as after:
+        enlarged = ImageOps.exif_transpose(before).convert("RGB").resize(after.size, Image.Resampling.BICUBIC)
+        both = Image.new("RGB", (2 * after.width, after.height))
+        both.paste(enlarged, (0, 0))
+        both.paste(after.convert("RGB"), (after.width, 0))
+    path = free_path(result.with_name(f"{result.stem}_compare.jpg"))
+    both.save(path, quality=95)
     return path
 
 

@@ -113,9 +113,9 @@ class DapeConfig:
         def shape(name: str, ndim: int) -> tuple[int, ...]:
             return telling_shape(shapes, name, ndim, "RAM weights")
 
-        swin = "visual_encoder"
+        swin, names = "visual_encoder", sorted(shapes)
         embed_dim, _, patch_size, _ = shape(f"{swin}.patch_embed.proj.weight", 4)
-        stages = max(1, count_blocks(shapes, f"{swin}.layers."))
+        stages = max(1, count_blocks(names, f"{swin}.layers."))
         tables = [shape(f"{swin}.layers.{i}.blocks.0.attn.relative_position_bias_table", 2) for i in range(stages)]
         windows = [(math.isqrt(length) + 1) // 2 for length, _ in tables]
         for stage, (length, _) in enumerate(tables):
@@ -124,7 +124,7 @@ class DapeConfig:
                     f"RAM weights: the position bias table of stage {stage} has {length} rows, "
                     "which is (2w-1)^2 for no window w."
                 )
-        head = next((name for name in TAG_HEAD_NAMES if count_blocks(shapes, f"{name}.encoder.layer.")), None)
+        head = next((name for name in TAG_HEAD_NAMES if count_blocks(names, f"{name}.encoder.layer.")), None)
         if head is None:
             raise SeeSRError("RAM weights: the tag head is missing, so the sizes cannot be read.")
         label_width = shape("label_embed", 2)[1]
@@ -134,7 +134,7 @@ class DapeConfig:
             image_size=_image_size(shapes, patch_size, windows),
             patch_size=patch_size,
             embed_dim=embed_dim,
-            depths=tuple(count_blocks(shapes, f"{swin}.layers.{i}.blocks.") for i in range(stages)),
+            depths=tuple(count_blocks(names, f"{swin}.layers.{i}.blocks.") for i in range(stages)),
             num_heads=tuple(heads for _, heads in tables),
             window_size=windows[0],
             mlp_ratio=first_mlp[0] // first_mlp[1],
@@ -143,9 +143,7 @@ class DapeConfig:
             label_width=label_width,
             tag_width=tag_width,
             tag_hidden=tag_hidden,
-            tag_layers=PUBLISHED_TAG_LAYERS
-            if head == "tag_encoder"
-            else count_blocks(shapes, f"{head}.encoder.layer."),
+            tag_layers=PUBLISHED_TAG_LAYERS if head == "tag_encoder" else count_blocks(names, f"{head}.encoder.layer."),
         )
 
 

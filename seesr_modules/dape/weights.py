@@ -19,7 +19,7 @@ from .lora import lora_delta, lora_shapes, lora_stems
 from .tagger import Dape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
@@ -40,6 +40,7 @@ def load_dape(
     dape: WeightFile | None = None,
     dtype: torch.dtype | None = None,
     operations: Operations = torch.nn,
+    on_tensor: Callable[[int, int], object] = lambda done, total: None,
 ) -> Dape:
     """Build the tagger from its files, on the CPU and frozen.
 
@@ -48,6 +49,7 @@ def load_dape(
         dape: As for :class:`DapeWeights`.
         dtype: As for :meth:`DapeWeights.tensors`.
         operations: As for :class:`.tagger.Dape`.
+        on_tensor: Called after each tensor with how many are read, and how many there are.
 
     Raises:
         SeeSRError: As :class:`DapeWeights`.
@@ -55,7 +57,11 @@ def load_dape(
     weights = DapeWeights(ram, dape)
     model = Dape(weights.config, operations, device="meta")
     model.requires_grad_(False).eval()
-    model.load_state_dict(dict(weights.tensors(dtype)), assign=True)
+    state = {}
+    for name, tensor in weights.tensors(dtype):
+        state[name] = tensor
+        on_tensor(len(state), len(weights.shapes))
+    model.load_state_dict(state, assign=True)
     return model
 
 
@@ -143,6 +149,13 @@ def published_name(parameter: str) -> str:
     """Return the published name of a parameter of the tagger."""
     stem = parameter.removesuffix(".weight")
     return stem if stem.endswith(TABLES) else parameter
+
+
+def size_telling_mask(config: DapeConfig) -> dict[str, Tensor]:
+    """Return the one derived tensor of a RAM file that tells the image size, which the weights do not."""
+    windows = (config.resolution(0) // config.window(0)) ** 2
+    patches = config.window(0) ** 2
+    return {"visual_encoder.layers.0.blocks.1.attn_mask": torch.zeros(windows, patches, patches)}
 
 
 def _name_in(file: WeightFile, parameter: str) -> str:

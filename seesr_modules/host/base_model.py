@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import comfy.latent_formats
 import comfy.model_base
 import comfy.supported_models
 import comfy.utils
@@ -21,16 +22,12 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 
-class SD2(comfy.supported_models.SD20):
-    """The host's SD2, predicting epsilon, at any sizes."""
-
-    def model_type(self, state_dict: Mapping[str, Tensor], prefix: str = "") -> comfy.model_base.ModelType:
-        """Return what the UNet predicts; the host would guess it from weights of the published width."""
-        return comfy.model_base.ModelType.EPS
-
-
 def base_model(
-    unet: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, compute_dtype: torch.dtype | None = None
+    unet: Mapping[str, Tensor],
+    dtype: torch.dtype = torch.float32,
+    compute_dtype: torch.dtype | None = None,
+    model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
+    latent_format: comfy.latent_formats.LatentFormat | None = None,
 ) -> ModelPatcher:
     """Build the host's MODEL; tensors that are in ``dtype`` already are taken over, not copied.
 
@@ -38,15 +35,18 @@ def base_model(
         unet: Weights in diffusers' layout; image attention in them is left out.
         dtype: Type to store in.
         compute_dtype: Type to compute in, where it is not ``dtype``.
+        model_type: What the UNet predicts; the host would guess it from weights of the published width.
+        latent_format: Of another autoencoder than Stable Diffusion's.
 
     Raises:
         SeeSRError: The weights are not those of an SD2-type UNet.
     """
     sizes = EncoderSizes.from_shapes({name: tuple(tensor.shape) for name, tensor in unet.items()})
     channels = {"out_channels": sizes.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
-    config = SD2({**sizes.host_config(), **channels})
+    config = comfy.supported_models.SD20({**sizes.host_config(), **channels})
     config.set_inference_dtype(dtype, compute_dtype)
-    model = config.get_model({}, "", device=torch.device("meta"))
+    config.latent_format = latent_format or config.latent_format
+    model = comfy.model_base.BaseModel(config, model_type=model_type, device=torch.device("meta"))
     names = comfy.utils.unet_to_diffusers(config.unet_config)
     weights = {path: unet[name].to(dtype) for name, path in names.items() if name in unet}
     model.diffusion_model.load_state_dict(weights, assign=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ..packed import seesr_parts
+from ..packed import named_as_packed, seesr_parts
 from ..weight_file import SUFFIXES
 
 SEESR = "seesr"
@@ -32,19 +32,32 @@ def roots(kind: str) -> list[Path]:
 
 
 def seesr_choices() -> list[str]:
-    """Return what Load SeeSR can load: packed files, and folders that hold ``unet`` and ``controlnet``."""
+    """Return what Load SeeSR can load: packed files, and folders that hold ``unet`` and ``controlnet``.
+
+    Packed files come first; the last are files under names that tell nothing.
+    """
     found = set()
     for root in roots(SEESR):
         for folder in {path.parent for path in root.glob("**/controlnet*")}:
             if seesr_parts(folder):
                 found.add(folder.relative_to(root).as_posix())
-    packed = [name for name in _weight_files(SEESR) if name.endswith(".safetensors")]
-    return [*sorted(found), *packed]
+    files = [name for name in _weight_files(SEESR) if name.endswith(".safetensors")]
+    packed = [name for name in files if named_as_packed("seesr", name)]
+    return list(dict.fromkeys([*packed, *sorted(found), *files]))
 
 
-def tagger_choices() -> list[str]:
-    """Return the files that may be a RAM or a DAPE, from ``models/rams`` and ``models/seesr``."""
-    return sorted(dict.fromkeys([*_weight_files(RAMS), *_weight_files(SEESR)]))
+def ram_choices() -> list[str]:
+    """Return the files that may be a RAM or a packed DAPE: packed ones first, then those of ``models/rams``."""
+    files = [*_weight_files(RAMS), *_weight_files(SEESR)]
+    packed = [name for name in files if named_as_packed("dape", name)]
+    return list(dict.fromkeys([*packed, *files]))
+
+
+def dape_choices() -> list[str]:
+    """Return the files that may be a DAPE: those of ``models/seesr`` first, packed ones last."""
+    files = [*_weight_files(SEESR), *_weight_files(RAMS)]
+    packed = [name for name in files if named_as_packed("dape", name)]
+    return list(dict.fromkeys([*(name for name in files if name not in packed), *packed]))
 
 
 def _weight_files(kind: str) -> list[str]:

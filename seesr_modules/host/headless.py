@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ Workflow = dict[str, dict[str, Any]]
 
 Progress = Callable[[str, float, float], None]
 """Called with a node's title, the steps done and all its steps; (title, 0, 0) as it starts."""
+
+CACHE_SIZES = {"lru": 0, "ram": 0, "ram_inactive": 0}
+"""What the host's caches may take, as far as it asks: a newer one asks for more than an older."""
 
 _PACK = Path(__file__).parents[2]
 
@@ -56,9 +60,8 @@ class HeadlessHost:
 
         self._nodes, self._execution, self._folder_paths = nodes, execution, folder_paths
         self._server = _Listener()
-        caches = {"lru": 0, "ram": 0}
         self._executor = execution.PromptExecutor(
-            self._server, cache_type=execution.CacheType.CLASSIC, cache_args=caches
+            self._server, cache_type=execution.CacheType.CLASSIC, cache_args=CACHE_SIZES
         )
         comfy.utils.PROGRESS_BAR_ENABLED = False
         comfy.utils.set_progress_bar_global_hook(self._server.step)
@@ -81,6 +84,7 @@ class HeadlessHost:
         Raises:
             WorkflowError: the host refuses the workflow, or a node raises.
         """
+        workflow = copy.deepcopy(workflow)  # the host notes in it which inputs have changed
         self._server.listen(workflow, progress)
         valid, error, outputs, node_errors = asyncio.run(self._execution.validate_prompt("headless", workflow, None))
         if not valid:

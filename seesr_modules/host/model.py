@@ -28,6 +28,7 @@ from ..image_attention import (
 from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet, transformer_paths
 from .device import cpu_is_fast_in_bfloat16
 from .patching import WRAPPER_KEY, Conditioning, patcher_for, replace_wrapper
+from .progress import Watched
 from .sampling import start_from_lr
 
 if TYPE_CHECKING:
@@ -83,12 +84,13 @@ def load_seesr(unet: TensorSource, controlnet: TensorSource, weight_dtype: str =
     stored, compute = storage_dtypes(weight_dtype)
     device = comfy.model_management.get_torch_device()
     names = unet_image_attention_names(unet.shapes())
+    bar = comfy.utils.ProgressBar(len(names) + len(controlnet.shapes()))
     network = ImageAttention(
         image_attention_places(unet.shapes()),
         lambda place: image_attention_block(place, stored, "meta", comfy.ops.manual_cast),
     )
-    load_strict(network, unet, {name: name for name in names}, stored, "SeeSR's image attention")
-    return SeeSRModel(patcher_for(network), load_controlnet(controlnet, stored, compute, device))
+    load_strict(network, Watched(unet, bar), {name: name for name in names}, stored, "SeeSR's image attention")
+    return SeeSRModel(patcher_for(network), load_controlnet(Watched(controlnet, bar), stored, compute, device))
 
 
 def apply_seesr(

@@ -1,4 +1,4 @@
-"""Small pieces of how this pack takes hold of the host's MODEL and CONDITIONING."""
+"""Small pieces of how this pack takes hold of the host, those first that differ from host to host."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
@@ -25,6 +26,23 @@ def patcher_for(network: nn.Module) -> ModelPatcher:
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+
+
+def free_memory(patcher: ModelPatcher | None, device: torch.device) -> float:
+    """Return the bytes that are free on ``device`` for the model of ``patcher``.
+
+    A newer host keeps models in memory as long as nobody needs it, and counts that as free when the patcher asks.
+    """
+    count = getattr(patcher, "get_free_memory", comfy.model_management.get_free_memory)
+    return count(device)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether a device's memory ran out; a newer host knows more errors that say so."""
+    recognise = getattr(comfy.model_management, "is_oom", None)
+    if recognise is not None:
+        return recognise(error)
+    return isinstance(error, comfy.model_management.OOM_EXCEPTION)
 
 
 def replace_wrapper(model: ModelPatcher, kind: str, wrapper: Callable[..., Any], key: str = WRAPPER_KEY) -> None:

@@ -97,7 +97,7 @@ def load_dape_path(ram: Path, dape: Path | None, weight_dtype: str) -> DapeModel
     """
     stored, compute = storage_dtypes("float16" if weight_dtype == "auto" else weight_dtype)
     files = open_dape(ram, dape)
-    network = load_dape(*files, stored, comfy.ops.manual_cast)
+    network = load_dape(*files, stored, comfy.ops.manual_cast, comfy.utils.ProgressBar(1).update_absolute)
     classes = network.config.num_classes
     vocabulary = packed_vocabulary(files, classes) or find_vocabulary(classes, [p.parent for p in (ram, dape) if p])
     return DapeModel(patcher_for(network), vocabulary, compute or stored)
@@ -161,8 +161,23 @@ def tag(
     return Tagging(soft_prompt, tags)
 
 
-def shown(tags: list[list[Tag]]) -> dict[str, Any]:
-    """Return what a node shows of its tags: a text with a line per image, and the same for ``web/seesr_tags.js``."""
+def shown(tags: list[list[Tag]], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return what a node shows of its tags: a text with a line per image, and the same for ``web/seesr_tags.js``.
+
+    There each tag comes with its words in both languages; the Chinese one is None where those were not read.
+    """
     lines = [", ".join(f"{tag.word} {tag.score:.2f}" for tag in row) for row in tags]
-    chips = [[{"word": tag.word, "score": round(tag.score, 4)} for tag in row] for row in tags]
+    chinese = vocabulary.chinese or [None] * len(vocabulary.english)
+    chips = [
+        [
+            {
+                "word": tag.word,
+                "score": round(tag.score, 4),
+                "english": vocabulary.english[tag.index],
+                "chinese": chinese[tag.index],
+            }
+            for tag in row
+        ]
+        for row in tags
+    ]
     return {"text": ["\n".join(lines)], "seesr_tags": chips}

@@ -9,20 +9,22 @@ level the one is linear in the other. Source: SeeSR's ``pipeline_seesr.py`` (mod
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import comfy.conds
 import comfy.model_management
 import comfy.utils
+import latent_preview
 import torch
 from comfy.patcher_extension import WrappersMP
+from PIL import Image
 from torch import Tensor
 
 from ..config import LATENT_PX
 from ..tiles import BlendMode, Tile, TileLayout, add_tile, blend_weights, plan_tiles
-from .patching import WRAPPER_KEY, replace_wrapper
+from .patching import WRAPPER_KEY, free_memory, is_out_of_memory, replace_wrapper
 from .tile_prompts import TILE_PROMPTS_KEY
 
 if TYPE_CHECKING:
@@ -36,9 +38,6 @@ TILINGS: tuple[Tiling, ...] = get_args(Tiling)
 
 MAX_AUTO_BATCH = 8
 """Tiles that are run at once at most where the number is left to free memory."""
-
-OUT_OF_MEMORY = getattr(comfy.model_management, "OOM_EXCEPTION", torch.OutOfMemoryError)
-"""What the host raises when a device's memory runs out."""
 
 Cond = dict[str, Any]
 
@@ -67,7 +66,8 @@ def tile_model(
             model.remove_wrappers_with_key(kind, WRAPPER_KEY)
         return model
     tiled = _TiledPrediction(tile, overlap, tile_batch, mode)
-    for kind, wrapper in zip(_KINDS, (tiled.outer_sample, tiled.prepare_sampling, tiled.calc_cond_batch), strict=True):
+    wrappers: list[Callable[..., Any]] = [tiled.outer_sample, tiled.prepare_sampling, tiled.calc_cond_batch]
+    for kind, wrapper in zip(_KINDS, wrappers, strict=True):
         replace_wrapper(model, kind, wrapper)
     return model
 
@@ -86,6 +86,7 @@ class _TiledPrediction:
         self.batch_limit = MAX_AUTO_BATCH if self.tile_batch == 0 else self.tile_batch
         self.weights: tuple[TileLayout, list[Tensor]] | None = None
         self.hints: dict[tuple[ControlBase, tuple[Tile, ...]], dict[str, Any]] = {}
+        self.preview: _Preview | None = None
 
     def layout(self, height: int, width: int) -> TileLayout:
         return plan_tiles(height, width, self.tile, self.overlap, self.mode)
@@ -133,6 +134,7 @@ class _TiledPrediction:
         controls = _controls(conds)
         blended = [torch.zeros_like(x) for _ in conds]
         progress = _Progress(model_options, timestep, len(tiles))
+        self.preview = self.preview or _Preview(model, x)
         size = self._batch_size(model, conds, x, layout)
         done = 0
         while done < len(tiles):
@@ -150,8 +152,8 @@ class _TiledPrediction:
                         *args,
                         **kwargs,
                     )
-            except OUT_OF_MEMORY:
-                if size == 1:
+            except RuntimeError as error:
+                if size == 1 or not is_out_of_memory(error):
                     raise
                 size = self.batch_limit = size // 2
                 logger.warning("Out of memory with %d tiles at once; going on with %d.", len(batch), size)
@@ -162,7 +164,7 @@ class _TiledPrediction:
                 for tile, part in zip(batch, prediction.chunk(len(batch)), strict=True):
                     add_tile(canvas, tile, part, shares[tile])
             done += len(batch)
-            progress.update(done)
+            progress.update(done, self.preview.add(batch, predicted[0]))
         return blended
 
     def _batch_size(self, model: Any, conds: list[list[Cond] | None], x: Tensor, layout: TileLayout) -> int:
@@ -172,7 +174,7 @@ class _TiledPrediction:
         if self.tile_batch or comfy.model_management.is_device_cpu(x.device):
             return min(self.batch_limit, max(self.tile_batch, 1))
         size = min(self.batch_limit, len(layout.tiles))
-        free = comfy.model_management.get_free_memory(x.device)
+        free = free_memory(model.current_patcher, x.device)
         shape = [x.shape[1], layout.tile_height, layout.tile_width]
         while size > 1 and model.memory_required([size * x.shape[0] * len(conds), *shape]) * 1.5 > free:
             size //= 2
@@ -277,17 +279,45 @@ class _Progress:
         self.tiles = tiles
         self.bar = comfy.utils.ProgressBar(self.steps * tiles)
 
-    def update(self, done: int) -> None:
-        self.bar.update_absolute(min(self.step, self.steps - 1) * self.tiles + done)
+    def update(self, done: int, preview: tuple | None) -> None:
+        self.bar.update_absolute(min(self.step, self.steps - 1) * self.tiles + done, preview=preview)
+
+
+class _Preview:
+    """The first picture of a run as its tiles have it so far, drawn by the host's previewer where that is on.
+
+    Between the host's own previews, one a step, it shows every tile as soon as it is predicted. Drawn are tiles alone,
+    so a preview costs the same on a canvas of any size.
+    """
+
+    def __init__(self, model: Any, x: Tensor) -> None:
+        self.previewer = latent_preview.get_previewer(x.device, model.latent_format)
+        self.height, self.width = x.shape[-2:]
+        self.canvas: Image.Image | None = None
+
+    def add(self, tiles: tuple[Tile, ...], predicted: Tensor) -> tuple | None:
+        """Put in the x0 [tiles * B, C, h, w] of some tiles; return what a progress bar shows."""
+        if self.previewer is None:
+            return None
+        for tile, part in zip(tiles, predicted.chunk(len(tiles)), strict=True):
+            kind, drawn, largest_side = self.previewer.decode_latent_to_preview_image("JPEG", part)
+            scale = drawn.width // tile.width  # 1, or 8 where a small decoder draws
+            if self.canvas is None:
+                self.canvas = Image.new("RGB", (self.width * scale, self.height * scale))
+            self.canvas.paste(drawn, (tile.x * scale, tile.y * scale))
+        return kind, self.canvas.copy(), largest_side  # the host encodes it later, beside the next tile
 
 
 def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:
-    """Return every ControlNet in the conds, each once, with all that are chained before it."""
+    """Return every ControlNet in the conds, each once, with all that are chained before it.
+
+    A newer host that runs on several devices keeps a clone for each further one.
+    """
     found: dict[Any, None] = {}
     for cond in (cond for group in conds for cond in group or []):
         control = cond.get("control")
         while control is not None:
-            found[control] = None
+            found.update(dict.fromkeys((control, *getattr(control, "multigpu_clones", {}).values())))
             control = control.previous_controlnet
     return list(found)
 

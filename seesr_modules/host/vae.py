@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import comfy.model_management
 from torch import Tensor
 
 from ..config import LATENT_PX
+from .patching import free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def decode(vae: Any, latent: Tensor) -> Tensor:
 
 def _tile_px(vae: Any, needed: Any, shape: Any, px_per_cell: int) -> int | None:
     """Return the largest tile that fits into free memory, None where the whole picture does."""
-    free = FREE_SHARE * comfy.model_management.get_free_memory(vae.device)
+    free = FREE_SHARE * free_memory(vae.patcher, vae.device)
     if needed((1, *shape[1:]), vae.vae_dtype) <= free:
         return None
     cells = [[min(tile // px_per_cell, side) for side in shape[-2:]] for tile in TILE_PX]

@@ -103,7 +103,12 @@ class SeeSRDenoiser(nn.Module):
         return denoiser
 
     @classmethod
-    def from_base(cls, unet: Mapping[str, Tensor]) -> SeeSRDenoiser:
+    def from_base(
+        cls,
+        unet: Mapping[str, Tensor],
+        stem_widths: tuple[int, ...] = STEM_WIDTHS,
+        soft_prompt_dim: int = SOFT_PROMPT_DIM,
+    ) -> SeeSRDenoiser:
         """Build for training from a base model's UNet; until trained, the result equals the base's.
 
         The ControlNet's encoder is a copy of the UNet's. Its residuals start at zero, and so does what every
@@ -111,6 +116,8 @@ class SeeSRDenoiser(nn.Module):
 
         Args:
             unet: state dict of SD2-base's UNet in the diffusers layout; copied, as float32.
+            stem_widths: widths of the ControlNet's pixel stem.
+            soft_prompt_dim: width of the soft prompt.
 
         Raises:
             SeeSRError: tensors are missing, unexpected or of the wrong shape; it is no base model.
@@ -118,7 +125,7 @@ class SeeSRDenoiser(nn.Module):
         shapes = _shapes(unet)
         if image_attention_places(shapes):
             raise SeeSRError("unet: it has image attention already: give a base model's UNet, such as SD2-base's.")
-        denoiser = cls(EncoderSizes.from_shapes(shapes))
+        denoiser = cls(EncoderSizes.from_shapes(shapes), stem_widths, soft_prompt_dim)
         for block in [*_text_blocks(denoiser.unet), *_text_blocks(denoiser.controlnet)]:
             for image in block.image_attentions:
                 nn.init.zeros_(image.proj_out.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -38,6 +39,15 @@ class WeightFile(Mapping[str, TensorInfo]):
                 owners[name] = part
         self._prefix = common_prefix(owners)
         self._owners = {name.removeprefix(self._prefix): part for name, part in owners.items()}
+
+    def under(self, prefix: str) -> WeightFile:
+        """Return the tensors whose names begin with ``prefix``, without it."""
+        part = copy.copy(self)
+        part._prefix = self._prefix + prefix
+        part._owners = {
+            name.removeprefix(prefix): owner for name, owner in self._owners.items() if name.startswith(prefix)
+        }
+        return part
 
     def __getitem__(self, name: str) -> TensorInfo:
         """Describe one tensor."""

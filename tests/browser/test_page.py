@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Locator, expect
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +66,7 @@ def chip(editor: Any, word: str) -> Locator:
 
 
 def chips(editor: Any) -> list[str]:
-    return editor.page.locator(".seesr-tags button").evaluate_all("all => all.map((one) => one.dataset.word)")
+    return editor.page.locator(".seesr-tags [data-word]").evaluate_all("all => all.map((one) => one.dataset.word)")
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
@@ -157,6 +160,8 @@ def test_a_choice_of_tags_is_saved_sent_and_undone(editor: Any) -> None:
     assert (editor.value("SeeSR_Tagger", "exclude"), editor.value("SeeSR_Tagger", "pin")) == (left_out, pinned)
     expect(chip(editor, left_out)).to_have_class("exclude")
     expect(chip(editor, pinned)).to_have_class("pin")
+    run(editor)
+    editor.picture("tags", editor.look_at("SeeSR_Tagger", 1.5))
 
 
 def test_words_typed_into_exclude_mark_the_chips(editor: Any) -> None:
@@ -171,6 +176,145 @@ def test_words_typed_into_exclude_mark_the_chips(editor: Any) -> None:
     assert editor.value("SeeSR_Tagger", "exclude") == f"own words, {second}"
 
 
+def test_the_chips_change_language_and_the_choice_is_saved(editor: Any) -> None:
+    open_small(editor, "dape_tagging")
+    run(editor)
+    word = tags(editor)[1]
+    expect(chip(editor, word)).to_have_text(re.compile(rf"^{word}0\.\d\d$"))
+    switch = editor.page.locator(".seesr-tags .language")
+    expect(switch).to_have_text("中文")
+    switch.click()
+    expect(switch).to_have_text("English")
+    expect(chip(editor, word)).to_have_text(re.compile(rf"^词-{word}0\.\d\d$"))
+    chip(editor, word).click()
+    assert editor.value("SeeSR_Tagger", "exclude") == word  # what the node is told stays in its own language
+    run(editor)
+    expect(chip(editor, word)).to_have_text(f"词-{word}")  # left out, and still known by both of its names
+
+    saved = editor.saved()
+    (tagger,) = (node for node in saved["nodes"] if node["type"] == "SeeSR_Tagger")
+    assert tagger["properties"]["seesr_tag_language"] == "chinese"
+    editor.start()
+    editor.open(saved)
+    run(editor)
+    expect(editor.page.locator(".seesr-tags .language")).to_have_text("English")
+    assert all(
+        text.startswith("词-") for text in editor.page.locator(".seesr-tags [data-word] >> nth=0").all_inner_texts()
+    )
+    editor.page.locator(".seesr-tags .language").click()
+    (tagger,) = (node for node in editor.saved()["nodes"] if node["type"] == "SeeSR_Tagger")
+    assert tagger["properties"]["seesr_tag_language"] == "english"
+
+
+def test_a_word_of_the_other_language_marks_its_chip(editor: Any) -> None:
+    open_small(editor, "dape_tagging")
+    run(editor)
+    first, second, *_ = tags(editor)
+    editor.set("SeeSR_Tagger", exclude=f"词-{first}", pin=f"词-{second}")
+    expect(chip(editor, first)).to_have_class("exclude")
+    expect(chip(editor, second)).to_have_class("pin")
+    chip(editor, first).click()
+    chip(editor, second).click(button="right")
+    assert (editor.value("SeeSR_Tagger", "exclude"), editor.value("SeeSR_Tagger", "pin")) == ("", "")
+
+
+def test_the_preview_holds_result_and_plain_upscale_at_one_size(editor: Any) -> None:
+    open_small(editor, "seesr_upscale")
+    run(editor)
+    sizes = """() => app.graph.nodes.find((node) => node.type === 'PreviewImage').imgs
+        ?.map((image) => [image.naturalWidth, image.naturalHeight])"""
+    editor.page.wait_for_function(f"() => ({sizes})()?.flat().every((side) => side > 0)")
+    assert editor.page.evaluate(sizes) == [[80, 48], [80, 48]]
+
+
+@pytest.fixture
+def templates(editor: Any) -> Iterator[Locator]:
+    """The open template browser, with the pack's workflows in it."""
+    editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = editor.page.locator('[aria-labelledby="global-workflow-template-selector"]')
+    dialog.get_by_role("textbox").first.fill("seesr_")
+    yield dialog
+    editor.start()
+
+
+def test_the_template_browser_shows_every_picture(editor: Any, templates: Locator) -> None:
+    for path in sorted(WORKFLOWS.glob("seesr_*.json")):
+        templates.get_by_role("heading", name=path.stem, exact=True).scroll_into_view_if_needed()
+        picture = templates.get_by_role("img", name=path.stem, exact=True)  # loaded when it is in view
+        expect(picture).to_have_js_property("naturalWidth", 512)
+    templates.get_by_role("heading", name="seesr_upscale", exact=True).scroll_into_view_if_needed()
+    editor.picture("templates", templates.bounding_box())
+
+
+def test_the_blueprint_is_found_added_and_runs(editor: Any) -> None:
+    editor.open({"nodes": [], "links": [], "last_node_id": 0, "last_link_id": 0, "version": 0.4})
+    editor.page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
+    search = editor.page.locator(".comfy-vue-node-search-container")
+    search.locator("input").first.fill("SeeSR Upscale")
+    search.locator("li", has_text="SeeSR Upscale").first.click()
+    editor.page.wait_for_function("() => app.graph.nodes.length === 1")
+    missing = """() => app.graph.nodes[0].subgraph.nodes
+        .filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"""
+    assert editor.page.evaluate(missing) == []
+    editor.picture("blueprint", editor.look_at("SeeSR Upscale", 1.0))
+    # A photo in front, a preview behind; small, and with the tiny models, as open_small does.
+    editor.page.evaluate(
+        """(small) => {
+            const [whole] = app.graph.nodes;
+            const inner = whole.subgraph.nodes;
+            for (const node of inner)
+                for (const [name, value] of Object.entries(small[node.type] ?? {}))
+                    node.widgets.find((widget) => widget.name === name).value = value;
+            for (const [name, value] of [["upscale", 2], ["steps", 2], ["seed", 7], ["user_prompt", "a hut"]])
+                whole.widgets.find((widget) => widget.name === name).value = value;
+            const photo = LiteGraph.createNode("LoadImage"), preview = LiteGraph.createNode("PreviewImage");
+            app.graph.add(photo);
+            app.graph.add(preview);
+            photo.connect(0, whole, 0);
+            whole.connect(0, preview, 0);
+        }""",
+        SMALL,
+    )
+    sent = editor.prompt()
+    by_type = {node["class_type"]: node["inputs"] for node in sent.values()}
+    assert len(sent) == 12
+    sampler = by_type["SeeSR_TiledSampler"]
+    assert (sampler["seed"], sampler["steps"], sampler["cfg"]) == (7, 2, 5.5)
+    assert (by_type["SeeSR_LREmbed"]["upscale"], by_type["SeeSR_BuildPrompts"]["user_prompt"]) == (2, "a hut")
+    assert by_type["SeeSR_Tagger"]["image"] == by_type["SeeSR_LREmbed"]["image"]
+    saved = editor.saved()
+    (definition,) = saved["definitions"]["subgraphs"]
+    for node in definition["nodes"]:
+        if node["type"] == "CheckpointLoaderSimple":
+            node["type"] = "TestCheckpoint"
+    editor.open(saved)
+    run(editor)
+    editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # shown where it is seen
+    shown = "() => app.graph.nodes.find((node) => node.type === 'PreviewImage').imgs?.[0]?.naturalWidth"
+    editor.page.wait_for_function(shown)
+    assert editor.page.evaluate(shown) == 2 * 40
+
+
+@pytest.mark.skipif(not os.environ.get("SEESR_PICTURES"), reason="SEESR_PICTURES is not set")
+def test_the_picture_of_the_workflow(editor: Any) -> None:
+    editor.page.set_viewport_size({"width": 2500, "height": 1300})  # the page writes no titles on a smaller graph
+    try:
+        editor.open(shipped("seesr_upscale"))
+        editor.set("LoadImage", image="icon.png")
+        editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        editor.picture("workflow", {"x": 290, "y": 215, "width": 1920, "height": 870})
+    finally:
+        editor.page.set_viewport_size({"width": 1900, "height": 1000})
+
+
+@pytest.mark.parametrize("name", ["workflow", "blueprint", "tags", "templates", "help"])
+def test_the_pictures_of_the_page_are_there_and_small(name: str) -> None:
+    path = ROOT / "docs" / f"{name}.jpg"
+    assert path.stat().st_size < 200_000
+    with Image.open(path) as image:
+        assert image.format == "JPEG" and min(image.size) > 200
+
+
 @pytest.mark.parametrize(("locale", "title"), [("en", "DAPE Tagger"), ("zh", "DAPE 标签反推")])
 def test_the_help_of_a_node_opens(editor: Any, locale: str, title: str) -> None:
     editor.page.evaluate("locale => app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
@@ -182,6 +326,9 @@ def test_the_help_of_a_node_opens(editor: Any, locale: str, title: str) -> None:
         )
         editor.page.get_by_test_id("info-button").click()
         expect(editor.page.locator(".node-help-content h1")).to_have_text(title)
+        if locale == "en":
+            editor.look_at("SeeSR_Tagger", 1.2)
+            editor.picture("help", {"x": 0, "y": 78, "width": 900, "height": 620})
     finally:
         editor.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
         editor.start()

@@ -27,7 +27,7 @@ class TestCheckpoint:
         # The builders know the pack by its name in the tests; the server named it after its path.
         entry = str(TESTS.parent / "__init__.py")
         files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
-        (pack,) = (name for name, file in files.items() if file and str(Path(file).resolve()) == entry)
+        pack = next(name for name, file in files.items() if file and str(Path(file).resolve()) == entry)
         sys.modules.setdefault("seesr_pack", sys.modules[pack])
         sys.path.append(str(TESTS))
         import builders

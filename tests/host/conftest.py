@@ -16,6 +16,7 @@ import seesr_pack
 from comfy_api.latest import io
 from scenes import Tiny
 from seesr_pack.seesr_modules.host.base_model import base_model
+from seesr_pack.seesr_modules.host.headless import CACHE_SIZES
 from seesr_pack.seesr_modules.host.loading import load_seesr_path
 
 Graph = dict[str, dict[str, Any]]
@@ -111,7 +112,7 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
                 details = [fault["details"] for node in faults.values() for fault in node["errors"]]
                 raise GraphError(f"{error['message']}: {'; '.join(details)}")
             executor = execution.PromptExecutor(
-                _Server(), cache_type=execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0}
+                _Server(), cache_type=execution.CacheType.CLASSIC, cache_args=CACHE_SIZES
             )
             executor.execute(prompt, "test", {}, outputs)
             errors = [data for event, data in executor.status_messages if event == "execution_error"]

@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import builders
+import comfy.utils
 import folder_paths
 import pytest
 import torch
 from safetensors.torch import save_file
+from seesr_pack.nodes.load_dape import LoadDape
+from seesr_pack.nodes.load_model import LoadModel
+from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import folders, loading_work
 from seesr_pack.seesr_modules.host.controlnet import parameter_names
@@ -109,6 +113,33 @@ def test_seesr_with_single_files_in_place_of_folders(tmp_path: Path, monkeypatch
     assert_seesr(load_seesr_path(folder, "float32"))
 
 
+def test_the_loaders_offer_packed_files_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new Load SeeSR and a new Load DAPE are set to the packed pair where it is, else to the published files."""
+    seesr, rams = tmp_path / "seesr", tmp_path / "rams"
+    for kind, folder in (("seesr", seesr), ("rams", rams)):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], {".pth", ".safetensors"}))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    published = ("seesr/SeeSR/unet/a.safetensors", "seesr/SeeSR/controlnet/a.safetensors", "seesr/DAPE.pth")
+    for name in (*published, "rams/ram_swin_large_14m.pth"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def offered(node: Any, name: str) -> tuple[list[str], str]:
+        _, options = node.INPUT_TYPES()["required"][name]
+        return options["options"], options.get("default", options["options"][0])
+
+    assert offered(LoadModel, "seesr") == (["SeeSR"], "SeeSR")
+    assert offered(LoadDape, "ram") == (["ram_swin_large_14m.pth", "DAPE.pth"], "ram_swin_large_14m.pth")
+    assert offered(LoadDape, "dape") == (["DAPE.pth", "ram_swin_large_14m.pth", "none"], "DAPE.pth")
+
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for name in ("seesr_fp16.safetensors", "dape_fp16.safetensors"):
+        (seesr / name).touch()
+    assert offered(LoadModel, "seesr")[0] == ["seesr_fp16.safetensors", "SeeSR", "dape_fp16.safetensors"]
+    assert offered(LoadDape, "ram")[1] == "dape_fp16.safetensors"
+    assert offered(LoadDape, "dape")[1] == "none"
+
+
 def test_seesr_of_image_attention_alone(tmp_path: Path) -> None:
     """What of the UNet is the base model's need not be there."""
     builders.save_seesr(tmp_path, {n: t for n, t in UNET.items() if ".image_attentions." in n}, CONTROLNET)
@@ -157,6 +188,13 @@ def test_wrong_networks_are_named(tmp_path: Path, unet: State, controlnet: State
     )
     with pytest.raises(SeeSRError, match=told):
         load_seesr_path(tmp_path, "float32")
+
+
+def test_a_file_of_endless_blocks_is_refused() -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in CONTROLNET.items()}
+    shapes |= {f"down_blocks.{i}.resnets.{i}.conv1.weight": (64, 64, 3, 3) for i in range(100_000)}
+    with pytest.raises(SeeSRError, match=r"more than 100 blocks named down_blocks\.\*"):
+        EncoderSizes.from_shapes(shapes)
 
 
 @pytest.mark.parametrize("state", [UNET, CONTROLNET, RAM, LORA], ids=["unet", "controlnet", "ram", "lora"])
@@ -257,6 +295,25 @@ def test_whole_merged_weights(tmp_path: Path, tagger: Path, expected: State) -> 
     whole = save(tmp_path, "whole.pth", {"params": merged})
     for ram, dape in ((tagger / "ram.pth", whole), (whole, None)):
         assert_same(load_dape_path(ram, dape, "float32").patcher.model.state_dict(), expected)
+
+
+@pytest.mark.parametrize("what", ["seesr", "dape"])
+def test_a_bar_shows_how_far_loading_is(tmp_path: Path, tagger: Path, what: str) -> None:
+    seen: list[tuple[int, int]] = []
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, *_preview, **_ids: seen.append((done, total)))
+    try:
+        if what == "seesr":
+            for part, state in (("unet", UNET), ("controlnet", CONTROLNET)):
+                (tmp_path / part).mkdir()
+                save_file(state, tmp_path / part / "diffusion_pytorch_model.safetensors")
+            loaded = load_seesr_path(tmp_path, "float32")
+            networks = (loaded.image_attention.model, loaded.controlnet.control_model)
+            count = sum(len(network.state_dict()) for network in networks)
+        else:
+            count = len(load_dape_path(tagger / "ram.pth", tagger / "DAPE.pth", "float32").patcher.model.state_dict())
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert seen == [(done, count) for done in range(1, count + 1)]
 
 
 def test_plain_ram(tagger: Path) -> None:

@@ -6,13 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import comfy.conds
+import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
+import latent_preview
+import numpy as np
 import pytest
 import torch
+from comfy.cli_args import LatentPreviewMethod, args
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.host import controlnet, tiling
 from seesr_pack.seesr_modules.host.tiling import TILINGS, tile_model
@@ -32,6 +36,8 @@ def run_tiled(
 
 
 class _NoModel:
+    latent_format = comfy.latent_formats.SD15()
+
     def memory_required(self, shape: list[int]) -> int:
         return 0
 
@@ -251,6 +257,42 @@ def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any) -> None:
     assert shares[-1] == 1.0
 
 
+@pytest.mark.parametrize("tile_batch", [1, 2])
+def test_every_tile_is_previewed_in_its_place(tile_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preview fills up tile by tile; in the end it is that of the whole prediction of the first picture."""
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    shown: list[np.ndarray] = []
+
+    def hook(_done: int, _total: int, preview: Any, **_ids: Any) -> None:
+        kind, image, _side = preview
+        assert kind == "JPEG"
+        shown.append(np.asarray(image))
+
+    x = torch.rand(2, 4, 8, 20) * 0.1
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        run_tiled(lambda _model, _conds, part, *_: [part, 0 * part], [[cond()], [cond()]], x, tile_batch=tile_batch)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    previewer = latent_preview.get_previewer(x.device, _NoModel.latent_format)
+    whole = np.asarray(previewer.decode_latent_to_preview(x[:1]))
+    assert len(shown) == -(-3 // tile_batch)
+    for number, image in enumerate(shown, 1):
+        end = 6 * (number * tile_batch - 1) + 8
+        assert image[:, :end].tolist() == whole[:, :end].tolist()
+        assert not image[:, end:].any()
+
+
+def test_previews_that_are_off_are_not_made() -> None:
+    shown: list[Any] = []
+    comfy.utils.set_progress_bar_global_hook(lambda _done, _total, preview, **_ids: shown.append(preview))
+    try:
+        run_tiled(lambda _model, _conds, part, *_: [part], [[cond()]], torch.zeros(1, 4, 8, 20))
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert shown == [None, None, None]
+
+
 def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
     """Hints, weights and stem features go when sampling ends."""
     scene = make_scene(8, 20)
@@ -259,7 +301,7 @@ def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
     predict(tiled, positive, negative, scene)
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept = wrapper.__self__
-    assert kept.hints == {}
+    assert kept.hints == {} and kept.preview is None
     assert kept.weights is None
     features = positive[0][1]["control"].extra_args["stem_features"]
     assert len(features._features) == 0

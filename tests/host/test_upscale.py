@@ -37,10 +37,10 @@ def test_photos_come_out_beside_each_other(tmp_path: Path) -> None:
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}, "_meta": {"title": "Turn round"}},
         "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "seesr"}},
     }
-    (tmp_path / "seesr_upscale.json").write_text(json.dumps(workflow))
+    (tmp_path / "seesr_nano.json").write_text(json.dumps(workflow))
     before = sorted(Path(folder_paths.base_path, "input").glob("*"))
     variables = {**os.environ, "SEESR_COMFYUI_FLAGS": "[]"}
-    command = [sys.executable, "-I", "-c", DRIVER, str(ROOT), "a.jpg", "b [input].png", "a.jpg"]
+    command = [sys.executable, "-I", "-c", DRIVER, str(ROOT), "a.jpg", "b [input].png", "a.jpg", "b [input].png"]
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     aqua, yellow = (0, 255, 255), (255, 255, 0)
@@ -48,8 +48,15 @@ def test_photos_come_out_beside_each_other(tmp_path: Path) -> None:
         "a_seesr.png": ((20, 40), aqua),
         "b [input]_seesr.png": ((16, 24), yellow),
         "a_seesr_2.png": ((20, 40), aqua),
+        "b [input]_seesr_2.png": ((16, 24), yellow),
     }
-    assert done.stdout.splitlines() == list(results)
+    compared = [f"{name.removesuffix('.png')}_compare.jpg" for name in results]
+    assert done.stdout.splitlines() == [line for pair in zip(results, compared, strict=True) for line in pair]
+    with Image.open(tmp_path / compared[0]) as both:
+        assert both.size == (40, 40)
+        left, right = both.getpixel((9, 20)), both.getpixel((29, 20))
+    assert left[0] > 250 and left[2] < 5, "the photo as it was"
+    assert right[0] < 5 and right[2] > 250, "the result"
     for name, (size, colour) in results.items():
         with Image.open(tmp_path / name) as image:
             assert image.size == size

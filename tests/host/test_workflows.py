@@ -15,20 +15,24 @@ import folder_paths
 import nodes
 import pytest
 import torch
+from builders import GOLDEN, synthetic
+from comfy_api.latest import io
+from other_models import save_controlnet, save_upscaler
 from PIL import Image
 from safetensors.torch import save_file
+from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.download.sources import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools"))
 
-import workflow_graphs  # noqa: E402 - on the path that was just added
-
-import workflows  # noqa: E402
+import workflows  # noqa: E402 - on the path that was just added
 
 FOLDER = ROOT / "workflows"
-NAMES = [graph.name for graph in workflow_graphs.GRAPHS]
+NAMES = [graph.name for graph in (*workflows.GRAPHS, *workflows.CHAINS)]
 LORA = "your_sd2_lora.safetensors"
+UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
+OTHERS = (f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")
 WIDGET_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 Json = dict[str, Any]
@@ -41,12 +45,12 @@ def host() -> dict[str, type]:
 
 @pytest.fixture
 def models(tmp_path: Path, host: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Model folders that hold a file under every published name, a LoRA, and the picture that the workflows name."""
+    """Model folders that hold a file under every name that the workflows name, and the picture."""
     published = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
-    for name in [*published, f"loras/{LORA}", "input/example.png"]:
+    for name in [*published, *OTHERS, "input/example.png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for kind in ("checkpoints", "seesr", "rams", "loras"):
+    for kind in ("checkpoints", "seesr", "rams", *(name.partition("/")[0] for name in OTHERS)):
         suffixes = folder_paths.folder_names_and_paths[kind][1]
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
@@ -199,21 +203,132 @@ def test_the_host_accepts_the_api_file_with_the_published_models(name: str, mode
     assert set(outputs) == {number for number, node in api(name).items() if node["class_type"] in ends}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_graph: Callable[..., list[Any]]) -> None:
+class Pack:
+    """A node that makes one value out of up to four, so that a graph runs once for all of them."""
+
+    RETURN_TYPES = ("*",)
+    FUNCTION = "pack"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> Json:  # noqa: N802 - the host's name
+        return {"required": {}, "optional": {f"value{number}": (io.AnyType.io_type, {}) for number in range(4)}}
+
+    def pack(self, **values: Any) -> tuple[list[Any]]:
+        return ([values[name] for name in sorted(values)],)
+
+
+@pytest.fixture
+def run_small(
+    models: Path, run_graph: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[Any]]:
+    """Return a function that runs a shipped workflow on tiny models: its graph, then the wanted (title, slot) pairs.
+
+    It changes the graph that it is given.
+    """
+    unet = {name: tuple(t.shape) for name, t in synthetic(GOLDEN, "seesr_unet_tiny").items()}
     Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(models / "input" / "example.png")
     save_file({"none.weight": torch.zeros(1)}, models / "loras" / LORA)
-    small = {"ram": "ram.pth", "upscale": 2.0, "process_size": 64, "steps": 2, "weight_dtype": "float32"}
+    save_upscaler(models / "upscale_models" / UPSCALER)
+    save_controlnet(models / "controlnet" / CONTROLNET, EncoderSizes.from_shapes(unet))
+    monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "TestPack", Pack)
+
+    def run(graph: Json, *wanted: tuple[str, int], steps: int = 2) -> list[Any]:
+        small = {"ram": "ram.pth", "upscale": 2.0, "process_size": 64, "steps": steps, "weight_dtype": "float32"}
+        for node in graph.values():
+            node["inputs"].update({key: value for key, value in small.items() if key in node["inputs"]})
+            if node["class_type"] == "CheckpointLoaderSimple":
+                node["class_type"] = "TestCheckpoint"
+        values = {f"value{number}": [node_named(graph, title), slot] for number, (title, slot) in enumerate(wanted)}
+        (results,) = run_graph({**graph, "pack": {"class_type": "TestPack", "inputs": values}}, ("pack", 0))
+        return results
+
+    return run
+
+
+def node_named(graph: Json, title: str) -> str:
+    (number,) = (number for number, node in graph.items() if node["_meta"]["title"] == title)
+    return number
+
+
+def paint_mask(models: Path) -> None:
+    """Paint a mask over the left half of the picture, as the page's mask editor saves it: as alpha."""
+    picture = Image.linear_gradient("L").resize((40, 24)).convert("RGBA")
+    picture.paste((128, 128, 128, 0), (0, 0, 20, 24))
+    picture.save(models / "input" / "example.png")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_small: Callable[..., list[Any]]) -> None:
     graph = api(name)
-    for node in graph.values():
-        node["inputs"].update({key: value for key, value in small.items() if key in node["inputs"]})
-        if node["class_type"] == "CheckpointLoaderSimple":
-            node["class_type"] = "TestCheckpoint"
-    (end,) = (node for node in graph.values() if node["class_type"] in ("SaveImage", "PreviewAny"))
-    (source,) = end["inputs"].values() if name == "dape_tagging" else [end["inputs"]["images"]]
-    (result,) = run_graph(graph, tuple(source))
+    end = "Tags" if name == "dape_tagging" else "Save Image"
+    (source,) = (value for value in graph[node_named(graph, end)]["inputs"].values() if isinstance(value, list))
+    (result,) = run_small(graph, (graph[source[0]]["_meta"]["title"], source[1]))
     if name == "dape_tagging":
         assert isinstance(result, str)
     else:
         assert result.shape == (1, 48, 80, 3)
         assert torch.isfinite(result).all() and result.std() > 0
+
+
+def test_the_upscale_models_result_reaches_lr_embed_at_the_photos_size(run_small: Callable[..., list[Any]]) -> None:
+    graph = api("seesr_upscale_model_first")
+    photo, enlarged, cleaned, hint = run_small(
+        graph, ("Load Image", 0), ("Upscale Image (using Model)", 0), ("Shrink back", 0), ("LR Embed", 1)
+    )
+    assert enlarged.shape == (1, 96, 160, 3) and cleaned.shape == photo.shape
+    graph[node_named(graph, "LR Embed")]["inputs"]["image"] = [node_named(graph, "Load Image"), 0]
+    (plain,) = run_small(graph, ("LR Embed", 1))
+    assert hint.shape == plain.shape and (hint - plain).abs().max() > 1e-2
+
+
+def test_the_second_look_changes_the_picture_inside_the_mask_alone(
+    models: Path, run_small: Callable[..., list[Any]]
+) -> None:
+    graph = api("seesr_detail_inpaint")
+    first = graph[node_named(graph, "ImageCompositeMasked")]["inputs"]["destination"]
+    graph[first[0]]["_meta"]["title"] = "First decode"
+    ends = (("First decode", 0), ("ImageCompositeMasked", 0))
+    before, after = run_small(graph, *ends)
+    torch.testing.assert_close(before, after, rtol=0, atol=1e-3)  # nothing painted
+    paint_mask(models)
+    before, after = run_small(graph, *ends)
+    middle = before.shape[2] // 2
+    assert (before - after)[:, :, : middle - 8].abs().max() > 1e-2
+    assert torch.equal(before[:, :, middle + 8 :], after[:, :, middle + 8 :])
+
+
+def test_the_own_caption_stands_in_front_of_the_tags(run_small: Callable[..., list[Any]]) -> None:
+    graph = api("seesr_own_caption")
+    text, tags = run_small(graph, ("Build Prompts", 2), ("DAPE Tagger", 0))
+    caption = graph[node_named(graph, "Caption")]["inputs"]["value"]
+    assert caption and tags and text.startswith(f"{caption}, {tags}, ,")
+
+
+def test_the_other_controlnet_works_beside_seesrs(run_small: Callable[..., list[Any]]) -> None:
+    graph = api("seesr_extra_controlnet")
+    both, conditioning = run_small(graph, ("Tiled Sampler", 0), ("SeeSR ControlNet Apply", 1))
+    control = conditioning[0][1]["control"]
+    assert control.previous_controlnet is not None and control.previous_controlnet.previous_controlnet is None
+    graph[node_named(graph, "Apply ControlNet")]["inputs"]["strength"] = 0.0
+    (alone,) = run_small(graph, ("Tiled Sampler", 0))
+    assert (both["samples"] - alone["samples"]).abs().max() > 1e-3
+
+
+def test_a_regions_words_count_in_the_region_alone(models: Path, run_small: Callable[..., list[Any]]) -> None:
+    paint_mask(models)
+    graph = api("seesr_regional_prompts")
+    graph[node_named(graph, "Tiled Sampler")]["inputs"]["sampler_name"] = "euler"
+
+    def predicted() -> torch.Tensor:
+        """Return what the first step predicts: one step of euler ends there."""
+        return run_small(graph, ("Tiled Sampler", 0), steps=1)[0]["samples"]
+
+    first = predicted()
+    graph[node_named(graph, "Text inside the mask")]["inputs"]["text"] = "a red car"
+    second = predicted()
+    graph[node_named(graph, "Text outside the mask")]["inputs"]["text"] = "a green field"
+    third = predicted()
+    inside, outside = ((one - other).abs().amax(dim=(0, 1, 2)) for one, other in ((first, second), (second, third)))
+    quarter = len(inside) // 4
+    assert inside[:quarter].min() > 1e-3 and inside[-quarter:].max() == 0
+    assert outside[:quarter].max() == 0 and outside[-quarter:].min() > 1e-3

@@ -223,7 +223,7 @@ def calls(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     recorded = Calls(run)
     monkeypatch.setattr(run, "call", recorded)
     monkeypatch.setattr(run, "succeeds", lambda command: True)
-    for name in ("PACK", "DEV"):
+    for name in ("PACK", "TRAIN", "DEV"):
         file = tmp_path / f"{name}.txt"
         file.write_text(name)
         monkeypatch.setattr(run, f"{name}_REQUIREMENTS", file)
@@ -241,10 +241,11 @@ def test_environment_is_made_once(run: ModuleType, calls: Calls, host_file: Path
     assert run.environment(host_file, dev=True) == run.interpreter(run.ENV)
     assert calls.kinds == ["venv", "install"]
     assert {a.partition("=")[2] for a in calls[1] if a.startswith("--requirement")} == {
-        str(file) for file in (run.PACK_REQUIREMENTS, host_file, run.DEV_REQUIREMENTS)
+        str(file) for file in (run.PACK_REQUIREMENTS, host_file, run.TRAIN_REQUIREMENTS, run.DEV_REQUIREMENTS)
     }
     run.environment(host_file, dev=True)
     run.environment(host_file)  # has more than this needs
+    run.environment(host_file, train=True)
     assert len(calls) == 2
 
 
@@ -423,10 +424,3 @@ def test_link_leads_to_the_folder(run: ModuleType, tmp_path: Path, prepare: Call
     for _ in range(2):
         run.link(target, at)
         assert at.samefile(target)
-
-
-def test_pyproject_states_the_same_needs_as_requirements_txt() -> None:
-    tomllib = pytest.importorskip("tomllib")
-    stated = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()]
-    assert stated == [line for line in lines if line]

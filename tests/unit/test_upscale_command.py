@@ -39,8 +39,18 @@ def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
 
 @pytest.mark.parametrize("preset", upscale.PRESETS)
 def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
-    for class_type, name in (*upscale.OPTIONS.values(), *upscale.MODEL_FILES, ("LoadImage", "image")):
-        upscale.set_input(load(photo, "--preset", preset), (class_type, name), "value")
+    """But for those that name a model file: nano is one file, which needs no choice."""
+    workflow = load(photo, "--preset", preset)
+    models = () if preset == "nano" else (upscale.OPTIONS["checkpoint"], *upscale.MODEL_FILES)
+    others = [setting for name, setting in upscale.OPTIONS.items() if name != "checkpoint"]
+    for setting in (*others, *models, ("LoadImage", "image")):
+        upscale.set_input(workflow, setting, "value")
+
+
+def test_the_default_is_nano(photo: Path) -> None:
+    assert load(photo) == load(photo, "--preset", "nano")
+    with pytest.raises(SeeSRError, match="CheckpointLoaderSimple"):
+        load(photo, "--checkpoint", "sd_turbo.safetensors")
 
 
 def test_zero_is_a_value(photo: Path) -> None:
@@ -48,7 +58,8 @@ def test_zero_is_a_value(photo: Path) -> None:
 
 
 def test_set_reads_json_and_text(photo: Path) -> None:
-    dape = values(load(photo, "--set", "SeeSR_LoadDAPE.dape=none", "--set", "SeeSR_LoadDAPE.ram=[1]"), "SeeSR_LoadDAPE")
+    chosen = ("--preset", "turbo", "--set", "SeeSR_LoadDAPE.dape=none", "--set", "SeeSR_LoadDAPE.ram=[1]")
+    dape = values(load(photo, *chosen), "SeeSR_LoadDAPE")
     assert (dape["dape"], dape["ram"]) == ("none", [1])
 
 
@@ -70,8 +81,23 @@ class Host:
         return Path("somewhere") / kind
 
 
+def test_packed_weights_are_preferred(photo: Path) -> None:
+    """Where they are there, and the loader was not set to something else."""
+    host, workflow = cast(Any, Host()), load(photo, "--preset", "balanced")
+    published = values(workflow, "SeeSR_LoadDAPE").copy()
+    upscale.prefer_packed(host, workflow, ())
+    assert values(workflow, "SeeSR_LoadDAPE") == published
+    host.offered = ("SeeSR", "DAPE.pth", "dape_fp16.safetensors", "seesr_fp16.safetensors")
+    upscale.prefer_packed(host, workflow, {("SeeSR_LoadModel", "seesr")})
+    assert values(workflow, "SeeSR_LoadModel")["seesr"] == "SeeSR"
+    dape = values(workflow, "SeeSR_LoadDAPE")
+    assert (dape["ram"], dape["dape"]) == ("dape_fp16.safetensors", "none")
+    upscale.prefer_packed(host, workflow, ())
+    assert values(workflow, "SeeSR_LoadModel")["seesr"] == "seesr_fp16.safetensors"
+
+
 def test_every_missing_model_is_told_at_once(photo: Path) -> None:
-    host, workflow = Host(), load(photo)
+    host, workflow = Host(), load(photo, "--preset", "published")
     for (class_type, name), kind in upscale.MODEL_FILES.items():
         values(workflow, class_type)[name] = f"{name}.pth"
         host.offered += (f"{name}.pth",) if kind == "seesr" else ()

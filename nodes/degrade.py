@@ -1,0 +1,60 @@
+"""Degrade: the damage that SeeSR was trained to undo, to test with pictures whose truth is known."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io
+
+from ..seesr_modules.host.degrade import degraded_and_clean
+from ..seesr_modules.host.images import from_host, to_host
+from ..seesr_modules.host.sockets import schema
+
+
+class Degrade(io.ComfyNode):
+    """Makes a bad small picture out of a good one."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Describe the node to the host."""
+        return schema(
+            "SeeSR_Degrade",
+            "Degrade",
+            description="Damages and shrinks a good picture as in SeeSR's training: blur, noise, JPEG, each twice.",
+            search_aliases=["real-esrgan degradation", "low quality", "downscale", "jpeg", "noise", "blur"],
+            inputs=[
+                io.Image.Input("image", tooltip="Good pictures; each is damaged in its own way."),
+                io.Int.Input(
+                    "scale", default=4, min=1, max=8, tooltip="How many times smaller the damaged picture is."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="1 is the damage of SeeSR's training, less is milder, 0 only makes the picture smaller.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Which damage; the same seed gives the same picture.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("degraded", display_name="degraded", tooltip="The damaged picture, for LR Embed."),
+                io.Image.Output(
+                    "clean",
+                    display_name="clean",
+                    tooltip="The good picture, cut to exactly scale times the damaged one, to compare results with.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image: torch.Tensor, scale: int, strength: float, seed: int) -> io.NodeOutput:
+        """Damage the pictures."""
+        degraded, clean = degraded_and_clean(from_host(image), scale, strength, seed)
+        return io.NodeOutput(to_host(degraded), to_host(clean))

@@ -1,0 +1,109 @@
+"""The one file that holds a nano: every part under a prefix of its own, the rest in the header.
+
+``unet.`` and ``controlnet.`` are the published layout (the UNet whole), ``text_encoder.`` transformers' names
+without ``text_model.``, ``vae.`` the linear autoencoder's and ``dape.`` RAM's with the LoRA merged. Header:
+``seesr_nano`` (version), ``prediction_type`` as diffusers names it, ``known_tokens`` (JSON), and the vocabulary as in
+a packed DAPE.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, describe
+from ..dape.tags import Vocabulary
+from ..dape.weights import DapeWeights, published_name, size_telling_mask
+from ..errors import SeeSRError
+from ..packed import FORMAT, FORMAT_KEY, vocabulary_metadata
+from ..weight_file import WeightFile, open_weights, write_safetensors
+
+if TYPE_CHECKING:
+    from ..checkpoint import TensorSource
+
+NANO_FILE = Path(__file__).parents[2] / "nano" / "nano.safetensors"
+"""The nano that the project ships."""
+
+NANO_KEY = "seesr_nano"
+NANO_FORMAT = "1"
+PREDICTION, KNOWN_TOKENS = "prediction_type", "known_tokens"
+
+TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX = "text_encoder.", "vae.", "dape."
+PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX, TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX)
+
+
+class NanoFile:
+    """A nano's parts, each read like a file of its own.
+
+    Attributes: unet, controlnet, text_encoder, vae, dape; prediction_type; known_tokens.
+
+    Raises:
+        SeeSRError: the file is something else, or of another version.
+    """
+
+    def __init__(self, path: Path = NANO_FILE) -> None:
+        """Open the file."""
+        if not path.exists():
+            raise SeeSRError(f"nano: {path} is not there: it belongs to this node pack, so install the pack again.")
+        file = open_weights(path)
+        if file.metadata.get(NANO_KEY) != NANO_FORMAT:
+            raise SeeSRError(f"nano: {path.name} is {describe(file.shapes())}, not a nano of this version.")
+        self.unet, self.controlnet, self.text_encoder, self.vae, self.dape = map(file.under, PREFIXES)
+        self.prediction_type = file.metadata[PREDICTION]
+        self.known_tokens: list[int] = json.loads(file.metadata[KNOWN_TOKENS])
+
+
+def all_tensors(part: TensorSource, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Read every tensor of a part."""
+    return dict(part.tensors(part.shapes(), dtype))
+
+
+def write_nano(
+    path: Path,
+    unet: TensorSource,
+    controlnet: TensorSource,
+    text_encoder: TensorSource,
+    vae: TensorSource,
+    taggers: tuple[WeightFile, WeightFile | None],
+    vocabulary: Vocabulary,
+    metadata: dict[str, str],
+) -> None:
+    """Write a nano in float16.
+
+    Args:
+        path: the file.
+        unet: the trained UNet with its image attention, in diffusers' layout.
+        controlnet: the trained ControlNet, likewise.
+        text_encoder: in transformers' layout.
+        vae: the linear autoencoder.
+        taggers: RAM and DAPE.
+        vocabulary: words and thresholds of the tagger's classes.
+        metadata: ``prediction_type``, ``known_tokens`` and what else the header is to say.
+
+    Raises:
+        SeeSRError: see :func:`.write_safetensors` and :class:`.DapeWeights`.
+    """
+    dape = DapeWeights(*taggers)
+    parts = dict(zip(PREFIXES, (unet, controlnet, text_encoder, vae), strict=False))
+    shapes = {f"{prefix}{name}": shape for prefix, part in parts.items() for name, shape in part.shapes().items()}
+    shapes |= {f"{DAPE_PREFIX}{published_name(name)}": shape for name, shape in dape.shapes.items()}
+    mask = size_telling_mask(dape.config)
+    shapes |= {f"{DAPE_PREFIX}{name}": tuple(tensor.shape) for name, tensor in mask.items()}
+
+    def tensors() -> Iterable[tuple[str, Tensor]]:
+        for prefix, part in parts.items():
+            yield from _prefixed(prefix, part.tensors(part.shapes(), torch.float16))
+        yield from ((f"{DAPE_PREFIX}{published_name(name)}", t) for name, t in dape.tensors(torch.float16))
+        yield from _prefixed(DAPE_PREFIX, ((name, tensor.half()) for name, tensor in mask.items()))
+
+    header = {NANO_KEY: NANO_FORMAT, FORMAT_KEY: FORMAT, **metadata, **vocabulary_metadata(vocabulary)}
+    write_safetensors(path, shapes, torch.float16, tensors(), header)
+
+
+def _prefixed(prefix: str, tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    return ((f"{prefix}{name}", tensor) for name, tensor in tensors)

@@ -1,0 +1,101 @@
+"""The subgraph blueprint: in step with its workflow, and listed by the host."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import pytest
+from app.subgraph_manager import SubgraphManager
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tools"))
+
+import blueprint  # noqa: E402 - on the path that was just added
+
+import workflows  # noqa: E402
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def file() -> Json:
+    return json.loads(blueprint.FILE.read_text("utf-8"))
+
+
+def test_the_file_is_what_the_generator_makes() -> None:
+    assert blueprint.FILE.read_text("utf-8") == blueprint.text(workflows.host_nodes()), "run `tools/blueprint.py`"
+    assert [path.name for path in blueprint.FILE.parent.iterdir()] == ["SeeSR Upscale.json"]
+
+
+def test_the_host_lists_it_and_hands_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pack").symlink_to(ROOT, target_is_directory=True)
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path)], set()))
+    manager = SubgraphManager()
+    ((number, entry),) = asyncio.run(manager.get_custom_node_subgraphs(None)).items()
+    assert entry["name"] == "SeeSR Upscale" and entry["info"] == {"node_pack": "custom_nodes.pack"}
+    data = asyncio.run(manager.get_custom_node_subgraph(number, None))["data"]
+    assert data == blueprint.FILE.read_text("utf-8")
+
+
+def test_it_is_the_upscale_workflow_between_photo_and_result(file: Json) -> None:
+    (outer,), (definition,) = file["nodes"], file["definitions"]["subgraphs"]
+    assert outer["type"] == definition["id"]
+    names = [slot["name"] for slot in definition["inputs"]]
+    assert [slot["name"] for slot in outer["inputs"]] == names and names[0] == "image"
+    settings = dict(zip(names[1:], outer["widgets_values"], strict=True))
+    assert [name for _, name in outer["properties"]["proxyWidgets"]] == list(settings)
+
+    workflow = json.loads((ROOT / "workflows" / "api" / "seesr_upscale.json").read_text("utf-8"))
+    (photo,) = (number for number, node in workflow.items() if node["class_type"] == "LoadImage")
+    fed = {}  # what comes from outside: (node, input) -> the blueprint's own input
+    for link in definition["links"]:
+        if link["origin_id"] == blueprint.ENTRY:
+            node = next(node for node in definition["nodes"] if node["id"] == link["target_id"])
+            fed[str(node["id"]), node["inputs"][link["target_slot"]]["name"]] = names[link["origin_slot"]]
+    for node in definition["nodes"]:
+        number = str(node["id"])
+        expected = workflow[number]
+        assert node["type"] == expected["class_type"]
+        values = iter(node["widgets_values"])
+        for slot in node["inputs"]:
+            value = next(values) if "widget" in slot else None
+            if slot["name"] == "seed":
+                assert next(values) == "fixed"
+            wanted = expected["inputs"][slot["name"]]
+            source = next((link for link in definition["links"] if link["id"] == slot["link"]), None)
+            if (number, slot["name"]) in fed:
+                name = fed[number, slot["name"]]
+                assert wanted == ([photo, 0] if name == "image" else settings[name])
+            elif source:
+                assert wanted == [str(source["origin_id"]), source["origin_slot"]]
+            else:
+                assert wanted == value
+    assert set(fed.values()) == set(names)
+    (end,) = (link for link in definition["links"] if link["target_id"] == blueprint.EXIT)
+    (saved,) = (node["inputs"]["images"] for node in workflow.values() if node["class_type"] == "SaveImage")
+    assert saved == [str(end["origin_id"]), end["origin_slot"]]
+    assert outer["outputs"][0]["type"] == definition["outputs"][0]["type"] == end["type"] == "IMAGE"
+
+
+def test_the_links_agree_with_every_end(file: Json) -> None:
+    (definition,) = file["definitions"]["subgraphs"]
+    by_id = {node["id"]: node for node in definition["nodes"]}
+    for link in definition["links"]:
+        if link["origin_id"] == blueprint.ENTRY:
+            source = definition["inputs"][link["origin_slot"]]
+            assert link["id"] in source["linkIds"]
+        else:
+            source = by_id[link["origin_id"]]["outputs"][link["origin_slot"]]
+            assert link["id"] in source["links"]
+        if link["target_id"] == blueprint.EXIT:
+            target = definition["outputs"][link["target_slot"]]
+            assert target["linkIds"] == [link["id"]]
+        else:
+            target = by_id[link["target_id"]]["inputs"][link["target_slot"]]
+            assert target["link"] == link["id"]
+        assert source["type"] == link["type"] and target["type"] in (link["type"], "*")

@@ -1,0 +1,156 @@
+"""Nano, the model that ships: in the host it computes what was trained, and every part of it counts."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import comfy.samplers
+import pytest
+import torch
+from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.host import nano, steps
+from seesr_pack.seesr_modules.host.embed import embed
+from seesr_pack.seesr_modules.host.model import apply_seesr
+from seesr_pack.seesr_modules.host.prompts import encode_texts
+from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
+from seesr_pack.seesr_modules.host.tagging import look, tag
+from seesr_pack.seesr_modules.nano.file import NANO_FILE, NanoFile, all_tensors
+from seesr_pack.seesr_modules.train.degrade import degrade
+from seesr_pack.seesr_modules.train.text import TextEncoder
+from skimage import data
+from torch import Tensor
+from torch.nn.functional import interpolate
+from transformers import CLIPTextConfig, CLIPTextModel
+
+MOST_BYTES = 40e6
+
+
+@pytest.fixture(scope="module")
+def loaded() -> nano.Nano:
+    return nano.load_nano()
+
+
+@functools.cache
+def photo() -> tuple[Tensor, Tensor]:
+    """A photograph [1, 3, 256, 256] that nano never saw, and its degraded quarter."""
+    picture = torch.from_numpy(data.coffee()[:, 100:500]).permute(2, 0, 1)[None] / 255
+    truth = interpolate(picture, (256, 256), mode="bicubic", antialias=True).clamp(0, 1)
+    return truth, degrade(truth, torch.Generator().manual_seed(1))
+
+
+def test_the_file_is_small() -> None:
+    """What a repository and a download of the pack can bear."""
+    assert NANO_FILE.stat().st_size <= MOST_BYTES
+    assert all(tensor.dtype == torch.float16 for tensor in all_tensors(NanoFile().unet).values())
+
+
+def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
+    """The host's UNet and ControlNet against the diffusers denoiser, both conds' v."""
+    file = NanoFile()
+    weights = {"unet": all_tensors(file.unet, torch.float32), "controlnet": all_tensors(file.controlnet, torch.float32)}
+    generator = torch.Generator().manual_seed(3)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    width = weights["unet"]["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1]
+    inputs = steps.StepInputs(
+        latent=random(1, loaded.vae.latent_channels, 8, 12),
+        positive=random(1, 77, width),
+        negative=random(1, 77, width),
+        soft_prompt=look(loaded.dape, [photo()[1]])[0],
+        hint=random(1, 3, 64, 96).sigmoid(),
+    )
+    denoised = torch.cat(steps.host_step(loaded.model, loaded.seesr, inputs)())
+    expected = steps.plain_steps(weights, inputs, torch.float32).whole()
+    sigma = loaded.model.model.model_sampling.sigma(torch.tensor(float(inputs.timestep)))
+    noisy = inputs.latent * torch.sqrt(1 + sigma**2)
+    # x0 = x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1), at the scale at which the host samples
+    velocity = (noisy / (sigma**2 + 1) - denoised) * torch.sqrt(sigma**2 + 1) / sigma
+    assert (velocity - expected).abs().max() <= 1e-4 * expected.std()
+
+
+def test_the_text_encoder_equals_what_was_trained(loaded: nano.Nano) -> None:
+    """Known and unknown words, against transformers' CLIP."""
+    file = NanoFile()
+    tensors = all_tensors(file.text_encoder, torch.float32)
+    rows, width = tensors["embeddings.token_embedding.weight"].shape
+    layers = sum(name.endswith("self_attn.q_proj.weight") for name in tensors)
+    config = CLIPTextConfig(
+        vocab_size=rows,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        hidden_act="gelu",
+        eos_token_id=rows - 1,
+    )
+    model = CLIPTextModel(config)
+    names = {name.removeprefix("text_model."): name for name in model.state_dict()}  # transformers 4 has the prefix
+    model.load_state_dict({names[name]: tensor for name, tensor in tensors.items()})
+    encoder = TextEncoder(model, torch.tensor(file.known_tokens)).eval()
+    for text in ("", f"sky, tree, {POSITIVE_QUALITY}", "an accordion under water"):
+        with torch.inference_mode():
+            expected = encoder([text])
+        found = loaded.clip.encode_from_tokens(loaded.clip.tokenize(text))
+        assert (found - expected).abs().max() <= 1e-4 * expected.std(), text
+
+
+@torch.inference_mode()  # as the host runs its nodes
+def test_the_autoencoder_works_in_the_hosts_nodes(loaded: nano.Nano) -> None:
+    """Whole and in tiles, there and back: the picture again, to about 30 dB."""
+    pixels = photo()[0].movedim(1, -1)
+    latent = loaded.vae.encode(pixels)
+    assert latent.shape == (1, loaded.vae.latent_channels, 32, 32)
+    assert 0.5 < latent.std() < 2
+    assert (loaded.vae.encode_tiled(pixels, tile_x=128, tile_y=128, overlap=32) - latent).abs().max() < 0.2
+    whole, tiled = loaded.vae.decode(latent), loaded.vae.decode_tiled(latent, tile_x=32, tile_y=32, overlap=8)
+    assert (tiled - whole).abs().mean() < 0.01
+    assert -10 * torch.log10((whole - pixels).square().mean()) > 28
+
+
+def restored(loaded: nano.Nano, tags: str | None = None, strength: float = 1.0, soft: float = 1.0) -> Tensor:
+    """Run the graph of seesr_nano for two steps on the degraded photo; None takes the tagger's tags."""
+    small = photo()[1]
+    tagging = tag(loaded.dape, small)
+    words = ", ".join(found.word for found in tagging.tags[0]) if tags is None else tags
+    positive = encode_texts(loaded.clip, [f"{words}, {POSITIVE_QUALITY}"], False)
+    negative = encode_texts(loaded.clip, [NEGATIVE_QUALITY], False)
+    start = embed(small, loaded.vae, 4.0, 256, "lr")
+    model, positive, negative = apply_seesr(
+        loaded.model, loaded.seesr, positive, negative, start.hint, tagging.soft_prompt, strength, soft
+    )
+    latent = sample(model, positive, negative, {"samples": start.latent}, 1, 1.5, "euler", leading_sigmas(model, 2))
+    return loaded.vae.decode(latent["samples"])
+
+
+def test_every_part_counts(loaded: nano.Nano) -> None:
+    """Without the tags, the soft prompt or the ControlNet the picture is another, and without the last a worse one."""
+    whole = restored(loaded)
+    assert torch.equal(restored(loaded), whole)
+    for without in ({"tags": ""}, {"soft": 0.0}, {"strength": 0.0}):
+        assert (restored(loaded, **without) - whole).abs().mean() > 1e-3, without
+    truth = photo()[0].movedim(1, -1)
+    assert (whole - truth).square().mean() < 0.5 * (restored(loaded, strength=0.0) - truth).square().mean()
+
+
+def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
+    """The tagger looks at the picture."""
+    noise = torch.rand(photo()[1].shape, generator=torch.Generator().manual_seed(0))
+    seen, nothing = (look(loaded.dape, [picture])[1] for picture in (photo()[1], noise))
+    assert (seen - nothing).abs().max() > 1
+    assert [t.word for t in tag(loaded.dape, photo()[1]).tags[0]] != [t.word for t in tag(loaded.dape, noise).tags[0]]
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    """One sentence, for a missing file and for one of another kind."""
+    with pytest.raises(SeeSRError, match="install the pack again"):
+        nano.load_nano(tmp_path / "nano.safetensors")
+
+
+def test_every_sampler_name_of_the_workflow_is_the_hosts() -> None:
+    """The shipped workflow names a sampler that the host has."""
+    workflow = (NANO_FILE.parents[1] / "workflows" / "api" / "seesr_nano.json").read_text("utf-8")
+    assert any(f'"sampler_name": "{name}"' in workflow for name in comfy.samplers.KSampler.SAMPLERS)

@@ -1,0 +1,135 @@
+"""The loop: resuming to the bit, the schedule of the learning rate, settings that are wrong, a loss that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
+from seesr_pack.seesr_modules.train.base_folder import save_linear
+from seesr_pack.seesr_modules.train.config import Optimisation, Training, read_training
+from seesr_pack.seesr_modules.train.loop import Stage, learning_rate, train
+from seesr_pack.seesr_modules.train.stages import build
+from torch import Tensor
+from trainings import TINY_BASE
+
+Settings = Callable[..., Training]
+
+
+@pytest.fixture
+def autoencoder(tmp_path: Path) -> Path:
+    """A fitted linear autoencoder on disk."""
+    linear = PatchAutoencoder(8)
+    linear.fit(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    save_linear(tmp_path / "vae", linear)
+    return tmp_path / "vae"
+
+
+def unplugged(stage: Stage, after: int) -> Stage:
+    """Return the stage; it is interrupted when asked for one loss more than ``after``."""
+    forward, left = stage.forward, iter(range(after))
+
+    def forward_or_stop(batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return forward(batch, generator)
+
+    stage.forward = forward_or_stop  # type: ignore[method-assign]
+    return stage
+
+
+def test_a_run_that_was_cut_off_goes_on_to_the_bit(settings: Settings, autoencoder: Path) -> None:
+    """Cut off in the fifth step, after a checkpoint at the third: the rest equals a run that was not."""
+    model = {**TINY_BASE, "autoencoder": autoencoder, "degraded_share": 0.3}
+    options = {"steps": 6, "save_every": 3, "accumulation": 2, "final_learning_rate": 1e-4, "ema_decay": 0.9}
+    whole = settings("base", model, **options)
+    train(build(whole), whole)
+    cut = settings("base", model, **options)
+    with pytest.raises(KeyboardInterrupt):
+        train(unplugged(build(cut), after=9), cut)
+    train(build(cut), cut)
+    for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        expected, found = (load_file(run.output / name) for run in (whole, cut))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+    states = [torch.load(run.output / "checkpoint.pt", weights_only=True) for run in (whole, cut)]
+    assert all(torch.equal(a, b) for a, b in zip(*map(_tensors, states), strict=True))
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors(part)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            yield from _tensors(part)
+
+
+def test_what_is_saved_is_the_moving_average(settings: Settings, autoencoder: Path) -> None:
+    """The checkpoint keeps the weights themselves, the folder the averaged ones."""
+    training = settings("base", {**TINY_BASE, "autoencoder": autoencoder}, ema_decay=0.5, steps=3)
+    train(build(training), training)
+    saved = load_file(training.output / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
+    state = torch.load(training.output / "checkpoint.pt", weights_only=True)
+    averaged = state["average"]["shadow_params"][list(state["weights"]).index("unet.conv_in.weight")]
+    assert torch.equal(saved, averaged)
+    assert not torch.equal(saved, state["weights"]["unet.conv_in.weight"])
+
+
+def test_a_checkpoint_of_another_model_is_refused(settings: Settings, autoencoder: Path) -> None:
+    """The message names the file."""
+    model = {**TINY_BASE, "autoencoder": autoencoder}
+    training = settings("base", model, steps=1)
+    train(build(training), training)
+    other = settings("base", {**model, "text_layers": 2}).model_copy(update={"output": training.output})
+    with pytest.raises(SeeSRError, match=r"checkpoint\.pt is the checkpoint of another model"):
+        train(build(other), other)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(settings: Settings, autoencoder: Path) -> None:
+    """With what to do about it; nothing is saved over the last checkpoint."""
+    training = settings("base", {**TINY_BASE, "autoencoder": autoencoder}, save_every=1)
+    stage = build(training)
+    with torch.no_grad():
+        next(p for p in stage.parameters() if p.requires_grad).fill_(torch.nan)
+    with pytest.raises(SeeSRError, match="lower learning_rate"):
+        train(stage, training)
+    assert not (training.output / "checkpoint.pt").exists()
+
+
+def test_the_learning_rate_warms_up_and_falls() -> None:
+    """Linear to the full rate, then a cosine to the final one; constant where no final rate is given."""
+    options = Optimisation(steps=110, batch=1, learning_rate=1.0, final_learning_rate=0.2, warmup=10)
+    rates = [learning_rate(options, step) for step in range(111)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[60] == pytest.approx(0.6)
+    assert rates[110] == pytest.approx(0.2)
+    assert learning_rate(options.model_copy(update={"final_learning_rate": 0.0}), 100) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("output: [", "no readable YAML"),
+        ("- 1", "holds no settings"),
+        ("output: x\nphotos: {folder: x}\noptimisation: {steps: 0, batch: 1, learning_rate: 1}", "optimisation.steps"),
+        (
+            "output: x\nphotos: {folder: x, crop: 3}\noptimisation: {steps: 1, batch: 1, learning_rate: 1}",
+            "photos.crop",
+        ),
+        ("output: x\nphotos: {folder: x}", "optimisation"),
+    ],
+)
+def test_settings_that_are_wrong(text: str, message: str, tmp_path: Path) -> None:
+    """One sentence that names the file and the setting."""
+    file = tmp_path / "autoencoder.yaml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(SeeSRError, match=message):
+        read_training(file, "autoencoder")

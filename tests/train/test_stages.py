@@ -1,0 +1,115 @@
+"""Each stage, from scratch on made-up photographs: the loss falls, and what is saved loads."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from seesr_pack.seesr_modules.checkpoint import unet_image_attention_names
+from seesr_pack.seesr_modules.dape.weights import load_dape
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.train.base_folder import load_base
+from seesr_pack.seesr_modules.train.config import Training
+from seesr_pack.seesr_modules.train.loop import Stage, train
+from seesr_pack.seesr_modules.train.stages import build
+from seesr_pack.seesr_modules.weight_file import open_weights
+from torch import Tensor
+from trainings import TINY_BASE, TINY_RAM, TINY_SEESR
+
+STEPS = 30
+
+
+def falls(stage: Stage, steps: int = STEPS, rate: float = 3e-3) -> float:
+    """Train on one fixed batch with fixed draws, and return last loss / first loss."""
+    dataset = stage.dataset()
+    pairs = [dataset[index] for index in range(4)]
+    batch: dict[str, Tensor] = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
+    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=rate)
+    losses = []
+    for _ in range(steps):
+        loss = stage(batch, torch.Generator().manual_seed(0))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses[-1] / losses[0]
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Callable[..., Training]) -> dict[str, Training]:
+    """Every stage run for a few steps, each on what the one before has written."""
+    runs: dict[str, Training] = {}
+
+    def run(stage: str, model: dict, **options: object) -> Path:
+        runs[stage] = settings(stage, model, **options)
+        train(build(runs[stage]), runs[stage])
+        return runs[stage].output
+
+    ram = run("ram", TINY_RAM) / "ram.safetensors"
+    dape = run("dape", {"ram": ram}) / "DAPE.pth"
+    vae = run("autoencoder", {"channels": 8, "refiner_width": 8}) / "vae"
+    base = run("base", {**TINY_BASE, "autoencoder": vae, "degraded_share": 0.5}, sample_every=2)
+    run("seesr", {**TINY_SEESR, "base": base, "ram": ram, "dape": dape, "train_base": True}, sample_every=2)
+    return runs
+
+
+def test_a_chain_of_stages_writes_what_the_nodes_load(trained: dict[str, Training]) -> None:
+    """The published layouts: RAM, a LoRA-only DAPE.pth, a base folder, unet and controlnet with image attention."""
+    output = {stage: training.output for stage, training in trained.items()}
+    ram, dape = open_weights(output["ram"] / "ram.safetensors"), open_weights(output["dape"] / "DAPE.pth")
+    assert all(".lora_" in name for name in dape)
+    assert load_dape(ram, dape)(torch.rand(1, 3, 20, 24)).logits.shape == (1, load_dape(ram).config.num_classes)
+    assert load_base(output["base"]).schedule.config.prediction_type == "v_prediction"
+    assert unet_image_attention_names(open_weights(output["seesr"] / "unet").shapes())
+    assert "controlnet_cond_embedding.conv_in.weight" in open_weights(output["seesr"] / "controlnet")
+    for stage in ("base", "seesr"):
+        assert (output[stage] / "samples" / "000002.png").stat().st_size > 0
+    with (output["seesr"] / "log.csv").open(encoding="utf-8") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
+
+
+def test_seesr_goes_on_from_published_folders(trained: dict[str, Training]) -> None:
+    """Fine-tuning starts where the given SeeSR stands: with no step made, the same tensors are written."""
+    trained_seesr = trained["seesr"]
+    changed = {"seesr": trained_seesr.output, "train_base": False}
+    stage = build(trained_seesr.model_copy(update={"model": trained_seesr.model.model_copy(update=changed)}))
+    for part in ("unet", "controlnet"):
+        file = open_weights(trained_seesr.output / part)
+        own = stage.denoiser.state_dicts()[part]
+        assert all(torch.equal(own[name], tensor) for name, tensor in file.tensors(file.shapes()))
+    assert all(
+        ".image_attentions." in name or name.startswith("denoiser.controlnet.")
+        for name, p in stage.named_parameters()
+        if p.requires_grad
+    )
+
+
+def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Training]) -> None:
+    """Any folder of pictures will do for fine-tuning: RAM's tags of the clean picture are the text."""
+    plain = trained["seesr"].photos.model_copy(update={"manifest": None})
+    stage = build(trained["seesr"].model_copy(update={"photos": plain}))
+    batch = {name: tensor[None] for name, tensor in stage.dataset()[0].items()}
+    (words,) = stage.tag_writer(batch["gt"] / 255)
+    assert set(words.split(", ")) <= {"", *(word for word, _ in build(trained["seesr"]).pairs.vocabulary)}
+    stage(batch, torch.Generator().manual_seed(0)).backward()
+    nowhere = trained["seesr"].model.model_copy(update={"ram": trained["dape"].output / "DAPE.pth"})
+    with pytest.raises(SeeSRError):
+        build(trained["seesr"].model_copy(update={"photos": plain, "model": nowhere}))
+
+
+@pytest.mark.parametrize(("stage", "factor"), [("ram", 0.5), ("dape", 0.97), ("autoencoder", 0.9), ("base", 0.5)])
+def test_the_loss_falls(stage: str, factor: float, trained: dict[str, Training]) -> None:
+    """On one batch, with the noise fixed, a working gradient halves the loss; LoRA and refiner
+    have less to win: what is left are the teacher's own doubts, and noise."""
+    torch.manual_seed(1)
+    assert falls(build(trained[stage])) < factor
+
+
+def test_the_loss_of_seesr_falls_with_the_base_frozen(trained: dict[str, Training]) -> None:
+    """ControlNet and image attention alone learn the batch."""
+    frozen = trained["seesr"].model.model_copy(update={"train_base": False})
+    stage = build(trained["seesr"].model_copy(update={"model": frozen}))
+    assert falls(stage) < 0.8

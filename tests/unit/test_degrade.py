@@ -1,0 +1,340 @@
+"""The training degradation: each step does what its definition says, and the whole keeps to its draws."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.sizes import resize_bicubic
+from seesr_pack.seesr_modules.train import degrade as module
+from seesr_pack.seesr_modules.train.degrade import (
+    PUBLISHED,
+    add_gaussian_noise,
+    add_poisson_noise,
+    bell_kernel,
+    blur,
+    compress,
+    degrade,
+    degrade_one,
+    draw_kernel,
+    draw_resize,
+    sharpen,
+    sinc_kernel,
+)
+from torch import Generator, Tensor
+from torch.nn import functional
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def scene(batch: int = 1, height: int = 64, width: int = 48) -> Tensor:
+    """Smooth colours, mostly gray, with some texture on them; another picture for each member."""
+    noise = torch.rand(batch, 3, 5, 5, generator=seeded(5))
+    noise = 0.8 * noise[:, :1] + 0.2 * noise
+    smooth = functional.interpolate(noise, (height, width), mode="bilinear")
+    return (smooth + 0.05 * torch.rand(batch, 1, height, width, generator=seeded(6))).clamp(0, 1)
+
+
+def moments(kernel: Tensor) -> Tensor:
+    """Return the covariance [2, 2] of a kernel taken as weights of its pixels' (x, y)."""
+    line = torch.arange(len(kernel)) - len(kernel) // 2
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    points = torch.stack([x, y]).flatten(1).double()
+    return (points * kernel.double().flatten()) @ points.T
+
+
+# ------------------------------------------------------------------------------------- kernels
+
+
+def test_a_gaussian_kernel_has_the_asked_covariance() -> None:
+    angle = 0.6
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
+    wanted = turn @ torch.diag(torch.tensor([9.0, 2.25]).double()) @ turn.T
+    torch.testing.assert_close(moments(bell_kernel(41, (3.0, 1.5), angle)), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("beta", [0.7, 1.0, 2.0, 4.0])
+def test_a_generalized_kernel_has_the_second_moment_of_its_density(beta: float) -> None:
+    """For exp(-r^(2 beta) / 2) it is 2^(1/beta) Gamma(2/beta) / (2 Gamma(1/beta)), times sigma squared."""
+    variance = 3.0**2 * 2 ** (1 / beta) * math.gamma(2 / beta) / (2 * math.gamma(1 / beta))
+    measured = moments(bell_kernel(81, (3.0, 3.0), beta=beta))
+    torch.testing.assert_close(measured, variance * torch.eye(2).double(), rtol=0.02, atol=1e-3)
+
+
+@pytest.mark.parametrize("beta", [1.0, 2.0])
+def test_a_plateau_kernel_halves_at_sigma(beta: float) -> None:
+    kernel = bell_kernel(21, (4.0, 2.0), beta=beta, plateau=True)
+    assert kernel[10, 14] / kernel[10, 10] == pytest.approx(0.5)
+    assert kernel[12, 10] / kernel[10, 10] == pytest.approx(0.5)
+    assert kernel[10, 18] / kernel[10, 10] == pytest.approx(1 / (1 + 4**beta))
+
+
+def test_a_sinc_kernel_passes_below_its_cutoff_only() -> None:
+    response = torch.fft.fft2(sinc_kernel(61, math.pi / 2), s=(64, 64)).abs()
+    assert response[0, :13].sub(1).abs().max() < 0.1
+    assert response[0, 20:32].max() < 0.1
+    assert response[16, 16] < 0.1, "the pass band is a circle, no square"
+
+
+def test_drawn_kernels_sum_to_one_and_keep_to_their_sizes() -> None:
+    for stage, largest in ((PUBLISHED.first, 21), (PUBLISHED.second, 11)):
+        generator = seeded()
+        kernels = [draw_kernel(stage, generator) for _ in range(300)]
+        assert {len(kernel) for kernel in kernels} == set(range(7, largest + 1, 2))
+        for kernel in kernels:
+            assert kernel.shape == (len(kernel), len(kernel))
+            assert kernel.sum() == pytest.approx(1, abs=1e-5)
+        ringing = sum(bool((kernel < -1e-6).any()) for kernel in kernels) / len(kernels)
+        assert 0.05 < ringing < 0.17, "a tenth are sinc kernels, and only those are negative somewhere"
+
+
+def test_drawn_gaussians_have_sigmas_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KERNELS", (("gaussian", True, 1.0),))
+    stage = replace(PUBLISHED.second, kernel_px=21, sinc_prob=0.0, blur_sigma=(0.8, 1.5))
+    generator = seeded()
+    large = [kernel for kernel in (draw_kernel(stage, generator) for _ in range(200)) if len(kernel) > 11]
+    sigmas = torch.stack([moments(kernel)[0, 0].sqrt() for kernel in large])
+    assert 0.79 < sigmas.min() < 0.85
+    assert 1.45 < sigmas.max() < 1.51
+
+
+# ------------------------------------------------------------------------------------- steps
+
+
+@pytest.mark.parametrize(("height", "width", "kernel_px"), [(40, 57, 21), (11, 64, 7), (5, 4, 21)])
+def test_blur_is_a_convolution_with_replicated_edges(height: int, width: int, kernel_px: int) -> None:
+    picture, kernel = scene(2, height, width), bell_kernel(kernel_px, (3.0, 1.0), 0.4)
+    padded = functional.pad(picture, [kernel_px // 2] * 4, mode="replicate")
+    wanted = functional.conv2d(padded, kernel.expand(3, 1, -1, -1), groups=3)
+    torch.testing.assert_close(blur(picture, kernel), wanted, rtol=0, atol=1e-5)
+
+
+def test_sharpening_overshoots_at_edges_and_leaves_faint_detail() -> None:
+    edge = torch.full((3, 64, 64), 0.3)
+    edge[..., 32:] = 0.7
+    sharp = sharpen(edge)
+    assert sharp[0, 32, 32] > 0.75
+    assert sharp[0, 32, 31] < 0.25
+    torch.testing.assert_close(sharp[..., 0], edge[..., 0], rtol=0, atol=0.01)
+    faint = torch.full((3, 64, 64), 0.5)
+    faint[..., 32:] += 15 / 255  # half of a step lies on either side of the blurred edge
+    torch.testing.assert_close(sharpen(faint), faint, rtol=0, atol=1e-5)
+    assert (sharpen(faint, threshold=5) - faint).abs().max() > 0.002
+
+
+@pytest.mark.parametrize("gray", [True, False])
+def test_gaussian_noise_has_the_asked_spread(gray: bool) -> None:
+    noise = add_gaussian_noise(torch.full((3, 200, 200), 0.5), 20, gray, seeded()) - 0.5
+    assert noise.std().item() * 255 == pytest.approx(20, rel=0.02)
+    assert abs(noise.mean().item()) * 255 < 0.5
+    alike = torch.corrcoef(noise.flatten(1))[0, 1]
+    assert alike > 0.999 if gray else alike.abs() < 0.03
+
+
+@pytest.mark.parametrize("gray", [True, False])
+@pytest.mark.parametrize("scale", [0.5, 1.5])
+def test_poisson_noise_has_a_variance_in_proportion_to_the_value(scale: float, gray: bool) -> None:
+    levels = torch.arange(256) / 255
+    ramp = levels.view(1, 256, 1).expand(3, 256, 4000)
+    noise = add_poisson_noise(ramp, scale, gray, seeded()) - ramp
+    measured = noise[0].var(dim=1)[40:200]
+    torch.testing.assert_close(measured, scale**2 * levels[40:200] / 256, rtol=0.12, atol=0)
+    assert (measured / levels[40:200]).mean().item() == pytest.approx(scale**2 / 256, rel=0.01)
+    alike = torch.corrcoef(noise[:, 100])[0, 1]
+    assert alike > 0.999 if gray else alike.abs() < 0.1
+
+
+def test_poisson_noise_counts_fewer_levels_as_fewer_photons() -> None:
+    picture = (torch.arange(16) / 15).view(1, 16, 1).expand(3, 16, 4000)
+    noise = add_poisson_noise(picture, 0.2, False, seeded()) - picture
+    assert noise[0, 8].var().item() == pytest.approx(0.2**2 * picture[0, 8, 0].item() / 16, rel=0.1)
+
+
+@pytest.mark.parametrize("stage", [PUBLISHED.first, PUBLISHED.second])
+def test_resizes_grow_shrink_and_keep_as_often_as_asked(stage: module.Stage) -> None:
+    generator = seeded()
+    factors = torch.tensor([draw_resize(stage, generator) for _ in range(3000)])
+    shares = [(share.float().mean().item()) for share in (factors > 1, factors < 1, factors == 1)]
+    assert shares == pytest.approx(stage.resize_weights, abs=0.035)
+    least, greatest = stage.resize
+    assert least <= factors.min() < least + 0.02
+    assert greatest - 0.02 < factors.max() <= greatest
+
+
+def test_jpeg_loses_more_at_lower_quality() -> None:
+    texture = (0.5 + 0.1 * torch.randn(1, 64, 64, generator=seeded())).clamp(0, 1).expand(3, -1, -1)
+    errors = [(compress(texture, quality) - texture).std().item() for quality in (30, 60, 95)]
+    assert errors == pytest.approx([0.08, 0.056, 0.008], rel=0.15)
+    half = texture * torch.tensor([1.0, 0.5, 0.5]).view(3, 1, 1)
+    assert (compress(half, 100) - half).mean(dim=(1, 2)).abs().max() < 0.002, "channels keep their order"
+
+
+# ------------------------------------------------------------------------------------- the whole
+
+
+def test_jpeg_is_applied_twice_within_its_qualities_in_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[tuple[int, ...], int]] = []
+
+    def recorded(picture: Tensor, quality: int) -> Tensor:
+        calls.append((tuple(picture.shape[1:]), quality))
+        return picture
+
+    monkeypatch.setattr(module, "compress", recorded)
+    generator = seeded()
+    for _ in range(200):
+        degrade_one(scene()[0], generator)
+    assert len(calls) == 400
+    qualities = [quality for _, quality in calls]
+    assert 30 <= min(qualities) < 33
+    assert 92 < max(qualities) <= 95
+    at_the_end = sum(size == (16, 12) for size, _ in calls[1::2]) / 200
+    # Half of the time after the last resize; else before it, where three in ten have that size already.
+    assert at_the_end == pytest.approx(0.65, abs=0.1)
+
+
+def test_each_step_is_taken_as_often_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 300 pictures: blurs by stage, last low pass, kind and colour of the noise, filters of the resizes."""
+    seen: Counter[str] = Counter()
+
+    def counting(name: str, label: Callable[..., str]) -> None:
+        step = getattr(module, name)
+
+        def counted(*args: Any, **named: Any) -> Any:
+            seen[label(*args, **named)] += 1
+            return step(*args, **named)
+
+        monkeypatch.setattr(module, name, counted)
+
+    counting("draw_kernel", lambda stage, _: f"blur up to {stage.kernel_px}")
+    counting("blur", lambda *_: "blur")
+    counting("add_gaussian_noise", lambda _, sigma, gray, __: f"gaussian {gray}")
+    counting("add_poisson_noise", lambda _, scale, gray, __: f"poisson {gray}")
+    counting("interpolate", lambda *_, mode, **__: mode)
+    generator = seeded()
+    for _ in range(300):
+        degrade_one(scene(1, 32, 32)[0], generator)
+
+    assert seen["blur up to 21"] == 300
+    assert seen["blur up to 11"] / 300 == pytest.approx(0.8, abs=0.08)
+    low_passes = seen["blur"] - seen["blur up to 21"] - seen["blur up to 11"]
+    assert low_passes / 300 == pytest.approx(0.8, abs=0.08)
+    for kind in ("gaussian", "poisson"):
+        assert seen[f"{kind} True"] / 600 == pytest.approx(0.5 * 0.4, abs=0.05)
+        assert seen[f"{kind} False"] / 600 == pytest.approx(0.5 * 0.6, abs=0.06)
+    assert [seen[mode] / 900 for mode in ("area", "bilinear", "bicubic")] == pytest.approx([1 / 3] * 3, abs=0.05)
+
+
+def test_a_spot_stays_in_its_place() -> None:
+    """Without noise and JPEG, every filter and resize leaves the middle of a spot where it was."""
+    y, x = torch.arange(128).view(-1, 1) + 0.5, torch.arange(128).view(1, -1) + 0.5
+    spot = torch.exp(-((x - 50) ** 2 + (y - 70) ** 2) / (2 * 12**2)).expand(3, -1, -1)
+    quiet = {"gaussian_prob": 1.0, "gaussian_sigma": (0.0, 0.0), "jpeg_quality": (100.0, 100.0)}
+    degradation = replace(PUBLISHED, first=replace(PUBLISHED.first, **quiet), second=replace(PUBLISHED.second, **quiet))
+    generator = seeded()
+    for _ in range(20):
+        small = degrade_one(spot, generator, degradation)[1]
+        small = small.clamp_min(0.1) - 0.1
+        weight = small / small.sum()
+        middle = [(weight * (4 * torch.arange(32) + 2).view(shape)).sum().item() for shape in ((1, -1), (-1, 1))]
+        assert middle == pytest.approx([50, 70], abs=0.7)
+
+
+def test_the_seed_alone_decides() -> None:
+    images = scene(3)
+    first, again, other = (degrade(images, seeded(seed)) for seed in (7, 7, 8))
+    assert torch.equal(first, again)
+    assert all((first[i] - other[i]).abs().max() > 0.02 for i in range(3))
+    torch.manual_seed(0)
+    assert torch.equal(first, degrade(images, seeded(7))), "the global seed has no part in it"
+
+
+def test_pictures_of_a_batch_differ_and_do_not_depend_on_its_size() -> None:
+    images = scene(1).expand(4, -1, -1, -1)
+    batch = degrade(images, seeded())
+    assert torch.equal(batch[:1], degrade(images[:1], seeded()))
+    assert all((batch[0] - batch[i]).abs().max() > 0.02 for i in range(1, 4))
+
+
+def test_a_picture_of_a_batch_is_the_one_that_its_own_generator_gives() -> None:
+    images, generator = scene(3), seeded(3)
+    batch = degrade(images, generator)
+    generator = seeded(3)
+    for image, damaged in zip(images, batch, strict=True):
+        own = seeded(int(torch.randint(2**63 - 1, (), generator=generator)))
+        assert torch.equal(damaged, degrade_one(image, own))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    scale=st.integers(1, 8),
+    height=st.integers(2, 9),
+    width=st.integers(2, 9),
+    strength=st.floats(0, 1),
+    seed=st.integers(0, 2**32),
+)
+def test_any_size_gives_an_8_bit_picture_of_the_asked_size(
+    scale: int, height: int, width: int, strength: float, seed: int
+) -> None:
+    result = degrade(scene(2, height * scale, width * scale), seeded(seed), scale=scale, strength=strength)
+    assert result.shape == (2, 3, height, width)
+    assert result.dtype == torch.float32
+    assert result.min() >= 0 and result.max() <= 1
+    assert torch.equal(result, (result * 255).round() / 255)
+
+
+def test_strength_zero_only_shrinks() -> None:
+    images = scene(2)
+    wanted = (resize_bicubic(images, 12, 16) * 255).round() / 255
+    assert torch.equal(degrade(images, seeded(), strength=0), wanted)
+
+
+def test_the_least_strength_is_no_special_case() -> None:
+    degraded, plain = (degrade(scene(4), seeded(), strength=strength) for strength in (1e-300, 0))
+    assert (degraded - plain).abs().mean() < 0.02
+
+
+def test_damage_grows_with_strength() -> None:
+    images = scene(1, 128, 96).expand(40, -1, -1, -1)
+    plain = degrade(images, seeded(), strength=0)
+    damage = [(degrade(images, seeded(), strength=strength) - plain).abs().mean() for strength in (0.1, 0.4, 1)]
+    assert damage[0] < 0.7 * damage[1] < 0.7**2 * damage[2]
+
+
+def test_milder_ranges_lie_between_none_and_published() -> None:
+    assert PUBLISHED.milder(1) == PUBLISHED
+    half = PUBLISHED.milder(0.5)
+    assert half.first.gaussian_sigma == (0.5, 15)
+    assert half.first.jpeg_quality == (65, 97.5)
+    assert half.second.resize == pytest.approx((0.65, 1.1))
+    assert half.second.blur_sigma == pytest.approx((0.125, 0.775))
+    assert half.first.poisson_scale == (0.025, 1.5)
+    assert (half.final_sinc_prob, half.smooth_resize_prob) == (0.4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "said"),
+    [
+        (torch.rand(1, 3, 30, 32), {}, "scale: 4 for a picture of 32x30"),
+        (torch.rand(1, 3, 4, 32), {}, "twice the scale"),
+        (torch.rand(1, 3, 32, 32), {"scale": 0}, "scale: 0"),
+        (torch.rand(1, 3, 32, 32), {"strength": 1.2}, "strength: 1.2"),
+        (torch.rand(1, 3, 32, 32), {"strength": math.nan}, "strength: nan"),
+        (torch.rand(1, 4, 32, 32), {}, r"images: \[1, 4, 32, 32\]"),
+        (torch.rand(3, 32, 32), {}, "images"),
+        (torch.zeros(0, 3, 32, 32), {}, "images"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), {}, "uint8"),
+    ],
+)
+def test_bad_input_is_named(images: Tensor, given: dict[str, Any], said: str) -> None:
+    with pytest.raises(SeeSRError, match=said):
+        degrade(images, seeded(), **given)

@@ -1,0 +1,50 @@
+"""Put what the nano trainings wrote into the one file that ships: python tools/nano_pack.py [RUNS] [FILE].
+
+RUNS is the folder that holds ram, dape, autoencoder, base and seesr (output/nano). Run it with the interpreter of the
+environment that `python run.py train` made.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(runs: Path, path: Path) -> None:
+    """Pack, and say how large the file became."""
+    from seesr_pack.seesr_modules.dape.tags import read_vocabulary, tag_files
+    from seesr_pack.seesr_modules.nano.file import KNOWN_TOKENS, PREDICTION, write_nano
+    from seesr_pack.seesr_modules.weight_file import open_weights
+
+    words = tag_files(runs / "ram")
+    assert words is not None, f"no tag lists in {runs / 'ram'}"
+    num_classes = len(words["tags"].read_text("utf-8").splitlines())
+    schedule = json.loads((runs / "base" / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    last_step = (runs / "seesr" / "log.csv").read_text("utf-8").split()[-1].split(",")[0]
+    write_nano(
+        path,
+        unet=open_weights(runs / "seesr" / "unet"),
+        controlnet=open_weights(runs / "seesr" / "controlnet"),
+        text_encoder=open_weights(runs / "seesr" / "text_encoder"),
+        vae=open_weights(runs / "autoencoder" / "vae" / "autoencoder.safetensors"),
+        taggers=(open_weights(runs / "ram" / "ram.safetensors"), open_weights(runs / "dape" / "DAPE.pth")),
+        vocabulary=read_vocabulary(**words, num_classes=num_classes),
+        metadata={
+            PREDICTION: schedule["prediction_type"],
+            KNOWN_TOKENS: (runs / "seesr" / "text_encoder" / "known_tokens.json").read_text("utf-8"),
+            "trained_steps": last_step,
+        },
+    )
+    sys.stdout.write(f"{path}: {path.stat().st_size / 1e6:.1f} MB after {last_step} steps\n")
+
+
+if __name__ == "__main__":
+    package = types.ModuleType("seesr_pack")  # the root's __init__.py is for ComfyUI
+    package.__path__ = [str(ROOT)]
+    sys.modules["seesr_pack"] = package
+    runs, path = [*map(Path, sys.argv[1:3]), ROOT / "output" / "nano", ROOT / "nano" / "nano.safetensors"][:2]
+    main(runs, path)
