@@ -79,12 +79,12 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Upscale, score and write. Exit code 0 done, 2 wrong input, a missing file or a workflow that failed."""
     options = parser().parse_args(arguments)
-    upscale._set_up_logging(options.verbose)
+    upscale.set_up_logging(options.verbose)
     try:
         _evaluate(options)
     except SeeSRError as error:
-        upscale._end_progress()
-        upscale._say(f"{error}\n")
+        upscale.end_progress()
+        upscale.say(f"{error}\n")
         return 2
     return 0
 
@@ -208,12 +208,12 @@ def _run(host: HeadlessHost, method: Method, photo: Photo) -> Pixels:
     from PIL import Image
 
     def show(title: str, done: float, steps: float) -> None:
-        upscale._show_progress(f"{method.name}, {photo.name}: {title}", int(done), int(steps))
+        upscale.show_progress(f"{method.name}, {photo.name}: {title}", int(done), int(steps))
 
     Image.fromarray(photo.low).save(host.input_folder / "photo.png")
     upscale.set_input(method.workflow, ("LoadImage", "image"), "photo.png")
     saved = host.run_workflow(method.workflow, show)
-    upscale._end_progress()
+    upscale.end_progress()
     with Image.open(saved[0]) as image:
         result = np.asarray(image.convert("RGB"))
     if result.shape != photo.truth.shape:

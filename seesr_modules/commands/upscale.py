@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Upscale the photos. Exit code 0 done, 1 a photo failed, 2 wrong input or a missing model file."""
     options = parser().parse_args(arguments)
-    _set_up_logging(options.verbose)
+    set_up_logging(options.verbose)
     with tempfile.TemporaryDirectory(prefix="seesr-") as scratch:
         try:
             check_output(options.output, len(options.photos))
@@ -114,10 +114,10 @@ def main(arguments: Sequence[str]) -> int:
             prefer_packed(host, workflow, set(dict(options.settings)))
             check_models(host, workflow)
         except SeeSRError as error:
-            _say(f"{error}\n")
+            say(f"{error}\n")
             return 2
         if options.preset == "nano":
-            _say(ABOUT_NANO)
+            say(ABOUT_NANO)
         results = [
             _upscale(host, workflow, photo, options.output, not options.no_comparison) for photo in options.photos
         ]
@@ -224,7 +224,7 @@ def _upscale(host: HeadlessHost, workflow: Workflow, photo: Path, output: Path |
     """Upscale one photo and say where the result is, or why there is none."""
 
     def show(title: str, done: float, steps: float) -> None:
-        _show_progress(f"{photo.name}: {title}", int(done), int(steps))
+        show_progress(f"{photo.name}: {title}", int(done), int(steps))
 
     try:
         # A neutral name: the host reads meaning into some names, and the user's input folder stays untouched.
@@ -232,15 +232,15 @@ def _upscale(host: HeadlessHost, workflow: Workflow, photo: Path, output: Path |
         shutil.copyfile(photo, copy)
         set_input(workflow, ("LoadImage", "image"), copy.name)
         for result in host.run_workflow(workflow, show):
-            _end_progress()
+            end_progress()
             path = _save(result, output_path(photo, output))
             sys.stdout.write(f"{path}\n")
             if compare:
                 sys.stdout.write(f"{_save_comparison(photo, path)}\n")
             sys.stdout.flush()
     except (SeeSRError, OSError) as error:
-        _end_progress()
-        _say(f"{photo}: {error}\n")
+        end_progress()
+        say(f"{photo}: {error}\n")
         return False
     return True
 
@@ -294,7 +294,7 @@ def _setting(text: str) -> tuple[Setting, object]:
         return (class_type, name), value
 
 
-def _set_up_logging(verbose: bool) -> None:
+def set_up_logging(verbose: bool) -> None:
     """Show all of the host's log, or only warnings, and none of the root logger: there the host logs tracebacks."""
     handler = logging.StreamHandler()
     if not verbose:
@@ -303,20 +303,22 @@ def _set_up_logging(verbose: bool) -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, format="%(message)s")
 
 
-def _show_progress(text: str, done: int, steps: int) -> None:
+def show_progress(text: str, done: int, steps: int) -> None:
     """Show a line that the next one overwrites; where standard error is no terminal, one line a node."""
     if sys.stderr.isatty():
         count = f" {done}/{steps}" if steps else ""
-        _say(f"\r{(text + count)[:79]:<79}")
+        say(f"\r{(text + count)[:79]:<79}")
     elif not steps:
-        _say(f"{text}\n")
+        say(f"{text}\n")
 
 
-def _end_progress() -> None:
+def end_progress() -> None:
+    """Take the progress line away."""
     if sys.stderr.isatty():
-        _say(f"\r{'':<79}\r")
+        say(f"\r{'':<79}\r")
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Write to standard error at once."""
     sys.stderr.write(text)
     sys.stderr.flush()

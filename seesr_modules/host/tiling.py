@@ -299,13 +299,15 @@ class _Preview:
         """Put in the x0 [tiles * B, C, h, w] of some tiles; return what a progress bar shows."""
         if self.previewer is None:
             return None
+        canvas = self.canvas
         for tile, part in zip(tiles, predicted.chunk(len(tiles)), strict=True):
             kind, drawn, largest_side = self.previewer.decode_latent_to_preview_image("JPEG", part)
             scale = drawn.width // tile.width  # 1, or 8 where a small decoder draws
-            if self.canvas is None:
-                self.canvas = Image.new("RGB", (self.width * scale, self.height * scale))
-            self.canvas.paste(drawn, (tile.x * scale, tile.y * scale))
-        return kind, self.canvas.copy(), largest_side  # the host encodes it later, beside the next tile
+            canvas = canvas or Image.new("RGB", (self.width * scale, self.height * scale))
+            canvas.paste(drawn, (tile.x * scale, tile.y * scale))
+        assert canvas is not None, "there is at least one tile"
+        self.canvas = canvas
+        return kind, canvas.copy(), largest_side  # the host encodes it later, beside the next tile
 
 
 def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:

@@ -1,1 +1,1 @@
-"""Training of the method's parts; needs the ``train`` extra (diffusers), which the nodes never import."""
+"""Training of the method's parts, with requirements/train.txt; of it the nodes import ``degrade`` alone."""
