@@ -30,7 +30,7 @@ PRESETS = {
     "turbo": "seesr_turbo.json",
 }
 ABOUT_NANO = (
-    "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base tags`, "
+    "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base`, "
     "then `python run.py upscale PHOTO --preset balanced`.\n"
 )
 

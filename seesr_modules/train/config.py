@@ -27,6 +27,8 @@ class PhotoSettings(Settings):
     manifest: Path | None = None
     """Names the photographs and their labels; without one every picture in the folder is taken."""
     crop_px: Count = 512
+    sharpen: bool = False
+    """Sharpen the clean pictures first, as the paper says; the published code has it commented out."""
     pool: int = Field(default=0, ge=0)
     """Draw so many pairs once and go through them again and again; 0 draws new ones each time."""
     pool_file: Path | None = None

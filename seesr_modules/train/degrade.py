@@ -141,7 +141,7 @@ def degrade(
 ) -> Tensor:
     """Damage pictures and make them smaller; every picture has draws of its own.
 
-    For training, :func:`sharpen` the good pictures first: they are the target as well.
+    Training pairs may have their good pictures sharpened first, by :func:`sharpen`: they are the target as well.
 
     Args:
         images: [B, 3, H, W] good pictures, RGB in [0, 1]; the sides are multiples of ``scale``.

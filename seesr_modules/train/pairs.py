@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import SeeSRError
 from .config import PhotoSettings
-from .degrade import degrade
+from .degrade import degrade, sharpen
 from .photos import PhotoCrops
 
 SCALE = 4
@@ -34,7 +34,7 @@ class Pairs(Dataset[Pair]):
             SeeSRError: as :class:`.photos.PhotoCrops`, or the pool's file is of other settings.
         """
         self._crops = PhotoCrops(settings.folder, settings.crop_px, 1 << 40, seed, settings.manifest)
-        self._seed = seed
+        self._seed, self._sharpen = seed, settings.sharpen
         self._pool = _pool(self, settings, seed) if settings.pool else None
 
     @property
@@ -56,13 +56,20 @@ class Pairs(Dataset[Pair]):
         """Draw the pair of an index from the photographs."""
         crop = self._crops[index]
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
-        lq = degrade(floats(crop["image"])[None], generator, scale=SCALE)[0]
-        return {"gt": crop["image"], "lq": (lq * 255).round().to(torch.uint8), "labels": crop["labels"]}
+        gt = floats(crop["image"])
+        if self._sharpen:
+            gt = sharpen(gt)
+        lq = degrade(gt[None], generator, scale=SCALE)[0]
+        return {"gt": _bytes(gt), "lq": _bytes(lq), "labels": crop["labels"]}
 
 
 def floats(images: Tensor) -> Tensor:
     """Pictures of a batch, uint8, as float32 in [0,1]."""
     return images.float() / 255
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return (image * 255).round().to(torch.uint8)
 
 
 class _Drawn(Dataset[Pair]):
@@ -83,7 +90,7 @@ def _pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
     path = settings.pool_file
     if path is None:
         raise SeeSRError("photos.pool: a pool needs a file to be kept in: set photos.pool_file.")
-    asked = {"crop_px": settings.crop_px, "pool": settings.pool, "seed": seed}
+    asked = {"crop_px": settings.crop_px, "pool": settings.pool, "seed": seed, "sharpen": settings.sharpen}
     if path.exists():
         made = torch.load(path, weights_only=True, mmap=True)
         if made.pop("settings") != asked:

@@ -14,6 +14,7 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.train.base_folder import load_base
 from seesr_pack.seesr_modules.train.config import Training
 from seesr_pack.seesr_modules.train.loop import Stage, train
+from seesr_pack.seesr_modules.train.pairs import Pairs
 from seesr_pack.seesr_modules.train.stages import build
 from seesr_pack.seesr_modules.weight_file import open_weights
 from torch import Tensor
@@ -85,6 +86,15 @@ def test_seesr_goes_on_from_published_folders(trained: dict[str, Training]) -> N
         for name, p in stage.named_parameters()
         if p.requires_grad
     )
+
+
+def test_clean_pictures_are_sharpened_where_asked(trained: dict[str, Training]) -> None:
+    """Both halves of a pair change with it, and nothing is drawn otherwise."""
+    settings = trained["ram"].photos
+    plain, sharp = (Pairs(settings.model_copy(update={"sharpen": on}), 0)[1] for on in (False, True))
+    assert torch.equal(plain["labels"], sharp["labels"])
+    assert not torch.equal(plain["gt"], sharp["gt"])
+    assert plain["gt"].float().std() < sharp["gt"].float().std()
 
 
 def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Training]) -> None:
