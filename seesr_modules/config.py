@@ -10,8 +10,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from .errors import SeeSRError
+
+Operations: TypeAlias = Any
+"""What holds the layer classes, such as Linear and Conv2d: ``torch.nn``, or the host's operations, which cast and
+offload their weights."""
 
 HEAD_WIDTH = 64
 """Channels per attention head in every SD2-type network (SD2's ``num_head_channels``)."""

@@ -1,6 +1,6 @@
 """Put what the nano trainings wrote into the one file that ships: python tools/nano_pack.py [RUNS] [FILE].
 
-RUNS is the folder that holds ram, dape, autoencoder, base and seesr (output/nano). Run it with the interpreter of the
+RUNS is the folder that holds ram, dape, base, seesr_256 and decoder (output/nano). Run it with the interpreter of the
 environment that `python run.py train` made.
 """
 
@@ -20,22 +20,22 @@ def main(runs: Path, path: Path) -> None:
     from seesr_pack.seesr_modules.nano.file import KNOWN_TOKENS, PREDICTION, write_nano
     from seesr_pack.seesr_modules.weight_file import open_weights
 
-    words = tag_files(runs / "ram")
-    assert words is not None, f"no tag lists in {runs / 'ram'}"
+    words = tag_files(runs / "dape")
+    assert words is not None, f"no tag lists in {runs / 'dape'}"
     num_classes = len(words["tags"].read_text("utf-8").splitlines())
     schedule = json.loads((runs / "base" / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    last_step = (runs / "seesr" / "log.csv").read_text("utf-8").split()[-1].split(",")[0]
+    last_step = (runs / "seesr_256" / "log.csv").read_text("utf-8").split()[-1].split(",")[0]
     write_nano(
         path,
-        unet=open_weights(runs / "seesr" / "unet"),
-        controlnet=open_weights(runs / "seesr" / "controlnet"),
-        text_encoder=open_weights(runs / "seesr" / "text_encoder"),
-        vae=open_weights(runs / "autoencoder" / "vae" / "autoencoder.safetensors"),
+        unet=open_weights(runs / "seesr_256" / "unet"),
+        controlnet=open_weights(runs / "seesr_256" / "controlnet"),
+        text_encoder=open_weights(runs / "seesr_256" / "text_encoder"),
+        vae=open_weights(runs / "decoder" / "vae" / "autoencoder.safetensors"),
         taggers=(open_weights(runs / "ram" / "ram.safetensors"), open_weights(runs / "dape" / "DAPE.pth")),
         vocabulary=read_vocabulary(**words, num_classes=num_classes),
         metadata={
             PREDICTION: schedule["prediction_type"],
-            KNOWN_TOKENS: (runs / "seesr" / "text_encoder" / "known_tokens.json").read_text("utf-8"),
+            KNOWN_TOKENS: (runs / "seesr_256" / "text_encoder" / "known_tokens.json").read_text("utf-8"),
             "trained_steps": last_step,
         },
     )

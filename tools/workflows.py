@@ -35,7 +35,15 @@ TITLE, ROW, WIDGET, TEXT_AREA = 30, 20, 24, 104
 GAP, MARGIN, GROUP_HEAD = 40, 20, 60
 NODE_WIDTH, TEXT_WIDTH, NOTE_WIDTH = 340, 420, 440
 NOTE_LINE, NOTE_LETTERS, NOTE_HEADING, NOTE_BREAK = 15, 75, 36, 12
-ROOM = {"LoadImage": 240, "SaveImage": 300, "PreviewImage": 300, "PreviewAny": 200, "SeeSR_Tagger": 130}  # for results
+ROOM = {  # for the photo, for results and previews
+    "LoadImage": 240,
+    "SaveImage": 300,
+    "PreviewImage": 300,
+    "PreviewAny": 200,
+    "SeeSR_Tagger": 130,
+    "SeeSR_TiledSampler": 240,
+    "SamplerCustomAdvanced": 240,
+}
 
 
 class Input(NamedTuple):

@@ -1,4 +1,4 @@
-"""Train: a tagger (ram, dape), a small base model (autoencoder, base), or SeeSR itself (seesr).
+"""Train: a tagger (ram, dape), a small base model (autoencoder, base), SeeSR itself (seesr), its decoder (decoder).
 
 Everything is written into the output folder that the settings name, with a checkpoint from which the same
 command goes on.
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import SeeSRError
 
-STAGES = ("ram", "dape", "autoencoder", "base", "seesr")
+STAGES = ("ram", "dape", "autoencoder", "base", "seesr", "decoder")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
 import torch
 from einops import rearrange
@@ -10,12 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
 if TYPE_CHECKING:
+    from ..config import Operations
     from .config import DapeConfig
-
-
-Operations: TypeAlias = Any
-"""What holds the layer classes Linear, Conv2d, LayerNorm and Embedding: ``torch.nn``, or the host's operations,
-which cast and offload their weights."""
 
 
 class Layers:

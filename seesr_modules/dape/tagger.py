@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, interpolate, relu, scaled_dot_product_attention
 
 from ..errors import SeeSRError
-from .swin import Layers, Operations, Swin
+from .swin import Layers, Swin
 
 if TYPE_CHECKING:
+    from ..config import Operations
     from .config import DapeConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from ..config import Shapes
+    from ..config import Operations, Shapes
     from ..weight_file import WeightFile
-    from .swin import Operations
 
 TABLES = ("label_embed", ".relative_position_bias_table")  # bare in the files, layers in the module
 

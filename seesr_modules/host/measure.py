@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ import comfy.model_management
 import comfy.ops
 import psutil
 import torch
+from torch import Tensor
 
 from ..bench.figures import Figure
 from ..bench.timing import PairedTiming, paired
@@ -21,18 +22,27 @@ from ..dape.tagger import Dape
 from ..tiles import latent_tile, plan_tiles
 from .model import apply_seesr, storage_dtypes
 from .sampling import leading_sigmas, sample
-from .steps import host_model, host_step, plain_steps, random_weights, step_inputs
+from .steps import StepInputs, Weights, host_model, host_step, plain_steps, random_weights, step_inputs
 from .tiling import tile_model
 
 TILE_PX, OVERLAP_PX = 768, 128
 
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+WARM_UP = 3
+"""Steps on an accelerator before it has chosen its kernels and taken its memory."""
+
 
 def step_rows(side_px: int, rounds: int) -> list[Figure]:
-    """Time one step with guidance, always against the same run plainly on diffusers in float32.
+    """Time one step with guidance, always against the same run plainly on diffusers.
 
-    The host's step in float32 and in auto; and the host's UNet beside diffusers' ControlNet, which is what
-    running a published-style ControlNet by itself would cost.
+    On a CPU the host's step in float32 and in auto, against float32; and the host's UNet beside diffusers'
+    ControlNet, which is what running a published-style ControlNet by itself would cost. On an accelerator both
+    in each half precision, and a step in tiles.
     """
+    if not comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device()):
+        weights = random_weights()
+        return [row for dtype in HALF_PRECISION for row in _half_precision_rows(weights, dtype, side_px, rounds)]
     weights = random_weights()
     inputs = step_inputs(side_px, side_px)
     plain = plain_steps(weights, inputs, torch.float32)
@@ -57,6 +67,56 @@ def step_rows(side_px: int, rounds: int) -> list[Figure]:
         error = (exact - rounded).abs().mean() / (noisy - exact).abs().mean()
         rows.append(Figure("auto: mean deviation of epsilon from float32", float(error), "x of its mean"))
     return rows
+
+
+def _half_precision_rows(weights: Weights, dtype: torch.dtype, side_px: int, rounds: int) -> list[Figure]:
+    """Time a step of the host and the same on diffusers, both in ``dtype`` and with all weights on the device."""
+    name = str(dtype).removeprefix("torch.")
+    rounded = {part: {n: t.to(dtype) for n, t in tensors.items()} for part, tensors in weights.items()}
+    held = sum(tensor.nbytes for tensors in rounded.values() for tensor in tensors.values())
+    inputs, large = step_inputs(side_px, side_px), step_inputs(2 * side_px, 2 * side_px)
+    base, seesr = host_model(rounded, dtype)
+    ours = _finished(host_step(base, seesr, inputs))
+    plain = _finished(plain_steps(rounded, inputs, dtype).whole)
+    rows = _compared(name, f"{name}, plain diffusers", paired(ours, plain, rounds, warmup=WARM_UP))
+    rows.append(Figure(f"{name}: weights", held / 2**20, "MiB"))
+    for whose, step in ((name, ours), (f"{name}, plain diffusers", plain)):
+        with _peak() as peak:
+            step()
+        rows.append(Figure(f"{whose}: peak above the weights", peak[0] / 2**20, "MiB"))
+    rows.append(
+        Figure(f"{name}: mean deviation of epsilon", _deviation(base, inputs, ours(), plain()), "x of its mean")
+    )
+    tile, overlap = latent_tile(TILE_PX, OVERLAP_PX)
+    whole = _finished(host_step(base, seesr, large))
+    tiled = _finished(host_step(tile_model(base, tile, overlap), seesr, large))
+    in_tiles, at_once = f"{name}, {2 * side_px} px in tiles of {TILE_PX}", f"{name}, {2 * side_px} px at once"
+    rows += _compared(in_tiles, at_once, paired(tiled, whole, rounds, warmup=WARM_UP))
+    for what, step in ((in_tiles, tiled), (at_once, whole)):
+        with _peak() as peak:
+            step()
+        rows.append(Figure(f"{what}: peak above the weights", peak[0] / 2**20, "MiB"))
+    comfy.model_management.unload_all_models()
+    return rows
+
+
+def _finished(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Return ``work`` that waits until the accelerator has done it."""
+
+    def whole() -> Any:
+        result = work()
+        torch.accelerator.synchronize()
+        return result
+
+    return whole
+
+
+def _deviation(base: Any, inputs: StepInputs, denoised: list[Tensor], epsilon: Tensor) -> float:
+    """Return how far the epsilon behind the host's x0 is from diffusers', both conds, as a share of its mean."""
+    sigma = base.model.model_sampling.sigma(torch.tensor([float(inputs.timestep)])).cpu()
+    noisy = inputs.latent * torch.sqrt(1 + sigma**2)
+    found, expected = (noisy - torch.cat(denoised).cpu().float()) / sigma, epsilon.cpu().float()
+    return float((found - expected).abs().mean() / expected.abs().mean())
 
 
 def _compared(name: str, other: str, timing: PairedTiming) -> list[Figure]:

@@ -80,7 +80,7 @@ def load_nano(path: Path = NANO_FILE) -> Nano:
         SeeSRError: the file is missing, damaged or something else.
     """
     file = NanoFile(path)
-    autoencoder = PatchAutoencoder.from_state_dict(all_tensors(file.vae, torch.float32))
+    autoencoder = PatchAutoencoder.from_state_dict(all_tensors(file.vae, torch.float32), comfy.ops.manual_cast)
     model_type = {
         "epsilon": comfy.model_base.ModelType.EPS,
         "v_prediction": comfy.model_base.ModelType.V_PREDICTION,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import comfy.model_management
 import comfy.model_patcher
 import comfy.sampler_helpers
 import comfy.samplers
@@ -108,9 +109,10 @@ def host_step(base: object, seesr: SeeSRModel, inputs: StepInputs, strength: flo
     comfy.sampler_helpers.prepare_sampling(model, list(inputs.latent.shape), conds, options)
     network = model.model
     network.current_patcher = model
-    conds = comfy.samplers.process_conds(network, inputs.latent, conds, model.load_device, inputs.latent)
-    sigma = network.model_sampling.sigma(torch.tensor([float(inputs.timestep)]))
-    noisy = inputs.latent * torch.sqrt(1 + sigma**2)
+    latent = inputs.latent.to(model.load_device)
+    conds = comfy.samplers.process_conds(network, latent, conds, model.load_device, latent)
+    sigma = network.model_sampling.sigma(torch.tensor([float(inputs.timestep)], device=model.load_device))
+    noisy = latent * torch.sqrt(1 + sigma**2)
 
     def step() -> list[Tensor]:
         with torch.inference_mode():
@@ -132,13 +134,14 @@ class PlainSteps:
 
 def plain_steps(weights: Weights, inputs: StepInputs, dtype: torch.dtype) -> PlainSteps:
     """Return the step run plainly on diffusers."""
-    denoiser = SeeSRDenoiser.from_state_dicts(weights["unet"], weights["controlnet"]).to(dtype).eval()
-    text = torch.cat([inputs.positive, inputs.negative]).to(dtype)
+    device = comfy.model_management.get_torch_device()
+    denoiser = SeeSRDenoiser.from_state_dicts(weights["unet"], weights["controlnet"]).to(device, dtype).eval()
+    text = torch.cat([inputs.positive, inputs.negative]).to(device, dtype)
     latent, soft_prompt, hint = (
-        tensor.to(dtype).repeat(2, *[1] * (tensor.ndim - 1))
+        tensor.to(device, dtype).repeat(2, *[1] * (tensor.ndim - 1))
         for tensor in (inputs.latent, inputs.soft_prompt, inputs.hint)
     )
-    arguments = (latent, torch.tensor([inputs.timestep] * 2), text, soft_prompt, hint)
+    arguments = (latent, torch.tensor([inputs.timestep] * 2, device=device), text, soft_prompt, hint)
 
     def whole() -> Tensor:
         with torch.inference_mode():

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from ..config import LATENT_PX
+from ..config import LATENT_PX, Operations
 from ..errors import SeeSRError
 
 WHITENING = 0.5
@@ -28,29 +28,34 @@ still above the noise for a good part of the schedule.
 class PatchAutoencoder(nn.Module):
     """RGB in [-1, 1] [B,3,8h,8w] to latents [B,channels,h,w] of about unit variance, and back."""
 
-    def __init__(self, channels: int, refiner_width: int = 0) -> None:
+    def __init__(
+        self, channels: int, refiner_width: int = 0, refiner_layers: int = 4, operations: Operations = torch.nn
+    ) -> None:
         """Build with empty weights: :meth:`fit` or ``load_state_dict`` fills them.
 
         Args:
             channels: components kept, at most 192.
             refiner_width: width of the network that smooths decoded pictures; 0 for none.
+            refiner_layers: its depth, without the last layer.
+            operations: what holds the layer classes, ``torch.nn`` or the host's, which cast and offload.
         """
         super().__init__()
-        self.encoder = nn.Conv2d(3, channels, LATENT_PX, stride=LATENT_PX)
-        self.decoder = nn.ConvTranspose2d(channels, 3, LATENT_PX, stride=LATENT_PX)
-        self.refiner = Refiner(refiner_width) if refiner_width else None
+        self.encoder = operations.Conv2d(3, channels, LATENT_PX, stride=LATENT_PX)
+        self.decoder = operations.ConvTranspose2d(channels, 3, LATENT_PX, stride=LATENT_PX)
+        self.refiner = Refiner(refiner_width, refiner_layers, operations) if refiner_width else None
 
     @classmethod
-    def from_state_dict(cls, tensors: Mapping[str, Tensor]) -> PatchAutoencoder:
+    def from_state_dict(cls, tensors: Mapping[str, Tensor], operations: Operations = torch.nn) -> PatchAutoencoder:
         """Build in the sizes that the shapes tell.
 
         Raises:
             SeeSRError: it is no linear autoencoder.
         """
-        first, refiner = tensors.get("encoder.weight"), tensors.get("refiner.layers.0.weight")
+        first = tensors.get("encoder.weight")
+        refiner = [t for name, t in tensors.items() if name.startswith("refiner.layers.") and name.endswith(".weight")]
         if first is None or tuple(first.shape[1:]) != (3, LATENT_PX, LATENT_PX):
             raise SeeSRError("autoencoder: encoder.weight is not that of a linear autoencoder of 8x8 patches.")
-        autoencoder = cls(len(first), 0 if refiner is None else len(refiner))
+        autoencoder = cls(len(first), len(refiner[0]) if refiner else 0, len(refiner), operations)
         autoencoder.load_state_dict(tensors)
         return autoencoder
 
@@ -98,13 +103,13 @@ class PatchAutoencoder(nn.Module):
 class Refiner(nn.Module):
     """Convolutions at full resolution: what to add to a linearly decoded picture."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, layers: int, operations: Operations) -> None:
         """``width`` channels inside; zero output until trained."""
         super().__init__()
         # Space to depth first: two by two pixels share a cell, at a quarter of the cost.
-        widths = [12, width, width, width, width]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3) for a, b in pairwise(widths))
-        self.out = nn.Conv2d(width, 12, 3)
+        widths = [12, *[width] * layers]
+        self.layers = nn.ModuleList(operations.Conv2d(a, b, 3) for a, b in pairwise(widths))
+        self.out = operations.Conv2d(width, 12, 3)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 

@@ -20,6 +20,7 @@ from ..weight_file import open_weights
 from .text import TextEncoder
 
 LINEAR_FILE = "autoencoder.safetensors"
+TEXT_FOLDER = "text_encoder"
 _KNOWN_FILE = "known_tokens.json"
 
 
@@ -69,18 +70,23 @@ def load_base(folder: Path) -> Base:
     Raises:
         SeeSRError: a part of it is missing or unreadable.
     """
-    for part in ("unet", "text_encoder", "vae", "scheduler"):
+    for part in ("unet", TEXT_FOLDER, "vae", "scheduler"):
         if not (folder / part).is_dir():
             raise SeeSRError(f"base: {folder} has no folder {part}: give a model folder in diffusers' layout.")
     file = open_weights(folder / "unet")
-    known = folder / "text_encoder" / _KNOWN_FILE
-    tokens = torch.tensor(json.loads(known.read_text("utf-8"))) if known.exists() else None
     return Base(
         unet=dict(file.tensors(file.shapes())),
-        text=TextEncoder(CLIPTextModel.from_pretrained(folder / "text_encoder"), tokens),
+        text=load_text(folder / TEXT_FOLDER),
         autoencoder=load_autoencoder(folder / "vae"),
         schedule=DDPMScheduler.from_pretrained(folder / "scheduler"),
     )
+
+
+def load_text(folder: Path) -> TextEncoder:
+    """Load a text encoder in transformers' layout, with the tokens that it knows where it is a small one."""
+    known = folder / _KNOWN_FILE
+    tokens = torch.tensor(json.loads(known.read_text("utf-8"))) if known.exists() else None
+    return TextEncoder(CLIPTextModel.from_pretrained(folder), tokens)
 
 
 def load_autoencoder(folder: Path) -> PatchAutoencoder | KlAutoencoder:
@@ -100,7 +106,7 @@ def save_base(
 ) -> None:
     """Write a base model that :func:`load_base` reads."""
     unet.save_pretrained(folder / "unet")
-    save_text(folder / "text_encoder", text)
+    save_text(folder / TEXT_FOLDER, text)
     save_linear(folder / "vae", autoencoder)
     schedule.save_pretrained(folder / "scheduler")
 

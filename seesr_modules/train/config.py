@@ -29,6 +29,8 @@ class PhotoSettings(Settings):
     crop_px: Count = 512
     sharpen: bool = False
     """Sharpen the clean pictures first, as the paper says; the published code has it commented out."""
+    mild_share: Share = 0
+    """Of the pairs whose damage is milder: a strength drawn evenly from 0 to 1, of 1 as published."""
     pool: int = Field(default=0, ge=0)
     """Draw so many pairs once and go through them again and again; 0 draws new ones each time."""
     pool_file: Path | None = None
@@ -87,6 +89,7 @@ class AutoencoderSettings(Settings):
 
     channels: Count = 32
     refiner_width: Count = 32
+    refiner_layers: Count = 4
     noise: float = Field(default=0.1, ge=0)
     """Standard deviation of the noise on the latents that the refiner learns to undo."""
 
@@ -103,6 +106,27 @@ class BaseSettings(Settings):
     text_dropout: Share = 0.1
     degraded_share: Share = 0
     """Of the pictures that are shown degraded, with the negative prompt for a text."""
+    draws: Count = 1
+    """Noises and timesteps that are drawn for each picture of a batch."""
+
+
+class DecoderSettings(Settings):
+    """The refiner of a linear autoencoder, trained further on what a SeeSR samples."""
+
+    base: Path
+    ram: Path
+    dape: Path | None = None
+    seesr: Path
+    autoencoder: Path
+    """Folder of the autoencoder to go on from."""
+    sampled_share: Share = 0.5
+    """Of the latents that are sampled; the others are the clean pictures' own, noised."""
+    steps: tuple[Count, ...] = (1, 2, 4)
+    """How many steps are taken; each batch draws one of these."""
+    noise: float = Field(default=0.1, ge=0)
+    adversary_width: Count = 64
+    adversary_weight: float = Field(default=0.05, ge=0)
+    """Of the adversary's verdict, beside the L1 distance; 0 for none."""
 
 
 class SeeSRSettings(Settings):
@@ -117,6 +141,7 @@ class SeeSRSettings(Settings):
     stem_widths: tuple[int, ...] = (16, 32, 96, 256)
     text_dropout: Share = 0.5
     degraded_share: Share = 0
+    draws: Count = 1
     train_base: bool = False
     """Whether the UNet and the text encoder are trained, too; the published ones are frozen."""
 
@@ -127,6 +152,7 @@ STAGES: dict[str, type[Settings]] = {
     "autoencoder": AutoencoderSettings,
     "base": BaseSettings,
     "seesr": SeeSRSettings,
+    "decoder": DecoderSettings,
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.functional import interpolate, l1_loss, mse_loss
+from torch.nn.functional import interpolate, mse_loss
 from torchvision.utils import make_grid
 
 from ..config import HEAD_WIDTH, NEGATIVE_QUALITY, POSITIVE_QUALITY, TRAIN_STEPS
@@ -17,48 +17,16 @@ from ..dape.weights import load_dape
 from ..nano.autoencoder import PatchAutoencoder
 from ..schedule import BETA_END, BETA_START
 from ..weight_file import open_weights
-from .base_folder import load_autoencoder, load_base, save_base, save_linear, save_text
-from .config import AutoencoderSettings, BaseSettings, PhotoSettings, SeeSRSettings
+from .base_folder import TEXT_FOLDER, load_autoencoder, load_base, load_text, save_base, save_text
+from .config import BaseSettings, PhotoSettings, SeeSRSettings
 from .denoiser import SeeSRDenoiser
 from .loop import Batch, Stage
 from .pairs import SCALE, Pairs, floats
 from .taggers import TagWriter
 from .text import TextEncoder
 
-_FIT_PICTURES = 256
 _SHOWN = 4
 _SHOW_STEPS = 10
-
-
-class AutoencoderStage(Stage):
-    """A linear autoencoder, fitted at once, and the refiner after it, trained by L1 on noised latents."""
-
-    def __init__(self, settings: AutoencoderSettings, photos: PhotoSettings, seed: int) -> None:
-        """Fit the linear part to the first pictures."""
-        super().__init__()
-        self._pairs, self._noise = Pairs(photos, seed), settings.noise
-        self.autoencoder = PatchAutoencoder(settings.channels, settings.refiner_width)
-        first = [self._pairs[index]["gt"] for index in range(_FIT_PICTURES)]
-        self.autoencoder.fit(floats(torch.stack(first)) * 2 - 1)
-        self.autoencoder.requires_grad_(False)
-        if self.autoencoder.refiner is not None:
-            self.autoencoder.refiner.requires_grad_(True)
-
-    def dataset(self) -> Pairs:
-        """Return the pairs; the degraded ones are not looked at."""
-        return self._pairs
-
-    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """L1 distance of decoded and true pictures."""
-        images = floats(batch["gt"]) * 2 - 1
-        latents = self.autoencoder.encode(images)
-        strength = self._noise * torch.rand(len(latents), 1, 1, 1, generator=generator)
-        noise = strength * torch.randn(latents.shape, generator=generator)
-        return l1_loss(self.autoencoder.decode(latents + noise.to(latents)), images)
-
-    def save(self, folder: Path) -> None:
-        """Write the autoencoder."""
-        save_linear(folder / "vae", self.autoencoder)
 
 
 class Diffusion(Stage):
@@ -69,20 +37,25 @@ class Diffusion(Stage):
     schedule: DDPMScheduler
     text_dropout: float
     degraded_share: float
+    draws: int
 
     def dataset(self) -> Pairs:
         """Return the pairs."""
         return self.pairs
 
     def noised(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return timesteps [B], the latents noised to them, and what the network is to predict."""
-        device = latents.device
-        timesteps = torch.randint(0, TRAIN_STEPS, (len(latents),), generator=generator).to(device)
-        noise = torch.randn(latents.shape, generator=generator).to(device)
+        """Return timesteps [n B], the latents n times, noised to them, and what the network is to predict."""
+        device, latents = latents.device, self.repeated(latents)
+        timesteps = torch.randint(0, TRAIN_STEPS, (len(latents),), generator=generator, device=device)
+        noise = torch.randn(latents.shape, generator=generator, device=device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
         if self.schedule.config.prediction_type == "v_prediction":
             return timesteps, noisy, self.schedule.get_velocity(latents, noise, timesteps)
         return timesteps, noisy, noise
+
+    def repeated(self, tensor: Tensor) -> Tensor:
+        """[B,...] to [n B,...], once for each of the ``draws``."""
+        return tensor.repeat(self.draws, *[1] * (tensor.ndim - 1))
 
     def targets(self, batch: Batch, texts: list[str], generator: torch.Generator) -> tuple[Tensor, list[str]]:
         """Return the pictures to learn, in [-1,1], and their texts, some of them left out.
@@ -91,7 +64,7 @@ class Diffusion(Stage):
         its meaning; the others then carry the positive one. Base models from the web know both already.
         """
         images = floats(batch["gt"])
-        draws = torch.rand(2, len(images), generator=generator)
+        draws = torch.rand(2, len(images), generator=generator, device=images.device)
         degraded = draws[0] < self.degraded_share
         if degraded.any():
             images[degraded] = enlarged(batch["lq"])[degraded]
@@ -102,6 +75,12 @@ class Diffusion(Stage):
             ]
         dropped = draws[1] < self.text_dropout
         return images * 2 - 1, ["" if drop else text for text, drop in zip(texts, dropped.tolist(), strict=True)]
+
+    def shown(self) -> Batch:
+        """Return the first pairs, on the model's device."""
+        pairs = [self.pairs[index] for index in range(_SHOWN)]
+        device = next(self.parameters()).device
+        return {name: torch.stack([pair[name] for pair in pairs]).to(device) for name in pairs[0]}
 
     def labels_as_text(self, labels: Tensor) -> list[str]:
         """Join the words of each row of labels, in class order, as tags are joined."""
@@ -122,6 +101,7 @@ class BaseStage(Diffusion):
         super().__init__()
         self.pairs = Pairs(photos, seed)
         self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
+        self.draws = settings.draws
         words = [word for word, _ in self.pairs.vocabulary]
         self.text = TextEncoder.small(words, settings.text_width, settings.text_layers)
         autoencoder = load_autoencoder(settings.autoencoder)
@@ -154,7 +134,7 @@ class BaseStage(Diffusion):
         """Squared error of the prediction."""
         images, texts = self.targets(batch, self.labels_as_text(batch["labels"]), generator)
         timesteps, noisy, wanted = self.noised(self.autoencoder.encode(images), generator)
-        seen = self.unet(noisy, timesteps, encoder_hidden_states=self.text(texts)).sample
+        seen = self.unet(noisy, timesteps, encoder_hidden_states=self.repeated(self.text(texts))).sample
         return mse_loss(seen.float(), wanted.float())
 
     def save(self, folder: Path) -> None:
@@ -163,13 +143,10 @@ class BaseStage(Diffusion):
 
     def picture(self) -> Tensor:
         """Return what comes of the first texts, without guidance."""
-        pairs = [self.pairs[index] for index in range(_SHOWN)]
-        texts = self.text(self.labels_as_text(torch.stack([pair["labels"] for pair in pairs])))
-        cells = pairs[0]["gt"].shape[-1] // 8
-        latents = torch.randn(
-            _SHOWN, self.autoencoder.channels, cells, cells, generator=torch.Generator().manual_seed(0)
-        )
-        for step in (sampler := _sampler(self.schedule)).timesteps:
+        batch = self.shown()
+        texts = self.text(self.labels_as_text(batch["labels"]))
+        latents = first_noise(self.autoencoder.encode(floats(batch["gt"])))
+        for step in (sampler := _sampler(self.schedule, _SHOW_STEPS)).timesteps:
             seen = self.unet(latents, step, encoder_hidden_states=texts).sample
             latents = sampler.step(seen, step, latents).prev_sample
         return make_grid(self.autoencoder.decode(latents) / 2 + 0.5, nrow=_SHOWN)
@@ -193,8 +170,11 @@ class SeeSRStage(Diffusion):
         super().__init__()
         self.pairs = Pairs(photos, seed)
         self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
+        self.draws = settings.draws
         base = load_base(settings.base)
-        self.text, self.schedule = base.text.requires_grad_(False), base.schedule
+        own_text = settings.seesr and settings.seesr / TEXT_FOLDER
+        text = load_text(own_text) if own_text and own_text.is_dir() else base.text
+        self.text, self.schedule = text.requires_grad_(False), base.schedule
         self.autoencoder = base.autoencoder
         ram = open_weights(settings.ram)
         self.dape: Dape = load_dape(ram, open_weights(settings.dape) if settings.dape else None, torch.float32)
@@ -216,9 +196,21 @@ class SeeSRStage(Diffusion):
         timesteps, noisy, wanted = self.noised(self.autoencoder.encode(images), generator)
         with torch.no_grad():
             soft_prompt = self.dape(floats(batch["lq"])).soft_prompt
-        hint = enlarged(batch["lq"])
-        seen = self.denoiser(noisy, timesteps, self.text(texts), soft_prompt, hint)
+        conditions = self.text(texts), soft_prompt, enlarged(batch["lq"])
+        seen = self.denoiser(noisy, timesteps, *map(self.repeated, conditions))
         return mse_loss(seen.float(), wanted.float())
+
+    @torch.no_grad()
+    def restored(self, batch: Batch, steps: int, noise: Tensor) -> Tensor:
+        """Return the latents [B,C,h,w] that sampling gives, from the LR start and without guidance."""
+        hint, text = enlarged(batch["lq"]), self.text([f"{t}, {POSITIVE_QUALITY}" for t in self._texts(batch)])
+        soft_prompt = self.dape(floats(batch["lq"])).soft_prompt
+        start = self.autoencoder.encode(hint * 2 - 1)
+        latents = self.schedule.add_noise(start, noise, torch.full((len(start),), TRAIN_STEPS - 1))
+        for step in (sampler := _sampler(self.schedule, steps)).timesteps:
+            seen = self.denoiser(latents, step.expand(len(latents)).to(hint.device), text, soft_prompt, hint)
+            latents = sampler.step(seen, step, latents).prev_sample
+        return latents
 
     def _texts(self, batch: Batch) -> list[str]:
         if self.tag_writer is None:
@@ -232,22 +224,13 @@ class SeeSRStage(Diffusion):
             tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
             save_file(tensors, folder / name / "diffusion_pytorch_model.safetensors")
         if self._train_base:
-            save_text(folder / "text_encoder", self.text)
+            save_text(folder / TEXT_FOLDER, self.text)
 
     def picture(self) -> Tensor:
         """Return rows of degraded, restored and true pictures."""
-        pairs = [self.pairs[index] for index in range(_SHOWN)]
-        batch = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
-        words = [f"{text}, {POSITIVE_QUALITY}" for text in self._texts(batch)]
-        hint, text = enlarged(batch["lq"]), self.text(words)
-        soft_prompt = self.dape(floats(batch["lq"])).soft_prompt
-        start = self.autoencoder.encode(hint * 2 - 1)
-        noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
-        latents = self.schedule.add_noise(start, noise, torch.tensor([TRAIN_STEPS - 1] * _SHOWN))
-        for step in (sampler := _sampler(self.schedule)).timesteps:
-            seen = self.denoiser(latents, step.expand(_SHOWN), text, soft_prompt, hint)
-            latents = sampler.step(seen, step, latents).prev_sample
-        rows = [hint, self.autoencoder.decode(latents) / 2 + 0.5, floats(batch["gt"])]
+        batch, gt = self.shown(), floats(self.shown()["gt"])
+        latents = self.restored(batch, _SHOW_STEPS, first_noise(self.autoencoder.encode(gt)))
+        rows = [enlarged(batch["lq"]), self.autoencoder.decode(latents) / 2 + 0.5, gt]
         return make_grid(torch.cat(rows), nrow=_SHOWN)
 
     def enable_gradient_checkpointing(self) -> None:
@@ -260,7 +243,13 @@ def enlarged(lq: Tensor) -> Tensor:
     return interpolate(floats(lq), scale_factor=SCALE, mode="bicubic").clamp(0, 1)
 
 
-def _sampler(schedule: DDPMScheduler) -> DDIMScheduler:
-    sampler = DDIMScheduler.from_config(schedule.config, timestep_spacing="leading")
-    sampler.set_timesteps(_SHOW_STEPS)
+def first_noise(like: Tensor) -> Tensor:
+    """Return the noise that sample pictures start from, the same each time and on each device."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like.device)
+
+
+def _sampler(schedule: DDPMScheduler, steps: int) -> DDIMScheduler:
+    """Euler's method from the last timestep down, as the host's euler on sgm_uniform."""
+    sampler = DDIMScheduler.from_config(schedule.config, timestep_spacing="trailing")
+    sampler.set_timesteps(steps)
     return sampler

@@ -43,7 +43,7 @@ class Stage(nn.Module):
 
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return the loss of a batch, a scalar; every random draw comes from ``generator``, on the CPU."""
+        """Return the loss of a batch, a scalar; every random draw comes from ``generator``, on the batch's device."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
@@ -80,7 +80,7 @@ def train(stage: Stage, training: Training) -> float:
         stage.enable_gradient_checkpointing()
     parameters = [parameter for parameter in stage.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
-    average = EMAModel(parameters, decay=options.ema_decay) if options.ema_decay else None
+    average = EMAModel(parameters, decay=options.ema_decay, foreach=True) if options.ema_decay else None
     model, optimizer = accelerator.prepare(stage, optimizer)
     if average is not None:
         average.to(accelerator.device)
@@ -92,7 +92,7 @@ def train(stage: Stage, training: Training) -> float:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(options, run.step)
         for part in range(options.accumulation):
-            generator = _generator(options.seed, run.step, part, accelerator.process_index)
+            generator = _generator(accelerator.device, options.seed, run.step, part, accelerator.process_index)
             loss = model(next(batches), generator) / options.accumulation
             accelerator.backward(loss)
             loss_of_line += loss.detach()
@@ -243,13 +243,16 @@ def _batches(
     starts = ((number * world + rank) * size for number in range(first, last))
     indices = [list(range(start, start + size)) for start in starts]
     loader = DataLoader(
-        dataset, batch_sampler=indices, num_workers=options.workers, persistent_workers=options.workers > 0
+        dataset,
+        batch_sampler=indices,
+        num_workers=options.workers,
+        pin_memory=accelerator.device.type == "cuda",
     )
     for batch in loader:
-        yield {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        yield {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def _generator(*key: int) -> torch.Generator:
+def _generator(device: torch.device, *key: int) -> torch.Generator:
     """Return a generator whose draws belong to ``key`` alone."""
     digest = hashlib.sha256(repr(key).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -34,7 +34,7 @@ class Pairs(Dataset[Pair]):
             SeeSRError: as :class:`.photos.PhotoCrops`, or the pool's file is of other settings.
         """
         self._crops = PhotoCrops(settings.folder, settings.crop_px, 1 << 40, seed, settings.manifest)
-        self._seed, self._sharpen = seed, settings.sharpen
+        self._seed, self._sharpen, self._mild_share = seed, settings.sharpen, settings.mild_share
         self._pool = _pool(self, settings, seed) if settings.pool else None
 
     @property
@@ -59,7 +59,9 @@ class Pairs(Dataset[Pair]):
         gt = floats(crop["image"])
         if self._sharpen:
             gt = sharpen(gt)
-        lq = degrade(gt[None], generator, scale=SCALE)[0]
+        mild, strength = torch.rand(2, generator=generator).tolist()
+        strength = strength if mild < self._mild_share else 1.0
+        lq = degrade(gt[None], generator, scale=SCALE, strength=strength)[0]
         return {"gt": _bytes(gt), "lq": _bytes(lq), "labels": crop["labels"]}
 
 
@@ -90,7 +92,7 @@ def _pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
     path = settings.pool_file
     if path is None:
         raise SeeSRError("photos.pool: a pool needs a file to be kept in: set photos.pool_file.")
-    asked = {"crop_px": settings.crop_px, "pool": settings.pool, "seed": seed, "sharpen": settings.sharpen}
+    asked = {**settings.model_dump(include={"crop_px", "pool", "sharpen", "mild_share"}), "seed": seed}
     if path.exists():
         made = torch.load(path, weights_only=True, mmap=True)
         if made.pop("settings") != asked:

@@ -7,16 +7,18 @@ from typing import Any
 
 import torch
 
+from .autoencoding import AutoencoderStage, DecoderStage
 from .config import (
     AutoencoderSettings,
     BaseSettings,
     DapeSettings,
+    DecoderSettings,
     RamSettings,
     SeeSRSettings,
     Settings,
     Training,
 )
-from .diffusion import AutoencoderStage, BaseStage, SeeSRStage
+from .diffusion import BaseStage, SeeSRStage
 from .loop import Stage
 from .taggers import DapeStage, RamStage
 
@@ -26,6 +28,7 @@ _STAGES: dict[type[Settings], Callable[[Any, Any, int], Stage]] = {
     AutoencoderSettings: AutoencoderStage,
     BaseSettings: BaseStage,
     SeeSRSettings: SeeSRStage,
+    DecoderSettings: DecoderStage,
 }
 
 

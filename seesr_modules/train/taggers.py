@@ -64,15 +64,18 @@ class RamStage(Stage):
         tensors = {published_name(name): t.contiguous() for name, t in self.tagger.state_dict().items()}
         tensors |= size_telling_mask(self.config)
         save_file(tensors, folder / RAM_FILE)
-        english, chinese = zip(*self._pairs.vocabulary, strict=True)
-        for name, lines in ((TAG_LIST, english), (CHINESE_TAG_LIST, chinese), (THRESHOLDS, self._thresholds())):
-            (folder / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+        write_tag_lists(folder, self._pairs, self.tagger)
 
-    def _thresholds(self) -> list[float]:
-        """Return each word's threshold, best by F1 on some of the degraded pictures: those it will be shown."""
-        pairs = [self._pairs[index] for index in range(_JUDGED)]
-        scores = [self.tagger(floats(pair["lq"])[None]).logits[0].sigmoid() for pair in pairs]
-        return best_thresholds(torch.stack(scores), torch.stack([pair["labels"] for pair in pairs]))
+
+def write_tag_lists(folder: Path, pairs: Pairs, tagger: Dape) -> None:
+    """Write the words as RAM publishes them, each with its best threshold on some of the degraded pictures."""
+    judged = [pairs[index] for index in range(_JUDGED)]
+    device = next(tagger.parameters()).device
+    scores = torch.stack([tagger(floats(pair["lq"][None].to(device))).logits[0].sigmoid().cpu() for pair in judged])
+    thresholds = best_thresholds(scores, torch.stack([pair["labels"] for pair in judged]))
+    english, chinese = zip(*pairs.vocabulary, strict=True)
+    for name, lines in ((TAG_LIST, english), (CHINESE_TAG_LIST, chinese), (THRESHOLDS, thresholds)):
+        (folder / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
 def best_thresholds(scores: Tensor, labels: Tensor) -> list[float]:
@@ -166,8 +169,10 @@ class DapeStage(Stage):
         return mse_loss(seen.soft_prompt, wanted.soft_prompt) + tags
 
     def save(self, folder: Path) -> None:
-        """Write the LoRA under the published names."""
+        """Write the LoRA under the published names; and where photographs have labels, tag lists that suit it."""
         tensors: dict[str, Tensor] = {}
         for stem, lora in self._loras.items():
             tensors |= {f"{stem}.{name}": tensor.clone() for name, tensor in lora.state_dict().items()}
         torch.save(tensors, folder / DAPE_FILE)
+        if self._pairs.vocabulary:
+            write_tag_lists(folder, self._pairs, self.student)

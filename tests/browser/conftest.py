@@ -1,4 +1,4 @@
-"""ComfyUI's server with the pack and tiny models, and its page in a Chromium without a window."""
+"""ComfyUI's server with the pack, which brings nano, and its page in a Chromium without a window."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import builders
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from seesr_pack.seesr_modules.download.sources import CATALOGUE
+from seesr_pack.seesr_modules.train.degrade import degrade
+from skimage import data
 
 try:
-    from playwright.sync_api import ConsoleMessage, Error, Page, sync_playwright
+    from playwright.sync_api import ConsoleMessage, Error, Page, expect, sync_playwright
 except ImportError:
     raise pytest.UsageError(
         "tests/browser needs the Python package playwright: run it with `python run.py test -- tests/browser`."
@@ -31,6 +31,7 @@ except ImportError:
 
 ROOT = Path(__file__).resolve().parents[2]
 LORA = "your_sd2_lora.safetensors"
+PHOTO, CLEAN = "photo.png", "clean.png"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
 if BROWSER is None:
@@ -46,7 +47,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-START_S, ACT_MS = 600, 120_000  # what a slow machine may take
+START_S, ACT_MS, SHOW_MS = 600, 120_000, 30_000  # what a slow machine may take
+expect.set_options(timeout=SHOW_MS)
 
 Json = dict[str, Any]
 
@@ -67,6 +69,8 @@ class Editor:
         source = message.location.get("url", "")
         if source.endswith("/en.md"):
             return  # of a node's help the page asks for NODE/en.md before NODE.md
+        if source and not source.startswith(self.url):
+            return  # of nodes that were not saved with their pack's name the page asks the registry
         if message.type == "error" and ("SeeSR" in message.text or "SeeSR" in source):
             self.errors.append(f"{message.text} ({source})")
 
@@ -93,6 +97,30 @@ class Editor:
                     }
             }""",
             [node_type, values],
+        )
+
+    def use_nano(self) -> None:
+        """Let one Load Nano stand for the loaders of the open workflow, or of the subgraphs in it."""
+        self.page.evaluate(
+            """() => {
+                for (const graph of [app.graph, ...app.graph.nodes.map((node) => node.subgraph).filter(Boolean)]) {
+                    const types = ["CheckpointLoaderSimple", "SeeSR_LoadModel", "SeeSR_LoadDAPE"];
+                    const loaders = graph.nodes.filter((node) => types.includes(node.type));
+                    if (!loaders.length) continue;
+                    const nano = LiteGraph.createNode("SeeSR_LoadNano");
+                    graph.add(nano);
+                    for (const loader of loaders) {
+                        for (const { type, links } of loader.outputs) {
+                            const slot = nano.outputs.findIndex((output) => output.type === type);
+                            for (const id of [...(links ?? [])]) {
+                                const { target_id, target_slot } = graph.getLink(id);
+                                nano.connect(slot, graph.getNodeById(target_id), target_slot);
+                            }
+                        }
+                        graph.remove(loader);
+                    }
+                }
+            }"""
         )
 
     def value(self, node_type: str, widget: str) -> Any:
@@ -139,10 +167,11 @@ class Editor:
             """async (limit) => {
                 const ends = ["execution_success", "execution_error", "execution_interrupted"];
                 const seen = [], listeners = [];
+                const shown = () => Object.keys(app.nodePreviewImages); // the nodes with a preview on them
                 const ended = new Promise((resolve) => {
-                    for (const name of ["progress", "executed", ...ends]) {
+                    for (const name of ["progress", "b_preview", "executed", ...ends]) {
                         const listener = ({ detail }) => {
-                            seen.push([name, detail]);
+                            seen.push([name, name === "b_preview" ? shown() : detail]);
                             if (ends.includes(name)) resolve();
                         };
                         app.api.addEventListener(name, listener);
@@ -161,30 +190,21 @@ class Editor:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user's: the pack, tiny models under every published name, a picture."""
+    """A folder of a user's: the pack, every published model's name, and a photo, degraded and clean."""
     folder = tmp_path_factory.mktemp("comfyui")
-    packs, models = folder / "custom_nodes", folder / "models"
-    for name in ("checkpoints", "seesr", "rams", "loras"):
-        (models / name).mkdir(parents=True)
-    packs.mkdir()
-    (packs / "ComfyUI-SeeSR").symlink_to(ROOT, target_is_directory=True)
-    (packs / "tiny_checkpoint.py").symlink_to(Path(__file__).with_name("tiny_checkpoint.py"))
-
-    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
-    builders.save_seesr(models / "seesr" / "SeeSR", unet, builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny"))
-    builders.save_tagger(models / "seesr")
-    english = (models / "seesr" / "ram_tag_list.txt").read_text("utf-8").splitlines()
-    (models / "seesr" / "ram_tag_list_chinese.txt").write_text("".join(f"词-{word}\n" for word in english), "utf-8")
-    (models / "seesr" / "ram.pth").rename(models / "rams" / "ram_swin_large_14m.pth")
-    save_file({"none.weight": torch.zeros(1)}, models / "loras" / LORA)
-    for file in CATALOGUE["all"]:
-        if file.path.endswith(".txt"):
-            continue  # an empty list of words is a damaged one
-        (models / file.kind / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (models / file.kind / file.path).touch()
+    (folder / "custom_nodes").mkdir()
+    (folder / "custom_nodes" / "ComfyUI-SeeSR").symlink_to(ROOT, target_is_directory=True)
+    names = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
+    for name in (*names, f"loras/{LORA}"):
+        (folder / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "models" / name).touch()
 
     (folder / "input").mkdir()
-    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(folder / "input" / "example.png")
+    clean = torch.from_numpy(data.coffee()[:, 44:556]).permute(2, 0, 1)[None] / 255
+    low = degrade(clean, torch.Generator().manual_seed(1))
+    for name, picture in {"example.png": low, PHOTO: low, CLEAN: clean}.items():
+        pixels = picture[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / "input" / name)
     shutil.copy(ROOT / "docs" / "icon.png", folder / "input")
     settings = folder / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
@@ -201,7 +221,7 @@ def server(base: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     url, log = f"http://127.0.0.1:{port}/", base / "server.log"
     flags = ["--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", str(base)]
-    flags += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
+    flags += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--preview-method", "auto"]
     command = [sys.executable, str(Path(os.environ["COMFYUI_PATH"]) / "main.py"), *flags]
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         try:

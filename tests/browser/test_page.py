@@ -9,19 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
-SMALL = {
-    "SeeSR_LREmbed": {"upscale": 2, "process_size": 64},
-    "SeeSR_TiledSampler": {"steps": 2},
-    "SeeSR_LoadModel": {"weight_dtype": "float32"},
-    "SeeSR_LoadDAPE": {"weight_dtype": "float32"},
-    "SeeSR_Tagger": {"threshold_offset": -0.6, "max_tags": 6},
-}
+PHOTO, CLEAN = "photo.png", "clean.png"  # 128 x 100 and 512 x 400 pixels
+COMMON_TAGS = {"threshold_offset": -1, "max_tags": 6}  # the six likeliest, whatever their thresholds
 
 pytestmark = pytest.mark.browser
 
@@ -38,15 +34,12 @@ def shipped(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / f"{name}.json").read_text("utf-8"))
 
 
-def open_small(editor: Any, name: str) -> None:
-    """Open a shipped workflow, made small and with the tiny models."""
-    graph = shipped(name)
-    for node in graph["nodes"]:
-        if node["type"] == "CheckpointLoaderSimple":
-            node["type"] = "TestCheckpoint"
-    editor.open(graph)
-    for node_type, values in SMALL.items():
-        editor.set(node_type, **values)
+def open_tagging(editor: Any) -> None:
+    """Open the shipped workflow that tags, with nano's tagger."""
+    editor.open(shipped("dape_tagging"))
+    editor.use_nano()
+    editor.set("LoadImage", image=PHOTO)
+    editor.set("SeeSR_Tagger", **COMMON_TAGS)
 
 
 def run(editor: Any) -> list[str]:
@@ -65,8 +58,32 @@ def chip(editor: Any, word: str) -> Locator:
     return editor.page.locator(f'.seesr-tags button[data-word="{word}"]')
 
 
+def chinese(editor: Any, word: str) -> str:
+    """Return a tag's word in Chinese, which its chip says where the mouse rests on it."""
+    names = chip(editor, word).get_attribute("title").splitlines()[0]
+    return names.split(" \u00b7 ")[1]
+
+
 def chips(editor: Any) -> list[str]:
     return editor.page.locator(".seesr-tags [data-word]").evaluate_all("all => all.map((one) => one.dataset.word)")
+
+
+def overlaps(editor: Any) -> list[list[str]]:
+    """Return the titles of the nodes that lie on one another; a preview makes the node that shows it grow."""
+    return editor.page.evaluate(
+        """() => {
+            const before = (a, b, side) => a.pos[side] < b.pos[side] + b.size[side];
+            const meet = (a, b) => [0, 1].every((side) => before(a, b, side) && before(b, a, side));
+            return app.graph.nodes.flatMap((a, at) => app.graph.nodes.slice(at + 1)
+                .filter((b) => meet(a, b)).map((b) => [a.title, b.title]));
+        }"""
+    )
+
+
+def alike(one: Path, other: Path) -> float:
+    """Return the correlation of two pictures' values."""
+    first, second = (np.asarray(Image.open(path).convert("RGB"), float).ravel() for path in (one, other))
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
@@ -89,17 +106,8 @@ def test_a_template_opens_whole(editor: Any, name: str) -> None:
     assert sent == api
 
 
-def test_the_upscale_workflow_runs_and_shows_its_picture(editor: Any) -> None:
-    open_small(editor, "seesr_upscale")
-    events = run(editor)
-    assert "progress" in events
-    shown = "() => app.graph.nodes.find((node) => node.type === 'SaveImage').imgs?.[0]?.naturalWidth"
-    editor.page.wait_for_function(shown)
-    assert editor.page.evaluate(shown) == 2 * 40
-
-
 def test_a_click_leaves_a_tag_out_and_takes_it_back(editor: Any) -> None:
-    open_small(editor, "dape_tagging")
+    open_tagging(editor)
     run(editor)
     found = tags(editor)
     assert len(found) == 6
@@ -122,7 +130,7 @@ def test_a_click_leaves_a_tag_out_and_takes_it_back(editor: Any) -> None:
 
 
 def test_shift_click_pins_a_tag_and_a_right_click_lets_it_go(editor: Any) -> None:
-    open_small(editor, "dape_tagging")
+    open_tagging(editor)
     run(editor)
     word = tags(editor)[2]
     chip(editor, word).click(modifiers=["Shift"])
@@ -140,7 +148,7 @@ def test_shift_click_pins_a_tag_and_a_right_click_lets_it_go(editor: Any) -> Non
 
 
 def test_a_choice_of_tags_is_saved_sent_and_undone(editor: Any) -> None:
-    open_small(editor, "dape_tagging")
+    open_tagging(editor)
     run(editor)
     left_out, pinned, *_ = tags(editor)
     chip(editor, left_out).click()
@@ -151,7 +159,7 @@ def test_a_choice_of_tags_is_saved_sent_and_undone(editor: Any) -> None:
 
     saved = editor.saved()
     (tagger,) = (node for node in saved["nodes"] if node["type"] == "SeeSR_Tagger")
-    assert tagger["widgets_values"] == [-0.6, left_out, "english", 6, pinned]
+    assert tagger["widgets_values"] == [-1, left_out, "english", 6, pinned]
     editor.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
     assert (editor.value("SeeSR_Tagger", "exclude"), editor.value("SeeSR_Tagger", "pin")) == (left_out, "")
 
@@ -160,12 +168,10 @@ def test_a_choice_of_tags_is_saved_sent_and_undone(editor: Any) -> None:
     assert (editor.value("SeeSR_Tagger", "exclude"), editor.value("SeeSR_Tagger", "pin")) == (left_out, pinned)
     expect(chip(editor, left_out)).to_have_class("exclude")
     expect(chip(editor, pinned)).to_have_class("pin")
-    run(editor)
-    editor.picture("tags", editor.look_at("SeeSR_Tagger", 1.5))
 
 
 def test_words_typed_into_exclude_mark_the_chips(editor: Any) -> None:
-    open_small(editor, "dape_tagging")
+    open_tagging(editor)
     run(editor)
     first, second, *_ = tags(editor)
     editor.set("SeeSR_Tagger", exclude=f"{first.upper()}\uff0cown words")
@@ -177,7 +183,7 @@ def test_words_typed_into_exclude_mark_the_chips(editor: Any) -> None:
 
 
 def test_the_chips_change_language_and_the_choice_is_saved(editor: Any) -> None:
-    open_small(editor, "dape_tagging")
+    open_tagging(editor)
     run(editor)
     word = tags(editor)[1]
     expect(chip(editor, word)).to_have_text(re.compile(rf"^{word}0\.\d\d$"))
@@ -185,11 +191,11 @@ def test_the_chips_change_language_and_the_choice_is_saved(editor: Any) -> None:
     expect(switch).to_have_text("中文")
     switch.click()
     expect(switch).to_have_text("English")
-    expect(chip(editor, word)).to_have_text(re.compile(rf"^词-{word}0\.\d\d$"))
+    expect(chip(editor, word)).to_have_text(re.compile(rf"^{chinese(editor, word)}0\.\d\d$"))
     chip(editor, word).click()
     assert editor.value("SeeSR_Tagger", "exclude") == word  # what the node is told stays in its own language
     run(editor)
-    expect(chip(editor, word)).to_have_text(f"词-{word}")  # left out, and still known by both of its names
+    expect(chip(editor, word)).to_have_text(chinese(editor, word))  # left out, and still known by both of its names
 
     saved = editor.saved()
     (tagger,) = (node for node in saved["nodes"] if node["type"] == "SeeSR_Tagger")
@@ -198,33 +204,23 @@ def test_the_chips_change_language_and_the_choice_is_saved(editor: Any) -> None:
     editor.open(saved)
     run(editor)
     expect(editor.page.locator(".seesr-tags .language")).to_have_text("English")
-    assert all(
-        text.startswith("词-") for text in editor.page.locator(".seesr-tags [data-word] >> nth=0").all_inner_texts()
-    )
+    for other in tags(editor):
+        expect(chip(editor, other)).to_contain_text(chinese(editor, other))
     editor.page.locator(".seesr-tags .language").click()
     (tagger,) = (node for node in editor.saved()["nodes"] if node["type"] == "SeeSR_Tagger")
     assert tagger["properties"]["seesr_tag_language"] == "english"
 
 
 def test_a_word_of_the_other_language_marks_its_chip(editor: Any) -> None:
-    open_small(editor, "dape_tagging")
+    open_tagging(editor)
     run(editor)
     first, second, *_ = tags(editor)
-    editor.set("SeeSR_Tagger", exclude=f"词-{first}", pin=f"词-{second}")
+    editor.set("SeeSR_Tagger", exclude=chinese(editor, first), pin=chinese(editor, second))
     expect(chip(editor, first)).to_have_class("exclude")
     expect(chip(editor, second)).to_have_class("pin")
     chip(editor, first).click()
     chip(editor, second).click(button="right")
     assert (editor.value("SeeSR_Tagger", "exclude"), editor.value("SeeSR_Tagger", "pin")) == ("", "")
-
-
-def test_the_preview_holds_result_and_plain_upscale_at_one_size(editor: Any) -> None:
-    open_small(editor, "seesr_upscale")
-    run(editor)
-    sizes = """() => app.graph.nodes.find((node) => node.type === 'PreviewImage').imgs
-        ?.map((image) => [image.naturalWidth, image.naturalHeight])"""
-    editor.page.wait_for_function(f"() => ({sizes})()?.flat().every((side) => side > 0)")
-    assert editor.page.evaluate(sizes) == [[80, 48], [80, 48]]
 
 
 @pytest.fixture
@@ -234,7 +230,9 @@ def templates(editor: Any) -> Iterator[Locator]:
     dialog = editor.page.locator('[aria-labelledby="global-workflow-template-selector"]')
     dialog.get_by_role("textbox").first.fill("seesr_")
     yield dialog
-    editor.start()
+    if dialog.is_visible():
+        dialog.get_by_test_id("template-workflow-seesr_upscale").click()  # to open one closes the dialog
+        expect(dialog).to_have_count(0)
 
 
 def test_the_template_browser_shows_every_picture(editor: Any, templates: Locator) -> None:
@@ -244,6 +242,55 @@ def test_the_template_browser_shows_every_picture(editor: Any, templates: Locato
         expect(picture).to_have_js_property("naturalWidth", 512)
     templates.get_by_role("heading", name="seesr_upscale", exact=True).scroll_into_view_if_needed()
     editor.picture("templates", templates.bounding_box())
+
+
+def test_nano_runs_from_its_template_and_a_click_on_a_tag_changes_its_prompt(
+    editor: Any, base: Path, templates: Locator
+) -> None:
+    templates.get_by_test_id("template-workflow-seesr_nano").click()
+    expect(templates).to_have_count(0)
+    editor.set("LoadImage", image=PHOTO)
+    editor.page.evaluate(
+        """() => {
+            const prompts = app.graph.nodes.find((node) => node.type === "SeeSR_BuildPrompts");
+            const text = LiteGraph.createNode("PreviewAny");
+            text.pos = [prompts.pos[0], prompts.pos[1] + prompts.size[1] + 90];
+            app.graph.add(text);
+            prompts.connect(prompts.findOutputSlot("positive_text"), text, 0);
+        }"""
+    )
+    editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # shown where it is seen
+    events = editor.run()
+    assert events[-1][0] == "execution_success", events
+    sampler = editor.page.evaluate("() => app.graph.nodes.find((node) => node.type === 'SeeSR_TiledSampler').id")
+    assert any(name == "progress" and details["node"] == str(sampler) for name, details in events)
+    assert any(name == "b_preview" and str(sampler) in nodes for name, nodes in events)
+
+    for node_type, count in {"SaveImage": 1, "PreviewImage": 2}.items():  # the result; the result and the plain upscale
+        sizes = f"""() => app.graph.nodes.find((node) => node.type === '{node_type}').imgs
+            ?.map((image) => [image.naturalWidth, image.naturalHeight])"""
+        editor.page.wait_for_function(f"() => ({sizes})()?.flat().every((side) => side > 0)")
+        assert editor.page.evaluate(sizes) == [[512, 400]] * count
+    assert overlaps(editor) == []
+    (saved,) = (base / "output").glob("SeeSR_*.png")
+    assert alike(saved, base / "input" / CLEAN) > 0.8
+
+    found, before = chips(editor), editor.value("PreviewAny", "preview")
+    assert before.startswith(", ".join(found) + ", ")
+    left_out, kept = found[0], found[1:]
+    editor.look_at("SeeSR_Tagger", 1.0)  # the page shows no chips on a small graph
+    chip(editor, left_out).click()
+    run(editor)
+    assert editor.value("PreviewAny", "preview") == before.removeprefix(f"{left_out}, ")
+    assert set(chips(editor)) == set(found)
+
+    graph = editor.saved()
+    editor.start()
+    editor.open(graph)
+    expect(chip(editor, left_out)).to_have_class("exclude")
+    assert editor.value("SeeSR_Tagger", "exclude") == left_out
+    run(editor)
+    assert editor.value("PreviewAny", "preview").startswith(", ".join(kept) + ", ")
 
 
 def test_the_blueprint_is_found_added_and_runs(editor: Any) -> None:
@@ -257,42 +304,71 @@ def test_the_blueprint_is_found_added_and_runs(editor: Any) -> None:
         .filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"""
     assert editor.page.evaluate(missing) == []
     editor.picture("blueprint", editor.look_at("SeeSR Upscale", 1.0))
-    # A photo in front, a preview behind; small, and with the tiny models, as open_small does.
+    # A photo in front, a preview behind.
+    editor.use_nano()
     editor.page.evaluate(
-        """(small) => {
+        """(name) => {
             const [whole] = app.graph.nodes;
-            const inner = whole.subgraph.nodes;
-            for (const node of inner)
-                for (const [name, value] of Object.entries(small[node.type] ?? {}))
-                    node.widgets.find((widget) => widget.name === name).value = value;
-            for (const [name, value] of [["upscale", 2], ["steps", 2], ["seed", 7], ["user_prompt", "a hut"]])
+            const values = { upscale: 2, steps: 2, seed: 7, user_prompt: "a hut" };
+            for (const [name, value] of Object.entries(values))
                 whole.widgets.find((widget) => widget.name === name).value = value;
+            whole.subgraph.nodes.find((node) => node.type === "SeeSR_LREmbed")
+                .widgets.find((widget) => widget.name === "process_size").value = 256; // done the sooner
             const photo = LiteGraph.createNode("LoadImage"), preview = LiteGraph.createNode("PreviewImage");
             app.graph.add(photo);
             app.graph.add(preview);
+            photo.widgets.find((widget) => widget.name === "image").value = name;
             photo.connect(0, whole, 0);
             whole.connect(0, preview, 0);
         }""",
-        SMALL,
+        PHOTO,
     )
     sent = editor.prompt()
     by_type = {node["class_type"]: node["inputs"] for node in sent.values()}
-    assert len(sent) == 12
+    assert len(sent) == 10
     sampler = by_type["SeeSR_TiledSampler"]
     assert (sampler["seed"], sampler["steps"], sampler["cfg"]) == (7, 2, 5.5)
     assert (by_type["SeeSR_LREmbed"]["upscale"], by_type["SeeSR_BuildPrompts"]["user_prompt"]) == (2, "a hut")
     assert by_type["SeeSR_Tagger"]["image"] == by_type["SeeSR_LREmbed"]["image"]
-    saved = editor.saved()
-    (definition,) = saved["definitions"]["subgraphs"]
-    for node in definition["nodes"]:
-        if node["type"] == "CheckpointLoaderSimple":
-            node["type"] = "TestCheckpoint"
-    editor.open(saved)
+    editor.open(editor.saved())
     run(editor)
     editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")  # shown where it is seen
     shown = "() => app.graph.nodes.find((node) => node.type === 'PreviewImage').imgs?.[0]?.naturalWidth"
     editor.page.wait_for_function(shown)
-    assert editor.page.evaluate(shown) == 2 * 40
+    assert editor.page.evaluate(shown) == 2 * 128
+
+
+@pytest.mark.skipif(not os.environ.get("SEESR_PICTURES"), reason="SEESR_PICTURES is not set")
+def test_the_pictures_of_nanos_tags_and_result(editor: Any) -> None:
+    editor.page.set_viewport_size({"width": 2500, "height": 1300})
+    try:
+        editor.open(shipped("seesr_nano"))
+        editor.set("LoadImage", image=PHOTO)
+        run(editor)
+        editor.look_at("SeeSR_Tagger", 1.0)
+        least, *_, most = sorted(chips(editor), key=lambda word: chip(editor, word).locator("small").inner_text())
+        chip(editor, least).click()
+        chip(editor, most).click(modifiers=["Shift"])
+        run(editor)
+        editor.page.evaluate(
+            """() => {
+                const [first, save, compare] = ["SeeSR_TiledSampler", "SaveImage", "PreviewImage"]
+                    .map((type) => app.graph.nodes.find((node) => node.type === type));
+                const group = app.graph.groups.find((group) => group.title.includes("Save"));
+                const fix = app.graph.nodes.find((node) => node.type === "SeeSR_ColorFix");
+                compare.pos = [save.pos[0] + save.size[0] + 40, fix.pos[1]];
+                compare.setSize([900, 430]); // wide enough for two pictures side by side
+                group.resize(compare.pos[0] + compare.size[0] + 20 - group.pos[0], group.size[1]);
+                app.canvas.deselectAll();
+                app.canvas.ds.scale = 1.05;
+                app.canvas.ds.offset = [310 / 1.05 - first.pos[0], 225 / 1.05 - group.pos[1]];
+                app.canvas.setDirty(true, true);
+            }"""
+        )
+        editor.picture("result", {"x": 270, "y": 215, "width": 1860, "height": 820})
+        editor.picture("tags", editor.look_at("SeeSR_Tagger", 1.5))
+    finally:
+        editor.page.set_viewport_size({"width": 1900, "height": 1000})
 
 
 @pytest.mark.skipif(not os.environ.get("SEESR_PICTURES"), reason="SEESR_PICTURES is not set")
@@ -307,7 +383,7 @@ def test_the_picture_of_the_workflow(editor: Any) -> None:
         editor.page.set_viewport_size({"width": 1900, "height": 1000})
 
 
-@pytest.mark.parametrize("name", ["workflow", "blueprint", "tags", "templates", "help"])
+@pytest.mark.parametrize("name", ["workflow", "blueprint", "tags", "result", "templates", "help"])
 def test_the_pictures_of_the_page_are_there_and_small(name: str) -> None:
     path = ROOT / "docs" / f"{name}.jpg"
     assert path.stat().st_size < 200_000
@@ -315,12 +391,18 @@ def test_the_pictures_of_the_page_are_there_and_small(name: str) -> None:
         assert image.format == "JPEG" and min(image.size) > 200
 
 
+def speak(editor: Any, locale: str) -> None:
+    """Set the page's language."""
+    editor.page.evaluate("locale => app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
+    editor.start()
+
+
 @pytest.mark.parametrize(("locale", "title"), [("en", "DAPE Tagger"), ("zh", "DAPE 标签反推")])
 def test_the_help_of_a_node_opens(editor: Any, locale: str, title: str) -> None:
-    editor.page.evaluate("locale => app.extensionManager.setting.set('Comfy.Locale', locale)", locale)
+    if locale != "en":
+        speak(editor, locale)
     try:
-        editor.start()
-        open_small(editor, "dape_tagging")
+        editor.open(shipped("dape_tagging"))
         editor.page.evaluate(
             "() => app.canvas.selectItems(app.graph.nodes.filter((node) => node.type === 'SeeSR_Tagger'))"
         )
@@ -330,5 +412,5 @@ def test_the_help_of_a_node_opens(editor: Any, locale: str, title: str) -> None:
             editor.look_at("SeeSR_Tagger", 1.2)
             editor.picture("help", {"x": 0, "y": 78, "width": 900, "height": 620})
     finally:
-        editor.page.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
-        editor.start()
+        if locale != "en":
+            speak(editor, "en")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import builders
+import comfy.utils
 import execution
 import folder_paths
 import nodes
@@ -20,6 +21,13 @@ from seesr_pack.seesr_modules.host.headless import CACHE_SIZES
 from seesr_pack.seesr_modules.host.loading import load_seesr_path
 
 Graph = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a newer host's bars report each step: by themselves they leave out those that follow too soon."""
+    for limit in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
+        monkeypatch.setattr(comfy.utils, limit, 0.0, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from seesr_pack.seesr_modules.host import nano, steps
 from seesr_pack.seesr_modules.host.embed import embed
 from seesr_pack.seesr_modules.host.model import apply_seesr
 from seesr_pack.seesr_modules.host.prompts import encode_texts
-from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
+from seesr_pack.seesr_modules.host.sampling import sample
 from seesr_pack.seesr_modules.host.tagging import look, tag
 from seesr_pack.seesr_modules.nano.file import NANO_FILE, NanoFile, all_tensors
 from seesr_pack.seesr_modules.train.degrade import degrade
@@ -111,8 +111,15 @@ def test_the_autoencoder_works_in_the_hosts_nodes(loaded: nano.Nano) -> None:
     assert -10 * torch.log10((whole - pixels).square().mean()) > 28
 
 
-def restored(loaded: nano.Nano, tags: str | None = None, strength: float = 1.0, soft: float = 1.0) -> Tensor:
-    """Run the graph of seesr_nano for two steps on the degraded photo; None takes the tagger's tags."""
+def restored(
+    loaded: nano.Nano,
+    tags: str | None = None,
+    strength: float = 1.0,
+    soft: float = 1.0,
+    steps: int = 2,
+    cfg: float = 1.5,
+) -> Tensor:
+    """Run the graph of seesr_nano on the degraded photo; None takes the tagger's tags."""
     small = photo()[1]
     tagging = tag(loaded.dape, small)
     words = ", ".join(found.word for found in tagging.tags[0]) if tags is None else tags
@@ -122,8 +129,36 @@ def restored(loaded: nano.Nano, tags: str | None = None, strength: float = 1.0, 
     model, positive, negative = apply_seesr(
         loaded.model, loaded.seesr, positive, negative, start.hint, tagging.soft_prompt, strength, soft
     )
-    latent = sample(model, positive, negative, {"samples": start.latent}, 1, 1.5, "euler", leading_sigmas(model, 2))
+    sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", steps)
+    latent = sample(model, positive, negative, {"samples": start.latent}, 1, cfg, "euler", sigmas)
     return loaded.vae.decode(latent["samples"])
+
+
+def test_the_host_can_offload_every_weight(loaded: nano.Nano) -> None:
+    """Each layer with weights casts them for the moment of its use: else --novram would leave them behind."""
+    parts = {
+        "model": loaded.model,
+        "vae": loaded.vae.patcher,
+        "dape": loaded.dape.patcher,
+        "image attention": loaded.seesr.image_attention,
+        "controlnet": loaded.seesr.controlnet.control_model_wrapped,
+    }
+    plain = {
+        f"{part}: {name}"
+        for part, patcher in parts.items()
+        for name, module in patcher.model.named_modules()
+        if module._parameters and not hasattr(module, "comfy_cast_weights")
+    }
+    assert plain == set()
+
+
+def test_the_picture_is_nearer_to_the_truth_than_bicubic(loaded: nano.Nano) -> None:
+    """In one step, the mean of what the photo, which it never saw, may be; more steps paint what is likely."""
+    truth, small = photo()
+    plain = interpolate(small, truth.shape[-2:], mode="bicubic").clamp(0, 1)
+    found = restored(loaded, steps=1, cfg=1.0).movedim(-1, 1)
+    print((found - truth).square().mean() / (plain - truth).square().mean())
+    assert (found - truth).square().mean() < (plain - truth).square().mean()
 
 
 def test_every_part_counts(loaded: nano.Nano) -> None:

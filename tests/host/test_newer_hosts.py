@@ -6,6 +6,7 @@ The first two tests say of any host, run against it, which of the names that the
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import importlib
 import inspect
@@ -50,7 +51,7 @@ METHODS = {
         "encode_tiled(pixels, tile_x=1, tile_y=1, overlap=1)",
         "decode_tiled(latent, tile_x=1, tile_y=1, overlap=1)",
     ),
-    "comfy.sd.CLIP": ("tokenize(text)", "encode_from_tokens_scheduled(tokens)"),
+    "comfy.sd.CLIP": ("tokenize(text)", "encode_from_tokens_scheduled(tokens)", "load_sd(tensors)"),
     "comfy.controlnet.ControlNet": (
         "set_cond_hint(hint, strength, percents)",
         "set_previous_controlnet(previous)",
@@ -60,6 +61,9 @@ METHODS = {
         "cleanup()",
     ),
     "comfy.model_base.BaseModel": ("memory_required(shape)",),
+    "comfy.model_sampling.ModelSamplingDiscrete": ("sigma(timestep)", "timestep(sigma)"),
+    "comfy.samplers.KSAMPLER": ("max_denoise(guider, sigmas)",),
+    "latent_preview.LatentPreviewer": ("decode_latent_to_preview_image(kind, latent)",),
     "comfy.conds.CONDRegular": ("_copy_with(tensor)",),
     "comfy.utils.ProgressBar": ("update(1)", "update_absolute(1)"),
     "execution.PromptExecutor": ("execute(prompt, name, data, outputs)",),
@@ -200,6 +204,20 @@ def test_hints_kept_by_size_are_not_taken_for_another_tiles(
     expected = tiled()
     request.getfixturevalue("newer_controlnets")
     torch.testing.assert_close(tiled(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_clone_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> None:
+    """A newer host that runs on several devices makes one for each: a copy with weights of its own."""
+    scene = make_scene(8, 8)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    expected = predict(model, positive, negative, scene)
+    control = positive[0][1]["control"]
+    clone = control.copy()
+    clone.control_model = copy.deepcopy(control.control_model)
+    clone.control_model_wrapped = patching.patcher_for(clone.control_model)
+    for conditioning in (positive, negative):
+        conditioning[0][1]["control"] = clone
+    assert torch.equal(predict(model, positive, negative, scene), expected)
 
 
 class _Control:

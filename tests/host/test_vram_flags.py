@@ -49,7 +49,7 @@ if management.set_vram_to != management.VRAMState.NORMAL_VRAM:
     management.is_device_cpu = lambda device: False
     management.vram_state = management.set_vram_to
 
-asyncio.run(nodes.load_custom_node(str(root / "tests" / "browser" / "tiny_checkpoint.py")))
+asyncio.run(nodes.load_custom_node(str(root / "tests" / "host" / "tiny_checkpoint.py")))
 shutil.copy(base / "example.png", host.input_folder)
 workflow = json.loads((root / "workflows" / "api" / "seesr_upscale.json").read_text("utf-8"))
 small = {

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from seesr_pack.seesr_modules.checkpoint import unet_image_attention_names
+from seesr_pack.seesr_modules.dape.tags import read_vocabulary, tag_files
 from seesr_pack.seesr_modules.dape.weights import load_dape
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.train.base_folder import load_base
@@ -18,6 +20,7 @@ from seesr_pack.seesr_modules.train.pairs import Pairs
 from seesr_pack.seesr_modules.train.stages import build
 from seesr_pack.seesr_modules.weight_file import open_weights
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 from trainings import TINY_BASE, TINY_RAM, TINY_SEESR
 
 STEPS = 30
@@ -53,7 +56,9 @@ def trained(settings: Callable[..., Training]) -> dict[str, Training]:
     dape = run("dape", {"ram": ram}) / "DAPE.pth"
     vae = run("autoencoder", {"channels": 8, "refiner_width": 8}) / "vae"
     base = run("base", {**TINY_BASE, "autoencoder": vae, "degraded_share": 0.5}, sample_every=2)
-    run("seesr", {**TINY_SEESR, "base": base, "ram": ram, "dape": dape, "train_base": True}, sample_every=2)
+    models = {"base": base, "ram": ram, "dape": dape}
+    seesr = run("seesr", {**TINY_SEESR, **models, "draws": 2, "train_base": True}, sample_every=2)
+    run("decoder", {**models, "seesr": seesr, "autoencoder": vae, "adversary_width": 8})
     return runs
 
 
@@ -62,7 +67,12 @@ def test_a_chain_of_stages_writes_what_the_nodes_load(trained: dict[str, Trainin
     output = {stage: training.output for stage, training in trained.items()}
     ram, dape = open_weights(output["ram"] / "ram.safetensors"), open_weights(output["dape"] / "DAPE.pth")
     assert all(".lora_" in name for name in dape)
-    assert load_dape(ram, dape)(torch.rand(1, 3, 20, 24)).logits.shape == (1, load_dape(ram).config.num_classes)
+    classes = load_dape(ram).config.num_classes
+    assert load_dape(ram, dape)(torch.rand(1, 3, 20, 24)).logits.shape == (1, classes)
+    for stage in ("ram", "dape"):
+        files = tag_files(output[stage])
+        assert files is not None
+        assert len(read_vocabulary(**files, num_classes=classes).words("chinese")) == classes
     assert load_base(output["base"]).schedule.config.prediction_type == "v_prediction"
     assert unet_image_attention_names(open_weights(output["seesr"] / "unet").shapes())
     assert "controlnet_cond_embedding.conv_in.weight" in open_weights(output["seesr"] / "controlnet")
@@ -73,7 +83,7 @@ def test_a_chain_of_stages_writes_what_the_nodes_load(trained: dict[str, Trainin
 
 
 def test_seesr_goes_on_from_published_folders(trained: dict[str, Training]) -> None:
-    """Fine-tuning starts where the given SeeSR stands: with no step made, the same tensors are written."""
+    """Fine-tuning starts where the given SeeSR stands, its own text encoder included."""
     trained_seesr = trained["seesr"]
     changed = {"seesr": trained_seesr.output, "train_base": False}
     stage = build(trained_seesr.model_copy(update={"model": trained_seesr.model.model_copy(update=changed)}))
@@ -81,6 +91,8 @@ def test_seesr_goes_on_from_published_folders(trained: dict[str, Training]) -> N
         file = open_weights(trained_seesr.output / part)
         own = stage.denoiser.state_dicts()[part]
         assert all(torch.equal(own[name], tensor) for name, tensor in file.tensors(file.shapes()))
+    written = load_file(trained_seesr.output / "text_encoder" / "model.safetensors")
+    assert all(torch.equal(stage.text.model.state_dict()[name], tensor) for name, tensor in written.items())
     assert all(
         ".image_attentions." in name or name.startswith("denoiser.controlnet.")
         for name, p in stage.named_parameters()
@@ -97,6 +109,53 @@ def test_clean_pictures_are_sharpened_where_asked(trained: dict[str, Training]) 
     assert plain["gt"].float().std() < sharp["gt"].float().std()
 
 
+def test_a_share_of_the_pairs_is_damaged_less(trained: dict[str, Training]) -> None:
+    """The clean halves stay the same; with all pairs milder, their damage is smaller on the whole."""
+    settings = trained["ram"].photos
+
+    def pairs(share: float) -> list[dict[str, Tensor]]:
+        found = Pairs(settings.model_copy(update={"mild_share": share}), 0)
+        return [found[index] for index in range(24)]
+
+    def damage(found: list[dict[str, Tensor]]) -> float:
+        gt, lq = (torch.stack([pair[name] for pair in found]).float() for name in ("gt", "lq"))
+        return float((avg_pool2d(gt, 4) - lq).square().mean())
+
+    full, mild, some = pairs(0), pairs(1), pairs(0.5)
+    assert all(torch.equal(a["gt"], b["gt"]) for a, b in zip(full, mild, strict=True))
+    assert damage(mild) < 0.7 * damage(full)
+    assert 4 < sum(torch.equal(a["lq"], b["lq"]) for a, b in zip(full, some, strict=True)) < 20
+
+
+def test_each_picture_may_be_drawn_more_than_once(trained: dict[str, Training]) -> None:
+    """Two noises and timesteps for each picture, in the picture's order twice."""
+    stage = build(trained["seesr"])
+    latents = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 8, 4, 4)
+    timesteps, noisy, wanted = stage.noised(latents, torch.Generator().manual_seed(0))
+    assert len(timesteps) == len(noisy) == len(wanted) == 6
+    assert timesteps[:3].tolist() != timesteps[3:].tolist()
+    assert stage.repeated(latents)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_decoder_and_adversary_learn_against_each_other(trained: dict[str, Training]) -> None:
+    """The adversary's own loss leaves the decoder alone, the deceiving leaves the adversary alone."""
+    adversary = build(trained["decoder"]).adversary
+    made, true = (torch.randn(2, 3, 16, 16) for _ in range(2))
+    made.requires_grad_(True)
+    adversary.hinge_loss(made, true, 0.0).backward()
+    assert made.grad.abs().sum() == 0
+    assert sum(parameter.grad.abs().sum() for parameter in adversary.parameters()) > 0
+    adversary.zero_grad()
+    made.grad = None
+    adversary.eval()  # keeps the spectral norm's vectors as they are
+    adversary.hinge_loss(made, true, 0.0).backward()
+    plain = [parameter.grad.clone() for parameter in adversary.parameters()]
+    adversary.zero_grad()
+    adversary.hinge_loss(made, true, 1.0).backward()
+    assert made.grad.abs().sum() > 0
+    assert all(torch.equal(a, b.grad) for a, b in zip(plain, adversary.parameters(), strict=True))
+
+
 def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Training]) -> None:
     """Any folder of pictures will do for fine-tuning: RAM's tags of the clean picture are the text."""
     plain = trained["seesr"].photos.model_copy(update={"manifest": None})
@@ -110,12 +169,19 @@ def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Tra
         build(trained["seesr"].model_copy(update={"photos": plain, "model": nowhere}))
 
 
-@pytest.mark.parametrize(("stage", "factor"), [("ram", 0.5), ("dape", 0.97), ("autoencoder", 0.9), ("base", 0.5)])
+@pytest.mark.parametrize(
+    ("stage", "factor"), [("ram", 0.5), ("dape", 0.97), ("autoencoder", 0.9), ("base", 0.5), ("decoder", 0.9)]
+)
 def test_the_loss_falls(stage: str, factor: float, trained: dict[str, Training]) -> None:
     """On one batch, with the noise fixed, a working gradient halves the loss; LoRA and refiner
-    have less to win: what is left are the teacher's own doubts, and noise."""
+    have less to win: what is left are the teacher's own doubts, and noise. The decoder is taken without its
+    adversary, which has no loss that falls."""
     torch.manual_seed(1)
-    assert falls(build(trained[stage])) < factor
+    training = trained[stage]
+    if stage == "decoder":
+        alone = training.model.model_copy(update={"adversary_weight": 0.0})
+        training = training.model_copy(update={"model": alone})
+    assert falls(build(training)) < factor
 
 
 def test_the_loss_of_seesr_falls_with_the_base_frozen(trained: dict[str, Training]) -> None:

@@ -1,6 +1,6 @@
 """A ComfyUI node for tests: it stands for Load Checkpoint and gives the tiny models.
 
-The server finds it in its custom_nodes folder, as a link to this file.
+The host loads this file as a node pack.
 """
 
 from __future__ import annotations
