@@ -22,7 +22,7 @@ from ..dape.tagger import Dape
 from ..tiles import latent_tile, plan_tiles
 from .model import apply_seesr, storage_dtypes
 from .sampling import leading_sigmas, sample
-from .steps import StepInputs, Weights, host_model, host_step, plain_steps, random_weights, step_inputs
+from .steps import PlainControl, StepInputs, Weights, host_model, host_step, plain_steps, random_weights, step_inputs
 from .tiling import tile_model
 
 TILE_PX, OVERLAP_PX = 768, 128
@@ -48,12 +48,7 @@ def step_rows(side_px: int, rounds: int) -> list[Figure]:
     plain = plain_steps(weights, inputs, torch.float32)
     base, seesr = host_model(weights, torch.float32)
     ours = host_step(base, seesr, inputs)
-    unet_alone = host_step(base, seesr, inputs, strength=0.0)
-
-    def mixed() -> None:
-        plain.controlnet()
-        unet_alone()
-
+    mixed = host_step(base, seesr, inputs, PlainControl(plain.controlnet))
     rows = _compared("float32", "plain diffusers", paired(ours, plain.whole, rounds))
     rows += _compared("float32", "host UNet and diffusers ControlNet", paired(ours, mixed, rounds))
     stored, compute = storage_dtypes("auto")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import comfy.controlnet
 import comfy.model_management
 import comfy.model_patcher
 import comfy.sampler_helpers
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..bench.gmac import SD2, SOFT_PROMPT_TOKENS, TEXT_TOKENS
 from ..config import LATENT_PX
-from ..train.denoiser import SOFT_PROMPT_DIM, SeeSRDenoiser
+from ..train.denoiser import SOFT_PROMPT_DIM, Control, SeeSRDenoiser
 from .base_model import base_model
 from .model import SeeSRModel, apply_seesr, load_seesr
 
@@ -93,14 +94,33 @@ def host_model(weights: Weights, dtype: torch.dtype) -> tuple[ModelPatcher, SeeS
     return base_model(weights["unet"], dtype), seesr
 
 
-def host_step(base: object, seesr: SeeSRModel, inputs: StepInputs, strength: float = 1.0) -> Callable[[], list[Tensor]]:
+class PlainControl(comfy.controlnet.ControlBase):
+    """A ControlNet of the host's that another implementation computes."""
+
+    def __init__(self, residuals: Callable[[], Control]) -> None:
+        """``residuals`` gives them for both conds as one batch."""
+        super().__init__()
+        self._residuals = residuals
+
+    def get_control(self, *args: object, **kwargs: object) -> dict[str, list[Tensor]]:
+        """Return the residuals as the host's UNet takes them; it calls this before each of its passes."""
+        down, mid = self._residuals()
+        return {"output": list(down), "middle": [mid]}
+
+
+def host_step(
+    base: object, seesr: SeeSRModel, inputs: StepInputs, other: PlainControl | None = None
+) -> Callable[[], list[Tensor]]:
     """Return a function that predicts x0 for both conds, as a host sampler asks for it in every step.
 
-    ``strength`` is the ControlNet's; 0 leaves it out.
+    ``other`` takes the place of SeeSR's ControlNet.
     """
-    model, positive, negative = apply_seesr(
-        base, seesr, [[inputs.positive, {}]], [[inputs.negative, {}]], inputs.hint, inputs.soft_prompt, strength
-    )
+    texts = [[inputs.positive, {}]], [[inputs.negative, {}]]
+    strength = 0.0 if other else 1.0
+    model, positive, negative = apply_seesr(base, seesr, *texts, inputs.hint, inputs.soft_prompt, strength)
+    if other is not None:
+        for _, settings in (*positive, *negative):
+            settings["control"] = other
     conds = {
         name: comfy.sampler_helpers.convert_cond(c) for name, c in (("positive", positive), ("negative", negative))
     }
@@ -129,7 +149,8 @@ class PlainSteps:
 
     whole: Callable[[], Tensor]
     """Predicts epsilon [2, 4, h, w], the positive first."""
-    controlnet: Callable[[], object]
+    controlnet: Callable[[], Control]
+    """Residuals for both, the negative first, as the host batches them."""
 
 
 def plain_steps(weights: Weights, inputs: StepInputs, dtype: torch.dtype) -> PlainSteps:
@@ -141,14 +162,14 @@ def plain_steps(weights: Weights, inputs: StepInputs, dtype: torch.dtype) -> Pla
         tensor.to(device, dtype).repeat(2, *[1] * (tensor.ndim - 1))
         for tensor in (inputs.latent, inputs.soft_prompt, inputs.hint)
     )
-    arguments = (latent, torch.tensor([inputs.timestep] * 2, device=device), text, soft_prompt, hint)
+    timesteps = torch.tensor([inputs.timestep] * 2, device=device)
 
     def whole() -> Tensor:
         with torch.inference_mode():
-            return denoiser(*arguments)
+            return denoiser(latent, timesteps, text, soft_prompt, hint)
 
-    def controlnet() -> object:
+    def controlnet() -> Control:
         with torch.inference_mode():
-            return denoiser.control(*arguments)
+            return denoiser.control(latent, timesteps, text.flip(0), soft_prompt, hint)
 
     return PlainSteps(whole, controlnet)

@@ -40,7 +40,10 @@ def test_a_step_equals_diffusers(sizes: EncoderSizes) -> None:
     )
     base, seesr = steps.host_model(weights, torch.float32)
     denoised = torch.cat(steps.host_step(base, seesr, inputs)())
-    expected = steps.plain_steps(weights, inputs, torch.float32).whole()
+    plain = steps.plain_steps(weights, inputs, torch.float32)
+    expected = plain.whole()
     sigma = base.model.model_sampling.sigma(torch.tensor(float(inputs.timestep)))
     epsilon = (inputs.latent * torch.sqrt(1 + sigma**2) - denoised) / sigma
     assert (epsilon - expected).abs().max() <= 1e-4 * expected.std()
+    mixed = torch.cat(steps.host_step(base, seesr, inputs, steps.PlainControl(plain.controlnet))())
+    assert (mixed - denoised).abs().max() <= 1e-4 * denoised.std(), "diffusers' ControlNet in the host's UNet"
