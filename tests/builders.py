@@ -17,6 +17,7 @@ import comfy.utils
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
+from seesr_pack.seesr_modules.download.sources import RAM
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -89,3 +90,12 @@ def save_tagger(folder: Path, golden: Path = GOLDEN) -> None:
     words = (golden / "tags" / "tags.txt").read_bytes()
     (folder / "ram_tag_list.txt").write_bytes(words)
     (folder / "ram_tag_list_threshold.txt").write_bytes((golden / "tags" / "thresholds.txt").read_bytes())
+
+
+def save_models(folder: Path) -> None:
+    """Write tiny models into a user's models folder, under the published names."""
+    seesr, rams = folder / "seesr", folder / "rams"
+    rams.mkdir(parents=True)
+    save_seesr(seesr / "SeeSR", *(synthetic(GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet")))
+    save_tagger(seesr)
+    (seesr / "ram.pth").rename(rams / RAM.path)

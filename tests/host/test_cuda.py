@@ -223,12 +223,7 @@ print(json.dumps({
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a user's with tiny models under the published names, and a photograph."""
     folder = tmp_path_factory.mktemp("base")
-    seesr, rams = folder / "models" / "seesr", folder / "models" / "rams"
-    rams.mkdir(parents=True)
-    parts = [builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet")]
-    builders.save_seesr(seesr / "SeeSR", *parts)
-    builders.save_tagger(seesr)
-    (seesr / "ram.pth").rename(rams / RAM.path)
+    builders.save_models(folder / "models")
     photo = Image.fromarray(data.astronaut()).crop((64, 0, 448, 256))
     photo.resize((48, 32), Image.Resampling.BICUBIC).save(folder / "example.png")
     return folder

@@ -18,7 +18,6 @@ import builders
 import pytest
 import torch
 from PIL import Image
-from seesr_pack.seesr_modules.download.sources import RAM
 
 ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("--cpu", "--lowvram", "--novram")
@@ -72,12 +71,7 @@ print(json.dumps({"state": management.vram_state.name, "loaded": loaded, "pictur
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a user's with tiny models under the published names, and a picture."""
     folder = tmp_path_factory.mktemp("base")
-    seesr, rams = folder / "models" / "seesr", folder / "models" / "rams"
-    rams.mkdir(parents=True)
-    parts = [builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet")]
-    builders.save_seesr(seesr / "SeeSR", *parts)
-    builders.save_tagger(seesr)
-    (seesr / "ram.pth").rename(rams / RAM.path)
+    builders.save_models(folder / "models")
     Image.effect_noise((40, 24), 50).convert("RGB").save(folder / "example.png")
     return folder
 
