@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
+from seesr_pack.seesr_modules.nano.file import NANO_FILE
 from seesr_pack.seesr_modules.train.base_folder import save_linear
 from seesr_pack.seesr_modules.train.config import Optimisation, Training, read_training
 from seesr_pack.seesr_modules.train.loop import Stage, learning_rate, train
@@ -133,3 +134,11 @@ def test_settings_that_are_wrong(text: str, message: str, tmp_path: Path) -> Non
     file.write_text(text, "utf-8")
     with pytest.raises(SeeSRError, match=message):
         read_training(file, "autoencoder")
+
+
+@pytest.mark.parametrize("file", sorted(NANO_FILE.parent.glob("*.yaml")), ids=lambda file: file.stem)
+def test_nanos_own_settings_are_right(file: Path) -> None:
+    """The examples that the documentation names; one stage has two files."""
+    training = read_training(file, file.stem.removesuffix("_256"))
+    assert training.output.name == file.stem
+    assert training.photos.manifest == Path("nano/photos.json")
