@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("photos", nargs="+", type=_photo, metavar="PHOTO", help="a picture file")
-    add("--output", type=Path, metavar="FILE", help="the file to write, or a folder (PHOTO_seesr.png here)")
+    add("-o", "--output", type=Path, metavar="FILE", help="the file to write, or a folder (PHOTO_seesr.png here)")
     add("--preset", choices=PRESETS, default="nano", help="the workflow to run (nano)")
     add(
         "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"

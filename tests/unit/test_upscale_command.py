@@ -145,7 +145,7 @@ def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_unfit_output_is_told_first(
     tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], photos: int, output: str, told: str
 ) -> None:
-    assert upscale.main([*[str(photo)] * photos, "--output", str(tmp_path / output)]) == 2
+    assert upscale.main([*[str(photo)] * photos, "-o", str(tmp_path / output)]) == 2
     assert told in capsys.readouterr().err
     upscale.check_output(tmp_path, photos)
     upscale.check_output(tmp_path / "one.JPG", 1)
