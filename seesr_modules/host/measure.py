@@ -56,11 +56,8 @@ def step_rows(side_px: int, rounds: int) -> list[Figure]:
     if auto is not torch.float32:
         faster = host_step(*host_model(weights, auto), inputs)
         rows += _compared(f"auto ({auto})", "plain diffusers in float32", paired(faster, plain.whole, rounds))
-        exact, rounded = ours()[0], faster()[0]
-        sigma = base.model.model_sampling.sigma(torch.tensor(float(inputs.timestep)))
-        noisy = inputs.latent * torch.sqrt(1 + sigma**2)
-        error = (exact - rounded).abs().mean() / (noisy - exact).abs().mean()
-        rows.append(Figure("auto: mean deviation of epsilon from float32", float(error), "x of its mean"))
+        error = _deviation(base, inputs, faster(), plain.whole())
+        rows.append(Figure("auto: mean deviation of epsilon from float32", error, "x of its mean"))
     return rows
 
 

@@ -228,7 +228,8 @@ class SeeSRStage(Diffusion):
 
     def picture(self) -> Tensor:
         """Return rows of degraded, restored and true pictures."""
-        batch, gt = self.shown(), floats(self.shown()["gt"])
+        batch = self.shown()
+        gt = floats(batch["gt"])
         latents = self.restored(batch, _SHOW_STEPS, first_noise(self.autoencoder.encode(gt)))
         rows = [enlarged(batch["lq"]), self.autoencoder.decode(latents) / 2 + 0.5, gt]
         return make_grid(torch.cat(rows), nrow=_SHOWN)

@@ -180,9 +180,8 @@ def sample(tile_batch):
     model = modules["tiling"].tile_model(applied, 64, 8, tile_batch)
     sigmas = modules["sampling"].leading_sigmas(model, 2)
     latent = modules["sampling"].sample(model, positive, negative, start, 1, 2.0, "euler", sigmas)["samples"]
-    seen = {"sizes": list(sizes), "warnings": list(warnings)}
-    seen["reserved"], seen["allocated"] = torch.cuda.max_memory_reserved(), torch.cuda.max_memory_allocated()
-    return latent, seen
+    allocated = torch.cuda.max_memory_allocated()
+    return latent, {"sizes": list(sizes), "warnings": list(warnings), "allocated": allocated}
 
 with torch.inference_mode():
     tagging = modules["tagging"].tag(loaded.dape, pixels)
