@@ -72,7 +72,7 @@ class TiledSampler(io.ComfyNode):
                     "seed_per_image",
                     default=False,
                     optional=True,
-                    tooltip="Picture i of a batch starts from the noise of seed + i, as it would alone.",
+                    tooltip="Picture i of a batch gets the noise of seed + i, as it would alone.",
                 ),
             ],
             outputs=[
@@ -104,5 +104,16 @@ class TiledSampler(io.ComfyNode):
         """Sample."""
         model = tile_model(model, *latent_tile(tile_px, overlap_px), tile_batch, tiling)
         sigmas = sampler_sigmas(model, sampler_name, scheduler, steps, denoise)
-        sampled = sample(model, positive, negative, latent, seed, cfg, sampler_name, sigmas, seed_per_image)
+        sampled = sample(
+            model,
+            positive,
+            negative,
+            latent,
+            seed,
+            cfg,
+            sampler_name,
+            sigmas,
+            seed_per_image=seed_per_image,
+            full_run=denoise >= 1.0,
+        )
         return io.NodeOutput(sampled)

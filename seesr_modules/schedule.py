@@ -46,8 +46,9 @@ def leading_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> Tensor:
 def starts_at_the_top(timesteps: Sequence[int], train_steps: int = TRAIN_STEPS) -> bool:
     """Tell whether a sampling run begins where the noise is greatest, rather than in mid-schedule.
 
-    It does where its first timestep is the last one trained, where one more stride up would leave the
-    schedule (leading spacing: 50 steps begin at 981, 2 steps at 501), or where it is the one step at 1.
+    It does where its first timestep is the last one trained, and where even strides down to timestep 1 are all of
+    a schedule: leading spacing at any number of steps (50 begin at 981, 7 at 853), or as many strides as there is
+    room for. Of a run that is cut short only its beginning matters; one step alone at 1 is a whole leading schedule.
 
     Args:
         timesteps: Descending, without the final zero noise.
@@ -55,11 +56,15 @@ def starts_at_the_top(timesteps: Sequence[int], train_steps: int = TRAIN_STEPS) 
     """
     if not timesteps:
         return False
-    if len(timesteps) == 1:
-        return timesteps[0] in (1, train_steps - 1)
-    evenly = len({before - after for before, after in pairwise(timesteps)}) == 1
-    beyond = 2 * timesteps[0] - timesteps[1] >= train_steps - 1
-    return timesteps[0] == train_steps - 1 or (evenly and beyond)
+    first = timesteps[0]
+    if first == train_steps - 1 or len(timesteps) == 1:
+        return first in (1, train_steps - 1)
+    strides = {before - after for before, after in pairwise(timesteps)}
+    if len(strides) > 1:
+        return False
+    (stride,) = strides
+    below, rest = divmod(first - 1, stride)
+    return rest == 0 and (first + stride >= train_steps or train_steps // (below + 1) == stride)
 
 
 def alphas_cumprod(train_steps: int = TRAIN_STEPS) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
+import comfy.k_diffusion.sampling as k_diffusion
 import comfy.sample
 import comfy.samplers
 import comfy.utils
@@ -12,7 +14,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..config import TRAIN_STEPS
+from ..config import LATENT_PX, TRAIN_STEPS
+from ..errors import SeeSRError
 from ..schedule import (
     alpha_bar_from_sigma,
     leading_timesteps,
@@ -21,7 +24,7 @@ from ..schedule import (
     starts_at_the_top,
     vp_to_ve,
 )
-from .patching import replace_wrapper
+from .patching import WRAPPER_KEY, replace_wrapper
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -30,6 +33,12 @@ if TYPE_CHECKING:
 
 SEESR_SCHEDULER = "seesr"
 """Name of the leading schedule beside the host's own."""
+
+SEEDS = 2**64
+"""How many seeds there are; the one after the last is the first."""
+
+_FULL_RUN_KEY = "seesr_full_run"
+"""Transformer option: whether a run begins where the noise is greatest, where the sampler node knows."""
 
 
 def leading_sigmas(model: ModelPatcher, steps: int) -> Tensor:
@@ -47,7 +56,12 @@ def sampler_sigmas(model: ModelPatcher, sampler_name: str, scheduler: str, steps
         ).sigmas
     if denoise <= 0.0:
         return torch.zeros(0)
-    total = min(TRAIN_STEPS, max(steps, int(steps / denoise)))
+    total = max(steps, int(steps / denoise))
+    if total > TRAIN_STEPS >= steps:
+        raise SeeSRError(
+            f"steps is {steps}: with denoise {denoise:g} there are {int(TRAIN_STEPS * denoise)} timesteps left, "
+            "so give that many steps at most, or raise denoise."
+        )
     return leading_sigmas(model, total)[-(steps + 1) :]
 
 
@@ -75,16 +89,72 @@ def _start_wrapper(
     **kwargs: Any,
 ) -> Tensor:
     sampling = guider.inner_model.model_sampling
-    timesteps = [int(sampling.timestep(sigma)) for sigma in sigmas if sigma > 0]
-    if torch.count_nonzero(noise) and starts_at_the_top(timesteps, TRAIN_STEPS):
+    full_run = extra_args["model_options"].get("transformer_options", {}).get(_FULL_RUN_KEY)
+    if full_run is None:
+        timesteps = [int(sampling.timestep(sigma)) for sigma in sigmas if sigma > 0]
+        full_run = starts_at_the_top(timesteps, TRAIN_STEPS)
+    if full_run and torch.count_nonzero(noise):
         start = noise
         if torch.count_nonzero(latent_image):
             start = lr_start(latent_image, noise, alpha_bar_from_sigma(sampling.sigma_max))
         max_denoise = executor.class_obj.max_denoise(guider, sigmas)
         noise = noise_for_start(vp_to_ve(start, sigmas[0]), latent_image, sigmas[0], max_denoise)
     if extra_args.get("seed") is not None:
-        extra_args = {**extra_args, "seed": extra_args["seed"] + 1}
+        extra_args = {**extra_args, "seed": (extra_args["seed"] + 1) % SEEDS}
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs)
+
+
+def require_latent_of(model: ModelPatcher, hint: Tensor) -> None:
+    """Make the sampling runs of ``model`` refuse, with SeeSRError, a latent that is not of the pictures [B, 3, H, W].
+
+    The host would enlarge or repeat the hint until it fits.
+    """
+    batch, _, height, width = hint.shape
+
+    def wrapper(
+        executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, noise: Tensor, *args: Any, **kw: Any
+    ) -> Tensor:
+        count, _, rows, columns = noise.shape
+        if (rows * LATENT_PX, columns * LATENT_PX) != (height, width) or count % batch:
+            raise SeeSRError(
+                f"The latent is of {count} pictures of {columns * LATENT_PX}x{rows * LATENT_PX} pixels and the hint of "
+                f"{batch} of {width}x{height}: take latent and hint from the same LR Embed."
+            )
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kw)
+
+    replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, wrapper, f"{WRAPPER_KEY}_latent")
+
+
+def _step_noise_per_picture(
+    executor: Any,
+    guider: Any,
+    sigmas: Tensor,
+    extra_args: dict[str, Any],
+    callback: Any,
+    noise: Tensor,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
+    """Let the noise that a sampler adds in its steps be, for picture i, that of the seed + i."""
+    sampler = executor.class_obj
+    name = getattr(sampler.sampler_function, "__name__", "")
+    if "noise_sampler" in inspect.signature(sampler.sampler_function).parameters:
+        seeds = [(extra_args["seed"] + i) % SEEDS for i in range(len(noise))]
+        if "dpmpp" in name and "sde" in name:  # these draw from a Brownian path
+            lowest, highest = sigmas[sigmas > 0].min(), sigmas.max()
+            on_cpu = not name.endswith("_gpu")
+            drawn = k_diffusion.BrownianTreeNoiseSampler(noise, lowest, highest, seed=seeds, cpu=on_cpu)
+        else:
+            each = [
+                k_diffusion.default_noise_sampler(one, seed=seed)
+                for one, seed in zip(noise.split(1), seeds, strict=True)
+            ]
+
+            def drawn(sigma: Tensor, sigma_next: Tensor) -> Tensor:
+                return torch.cat([draw(sigma, sigma_next) for draw in each])
+
+        sampler.extra_options = {**sampler.extra_options, "noise_sampler": drawn}
+    return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
 
 def sample(
@@ -97,14 +167,20 @@ def sample(
     sampler_name: str,
     sigmas: Tensor,
     seed_per_image: bool = False,
+    full_run: bool | None = None,
 ) -> dict[str, Any]:
     """Run one of the host's samplers over ``sigmas`` and return the latent, with progress and preview.
 
-    With ``seed_per_image`` picture i of a batch starts from the noise of ``seed + i``, as it would alone.
+    With ``seed_per_image`` all noise of picture i of a batch is that of ``seed + i``: it becomes what it would alone.
+    ``full_run`` says whether ``sigmas`` begin where the noise is greatest; None leaves that to their timesteps.
     """
     image = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+    model = model.clone()
+    model.model_options["transformer_options"][_FULL_RUN_KEY] = full_run
     if seed_per_image:
-        noise = torch.cat([comfy.sample.prepare_noise(one, seed + i) for i, one in enumerate(image.split(1))])
+        each = enumerate(image.split(1))
+        noise = torch.cat([comfy.sample.prepare_noise(one, (seed + i) % SEEDS) for i, one in each])
+        replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, _step_noise_per_picture, f"{WRAPPER_KEY}_seeds")
     else:
         noise = comfy.sample.prepare_noise(image, seed, latent.get("batch_index"))
     samples = comfy.sample.sample_custom(

@@ -15,6 +15,7 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host.base_model import base_model
 from seesr_pack.seesr_modules.host.model import load_seesr
 from seesr_pack.seesr_modules.host.sampling import (
+    SEEDS,
     SEESR_SCHEDULER,
     leading_sigmas,
     sample,
@@ -60,7 +61,9 @@ def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("schedule", [(SEESR_SCHEDULER, 50), (SEESR_SCHEDULER, 2), ("normal", 6), ("karras", 6)])
+@pytest.mark.parametrize(
+    "schedule", [*((SEESR_SCHEDULER, steps) for steps in (2, 7, 15, 50, 333)), ("normal", 6), ("karras", 6)]
+)
 def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
     """What reaches the model first is the published start, to float32's rounding."""
     scheduler, steps = schedule
@@ -70,6 +73,58 @@ def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, sch
     seen = first_input(started, latent, comfy.samplers.sampler_object(sampler), sigmas, noise.clone())
     expected = published_start(latent, noise, sigmas[0])
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6, 7, 12, 15, 18, 30, 36, 999, 1000])
+@pytest.mark.parametrize("told", [True, None], ids=["by the sampler node", "by the timesteps"])
+def test_the_leading_schedule_starts_from_the_lr_latent_at_any_number_of_steps(
+    smallest: Any, steps: int, told: bool | None
+) -> None:
+    """Our sampler node says that a run is whole; of others' the timesteps tell."""
+    scene, (model, positive, negative) = smallest
+    seen: list[Tensor] = []
+    model = model.clone()
+
+    def stop(apply: Any, arguments: dict[str, Any]) -> Tensor:
+        seen.append(arguments["input"])
+        raise InterruptedError
+
+    model.set_model_unet_function_wrapper(stop)
+    sigmas = leading_sigmas(model, steps)
+    with pytest.raises(InterruptedError):
+        sample(model, positive, negative, scene.latent, 5, 1.0, "euler", sigmas, full_run=told)
+    latent = scene.latent["samples"]
+    expected = published_start(latent, comfy.sample.prepare_noise(latent, 5), sigmas[0])
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "denoise"),
+    [(SEESR_SCHEDULER, 1, 0.5), ("ddim_uniform", 1, 0.5), ("simple", 10, 0.9), ("normal", 3, 0.7), ("simple", 3, 0.7)],
+)
+def test_denoise_below_one_never_starts_at_the_top(
+    smallest: Any, scheduler: str, steps: int, denoise: float
+) -> None:
+    """Whatever the timesteps look like: the latent keeps its share."""
+    _, (model, *_rest) = smallest
+    seen: list[Tensor] = []
+    model = model.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, arguments: seen.append(arguments["input"]) or torch.zeros_like(arguments["input"])
+    )
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    sigmas = sampler_sigmas(model, "euler", scheduler, steps, denoise)
+    latent = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    sample(model, conds, conds, {"samples": latent}, 5, 1.0, "euler", sigmas, full_run=False)
+    expected = latent * SCALE + sigmas[0] * comfy.sample.prepare_noise(latent, 5)
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny) -> None:
+    """Rather than begun higher up than asked."""
+    assert len(sampler_sigmas(tiny.model, "euler", SEESR_SCHEDULER, 500, 0.5)) == 501
+    with pytest.raises(SeeSRError, match="steps is 501: with denoise 0.5 there are 500 timesteps left"):
+        sampler_sigmas(tiny.model, "euler", SEESR_SCHEDULER, 501, 0.5)
 
 
 def test_noise_start_is_the_published_one(started: Any) -> None:
@@ -190,20 +245,48 @@ def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, schedul
     assert torch.isfinite(result).all()
 
 
-def test_seed_per_image_gives_each_picture_its_own_noise(smallest: Any) -> None:
-    """Picture 1 of a batch at seed 7 starts as a picture alone at seed 8; by default it does not."""
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "dpm_adaptive"])
+def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sampler: str) -> None:
+    """Picture 1 of a batch at seed 7 becomes what it becomes alone at seed 8; by default it does not.
+
+    Alone the host draws all noise itself. dpm_adaptive is left out: it chooses its steps by the batch as a whole.
+    """
     _, (model, *_rest) = smallest
-    started: list[Tensor] = []
-    model = model.clone()
-    model.set_model_unet_function_wrapper(
-        lambda apply, arguments: started.append(arguments["input"]) or torch.zeros_like(arguments["input"])
-    )
     conds = [[torch.zeros(1, 77, 64), {}]]
-    sigmas = leading_sigmas(model, 1)
-    for count, seed, per_image in ((2, 7, True), (1, 8, False), (2, 7, False)):
-        latent = {"samples": torch.ones(count, 4, 4, 4)}
-        sample(model, conds, conds, latent, seed, 1.0, "euler", sigmas, per_image)
-    asked, alone, shared = started
-    assert torch.equal(asked[1:], alone)
-    assert not torch.equal(shared[1:], alone)
-    assert torch.equal(asked[:1], shared[:1])
+    sigmas = sampler_sigmas(model, sampler, "normal", 4, 1.0)
+    pictures = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def sampled(latent: Tensor, seed: int, per_image: bool) -> Tensor:
+        return sample(model, conds, conds, {"samples": latent}, seed, 1.0, sampler, sigmas, per_image)["samples"]
+
+    asked, shared = sampled(pictures, 7, True), sampled(pictures, 7, False)
+    alone = torch.cat([sampled(pictures[:1], 7, False), sampled(pictures[1:], 8, False)])
+    tolerance = 1e-4 * float(alone.std())  # float32 sums in other orders
+    torch.testing.assert_close(asked, alone, rtol=0, atol=tolerance)
+    assert (shared[1] - alone[1]).abs().max() > 100 * tolerance
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
+    """The widget offers it; the seed after it is 0."""
+    _, (model, *_rest) = smallest
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    latent = {"samples": torch.ones(2, 4, 4, 4)}
+    result = sample(model, conds, conds, latent, SEEDS - 1, 1.0, "ddpm", leading_sigmas(model, 2), per_image)
+    assert torch.isfinite(result["samples"]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 6), (1, 4, 8, 8)])
+def test_a_latent_that_is_not_of_the_hint_is_refused(smallest: Any, shape: tuple[int, ...]) -> None:
+    """The host would stretch the hint."""
+    _, (model, positive, negative) = smallest
+    with pytest.raises(SeeSRError, match=rf"The latent is of 1 pictures of {shape[3] * 8}x{shape[2] * 8} pixels"):
+        sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", leading_sigmas(model, 2))
+
+
+def test_a_latent_may_repeat_the_hints_pictures(smallest: Any) -> None:
+    """Several tries at one picture, as Repeat Latent Batch makes them."""
+    scene, (model, positive, negative) = smallest
+    latent = {"samples": scene.latent["samples"].repeat(3, 1, 1, 1)}
+    result = sample(model, positive, negative, latent, 0, 1.0, "euler", leading_sigmas(model, 2))
+    assert result["samples"].shape == latent["samples"].shape

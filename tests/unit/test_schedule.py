@@ -12,6 +12,7 @@ from seesr_pack.seesr_modules.schedule import (
     lr_start,
     noise_for_start,
     sigma_from_alpha_bar,
+    starts_at_the_top,
     vp_to_ve,
 )
 
@@ -36,6 +37,28 @@ def test_any_number_of_steps_gives_that_many_valid_timesteps() -> None:
 def test_impossible_numbers_of_steps_are_refused(steps: int) -> None:
     with pytest.raises(SeeSRError, match=f"steps is {steps}"):
         leading_timesteps(steps)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_leading_schedule_starts_at_the_top_at_any_number_of_steps(whole: bool) -> None:
+    """Whole, and in the first stage of two."""
+    for steps in range(1, 1001):
+        timesteps = leading_timesteps(steps).tolist()
+        assert starts_at_the_top(timesteps if whole or steps < 3 else timesteps[: steps // 2 + 1]), steps
+
+
+def test_other_starts_at_the_top() -> None:
+    assert starts_at_the_top([999, 700, 13])
+    assert starts_at_the_top([999])
+    assert starts_at_the_top(list(range(995, 0, -142))), "as many strides as there is room for"
+
+
+@pytest.mark.parametrize(
+    "timesteps",
+    [[], [501], [981, 960, 941], [749, 499, 249], [909, 818, 727], leading_timesteps(10).tolist()[5:]],
+)
+def test_a_start_in_mid_schedule_is_none_at_the_top(timesteps: list[int]) -> None:
+    assert not starts_at_the_top(timesteps)
 
 
 def test_noise_levels_are_those_of_stable_diffusion_2() -> None:
