@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -14,6 +15,8 @@ from .errors import SeeSRError
 
 MIN_UPSCALE, MAX_UPSCALE = 1.0, 8.0
 MIN_PROCESS_SIZE = 64
+MAX_PIXELS = 2**30
+"""Of a picture at any stage; one takes 12 GiB in float32, and the host holds several."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def plan_size(width: int, height: int, upscale: float = 4.0, process_size: int =
         process_size: Shortest side in pixels that the model should work at, 64 or more.
 
     Raises:
-        SeeSRError: A value is out of its range.
+        SeeSRError: A value is out of its range, or the picture would get larger than ``MAX_PIXELS``.
 
     Source: published ``test_seesr.py``, the resizes before and after its pipeline call.
     """
@@ -65,6 +68,12 @@ def plan_size(width: int, height: int, upscale: float = 4.0, process_size: int =
     chain.append(_scaled(*chain[-1], upscale))
     chain.append((chain[-1][0] // LATENT_PX * LATENT_PX, chain[-1][1] // LATENT_PX * LATENT_PX))
 
+    largest = max([*chain, _scaled(width, height, upscale)], key=math.prod)
+    if math.prod(largest) > MAX_PIXELS:
+        raise SeeSRError(
+            f"The image of {width}x{height} pixels would be worked on at {largest[0]}x{largest[1]}, more than "
+            f"{MAX_PIXELS / 1e9:.1f} gigapixels: lower upscale, or cut the image into parts."
+        )
     resizes = tuple(size for previous, size in pairwise(chain) if size != previous)
     return SizePlan(resizes, *chain[-1], *_scaled(width, height, upscale))
 

@@ -87,7 +87,7 @@ class HeadlessHost:
         workflow = copy.deepcopy(workflow)  # the host notes in it which inputs have changed
         self._server.listen(workflow, progress)
         valid, error, outputs, node_errors = asyncio.run(self._execution.validate_prompt("headless", workflow, None))
-        if not valid:
+        if not valid or node_errors:  # the host would run what does not depend on the refused nodes
             raise WorkflowError(_refusal(workflow, error, node_errors))
         self._executor.execute(workflow, "headless", {"client_id": "headless"}, outputs)
         for event, data in self._executor.status_messages:

@@ -29,7 +29,7 @@ from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet,
 from .device import cpu_is_fast_in_bfloat16
 from .patching import WRAPPER_KEY, Conditioning, patcher_for, replace_wrapper
 from .progress import Watched
-from .sampling import start_from_lr
+from .sampling import require_latent_of, start_from_lr
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -122,11 +122,13 @@ def apply_seesr(
             prompt does not fit the hints or the image attention.
     """
     require_soft_prompt(soft_prompt, len(hint), seesr.image_attention.model.places[0].context_dim)
-    require_texts(positive, len(hint))
+    require_texts("positive", positive, len(hint))
+    require_texts("negative", negative, len(hint))
     model = apply_image_attention(model, seesr, soft_prompt, soft_prompt_strength)
     if computes_in(model.model_dtype(), model.load_device):
         model.add_object_patch("manual_cast_dtype", model.model_dtype())
     start_from_lr(model)
+    require_latent_of(model, hint)
     conditionings = [with_soft_prompt(cond, soft_prompt) for cond in (positive, negative)]
     if strength > 0.0:
         conditionings = with_controlnet(
@@ -257,15 +259,15 @@ def require_soft_prompt(soft_prompt: Tensor, images: int, width: int) -> Tensor:
     return soft_prompt
 
 
-def require_texts(positive: Conditioning, images: int) -> None:
-    """Check that the positive texts are one for all images, or one for each.
+def require_texts(name: str, conditioning: Conditioning, images: int) -> None:
+    """Check that the texts of an input are one for all images, or one for each.
 
     Raises:
         SeeSRError: They are of another number.
     """
-    for text, _ in positive:
+    for text, _ in conditioning:
         if text.shape[0] not in (1, images):
             raise SeeSRError(
-                f"The input 'positive' holds {text.shape[0]} texts and 'hint' {images} pictures: give the pictures "
+                f"The input '{name}' holds {text.shape[0]} texts and 'hint' {images} pictures: give the pictures "
                 "as one batch, not as a list, or one text for all."
             )

@@ -87,6 +87,15 @@ def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, p
     assert torch.equal(predict(*apply_scene(tiny, seesr, scene, model=model), scene), plain)
 
 
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any, name: str) -> None:
+    """The host would repeat or drop some."""
+    scene = make_scene(4, 4)
+    texts = {"positive": scene.positive, "negative": scene.negative, name: [[scene.positive[0][0].repeat(3, 1, 1), {}]]}
+    with pytest.raises(SeeSRError, match=f"The input '{name}' holds 3 texts and 'hint' 1 pictures"):
+        host_model.apply_seesr(tiny.model, seesr, texts["positive"], texts["negative"], scene.hint, scene.soft_prompt)
+
+
 def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
     """Other nodes clone the MODEL."""
     model, positive, negative = apply_scene(tiny, seesr, scene)

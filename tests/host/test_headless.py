@@ -71,7 +71,7 @@ for image, mood in (("a.jpg", "good"), ("b.png", "good"), ("b.png", "good"), ("b
         "1": {"class_type": "LoadImage", "inputs": {"image": image}},
         "2": {"class_type": "Checked", "inputs": {"image": ["1", 0], "mood": mood}, "_meta": {"title": "A check"}},
         "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "out"}},
-        "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     }
     result = {"steps": steps, "calls": -stub.calls, "files": [], "error": ""}
     try:

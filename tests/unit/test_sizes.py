@@ -82,6 +82,17 @@ def test_panoramas_of_one_to_twenty(size: tuple[int, int]) -> None:
     assert (plan.output_width, plan.output_height) == (4 * size[0], 4 * size[1])
 
 
+@pytest.mark.parametrize("size", [(60000, 60000), (2, 60000), (8193, 8192)])
+def test_pictures_too_large_for_memory_are_refused(size: tuple[int, int]) -> None:
+    """Before anything is allocated."""
+    with pytest.raises(SeeSRError, match=f"image of {size[0]}x{size[1]} pixels would be worked on at .* lower upscale"):
+        plan_size(*size, upscale=4.0)
+
+
+def test_the_largest_picture_is_taken() -> None:
+    assert plan_size(8192, 8192, upscale=4.0).output_width == 32768
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
