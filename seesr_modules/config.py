@@ -203,6 +203,18 @@ class EncoderSizes:
         }
 
 
+SD2 = EncoderSizes(
+    in_channels=4,
+    model_channels=320,
+    channel_mult=(1, 2, 4, 4),
+    num_res_blocks=(2, 2, 2, 2),
+    transformer_depth=(1, 1, 1, 1, 1, 1, 0, 0),
+    transformer_depth_middle=1,
+    context_dim=1024,
+)
+"""Sizes of Stable Diffusion 2 base, 2.1 base and SD-Turbo."""
+
+
 @dataclass(frozen=True)
 class StemSizes:
     """Channels of the ControlNet's pixel stem, from the picture to the latent's resolution."""

@@ -12,24 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..config import LATENT_PX, EncoderSizes
+from ..config import LATENT_PX, SD2, EncoderSizes
 from ..errors import SeeSRError
 from ..train.denoiser import SOFT_PROMPT_DIM, SeeSRDenoiser
 
 TEXT_TOKENS = 77
 SOFT_PROMPT_TOKENS = 145
 FLOP_PER_GMAC = 2e9
-
-SD2 = EncoderSizes(
-    in_channels=4,
-    model_channels=320,
-    channel_mult=(1, 2, 4, 4),
-    num_res_blocks=(2, 2, 2, 2),
-    transformer_depth=(1, 1, 1, 1, 1, 1, 0, 0),
-    transformer_depth_middle=1,
-    context_dim=1024,
-)
-"""Sizes of Stable Diffusion 2 base, 2.1 base and SD-Turbo."""
 
 
 @dataclass(frozen=True)

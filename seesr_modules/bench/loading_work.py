@@ -20,10 +20,10 @@ def _plain(folder: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
+    from ..config import SD2
     from ..dape.tagger import Dape
     from ..dape.weights import published_name
     from ..train.denoiser import SeeSRDenoiser
-    from .gmac import SD2
     from .published_files import CONFIG, CONTROLNET, DAPE_FILE, RAM_FILE, UNET
 
     def work() -> object:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import unet_image_attention_names
-from ..config import Shapes
+from ..config import SD2, Shapes
 from ..dape.config import PUBLISHED_DAPE
 from ..dape.lora import lora_shapes, lora_stems
 from ..dape.tagger import Dape
@@ -22,7 +22,6 @@ from ..dape.weights import published_name
 from ..download.sources import RAM
 from ..train.denoiser import SeeSRDenoiser
 from ..weight_file import write_safetensors
-from .gmac import SD2
 
 UNET = "SeeSR/unet/diffusion_pytorch_model.safetensors"
 CONTROLNET = "SeeSR/controlnet/diffusion_pytorch_model.safetensors"

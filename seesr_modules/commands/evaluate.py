@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset",
         action="append",
         choices=[*upscale.PRESETS, "none"],
-        help="as for run.py upscale, whose own it is by default; may be repeated, none for no SeeSR",
+        help="as for run.py upscale (nano); may be repeated, none for no SeeSR",
     )
     add("--options", default="", metavar="TEXT", help="more options of run.py upscale, such as '--steps 20'")
     add(
@@ -131,11 +131,10 @@ def methods_of(options: argparse.Namespace, photo: Path) -> list[Method]:
     """
     methods = []
     more = shlex.split(options.options)
-    for preset in options.preset or [None]:
+    settings = upscale.parser().parse_args([str(photo), *more])
+    for preset in options.preset or ["nano"]:
         if preset != "none":
-            chosen = ["--preset", preset] if preset else []
-            settings = upscale.parser().parse_args([str(photo), *chosen, *more])
-            methods.append(Method(settings.preset, upscale.load_workflow(settings)))
+            methods.append(Method(preset, upscale.load_workflow(settings, preset)))
     methods += [Method(Path(name).stem, upscale_model_workflow(name)) for name in options.upscale_model]
     methods += [Method(file.stem, read_workflow(file)) for file in options.workflow]
     names = ["bicubic", "degraded", "truth", *(method.name for method in methods)]

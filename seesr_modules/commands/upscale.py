@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -30,8 +31,15 @@ PRESETS = {
     "turbo": "seesr_turbo.json",
 }
 ABOUT_NANO = (
-    "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base`, "
-    "then `python run.py upscale PHOTO --preset balanced`.\n"
+    "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base`; "
+    "`python run.py upscale PHOTO --model synthetic` tries it on this machine before.\n"
+)
+ABOUT_PUBLISHED = (
+    "The published weights are here: this is --preset published; balanced takes about a quarter as long.\n"
+)
+ABOUT_SYNTHETIC = (
+    "The weights are synthetic, random numbers in place of the trained ones: the picture will be noise, not the photo "
+    "upscaled. It shows that every part runs on this machine, and how long it takes.\n"
 )
 
 Setting = tuple[str, str]  # a node class and the name of one of its inputs
@@ -72,7 +80,14 @@ def parser() -> argparse.ArgumentParser:
     add = command.add_argument
     add("photos", nargs="+", type=_photo, metavar="PHOTO", help="a picture file")
     add("-o", "--output", type=Path, metavar="FILE", help="the file to write, or a folder (PHOTO_seesr.png here)")
-    add("--preset", choices=PRESETS, default="nano", help="the workflow to run (nano)")
+    add("--preset", choices=PRESETS, help="the workflow to run (published where its models are, else nano)")
+    add(
+        "--model",
+        choices=("trained", "synthetic"),
+        default="trained",
+        help="synthetic: weights of the published sizes, but untrained, to try this machine before downloading "
+        "(writes 4.5 GB of temporary files; the picture is noise; balanced where no --preset is given)",
+    )
     add(
         "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"
     )
@@ -105,28 +120,72 @@ def main(arguments: Sequence[str]) -> int:
             check_output(options.output, len(options.photos))
             for photo in options.photos:
                 check_readable(photo)
-            workflow = load_workflow(options)
             from ..host.device import device_flags
             from ..host.headless import HeadlessHost
 
             flags = [*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])]
             host = HeadlessHost(flags, Path(scratch))
-            prefer_packed(host, workflow, set(dict(options.settings)))
-            check_models(host, workflow)
+            workflow = choose_workflow(host, options, Path(scratch))
         except SeeSRError as error:
             say(f"{error}\n")
             return 2
-        if options.preset == "nano":
-            say(ABOUT_NANO)
         results = [
             _upscale(host, workflow, photo, options.output, not options.no_comparison) for photo in options.photos
         ]
     return 0 if all(results) else 1
 
 
-def load_workflow(options: argparse.Namespace) -> Workflow:
+def choose_workflow(host: HeadlessHost, options: argparse.Namespace, scratch: Path) -> Workflow:
+    """Return the workflow that the options ask for, with models that are there, and say what is special about it.
+
+    Where they leave it open, that is the published one where its models are, else nano's.
+
+    Raises:
+        SeeSRError: a setting has no place in the workflow, or a model file is missing.
+    """
+    if options.model == "synthetic":
+        return _with_synthetic_models(host, options, scratch)
+    if options.preset or options.checkpoint:
+        return _with_models(host, options, options.preset or "published")
+    try:
+        workflow = _with_models(host, options, "published")
+        say(ABOUT_PUBLISHED)
+    except SeeSRError:
+        workflow = _with_models(host, options, "nano")
+        say(ABOUT_NANO)
+    return workflow
+
+
+def _with_models(host: HeadlessHost, options: argparse.Namespace, preset: str) -> Workflow:
+    workflow = load_workflow(options, preset)
+    prefer_packed(host, workflow, set(dict(options.settings)))
+    check_models(host, workflow)
+    return workflow
+
+
+def _with_synthetic_models(host: HeadlessHost, options: argparse.Namespace, scratch: Path) -> Workflow:
+    preset = options.preset or "balanced"
+    if preset == "nano":
+        raise SeeSRError("--model synthetic stands for the full model: choose --preset published, balanced or turbo.")
+    workflow = load_workflow(options, preset)
+    from ..host.synthetic import write_synthetic
+    from ..host.tagging import PLAIN_RAM
+
+    say(ABOUT_SYNTHETIC)
+    folder = scratch / "models"
+    folder.mkdir()
+    files = write_synthetic(folder)
+    host.add_models(folder)
+    settings = {"checkpoints": OPTIONS["checkpoint"], "seesr": PACKED["seesr"], "rams": PACKED["dape"]}
+    for kind, file in files.items():
+        set_input(workflow, settings[kind], file.name)
+    set_input(workflow, ("SeeSR_LoadDAPE", "dape"), PLAIN_RAM)
+    return workflow
+
+
+def load_workflow(options: argparse.Namespace, preset: str) -> Workflow:
     """Return the preset's workflow with the options' values in it."""
-    workflow: Workflow = json.loads((WORKFLOWS / PRESETS[options.preset]).read_text("utf-8"))
+    workflow: Workflow = json.loads((WORKFLOWS / PRESETS[preset]).read_text("utf-8"))
     chosen = {name: getattr(options, name) for name in OPTIONS}
     settings = {OPTIONS[name]: value for name, value in chosen.items() if value is not None}
     for setting, value in {**settings, **dict(options.settings)}.items():
@@ -201,6 +260,7 @@ def check_models(host: HeadlessHost, workflow: Workflow) -> None:
     ]
     if missing:
         sentences = [missing_file_message(kind, name) for kind, name in missing]
+        sentences.append("To try this machine before downloading: --model synthetic (the picture is noise).")
         places = [f"models/{kind} is {host.model_folder(kind)}" for kind in dict.fromkeys(kind for kind, _ in missing)]
         raise SeeSRError("\n".join([*sentences, *places]))
 
@@ -231,8 +291,11 @@ def _upscale(host: HeadlessHost, workflow: Workflow, photo: Path, output: Path |
         copy = host.input_folder / f"photo{photo.suffix}"
         shutil.copyfile(photo, copy)
         set_input(workflow, ("LoadImage", "image"), copy.name)
-        for result in host.run_workflow(workflow, show):
-            end_progress()
+        start = time.perf_counter()
+        saved = host.run_workflow(workflow, show)
+        end_progress()
+        say(f"{photo.name}: {time.perf_counter() - start:.0f} s\n")
+        for result in saved:
             path = _save(result, output_path(photo, output))
             sys.stdout.write(f"{path}\n")
             if compare:

@@ -76,6 +76,11 @@ class HeadlessHost:
         """Return the folder in which the host looks first for models of a kind, such as ``checkpoints``."""
         return Path(self._folder_paths.get_folder_paths(kind)[0])
 
+    def add_models(self, folder: Path) -> None:
+        """Add the folders below ``folder`` to the model folders of their names."""
+        for kind in folder.iterdir():
+            self._folder_paths.add_model_folder_path(kind.name, str(kind))
+
     def run_workflow(self, workflow: Workflow, progress: Progress) -> list[Path]:
         """Run a workflow and return the image files it saved, in :attr:`output_folder`.
 

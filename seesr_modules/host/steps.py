@@ -14,11 +14,12 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..bench.gmac import SD2, SOFT_PROMPT_TOKENS, TEXT_TOKENS
-from ..config import LATENT_PX
+from ..bench.gmac import SOFT_PROMPT_TOKENS, TEXT_TOKENS
+from ..config import LATENT_PX, SD2
 from ..train.denoiser import SOFT_PROMPT_DIM, Control, SeeSRDenoiser
 from .base_model import base_model
 from .model import SeeSRModel, apply_seesr, load_seesr
+from .synthetic import random_tensors
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -47,16 +48,9 @@ class InMemory:
 def random_weights(seed: int = 0) -> Weights:
     """Return full-size weights, 6.5 GB in float32, small enough that activations stay finite."""
     with torch.device("meta"):
-        shapes = SeeSRDenoiser(SD2).state_dicts()
-    generator = torch.Generator().manual_seed(seed)
-
-    def values(name: str, like: Tensor) -> Tensor:
-        if like.ndim == 1:
-            return torch.full(like.shape, float(name.endswith("weight")))
-        bound = (3 / like[0].numel()) ** 0.5
-        return torch.empty(like.shape).uniform_(-bound, bound, generator=generator)
-
-    return {part: {name: values(name, t) for name, t in tensors.items()} for part, tensors in shapes.items()}
+        parts = SeeSRDenoiser(SD2).state_dicts()
+    shapes = {part: {name: tuple(t.shape) for name, t in tensors.items()} for part, tensors in parts.items()}
+    return {part: dict(random_tensors(of_part, seed)) for part, of_part in shapes.items()}
 
 
 @dataclass(frozen=True)

@@ -99,17 +99,17 @@ def test_presets_come_from_the_command_upscale(tmp_path: Path, monkeypatch: pyte
     photo = tmp_path / "photo.png"
     photo.touch()
     asked = []
-    monkeypatch.setattr(upscale, "load_workflow", lambda given: asked.append(given) or {"1": {}})
+    monkeypatch.setattr(upscale, "load_workflow", lambda *given: asked.append(given) or {"1": {}})
     more = ("--options", "--steps 7 --set SeeSR_LREmbed.upscale=2")
     methods = evaluate.methods_of(options("--preset", "turbo", "--preset", "balanced", *more), photo)
     assert methods == [("turbo", {"1": {}}), ("balanced", {"1": {}})]
-    assert [(given.preset, given.steps, given.photos) for given in asked] == [
+    assert [(preset, given.steps, given.photos) for given, preset in asked] == [
         ("turbo", 7, [photo]),
         ("balanced", 7, [photo]),
     ]
-    assert asked[0].settings == [(("SeeSR_LREmbed", "upscale"), 2)]
+    assert asked[0][0].settings == [(("SeeSR_LREmbed", "upscale"), 2)]
     (method,) = evaluate.methods_of(options(), photo)
-    assert method.name == upscale.parser().get_default("preset")
+    assert method.name == "nano"
     assert evaluate.methods_of(options("--preset", "none"), photo) == []
 
 

@@ -102,9 +102,7 @@ def test_the_leading_schedule_starts_from_the_lr_latent_at_any_number_of_steps(
     ("scheduler", "steps", "denoise"),
     [(SEESR_SCHEDULER, 1, 0.5), ("ddim_uniform", 1, 0.5), ("simple", 10, 0.9), ("normal", 3, 0.7), ("simple", 3, 0.7)],
 )
-def test_denoise_below_one_never_starts_at_the_top(
-    smallest: Any, scheduler: str, steps: int, denoise: float
-) -> None:
+def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str, steps: int, denoise: float) -> None:
     """Whatever the timesteps look like: the latent keeps its share."""
     _, (model, *_rest) = smallest
     seen: list[Tensor] = []
@@ -123,7 +121,7 @@ def test_denoise_below_one_never_starts_at_the_top(
 def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny) -> None:
     """Rather than begun higher up than asked."""
     assert len(sampler_sigmas(tiny.model, "euler", SEESR_SCHEDULER, 500, 0.5)) == 501
-    with pytest.raises(SeeSRError, match="steps is 501: with denoise 0.5 there are 500 timesteps left"):
+    with pytest.raises(SeeSRError, match=r"steps is 501: with denoise 0\.5 there are 500 timesteps left"):
         sampler_sigmas(tiny.model, "euler", SEESR_SCHEDULER, 501, 0.5)
 
 

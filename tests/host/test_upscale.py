@@ -40,7 +40,19 @@ def test_photos_come_out_beside_each_other(tmp_path: Path) -> None:
     (tmp_path / "seesr_nano.json").write_text(json.dumps(workflow))
     before = sorted(Path(folder_paths.base_path, "input").glob("*"))
     variables = {**os.environ, "SEESR_COMFYUI_FLAGS": "[]"}
-    command = [sys.executable, "-I", "-c", DRIVER, str(ROOT), "a.jpg", "b [input].png", "a.jpg", "b [input].png"]
+    command = [
+        sys.executable,
+        "-I",
+        "-c",
+        DRIVER,
+        str(ROOT),
+        "--preset",
+        "nano",
+        "a.jpg",
+        "b [input].png",
+        "a.jpg",
+        "b [input].png",
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     aqua, yellow = (0, 255, 255), (255, 255, 0)

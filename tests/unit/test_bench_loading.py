@@ -10,7 +10,8 @@ from pathlib import Path
 
 import builders
 import pytest
-from seesr_pack.seesr_modules.bench import gmac, loading, loading_work, process, published_files
+from seesr_pack.seesr_modules import config
+from seesr_pack.seesr_modules.bench import loading, loading_work, process, published_files
 from seesr_pack.seesr_modules.bench.process import Cost
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.config import DapeConfig
@@ -28,7 +29,7 @@ RAM_BYTES = 12_000_000
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published sizes are those of the tiny models."""
     monkeypatch.setattr(published_files, "SD2", SD2)
-    monkeypatch.setattr(gmac, "SD2", SD2)
+    monkeypatch.setattr(config, "SD2", SD2)
     monkeypatch.setattr(published_files, "CONFIG", DAPE)
     monkeypatch.setattr(published_files, "RAM", replace(published_files.RAM, size_bytes=RAM_BYTES))
     monkeypatch.setattr(published_files, "_BLOCK_VALUES", 2**20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +24,13 @@ def values(workflow: upscale.Workflow, class_type: str) -> dict[str, Any]:
     return cast(dict[str, Any], node["inputs"])
 
 
+def options(photo: Path, *arguments: str) -> argparse.Namespace:
+    return upscale.parser().parse_args([str(photo), *arguments])
+
+
 def load(photo: Path, *arguments: str) -> upscale.Workflow:
-    return upscale.load_workflow(upscale.parser().parse_args([str(photo), *arguments]))
+    given = options(photo, *arguments)
+    return upscale.load_workflow(given, given.preset or "published")
 
 
 def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
@@ -45,12 +51,6 @@ def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
     others = [setting for name, setting in upscale.OPTIONS.items() if name != "checkpoint"]
     for setting in (*others, *models, ("LoadImage", "image")):
         upscale.set_input(workflow, setting, "value")
-
-
-def test_the_default_is_nano(photo: Path) -> None:
-    assert load(photo) == load(photo, "--preset", "nano")
-    with pytest.raises(SeeSRError, match="CheckpointLoaderSimple"):
-        load(photo, "--checkpoint", "sd_turbo.safetensors")
 
 
 def test_zero_is_a_value(photo: Path) -> None:
@@ -94,6 +94,34 @@ def test_packed_weights_are_preferred(photo: Path) -> None:
     assert (dape["ram"], dape["dape"]) == ("dape_fp16.safetensors", "none")
     upscale.prefer_packed(host, workflow, ())
     assert values(workflow, "SeeSR_LoadModel")["seesr"] == "seesr_fp16.safetensors"
+
+
+def test_the_published_models_are_used_where_they_are(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nano where they are not, unless the published ones are asked for."""
+    host = Host()
+
+    def chosen(*arguments: str) -> upscale.Workflow:
+        return upscale.choose_workflow(cast(Any, host), options(photo, *arguments), tmp_path)
+
+    assert chosen() == load(photo, "--preset", "nano")
+    assert "This is nano" in capsys.readouterr().err
+    for asked in (("--preset", "balanced"), ("--checkpoint", "mine.safetensors")):
+        with pytest.raises(SeeSRError, match="--model synthetic"):
+            chosen(*asked)
+    published = load(photo)
+    for class_type, name in upscale.MODEL_FILES:
+        host.offered += (values(published, class_type)[name],)
+    assert chosen() == published
+    assert "--preset published" in capsys.readouterr().err
+    assert chosen("--preset", "nano") == load(photo, "--preset", "nano")
+
+
+def test_nano_is_never_synthetic(photo: Path, tmp_path: Path) -> None:
+    with pytest.raises(SeeSRError, match="choose --preset published, balanced or turbo"):
+        given = options(photo, "--model", "synthetic", "--preset", "nano")
+        upscale.choose_workflow(cast(Any, Host()), given, tmp_path)
 
 
 def test_every_missing_model_is_told_at_once(photo: Path) -> None:
