@@ -44,7 +44,7 @@ def _wrong_content(path: Path, file: WeightFile) -> str | None:
             names = set(json.loads(path.read_text(encoding="utf-8")))
         else:
             raise AssertionError(f"{file.path}: no published checksum, and no check for {suffix} files")
-    except (SafetensorError, ValueError, TypeError) as error:
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:  # the last for brackets without end
         return f"it is no complete {suffix[1:]} file ({error})"
     missing = [name for name in file.names if name not in names]
     return f"it has no {missing[0]}" if missing else None

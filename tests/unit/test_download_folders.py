@@ -84,9 +84,13 @@ def test_extra_model_paths_are_read_as_the_host_reads_them(
     }
 
 
-@pytest.mark.parametrize("text", ["a: [", "- seesr", "a:\n  seesr: [one, two]\n", "a: text\n"])
-def test_extra_model_paths_that_cannot_be_read(comfyui: Path, text: str) -> None:
-    (comfyui / "extra_model_paths.yaml").write_text(text)
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [", b"- seesr", b"a:\n  seesr: [one, two]\n", b"a: text\n", b"a:\n  seesr: /caf\xe9\n", b"[" * 200_000],
+    ids=["broken", "list", "list of folders", "text", "not UTF-8", "too deep"],
+)
+def test_extra_model_paths_that_cannot_be_read(comfyui: Path, content: bytes) -> None:
+    (comfyui / "extra_model_paths.yaml").write_bytes(content)
     with pytest.raises(SeeSRError, match=r"extra_model_paths\.yaml cannot be read"):
         find_folders(comfyui=comfyui)
 
@@ -119,7 +123,7 @@ def test_json(tmp_path: Path) -> None:
     file = weight_file(path="config.json", names=("_class_name",))
     path.write_text(json.dumps({"_class_name": "UNet"}))
     assert defect(path, file) is None
-    for text in ("<html>", "5", "[]", "{}"):
+    for text in ("<html>", "5", "[]", "{}", "[" * 200_000):
         path.write_text(text)
         assert defect(path, file) is not None
 
