@@ -1,7 +1,7 @@
 """Where the weights are published: the project's only list of sources, as data.
 
 Standard library only, so that a node can name the remedy for a missing file without loading anything.
-A checksum or size that no public file states is None, never a guess.
+A checksum or size that no public file states is None, never a guess; a revision that none states is main.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _tag_list(title: str, name: str, size_bytes: int, sha256: str) -> WeightFile
                 )
                 for repo in github
             ),
-            HubSource("CannotFindObject/RAM_ONNX", name, "6c4ca81fb841e359c043c1e8f92f62bf5c3b8c18"),
+            HubSource("CannotFindObject/RAM_ONNX", name),
         ),
         licence=APACHE_2,
         approx_bytes=size_bytes,
@@ -161,11 +161,7 @@ RAM = WeightFile(
     kind="rams",
     path="ram_swin_large_14m.pth",
     sources=(
-        HubSource(
-            "xinyu1205/recognize_anything_model",
-            "ram_swin_large_14m.pth",
-            "5e172ed7fca436904f624d4f60cc47b618854976",
-        ),
+        HubSource("xinyu1205/recognize_anything_model", "ram_swin_large_14m.pth"),
         HubSource(
             "xinyu1205/recognize-anything",
             "ram_swin_large_14m.pth",

