@@ -5,21 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
 
 from .sources import WeightFile
 
+Say = Callable[[str], None]
+
 _READ_BYTES = 1 << 20
+_seen: dict[tuple[Path, int, int, int, WeightFile], str | None] = {}
+"""What was found out before: path, inode, bytes, time of the last change, and what it should be -> its defect."""
 
 
-def defect(path: Path, file: WeightFile, stated_digest: str | None = None) -> str | None:
+def seen_defect(path: Path, file: WeightFile, say: Say) -> str | None:
+    """Return :func:`defect` of a copy in a model folder, which is read once for as long as it does not change."""
+    status = path.stat()
+    state = (path, status.st_ino, status.st_size, status.st_mtime_ns, file)
+    if state not in _seen:
+        _seen[state] = defect(path, file, say)
+    return _seen[state]
+
+
+def defect(path: Path, file: WeightFile, say: Say, stated_digest: str | None = None) -> str | None:
     """Return what is wrong with the copy at ``path``, or None for a good one.
 
     Args:
         path: the copy, under any name.
         file: what it should be.
+        say: told before a file is read to its end, which may take minutes.
         stated_digest: the checksum that its source states, used where none is published: a sha256, or git's
             sha1 of a blob. Anything else tells nothing of the content and is left out.
     """
@@ -28,6 +43,7 @@ def defect(path: Path, file: WeightFile, stated_digest: str | None = None) -> st
         return f"it has {size:,} bytes instead of {file.size_bytes:,}"
     expected = file.sha256 or stated_digest or ""
     if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", expected):
+        say(f"{file.title}: checking {path}")
         digest = _sha256(path) if len(expected) == 64 else _git_sha1(path)
         if digest != expected:
             return f"its checksum is {digest} instead of {expected}"

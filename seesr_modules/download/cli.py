@@ -72,7 +72,7 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
 def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool) -> int:
     wanted, failed = [], False
     for file in files:
-        if found := find(file, folders):
+        if found := find(file, folders, _say):
             _say(f"{file.title}: have {found}")
         elif file.licence.must_accept and not accepted:
             _fail(
@@ -98,7 +98,7 @@ def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool) -> int
 def _show(files: list[WeightFile], folders: Folders) -> None:
     to_come = 0
     for file in files:
-        found = find(file, folders)
+        found = find(file, folders, _say)
         to_come += 0 if found else file.planned_bytes
         about = "" if file.size_bytes is not None else "about "
         accept = ", to be accepted with --accept-license" if file.licence.must_accept else ""

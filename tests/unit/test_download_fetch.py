@@ -113,7 +113,7 @@ def test_a_good_copy_in_any_folder_is_not_fetched_again(hub: FakeHub, folders: d
     copy = folders["seesr"][1] / "SeeSR" / NAME
     copy.parent.mkdir(parents=True)
     copy.write_bytes(CONTENT)
-    assert fetch(weight_file(), folders, ignore) == find(weight_file(), folders) == copy
+    assert fetch(weight_file(), folders, ignore) == find(weight_file(), folders, ignore) == copy
     assert not hub.requests
     copy.write_bytes(CONTENT[:-1])
     assert_done(fetch(weight_file(), folders, ignore), folders)
