@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from safetensors import SafetensorError, safe_open
 
+from ..errors import SeeSRError
 from .sources import WeightFile
 
 Say = Callable[[str], None]
@@ -48,6 +49,19 @@ def defect(path: Path, file: WeightFile, say: Say, stated_digest: str | None = N
         if digest != expected:
             return f"its checksum is {digest} instead of {expected}"
     return _wrong_content(path, file) if file.sha256 is None else None
+
+
+def other_copy(path: Path, file: WeightFile) -> Path | None:
+    """Return the copy that the loaders read in place of a missing ``path``: another file of its folder, or None."""
+    if not file.any_name or path.exists() or not path.parent.is_dir():
+        return None
+    from ..weight_file import open_weights  # loads torch, which only this needs
+
+    try:
+        weights = open_weights(path.parent)
+    except SeeSRError:
+        return None
+    return weights.files[0] if all(name in weights for name in file.names) else None
 
 
 def _wrong_content(path: Path, file: WeightFile) -> str | None:

@@ -23,7 +23,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from ..errors import SeeSRError
-from .check import Say, defect, seen_defect
+from .check import Say, defect, other_copy, seen_defect
 from .folders import Folders
 from .sources import HubSource, WebSource, WeightFile
 
@@ -53,11 +53,13 @@ class _Offer:
 
 
 def find(file: WeightFile, folders: Folders, say: Say) -> Path | None:
-    """Return a good copy of the file in any folder of its kind, or None."""
+    """Return a good copy of the file in any folder of its kind, under any name that the loaders take, or None."""
     for folder in folders[file.kind]:
         path = folder / file.path
         if path.is_file() and seen_defect(path, file, say) is None:
             return path
+        if other := other_copy(path, file):
+            return other
     return None
 
 

@@ -51,7 +51,8 @@ class WeightFile:
     """A file to fetch, its sources in the order in which they are tried, and how a good copy is told.
 
     ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file)
-    that a good copy holds, checked where no ``sha256`` is published.
+    that a good copy holds, checked where no ``sha256`` is published. Where ``any_name`` is set, the loaders
+    read its folder, whatever the weights in it are called.
     """
 
     title: str
@@ -63,6 +64,7 @@ class WeightFile:
     size_bytes: int | None = None
     sha256: str | None = None
     names: tuple[str, ...] = ()
+    any_name: bool = False
 
     @property
     def planned_bytes(self) -> int:
@@ -96,6 +98,7 @@ def _seesr(title: str, folder: str, name: str, approx_bytes: int, names: tuple[s
         licence=APACHE_2,
         approx_bytes=approx_bytes,
         names=names,
+        any_name=name.endswith(".safetensors"),
     )
 
 

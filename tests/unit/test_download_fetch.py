@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from fake_hub import FakeHub, Fault, ask_instead, running_hub
 from huggingface_hub import constants
 from safetensors.numpy import save
@@ -117,6 +120,46 @@ def test_a_good_copy_in_any_folder_is_not_fetched_again(hub: FakeHub, folders: d
     assert not hub.requests
     copy.write_bytes(CONTENT[:-1])
     assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def save_index(folder: Path, name: str) -> None:
+    (folder / "part-1.safetensors").write_bytes(CONTENT)
+    (folder / name).write_text(json.dumps({"weight_map": {"conv_in.weight": "part-1.safetensors"}}))
+
+
+def save_pickle(folder: Path, name: str) -> None:
+    torch.save({"conv_in.weight": torch.zeros(2)}, folder / name)
+
+
+def save_as_is(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "save_copy"),
+    [
+        ("diffusion_pytorch_model-001.safetensors", save_as_is),
+        ("diffusion_pytorch_model.fp16.safetensors", save_as_is),
+        ("diffusion_pytorch_model.safetensors.index.json", save_index),
+        ("diffusion_pytorch_model.bin", save_pickle),
+        ("of_my_own.safetensors", save_as_is),
+    ],
+)
+def test_a_copy_under_another_name_that_the_loaders_take_is_not_fetched_again(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str, save_copy: Callable[[Path, str], None]
+) -> None:
+    file = replace(weight_file(sha256=None), path="SeeSR/unet/diffusion_pytorch_model.safetensors", any_name=True)
+    folder = folders["seesr"][0] / "SeeSR" / "unet"
+    folder.mkdir(parents=True)
+    save_copy(folder, name)
+    found = find(file, folders, ignore)
+    assert found is not None and found.parent == folder
+    assert found == fetch(file, folders, ignore)
+    assert not hub.requests
+    assert find(replace(file, any_name=False), folders, ignore) is None
+    assert find(replace(file, names=("conv_out.weight",)), folders, ignore) is None
+    found.write_bytes(CONTENT[:-1])
+    assert fetch(file, folders, ignore) == folders["seesr"][0] / file.path
 
 
 def test_a_bad_copy_is_replaced_only_by_a_good_one(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:

@@ -74,6 +74,7 @@ def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(pa
     shapes = json.loads((ROOT / f"tests/golden/manifests/seesr_{part}_full.json").read_text())
     file = next(f for f in SEESR if f.path == f"SeeSR/{part}/diffusion_pytorch_model.safetensors")
     assert set(file.names) <= set(shapes)
+    assert file.any_name
     assert file.approx_bytes == pytest.approx(4 * sum(map(math.prod, shapes.values())), rel=0.01)
 
 
