@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
@@ -400,3 +405,55 @@ def test_folder_that_cannot_be_made(hub: FakeHub, folders: dict[str, tuple[Path,
     assert not hub.requests
     blocker.unlink()
     assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+@contextmanager
+def as_a_plain_user(home: Path) -> Iterator[None]:
+    """Be someone whom the rights of files bind, and who owns ``home``; root is not bound."""
+    if os.geteuid():
+        yield
+        return
+    nobody = 65_534
+    os.chown(home, nobody, -1)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such rights there")
+@pytest.mark.parametrize("locked", ["models", "models/seesr/SeeSR", f"models/seesr/SeeSR/{NAME}.{SHA256[:12]}.part"])
+def test_what_may_not_be_written_to_is_told_and_the_next_run_finishes(hub: FakeHub, locked: str) -> None:
+    with TemporaryDirectory() as home, as_a_plain_user(Path(home)):  # root alone may go through pytest's own folder
+        path = Path(home) / locked
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(CONTENT[:HALF]) if path.suffix else path.mkdir()
+        mode = path.stat().st_mode
+        path.chmod(0o555)
+        folders = {"seesr": (Path(home) / "models" / "seesr",)}
+        with pytest.raises(SeeSRError, match=r"cannot be written to \(Permission denied\): .*--models"):
+            fetch(weight_file(FIRST, SECOND), folders, ignore)
+        assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
+        assert not any(request.method == "GET" for request in hub.requests)
+        path.chmod(mode)
+        assert_done(fetch(weight_file(FIRST, SECOND), folders, ignore), folders)
+
+
+def test_a_disk_that_becomes_read_only_is_told_and_the_next_run_finishes(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system does that the kernel mounts anew after a fault: no mount is to be had in a test."""
+    real = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SeeSRError, match=r"cannot be written to \(Read-only file system\): .*--models"):
+        fetch(weight_file(FIRST, SECOND), folders, ignore)
+    assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
+    monkeypatch.setattr(Path, "replace", real)
+    hub.requests.clear()
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+    assert not any(request.path.startswith("/storage/") and request.method == "GET" for request in hub.requests)
