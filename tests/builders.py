@@ -41,11 +41,16 @@ def synthetic(golden: Path, name: str) -> dict[str, Tensor]:
     return synth.synthetic_state_dict(synth.load_shapes(name))
 
 
+def text_sizes(width: int = TEXT_WIDTH) -> dict[str, int]:
+    """Return the sizes of the tiny text encoder, in the host's words."""
+    return {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}
+
+
 def tiny_clip(width: int = TEXT_WIDTH) -> comfy.sd.CLIP:
     """Build the host's SD2 text encoder with three narrow layers."""
     target = comfy.supported_models.SD20({}).clip_target()
     target.params = {}
-    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}
+    sizes = text_sizes(width)
     clip = comfy.sd.CLIP(target, model_options={"clip_h_model_config": sizes, "dtype": torch.float32})
     synth = load_synth(GOLDEN)
     with torch.no_grad():

@@ -27,6 +27,12 @@ ALIAS = "seesr_pack"
 # Modules of comfy_extras whose nodes the workflows use, without their prefix.
 EXTRAS = ("canny", "custom_sampler", "mask", "preview_any", "primitive", "string", "upscale_model")
 PACK_ID, HOST_ID = "seesr", "comfy-core"  # in the registry of nodes, for those who lack a node
+# Of files that are not SeeSR's own: the one address outside of the hub that the page takes besides.
+UPSCALER = {
+    "name": "RealESRGAN_x4plus.pth",
+    "url": "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",
+    "directory": "upscale_models",
+}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 # Geometry of the page, in its pixels. A node's position is that of its body, below the title; above the title the
@@ -237,6 +243,10 @@ def editor_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
         "groups": groups,
         "config": {},
         "extra": {},
+        # A node's own links the page shows only where a widget says the file's name: these are files of a folder.
+        "models": [
+            model for part in parts.values() for model in linked(part) if model["name"] not in part.values.values()
+        ],
         "version": 0.4,
     }
 
@@ -257,7 +267,7 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
     ]
     if any(slot.options.get("image_upload") for slot in slots):
         inputs.append({"name": "upload", "type": "IMAGEUPLOAD", "widget": {"name": "upload"}, "link": None})
-    models = [model for value in part.values.values() for model in published(value)]
+    models = [model for model in linked(part) if model["name"] in part.values.values()]
     return {
         "id": part.id,
         "type": part.type,
@@ -283,10 +293,14 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
     }
 
 
-def published(value: object) -> Iterator[dict[str, str]]:
-    """Yield what the page wants to know of a model file, if ``value`` is the name of a published one."""
+def linked(part: Part) -> Iterator[dict[str, str]]:
+    """Yield what the page wants to know of the model files that a node names, and of those in the folder of a SeeSR."""
+    if UPSCALER["name"] in part.values.values():
+        yield UPSCALER
+    folder = f"{part.values['seesr']}/" if part.type == "SeeSR_LoadModel" else None
     for file in importlib.import_module(f"{ALIAS}.seesr_modules.download.sources").CATALOGUE["all"]:
-        if file.path == value:
+        weights_inside = folder and file.path.startswith(folder) and file.path.endswith(".safetensors")
+        if weights_inside or file.path in part.values.values():
             source = file.sources[0]
             url = f"{source.page}/resolve/{source.revision}/{source.path}"
             known = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}

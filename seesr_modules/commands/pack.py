@@ -9,13 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..download.sources import DAPE, RAM, SEESR, TAG_LISTS, Kind, missing_file_message
+from ..download.sources import DAPE, RAM
 from ..errors import SeeSRError
-
-if TYPE_CHECKING:
-    from ..download.folders import Folders
 
 DTYPES = ("float16", "bfloat16", "float32")
 
@@ -37,19 +33,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str]) -> int:
     """Pack both files. Exit code 0 done, 2 wrong or missing files, or a folder that cannot be written to."""
-    options = parser().parse_args(arguments)
+    options = vars(parser().parse_args(arguments))
     from ..download.folders import find_folders
-    from ..packing import pack_dape, pack_seesr
+    from ..download.pack import pack_published
 
     try:
-        folders = find_folders(options.models)
-        seesr = options.seesr or _find(folders, "seesr", Path(SEESR[0].path).parts[0])
-        ram = options.ram or _find(folders, RAM.kind, RAM.path)
-        dape = options.dape or _find(folders, DAPE.kind, DAPE.path)
-        tags = options.tags or _find(folders, TAG_LISTS[0].kind, TAG_LISTS[0].path).parent
-        output = options.output or folders["seesr"][0]
-        _say(pack_seesr(seesr, options.dtype, output))
-        _say(pack_dape(ram, dape, tags, options.dtype, output))
+        pack_published(find_folders(options.pop("models")), _say, anew=True, **options)
     except SeeSRError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -59,14 +48,6 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _find(folders: Folders, kind: Kind, name: str) -> Path:
-    """Return a published file or folder in ComfyUI's model folders, unchecked: opening it tells what it is."""
-    found = next((folder / name for folder in folders[kind] if (folder / name).exists()), None)
-    if found is None:
-        raise SeeSRError(missing_file_message(kind, name))
-    return found
-
-
-def _say(packed: Path) -> None:
-    sys.stdout.write(f"{packed} ({packed.stat().st_size / 1e9:.2f} GB)\n")
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
     sys.stdout.flush()

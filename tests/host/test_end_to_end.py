@@ -1,22 +1,72 @@
-"""From nothing to a picture: download, pack, run the canonical graph on the packed files alone."""
+"""From nothing to a picture: download and pack in one command, run the canonical graph on the packed files alone."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import builders
+import comfy.sd
+import comfy.supported_models
 import folder_paths
 import pytest
 import torch
+from comfy.taesd.taesd import TAESD
 from fake_hub import FakeHub, ask_instead, running_hub
 from graphs import canonical, photo
+from safetensors.torch import load_file
 from seesr_pack.seesr_modules.commands import pack
 from seesr_pack.seesr_modules.download import cli
-from seesr_pack.seesr_modules.download.sources import CATALOGUE, DAPE, RAM, HubSource, WeightFile
+from seesr_pack.seesr_modules.download.sources import CATALOGUE, DAPE, RAM, SD2_BASE, WebSource, WeightFile
+
+SUFFIXES = {".ckpt", ".pth", ".safetensors"}
+
+
+class TinyText(comfy.supported_models.SD20({}).clip_target().clip):
+    """SD2's text encoder at the tiny sizes, which no checkpoint tells."""
+
+    def __init__(self, *args: Any, model_options: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(*args, model_options={**model_options, "clip_h_model_config": builders.text_sizes()}, **kwargs)
+
+
+class TinySD2(comfy.supported_models.SD20):
+    """SD2 at the golden UNet's width: the host tells models apart by their widths, and knows SD2 at its own alone."""
+
+    unet_config: ClassVar = {
+        **comfy.supported_models.SD20.unet_config,
+        "model_channels": 64,
+        "context_dim": builders.TEXT_WIDTH,
+    }
+
+    def clip_target(self, state_dict: Any = None) -> Any:
+        target = super().clip_target(state_dict or {})
+        target.clip = TinyText
+        return target
+
+
+@pytest.fixture(autouse=True)
+def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing but this machine be asked for, by name or by number."""
+
+    def guarded(real: Callable[..., Any], host_of: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            host = host_of(*args)
+            if host != "localhost" and not ip_address(host).is_loopback:
+                raise AssertionError(f"{host} is not this machine")
+            return real(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(socket, "getaddrinfo", guarded(socket.getaddrinfo, lambda host, *_: host))
+    for name in ("connect", "connect_ex"):
+        real = getattr(socket.socket, name)
+        monkeypatch.setattr(socket.socket, name, guarded(real, lambda _, address: address[0]))
 
 
 @pytest.fixture
@@ -26,56 +76,90 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         yield hub
 
 
-def publish(hub: FakeHub, published: Path) -> dict[str, tuple[WeightFile, ...]]:
-    """Put the tiny weights where the real ones are published; return the catalogue with their checksums."""
-    contents = {file: (published / file.path) for file in CATALOGUE["seesr"]}
-    files = []
-    for file, path in contents.items():
+@pytest.fixture
+def published(tmp_path: Path, tiny: Any) -> dict[WeightFile, Path]:
+    """Tiny weights in the published layout, each under its published name."""
+    folder = tmp_path / "published"
+    unet, controlnet = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
+    builders.save_seesr(folder / "SeeSR", unet, controlnet)
+    for part in ("unet", "controlnet"):
+        (folder / "SeeSR" / part / "config.json").write_text('{"_class_name": "Tiny"}')
+    builders.save_tagger(folder)
+    (folder / "ram.pth").rename(folder / RAM.path)
+    words = (folder / "ram_tag_list.txt").read_text("utf-8").splitlines()
+    (folder / "ram_tag_list_chinese.txt").write_text("\n".join(f"猫{word}" for word in words), "utf-8")
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in TAESD().state_dict().items()}
+    vae = comfy.sd.VAE(sd=builders.load_synth(builders.GOLDEN).synthetic_state_dict(shapes))
+    comfy.sd.save_checkpoint(str(folder / "base.safetensors"), tiny.model, tiny.clip, vae)
+    torch.save({"state_dict": load_file(folder / "base.safetensors")}, folder / SD2_BASE.path)
+    return {file: folder / file.path for target in ("seesr", "base") for file in CATALOGUE[target]}
+
+
+def publish(hub: FakeHub, published: dict[WeightFile, Path]) -> dict[str, tuple[WeightFile, ...]]:
+    """Put the files where the real ones come from first; return the catalogue with their sizes and checksums."""
+    files = {}
+    for file, path in published.items():
         content = path.read_bytes()
-        source = next(source for source in file.sources if isinstance(source, HubSource))
-        repo = f"spaces/{source.repo}" if source.repo_type == "space" else source.repo
-        hub.add(repo, source.path, content, source.revision)
+        source = file.sources[0]
+        if isinstance(source, WebSource):
+            source = replace(source, url=hub.add_web(urlsplit(source.url).path, content))
+        else:
+            hub.add(source.repo, source.path, content, source.revision)
         sha256 = file.sha256 and hashlib.sha256(content).hexdigest()
         size_bytes = file.size_bytes and len(content)
-        files.append(replace(file, sources=(source,), sha256=sha256, size_bytes=size_bytes, approx_bytes=len(content)))
-    return {"seesr": tuple(files)}
+        files[file] = replace(file, sources=(source,), sha256=sha256, size_bytes=size_bytes, approx_bytes=len(content))
+    return {target: tuple(files[file] for file in CATALOGUE[target]) for target in ("seesr", "base")}
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
+def test_nothing_but_this_machine_can_be_asked(address: str) -> None:
+    with pytest.raises(AssertionError, match="is not this machine"):
+        socket.create_connection((address, 80), timeout=0.1)
+    with socket.socket() as unbound, pytest.raises(AssertionError, match="is not this machine"):
+        unbound.connect((address, 80))
 
 
 def test_download_pack_and_upscale(
-    hub: FakeHub, run_graph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, published: Any, run_graph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The packed files give the picture of the published ones, to the bit in float32; nothing else is needed."""
-    published, models = tmp_path / "published", tmp_path / "models"
-    unet, controlnet = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
-    builders.save_seesr(published / "SeeSR", unet, controlnet)
-    for part in ("unet", "controlnet"):
-        (published / "SeeSR" / part / "config.json").write_text('{"_class_name": "Tiny"}')
-    builders.save_tagger(published)
-    (published / "ram.pth").rename(published / RAM.path)
-    words = (published / "ram_tag_list.txt").read_text("utf-8").splitlines()
-    (published / "ram_tag_list_chinese.txt").write_text("\n".join(f"猫{word}" for word in words), "utf-8")
+    """The packed files give the picture of the published ones; nothing else is needed beside the base model.
 
-    assert cli.main(["seesr", "--models", str(models)], publish(hub, published)) == 0
+    In float16 the prompt is the same and the picture within its rounding, in float32 it is the same to the bit.
+    """
+    models, exact = tmp_path / "models", tmp_path / "exact"
+    assert cli.main(["seesr", "base", "--pack", "--models", str(models)], publish(hub, published)) == 0
+    assert pack.main(["--models", str(models), "--output", str(exact), "--dtype", "float32"]) == 0
     packed = tmp_path / "packed"
-    assert pack.main(["--models", str(models), "--output", str(packed), "--dtype", "float32"]) == 0
+    packed.mkdir()
+    for name in ("seesr_fp16.safetensors", "dape_fp16.safetensors"):
+        (models / "seesr" / name).rename(packed / name)
+    asked = len(hub.requests)
+    lists = [file for file in published if isinstance(file.sources[0], WebSource)]
+    assert len(lists) == 3
+    for file in lists:
+        assert any(request.path == urlsplit(file.sources[0].url).path for request in hub.requests)
 
+    monkeypatch.setattr(comfy.supported_models, "models", [TinySD2, *comfy.supported_models.models])
     run_graph.values["image"] = photo(1, 32, 48)
-    seesr_files = {"seesr__seesr": "SeeSR", "dape__ram": Path(RAM.path).name, "dape__dape": Path(DAPE.path).name}
-    packed_files = {
-        "seesr__seesr": "seesr_fp32.safetensors",
-        "dape__ram": "dape_fp32.safetensors",
-        "dape__dape": "none",
-    }
-    pictures = []
-    for places, files in (
-        ({"seesr": models / "seesr", "rams": models / "rams"}, seesr_files),
-        ({"seesr": packed, "rams": packed}, packed_files),
+    texts, pictures = [], []
+    for places, seesr, ram, dape in (
+        ((models / "seesr", models / "rams"), "SeeSR", Path(RAM.path).name, Path(DAPE.path).name),
+        ((packed, packed), "seesr_fp16.safetensors", "dape_fp16.safetensors", "none"),
+        ((exact, exact), "seesr_fp32.safetensors", "dape_fp32.safetensors", "none"),
     ):
-        for kind, place in places.items():
-            monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(place)], {".pth", ".safetensors"}))
-        pictures += run_graph(canonical(tagger__language="chinese", **files), ("prompts", 2), ("color", 0))
-    text, picture, text_of_packed, picture_of_packed = pictures
-    assert "猫" in text
-    assert text_of_packed == text
-    assert picture.shape == (1, 64, 96, 3)
-    assert torch.equal(picture_of_packed, picture)
+        folders = dict(zip(("seesr", "rams"), places, strict=True)) | {"checkpoints": models / "checkpoints"}
+        for kind, folder in folders.items():
+            monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], SUFFIXES))
+        graph = canonical(tagger__language="chinese", seesr__seesr=seesr, dape__ram=ram, dape__dape=dape)
+        graph["checkpoint"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": SD2_BASE.path}}
+        text, picture = run_graph(graph, ("prompts", 2), ("color", 0))
+        texts.append(text)
+        pictures.append(picture)
+    assert "猫" in texts[0]
+    assert texts == texts[:1] * 3
+    assert pictures[0].shape == (1, 64, 96, 3)
+    # 0.008 of the picture's deviation is what rounding the weights makes after two steps; 0.02 leaves room.
+    assert (pictures[1] - pictures[0]).square().mean().sqrt() < 0.02 * pictures[0].std()
+    assert torch.equal(pictures[2], pictures[0])
+    assert len(hub.requests) == asked

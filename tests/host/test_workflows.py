@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,20 @@ NAMES = [graph.name for graph in (*workflows.GRAPHS, *workflows.CHAINS)]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
 OTHERS = (f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")
+
+# What the pinned page offers to download where it is missing, and what it only names, with the link in the tooltip.
+SEESR_LINKS = [f"seesr/SeeSR/{part}/diffusion_pytorch_model.safetensors" for part in ("controlnet", "unet")]
+TAGGER_LINKS = ["rams/ram_swin_large_14m.pth", "seesr/DAPE.pth"]
+LINKS = {
+    **{name: (SEESR_LINKS, ["checkpoints/512-base-ema.ckpt", *TAGGER_LINKS]) for name in NAMES},
+    "seesr_nano": ([], []),
+    "dape_tagging": ([], TAGGER_LINKS),
+    "seesr_turbo": (["checkpoints/sd_turbo.safetensors", *SEESR_LINKS], TAGGER_LINKS),
+    "seesr_upscale_model_first": (
+        [*SEESR_LINKS, f"upscale_models/{UPSCALER}"],
+        ["checkpoints/512-base-ema.ckpt", *TAGGER_LINKS],
+    ),
+}
 WIDGET_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 Json = dict[str, Any]
@@ -193,12 +208,27 @@ def _box(left: float, top: float, width: float, height: float) -> tuple[float, f
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_links_to_models_lead_to_the_files_that_are_chosen(name: str, models: Path) -> None:
-    for node in real_nodes(editor(name)):
-        for model in node["properties"].get("models", ()):
-            assert model["name"] in node["widgets_values"]
-            assert (models / model["directory"] / model["name"]).exists()
-            assert model["url"].startswith("https://huggingface.co/") and model["url"].endswith(model["name"])
+def test_the_page_gets_a_link_to_every_published_model(name: str, models: Path) -> None:
+    """Frontend 1.32.9 links a node's models by the names in its widgets, and the workflow's own whatever they are.
+
+    It downloads .safetensors of the hub, and a few files that it knows by their addresses.
+    """
+    workflow, shown = editor(name), []
+    for node in real_nodes(workflow):
+        found = node["properties"].get("models", [])
+        assert all(model["name"] in node["widgets_values"] for model in found)
+        shown += found
+    shown += workflow["models"]
+    offered: list[str] = []
+    named: list[str] = []
+    for model in shown:
+        file = f"{model['directory']}/{model['name']}"
+        assert (models / file).exists()
+        assert model["url"].rpartition("/")[2] == file.rpartition("/")[2]
+        known = model["url"] == "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth"
+        assert known or re.match("https://huggingface.co/[^/]+/[^/]+/resolve/(main|[0-9a-f]{40})/", model["url"])
+        (offered if known or file.endswith((".safetensors", ".sft")) else named).append(file)
+    assert (sorted(offered), sorted(named)) == LINKS[name]
 
 
 @pytest.mark.parametrize("name", NAMES)

