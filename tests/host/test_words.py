@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import asyncio
 import re
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 
 import nodes as host
 import pytest
-import seesr_pack
+from pack_nodes import NODES, SCHEMAS
 from seesr_pack.run import COMMANDS, HANDLERS
 from seesr_pack.seesr_modules.download.sources import CATALOGUE
 
@@ -64,12 +63,6 @@ HEADINGS = {
 }
 
 
-async def _node_list() -> list[Any]:
-    return await (await seesr_pack.comfy_entrypoint()).get_node_list()
-
-
-NODES = asyncio.run(_node_list())
-SCHEMAS = {node.GET_SCHEMA().node_id: node.GET_SCHEMA() for node in NODES}
 WORDS = {language: locales.read(language) for language in HEADINGS}
 PAGES = [(node_id, language) for node_id in SCHEMAS for language in HEADINGS]
 

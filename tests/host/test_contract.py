@@ -1,0 +1,136 @@
+"""What workflows outside of this project rely on: ids, names, types and defaults, which never change.
+
+A new input goes to the end of its node, since workflows keep values by position, and is optional, since they lack it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+from pack_nodes import SCHEMAS
+
+
+class Node(NamedTuple):
+    """A node as others know it; links come before widgets."""
+
+    display_name: str
+    links: dict[str, str]
+    """Name -> type."""
+    widgets: dict[str, Any]
+    """Name -> default, which has the type; of a list its choices, the default first, as far as they are the pack's."""
+    outputs: dict[str, str]
+    """Name -> type."""
+
+
+ANY_FILE: list[str] = []
+WEIGHT_DTYPES = ["auto", "float32", "float16", "bfloat16", "fp8_e4m3fn"]
+TAGS = {"threshold_offset": 0.0, "exclude": ""}
+PROMPTS = {
+    "user_prompt": "",
+    "quality_prompt": "clean, high-resolution, 8k",
+    "negative_prompt": "dotted, noise, blur, lowres, smooth",
+    "single_chunk": False,
+}
+TILE = {"tile_px": 768, "overlap_px": 128}
+TILING = {**TILE, "tile_batch": 0, "tiling": ["gaussian", "reference", "off"]}
+CONDS = {"positive": "CONDITIONING", "negative": "CONDITIONING"}
+
+CONTRACT = {
+    "SeeSR_LoadModel": Node(
+        "Load SeeSR", {}, {"seesr": ANY_FILE, "weight_dtype": WEIGHT_DTYPES}, {"seesr": "SEESR_MODEL"}
+    ),
+    "SeeSR_LoadDAPE": Node(
+        "Load DAPE", {}, {"ram": ANY_FILE, "dape": ANY_FILE, "weight_dtype": WEIGHT_DTYPES}, {"dape": "SEESR_DAPE"}
+    ),
+    "SeeSR_LoadNano": Node(
+        "Load Nano",
+        {},
+        {},
+        {"model": "MODEL", "clip": "CLIP", "vae": "VAE", "seesr": "SEESR_MODEL", "dape": "SEESR_DAPE"},
+    ),
+    "SeeSR_Tagger": Node(
+        "DAPE Tagger",
+        {"dape": "SEESR_DAPE", "image": "IMAGE"},
+        {**TAGS, "language": ["english", "chinese"], "max_tags": 0, "pin": ""},
+        {"tags": "STRING", "soft_prompt": "SEESR_SOFT_PROMPT"},
+    ),
+    "SeeSR_BuildPrompts": Node(
+        "Build Prompts", {"clip": "CLIP"}, {"tags": "", **PROMPTS}, {**CONDS, "positive_text": "STRING"}
+    ),
+    "SeeSR_LREmbed": Node(
+        "LR Embed",
+        {"image": "IMAGE", "vae": "VAE"},
+        {"upscale": 4.0, "process_size": 512, "start": ["lr", "noise"]},
+        {"latent": "LATENT", "hint": "IMAGE", "width": "INT", "height": "INT"},
+    ),
+    "SeeSR_ControlNetApply": Node(
+        "SeeSR ControlNet Apply",
+        {"model": "MODEL", "seesr": "SEESR_MODEL", **CONDS, "hint": "IMAGE", "soft_prompt": "SEESR_SOFT_PROMPT"},
+        {"strength": 1.0, "soft_prompt_strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
+        {"model": "MODEL", **CONDS},
+    ),
+    "SeeSR_TiledSampler": Node(
+        "Tiled Sampler",
+        {"model": "MODEL", **CONDS, "latent": "LATENT"},
+        {
+            "seed": 0,
+            "steps": 50,
+            "cfg": 5.5,
+            "sampler_name": ["ddpm"],
+            "scheduler": ["seesr"],
+            "denoise": 1.0,
+            **TILING,
+            "seed_per_image": False,
+        },
+        {"latent": "LATENT"},
+    ),
+    "SeeSR_TiledModel": Node("Tiled Diffusion (model)", {"model": "MODEL"}, TILING, {"model": "MODEL"}),
+    "SeeSR_TileTagger": Node(
+        "DAPE Tile Tagger",
+        {"dape": "SEESR_DAPE", "clip": "CLIP", "hint": "IMAGE"},
+        {**TILE, "context": 0.5, **TAGS, "max_tags": 0, **PROMPTS},
+        {**CONDS, "soft_prompt": "SEESR_SOFT_PROMPT", "tile_tags": "STRING"},
+    ),
+    "SeeSR_Scheduler": Node("SeeSR Scheduler", {"model": "MODEL"}, {"steps": 50}, {"sigmas": "SIGMAS"}),
+    "SeeSR_GuidanceInterval": Node(
+        "Guidance Interval", {"model": "MODEL"}, {"start_percent": 0.0, "end_percent": 0.6}, {"model": "MODEL"}
+    ),
+    "SeeSR_VAEDecode": Node("VAE Decode (auto tiles)", {"latent": "LATENT", "vae": "VAE"}, {}, {"image": "IMAGE"}),
+    "SeeSR_ColorFix": Node(
+        "Color Fix",
+        {"image": "IMAGE", "reference": "IMAGE"},
+        {"method": ["adain", "wavelet", "none"], "width": 0, "height": 0},
+        {"image": "IMAGE"},
+    ),
+    "SeeSR_Degrade": Node(
+        "Degrade", {"image": "IMAGE"}, {"scale": 4, "strength": 1.0, "seed": 0}, {"degraded": "IMAGE", "clean": "IMAGE"}
+    ),
+}
+OPTIONAL = {("SeeSR_Tagger", "pin"), ("SeeSR_TiledSampler", "seed_per_image")}
+LISTS = {("SeeSR_Tagger", "tags")}
+"""Outputs with one value per picture."""
+
+WIDGET_TYPES = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN", list: "COMBO"}
+
+
+def test_no_node_goes_or_comes_unnoticed() -> None:
+    assert SCHEMAS.keys() == CONTRACT.keys()
+
+
+@pytest.mark.parametrize("node_id", CONTRACT)
+def test_a_node_is_what_others_know(node_id: str) -> None:
+    node, schema = CONTRACT[node_id], SCHEMAS[node_id]
+    assert (schema.display_name, schema.category) == (node.display_name, "SeeSR")
+    widgets = {name: WIDGET_TYPES[type(default)] for name, default in node.widgets.items()}
+    assert [(socket.id, socket.get_io_type()) for socket in schema.inputs] == [*{**node.links, **widgets}.items()]
+    assert [(socket.display_name, socket.io_type) for socket in schema.outputs] == [*node.outputs.items()]
+    for socket in schema.inputs:
+        assert bool(socket.optional) == ((node_id, socket.id) in OPTIONAL), socket.id
+        said = node.widgets.get(socket.id)
+        if isinstance(said, list):
+            assert set(said) <= set(socket.options), socket.id
+        if said not in (None, ANY_FILE):
+            assert socket.default == (said[0] if isinstance(said, list) else said), socket.id
+    for socket in schema.outputs:
+        assert socket.is_output_list == ((node_id, socket.display_name) in LISTS), socket.display_name
