@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import builders
 import comfy.controlnet
 import comfy.lora
+import comfy.model_management
 import comfy.samplers
+import comfy.utils
 import pytest
 import torch
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
@@ -16,6 +19,7 @@ from seesr_pack.seesr_modules.host import controlnet
 from seesr_pack.seesr_modules.host import model as host_model
 from seesr_pack.seesr_modules.host.base_model import base_model
 from seesr_pack.seesr_modules.host.loading import load_seesr_path
+from seesr_pack.seesr_modules.host.tiling import tile_model
 from torch import nn
 
 
@@ -70,7 +74,7 @@ def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> N
     assert torch.equal(predict(tiny.model, scene.positive, scene.negative, scene), before)
 
 
-def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
     """An error at the end of the UNet leaves no hook behind, and the next run is as good as new."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     network = tiny.model.model.diffusion_model
@@ -79,6 +83,35 @@ def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene) -> None
         predict(model, positive, negative, scene)
     handle.remove()
     assert hooks(network) == 0
+    assert torch.equal(predict(model, positive, negative, scene), plain)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene: Scene, tiled: bool) -> None:
+    """After a cancel between two steps, or between two tiles of the second step, the next run is as good as new."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    model = tile_model(model, 8, 2) if tiled else model
+    before = predict(model, positive, negative, scene)
+    management, network = comfy.model_management, tiny.model.model.diffusion_model
+    calls: list[int] = []
+
+    def cancel(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == (3 if tiled else 1):
+            management.interrupt_current_processing()
+
+    handle = network.register_forward_hook(cancel)
+    # What the host's server does with each step of a bar.
+    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: management.throw_exception_if_processing_interrupted())
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            predict(model, positive, negative, scene)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        handle.remove()
+    assert len(calls) == (3 if tiled else 1)
+    assert hooks(network) == 0
+    assert torch.equal(predict(model, positive, negative, scene), before)
 
 
 def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
@@ -113,13 +146,31 @@ def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene:
     assert torch.equal(predict(*apply_scene(tiny, seesr, scene), scene), plain)
 
 
+def rebuilt(conds: list[Any]) -> list[Any]:
+    """Return conds that lost SeeSR's keys on their way through another node."""
+    return [[text, {k: v for k, v in options.items() if k != "model_conds"}] for text, options in conds]
+
+
 def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
     tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor
 ) -> None:
-    """A cond that lost SeeSR's keys on its way still gets the soft prompt from the MODEL and the ControlNet."""
+    """They get it from the MODEL and the ControlNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    stripped = [[text, {k: v for k, v in o.items() if k != "model_conds"}] for text, o in positive]
-    torch.testing.assert_close(predict(model, stripped, negative, scene), plain, rtol=0, atol=1e-4)
+    torch.testing.assert_close(predict(model, rebuilt(positive), negative, scene), plain, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])
+def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene: Scene, through: Any) -> None:
+    """Of two clones each keeps its own, whether conds carry the soft prompt or the MODEL: A, B, A again is as A."""
+
+    def result(model: Any, positive: list[Any], negative: list[Any]) -> torch.Tensor:
+        return predict(model, through(positive), through(negative), scene)
+
+    one = apply_scene(tiny, seesr, scene)
+    first = result(*one)
+    other = apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=-scene.soft_prompt))
+    assert (result(*other) - first).abs().max() > 1e-3
+    assert torch.equal(result(*one), first)
 
 
 def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) -> None:
