@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import builders
@@ -13,7 +14,9 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
+from other_models import save_controlnet
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import controlnet
 from seesr_pack.seesr_modules.host import model as host_model
@@ -207,24 +210,25 @@ def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) ->
         torch.testing.assert_close(result, together[one], rtol=0, atol=2e-4)
 
 
-def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """Residuals of chained ControlNets add up, in either order."""
-
-    def other(previous: Any) -> Any:
-        control = seesr.controlnet.copy().set_cond_hint(1 - scene.hint, 0.7)
-        control.default_soft_prompt = scene.soft_prompt
-        return control.set_previous_controlnet(previous)
+def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene, tmp_path: Path) -> None:
+    """Residuals of SeeSR's ControlNet and of one that the host loads add up, in either order."""
+    unet = {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()}
+    save_controlnet(tmp_path / "canny.safetensors", EncoderSizes.from_shapes(unet))
+    other = comfy.controlnet.load_controlnet(str(tmp_path / "canny.safetensors"))
 
     def chained(conds: list[Any]) -> list[Any]:
-        return [[text, {**options, "control": other(options.get("control"))}] for text, options in conds]
+        control = other.copy().set_cond_hint(1 - scene.hint, 0.7)
+        return [[text, {**o, "control": control.set_previous_controlnet(o.get("control"))}] for text, o in conds]
 
-    first = predict(
-        *apply_scene(tiny, seesr, scene, positive=chained(scene.positive), negative=scene.negative), scene, cfg=1.0
-    )
+    before = chained(scene.positive)
+    first = predict(*apply_scene(tiny, seesr, scene, positive=before), scene, cfg=1.0)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     last = predict(model, chained(positive), negative, scene, cfg=1.0)
     torch.testing.assert_close(first, last, rtol=0, atol=1e-4)
-    assert (first - predict(model, positive, negative, scene, cfg=1.0)).abs().max() > 1e-3
+    only_seesr = predict(model, positive, negative, scene, cfg=1.0)
+    only_other = predict(*apply_scene(tiny, seesr, scene, positive=before, strength=0.0), scene, cfg=1.0)
+    for alone in (only_seesr, only_other):
+        assert (first - alone).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("batch", [1, 2])
