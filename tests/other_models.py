@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import comfy.cldm.cldm
@@ -41,3 +42,16 @@ def save_controlnet(file: Path, sizes: EncoderSizes) -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     weights = load_synth(GOLDEN).synthetic_state_dict(shapes)
     save_file({f"control_model.{name}": tensor.contiguous() for name, tensor in weights.items()}, file)
+
+
+def save_lora(file: Path, unet: Mapping[str, tuple[int, ...]], rank: int = 2) -> None:
+    """Write a LoRA of every attention to text and picture of a UNet, in the layout in which most are published."""
+    synth = load_synth(GOLDEN)
+    weights: dict[str, Tensor] = {}
+    for name, shape in unet.items():
+        if ".attentions." in name and name.endswith(("to_q.weight", "to_k.weight", "to_v.weight", "to_out.0.weight")):
+            key = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
+            weights[f"{key}.lora_down.weight"] = synth.synthetic_tensor(f"{key}.lora_down.weight", (rank, shape[1]))
+            weights[f"{key}.lora_up.weight"] = synth.synthetic_tensor(f"{key}.lora_up.weight", (shape[0], rank))
+            weights[f"{key}.alpha"] = torch.tensor(float(rank))
+    save_file(weights, file)

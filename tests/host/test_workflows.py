@@ -19,9 +19,8 @@ import pytest
 import torch
 from builders import GOLDEN, synthetic
 from comfy_api.latest import io
-from other_models import save_controlnet, save_upscaler
+from other_models import save_controlnet, save_lora, save_upscaler
 from PIL import Image
-from safetensors.torch import save_file
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.download.sources import CATALOGUE
 
@@ -264,7 +263,7 @@ def run_small(
     """
     unet = {name: tuple(t.shape) for name, t in synthetic(GOLDEN, "seesr_unet_tiny").items()}
     Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(models / "input" / "example.png")
-    save_file({"none.weight": torch.zeros(1)}, models / "loras" / LORA)
+    save_lora(models / "loras" / LORA, unet)
     save_upscaler(models / "upscale_models" / UPSCALER)
     save_controlnet(models / "controlnet" / CONTROLNET, EncoderSizes.from_shapes(unet))
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "TestPack", Pack)
@@ -305,6 +304,20 @@ def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_small: Ca
     else:
         assert result.shape == (1, 48, 80, 3)
         assert torch.isfinite(result).all() and result.std() > 0
+
+
+def test_the_lora_counts_and_leaves_the_base_model_as_it_was(run_small: Callable[..., list[Any]]) -> None:
+    without = api("seesr_lora")
+    lora, base = node_named(without, "Load LoRA"), node_named(without, "Load Checkpoint")
+    for node in without.values():
+        links = {name: value for name, value in node["inputs"].items() if isinstance(value, list) and value[0] == lora}
+        node["inputs"] |= {name: [base, slot] for name, (_, slot) in links.items()}
+    del without[lora]
+    before, changed, after = (
+        run_small(graph, ("Tiled Sampler", 0))[0]["samples"] for graph in (without, api("seesr_lora"), without)
+    )
+    assert (changed - before).abs().max() > 1e-2 * before.std()
+    assert torch.equal(after, before)
 
 
 def test_the_upscale_models_result_reaches_lr_embed_at_the_photos_size(run_small: Callable[..., list[Any]]) -> None:
