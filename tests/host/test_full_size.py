@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import builders
+import comfy.model_detection
 import comfy.ops
 import pytest
 import torch
@@ -16,6 +17,8 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import steps
 from seesr_pack.seesr_modules.host.base_model import base_model
 from seesr_pack.seesr_modules.host.controlnet import ControlModel, image_attention_block, parameter_names
+from seesr_pack.seesr_modules.host.model import SeeSRModel, apply_seesr, load_seesr
+from seesr_pack.seesr_modules.host.patching import patcher_for
 from seesr_pack.seesr_modules.image_attention import ImageAttention
 from seesr_pack.seesr_modules.weight_file import open_weights
 from torch import Tensor
@@ -90,11 +93,79 @@ def test_every_controlnet_tensor_is_read(size: str) -> None:
         load_controlnet(Shapes({**shapes, key: (shapes[key][0], 511)}))
 
 
-def test_the_base_model_takes_every_other_tensor_of_the_unet() -> None:
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_the_base_model_takes_every_other_tensor_of_the_unet(size: str) -> None:
     """The map from published names to the host's leaves no parameter of the host's UNet out."""
-    shapes = SYNTH.load_shapes("seesr_unet_tiny")
+    shapes = SYNTH.load_shapes(f"seesr_unet_{size}")
     own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if ".image_att" not in name}
     assert len(base_model(own).model.diffusion_model.state_dict()) == len(own)
+
+
+HOST_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "use_spatial_transformer": True,
+    "use_temporal_attention": False,
+    "legacy": False,
+}
+FOUR_LEVELS = {
+    **HOST_UNET,
+    "adm_in_channels": None,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+}
+FAMILIES = {
+    "SD20": {**FOUR_LEVELS, "context_dim": 1024, "use_linear_in_transformer": True, "num_head_channels": 64},
+    "SD15": {**FOUR_LEVELS, "context_dim": 768, "use_linear_in_transformer": False, "num_heads": 8},
+    "SDXL": {
+        **HOST_UNET,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "context_dim": 2048,
+        "use_linear_in_transformer": True,
+        "num_head_channels": 64,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def published() -> SeeSRModel:
+    """SeeSR at the published sizes, without data."""
+    unet, controlnet = (Shapes(SYNTH.load_shapes(f"seesr_{part}_full")) for part in ("unet", "controlnet"))
+    return load_seesr(unet, controlnet, "float32")
+
+
+def apply(seesr: SeeSRModel, family: str) -> None:
+    """Put SeeSR on the UNet of a family as the host builds it, without data."""
+    config = comfy.model_detection.model_config_from_unet_config(dict(FAMILIES[family]))
+    assert type(config).__name__ == family
+    text = [[torch.zeros(1, 77, 1024), {}]]
+    model = patcher_for(config.get_model({}, device=torch.device("meta")))
+    apply_seesr(model, seesr, text, text, torch.zeros(1, 3, 64, 64), torch.zeros(1, 145, 512))
+
+
+def test_stable_diffusion_2_fits(published: SeeSRModel) -> None:
+    apply(published, "SD20")
+
+
+@pytest.mark.parametrize(
+    ("family", "found"), [("SD15", r"\(BaseModel\) is for width 768"), ("SDXL", r"\(SDXL\) is for width 2048")]
+)
+def test_other_families_are_refused(published: SeeSRModel, family: str, found: str) -> None:
+    """One sentence says what was found, the next which checkpoints fit."""
+    told = rf"^The model does not fit this SeeSR: SeeSR reads text of width 1024 and the model {found}\. [^.]*SD 2 base"
+    with pytest.raises(SeeSRError, match=told):
+        apply(published, family)
 
 
 @pytest.mark.slow
