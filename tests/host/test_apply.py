@@ -283,11 +283,14 @@ def test_fewer_transformers_are_refused(tiny: Tiny, seesr: Any, scene: Scene) ->
 
 def test_a_soft_prompt_of_another_batch_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     """Three tagged pictures do not fit one hint."""
-    wrong = Scene(
-        scene.positive, scene.negative, scene.hint, scene.soft_prompt.repeat(3, 1, 1), scene.latent, scene.noise
-    )
     with pytest.raises(SeeSRError, match="holds 3 images and the hint 1"):
-        apply_scene(tiny, seesr, wrong)
+        apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt.repeat(3, 1, 1)))
+
+
+def test_a_soft_prompt_of_another_width_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """It is from a tagger for another SeeSR."""
+    with pytest.raises(SeeSRError, match="is 500 wide and this SeeSR reads 512: the DAPE and the SeeSR"):
+        apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt[..., :500]))
 
 
 def test_texts_of_another_number_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:

@@ -162,6 +162,7 @@ def test_whole_unet_under_the_prefixes_of_a_packed_file(tmp_path: Path) -> None:
     [
         (CONTROLNET, CONTROLNET, "UNet was expected, but the file is a ControlNet in diffusers' layout"),
         (UNET, UNET, "ControlNet was expected, but the file is the SeeSR UNet"),
+        (CONTROLNET, UNET, "UNet was expected, but the file is a ControlNet in diffusers' layout"),
         (RAM, CONTROLNET, "UNet was expected, but the file is a RAM tagger"),
         (LORA, CONTROLNET, "UNet was expected, but the file is a LoRA"),
         (UNET, RAM, "ControlNet was expected, but the file is a RAM tagger"),
@@ -376,3 +377,12 @@ def test_wrong_tagger_files_are_named(tmp_path: Path, ram: State, dape: State | 
     paths = [save(tmp_path, "ram.pth", dict(ram)), None if dape is None else save(tmp_path, "dape.pth", dict(dape))]
     with pytest.raises(SeeSRError, match=told):
         load_dape_path(*paths, "float32")
+
+
+def test_missing_tag_lists_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They lie neither beside the weights nor in the model folders."""
+    for kind in ("seesr", "rams"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], {".pth"}))
+    told = r"the tag lists ram_tag_list\.txt and ram_tag_list_threshold\.txt are missing\. Run .* download tags"
+    with pytest.raises(SeeSRError, match=told):
+        load_dape_path(save(tmp_path, "ram.pth", {"model": dict(RAM)}), None, "float32")
