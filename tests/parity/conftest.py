@@ -15,11 +15,20 @@ def golden_dir(request: pytest.FixtureRequest) -> Path:
     return request.config.getoption("--golden").resolve()
 
 
+@pytest.fixture
+def golden_case(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The case at hand."""
+    if request.param is None:
+        pytest.fail("cases.json has no case of this kind")
+    return request.param
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Hand out the cases."""
+    """Hand out the cases; a kind without any fails."""
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is not None and "golden_case" in metafunc.fixturenames:
         folder = metafunc.config.getoption("--golden")
         cases: list[dict[str, Any]] = json.loads((folder / "cases.json").read_text())
         chosen = [case for case in cases if case["kind"] == marker.args[0]]
-        metafunc.parametrize("golden_case", chosen, ids=[case["name"] for case in chosen])
+        names = [case["name"] for case in chosen]
+        metafunc.parametrize("golden_case", chosen or [None], ids=names or ["no case"], indirect=True)

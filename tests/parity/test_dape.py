@@ -1,4 +1,4 @@
-"""DAPE against the published code: soft prompt, logits and tags, with and without the LoRA parts.
+"""DAPE in the host against the published code: soft prompt, logits and tags, with and without the LoRA parts.
 
 Float32 on the CPU; the largest difference may be 1e-4 of the expected tensor's standard deviation
 (about 4e-6 is measured: other orders of summation, over 26 layers).
@@ -9,12 +9,15 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
+import comfy.ops
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from seesr_pack.seesr_modules.dape.config import DapeConfig
-from seesr_pack.seesr_modules.dape.tags import join_tags, read_vocabulary, select_tags
+from seesr_pack.seesr_modules.dape.tags import join_tags, read_vocabulary
 from seesr_pack.seesr_modules.dape.weights import load_dape
+from seesr_pack.seesr_modules.host.patching import patcher_for
+from seesr_pack.seesr_modules.host.tagging import DapeModel, look, tag
 from seesr_pack.seesr_modules.weight_file import WeightFile, open_weights
 
 if TYPE_CHECKING:
@@ -44,35 +47,45 @@ def weights(golden_dir: Path, tmp_path: Path) -> Callable[[str], WeightFile]:
     return write
 
 
+@pytest.fixture
+def load(golden_case: Case, golden_dir: Path, weights: Callable[[str], WeightFile]) -> Callable[..., DapeModel]:
+    """Load the manifests of the case under some names as the node does, with the words of the case."""
+    folder = golden_dir / golden_case["tag_dir"]
+
+    def load(*names: str) -> DapeModel:
+        files = [weights(golden_case[name]) for name in names]
+        network = load_dape(*files, dtype=torch.float32, operations=comfy.ops.manual_cast)
+        words = read_vocabulary(folder / "tags.txt", folder / "thresholds.txt", network.config.num_classes)
+        return DapeModel(patcher_for(network), words, torch.float32)
+
+    return load
+
+
 def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
     assert result.shape == expected.shape
     assert (result - expected).abs().max() <= TOLERANCE * expected.std()
 
 
-def test_dape(golden_case: Case, golden_dir: Path, weights: Callable[[str], WeightFile]) -> None:
+def test_dape(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
-    model = load_dape(weights(golden_case["ram"]), weights(golden_case["lora"]))
-    with torch.no_grad():
-        result = model(golden["image"])
-    assert_close(result.soft_prompt, golden["image_embed"])
-    assert_close(result.logits, golden["logits"])
+    dape = load("ram", "lora")
+    soft_prompt, logits = look(dape, [golden["image"]])
+    assert_close(soft_prompt, golden["image_embed"])
+    assert_close(logits, golden["logits"])
 
-    folder = golden_dir / golden_case["tag_dir"]
-    words = read_vocabulary(folder / "tags.txt", folder / "thresholds.txt", model.config.num_classes)
-    tags = [select_tags(logits, words) for logits in result.logits]
+    tags = tag(dape, golden["image"]).tags
     assert [join_tags(found) for found in tags] == golden_case["tags"]
     on = torch.zeros_like(golden["targets"])
     for row, found in zip(on, tags, strict=True):
-        row[[tag.index for tag in found]] = 1
+        row[[one.index for one in found]] = 1
     assert torch.equal(on, golden["targets"])
 
 
-def test_plain_ram(golden_case: Case, golden_dir: Path, weights: Callable[[str], WeightFile]) -> None:
+def test_plain_ram(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
-    with torch.no_grad():
-        result = load_dape(weights(golden_case["ram"]))(golden["image"])
-    assert_close(result.soft_prompt, golden["image_embed_ram"])
-    assert_close(result.logits, golden["logits_ram"])
+    soft_prompt, logits = look(load("ram"), [golden["image"]])
+    assert_close(soft_prompt, golden["image_embed_ram"])
+    assert_close(logits, golden["logits_ram"])
 
 
 def test_sizes(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
