@@ -16,6 +16,7 @@ import pytest
 import seesr_pack
 from comfy_api.latest import io
 from scenes import Tiny
+from seesr_pack.seesr_modules.host import folders
 from seesr_pack.seesr_modules.host.base_model import base_model
 from seesr_pack.seesr_modules.host.headless import CACHE_SIZES
 from seesr_pack.seesr_modules.host.loading import load_seesr_path
@@ -32,7 +33,8 @@ def every_step_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Build every tiny model once."""
+    """Build every tiny model once, and let the host know the pack's model folders."""
+    folders.register()
     folder = tmp_path_factory.mktemp("seesr-models")
     unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
     builders.save_seesr(folder / "SeeSR", unet, builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny"))
