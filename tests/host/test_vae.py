@@ -69,7 +69,88 @@ def test_the_largest_tile_that_fits_is_taken(
     assert host_vae.decode(vae, latent).shape == (1, 3, 520, 1040)
     leave_memory(monkeypatch, 1.0)
     assert host_vae.decode(vae, latent).shape == (1, 3, 520, 1040)
-    assert tiles_used == [768, 96, 64]
+    assert tiles_used == [768, 96, 32]
+
+
+@pytest.mark.parametrize("size", [(64, 1280), (1280, 64), (96, 1920), (200, 200)])
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_no_pass_of_the_host_takes_more_than_is_free(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
+) -> None:
+    """Besides square tiles the host runs some twice as wide and half as high, and the other way round."""
+    vae, (height, width) = tiny.vae, size
+    passes = []
+
+    def encoded(pixels: Tensor) -> Tensor:
+        passes.append(vae.memory_used_encode(pixels.shape, vae.vae_dtype))
+        return torch.zeros(len(pixels), 4, *(side // 8 for side in pixels.shape[2:]))
+
+    def decoded(cells: Tensor) -> Tensor:
+        passes.append(vae.memory_used_decode(cells.shape, vae.vae_dtype))
+        return torch.zeros(len(cells), 3, *(8 * side for side in cells.shape[2:]))
+
+    monkeypatch.setattr(vae.first_stage_model, "encode", encoded)
+    monkeypatch.setattr(vae.first_stage_model, "decode", decoded)
+    needed = {
+        "encode": vae.memory_used_encode((1, 3, 8 * height, 8 * width), vae.vae_dtype),
+        "decode": vae.memory_used_decode((1, 4, height, width), vae.vae_dtype),
+    }[part]
+    for share in (0.5, 0.25, 0.125):
+        passes.clear()
+        leave_memory(monkeypatch, share * needed)
+        if part == "encode":
+            host_vae.encode(vae, torch.zeros(1, 3, 8 * height, 8 * width))
+        else:
+            host_vae.decode(vae, torch.zeros(1, 4, height, width))
+        assert share * needed / 6 < max(passes) <= share * needed * 1.01
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_out_of_memory_leads_to_smaller_tiles_and_the_same_picture(
+    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A device that has less memory than it said gets smaller tiles: the picture is that of those tiles."""
+    vae, network = tiny.vae, tiny.vae.first_stage_model
+    image = picture(600, 680)
+    values = image if part == "encode" else host_vae.encode(vae, image)
+    work, original = getattr(host_vae, part), getattr(network, part)
+    per_cell = 1 if part == "encode" else 8
+    needed = getattr(vae, f"memory_used_{part}")
+    leave_memory(monkeypatch, needed((1, 4, 256 // per_cell, 512 // per_cell), vae.vae_dtype))
+    small = work(vae, values)
+
+    def with_less_than_said(tensor: Tensor) -> Tensor:
+        if tensor[0, 0].numel() * per_cell**2 > 260 * 260:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return original(tensor)
+
+    monkeypatch.setattr(network, part, with_less_than_said)
+    leave_memory(monkeypatch, needed((1, 4, 512 // per_cell, 680 // per_cell), vae.vae_dtype))
+    tiles_used.clear()
+    assert torch.equal(work(vae, values), small)
+    assert tiles_used == [512 // per_cell, 256 // per_cell]
+
+
+def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
+    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to try, and another error is not taken for it."""
+
+    def decode(error: Exception) -> None:
+        def raising(_cells: Tensor) -> Tensor:
+            raise error
+
+        monkeypatch.setattr(tiny.vae.first_stage_model, "decode", raising)
+        host_vae.decode(tiny.vae, torch.zeros(1, 4, 40, 80))
+
+    out_of_memory = comfy.model_management.OOM_EXCEPTION
+    with pytest.raises(out_of_memory):
+        decode(out_of_memory("made for the test"))
+    assert tiles_used == [tile // 8 for tile in host_vae.TILE_PX]
+    tiles_used.clear()
+    with pytest.raises(RuntimeError, match="another"):
+        decode(RuntimeError("another"))
+    assert tiles_used == []
 
 
 def test_tiles_leave_no_seam_and_no_tint(tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
