@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..seesr_modules.host.prompts import encode_texts
+from ..seesr_modules.host.prompts import batches_of, encode_texts
 from ..seesr_modules.host.sockets import prompt_inputs, schema
 from ..seesr_modules.prompts import positive_text
 
@@ -34,10 +34,17 @@ class BuildPrompts(io.ComfyNode):
                 *prompt_inputs(),
             ],
             outputs=[
-                io.Conditioning.Output("positive", display_name="positive", tooltip="What the picture shall be."),
-                io.Conditioning.Output("negative", display_name="negative", tooltip="What it shall not be."),
+                io.Conditioning.Output(
+                    "positive", display_name="positive", is_output_list=True, tooltip="What the picture shall be."
+                ),
+                io.Conditioning.Output(
+                    "negative", display_name="negative", is_output_list=True, tooltip="What it shall not be."
+                ),
                 io.String.Output(
-                    "positive_text", display_name="positive_text", tooltip="The positive text, one line per picture."
+                    "positive_text",
+                    display_name="positive_text",
+                    is_output_list=True,
+                    tooltip="The positive text, one line per picture.",
                 ),
             ],
         )
@@ -52,10 +59,13 @@ class BuildPrompts(io.ComfyNode):
         negative_prompt: list[str],
         single_chunk: list[bool],
     ) -> io.NodeOutput:
-        """Encode one positive text per picture and one negative text for all."""
-        texts = [positive_text(text, user_prompt[0], quality_prompt[0]) for text in tags]
+        """Encode one positive text per picture, the pictures of a batch together, and the negative texts given."""
+        texts = []
+        for i, batch in enumerate(batches_of(tags)):
+            user, quality = (words[min(i, len(words) - 1)] for words in (user_prompt, quality_prompt))
+            texts.append([positive_text(text, user, quality) for text in batch])
         return io.NodeOutput(
-            encode_texts(clip[0], texts, single_chunk[0]),
-            encode_texts(clip[0], negative_prompt[:1], single_chunk[0]),
-            "\n".join(texts),
+            [encode_texts(clip[0], batch, single_chunk[0]) for batch in texts],
+            [encode_texts(clip[0], [text], single_chunk[0]) for text in negative_prompt],
+            ["\n".join(batch) for batch in texts],
         )

@@ -31,7 +31,8 @@ class LoadModel(io.ComfyNode):
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
-                    tooltip="How the weights are stored; auto does what ComfyUI does for a UNet on this device.",
+                    tooltip="How the weights are stored; auto does what ComfyUI does for a UNet on this device, or "
+                    "takes bfloat16 on a CPU that is fast in it.",
                 ),
             ],
             outputs=[

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..seesr_modules.dape.tags import Language, join_tags
 from ..seesr_modules.host.images import from_host
+from ..seesr_modules.host.prompts import as_batch
 from ..seesr_modules.host.sockets import DapeSocket, SoftPromptSocket, schema, tag_inputs
 from ..seesr_modules.host.tagging import shown, tag
 
@@ -69,7 +70,7 @@ class Tagger(io.ComfyNode):
         """Tag the pictures and show the tags with their scores on the node."""
         found = tag(dape, from_host(image), threshold_offset, exclude, language, max_tags, pin)
         return io.NodeOutput(
-            [join_tags(tags) for tags in found.tags],
+            as_batch([join_tags(tags) for tags in found.tags]),
             found.soft_prompt,
             ui=shown(found.tags, dape.vocabulary),
         )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from .figures import Figure
 from .gmac import PRESETS, count_gmac, preset_gmac
 
 SIDE_PX = 512
+
+BOUNDS = {"balanced": 0.30, "turbo": 0.04}
+"""The most that presets may cost, as shares of the published one."""
 
 
 def cost_rows() -> list[Figure]:
@@ -19,5 +22,12 @@ def cost_rows() -> list[Figure]:
     for name, preset in PRESETS.items():
         total = preset_gmac(step, preset)
         presets.append(Figure(f"preset {name}: {preset.evaluations} evaluations", total, "GMAC"))
-        presets.append(Figure(f"preset {name}: share of published", total / published, "x"))
-    return parts + presets
+        presets.append(Figure(f"preset {name}: share of published", total / published, "x", BOUNDS.get(name)))
+    balanced = PRESETS["balanced"]
+    limited = preset_gmac(step, balanced)
+    throughout = preset_gmac(step, replace(balanced, guided_steps=balanced.steps))
+    interval = [
+        Figure("preset balanced, guided throughout", throughout, "GMAC"),
+        Figure("guidance interval: saved of it", 1 - limited / throughout, "x"),
+    ]
+    return parts + presets + interval

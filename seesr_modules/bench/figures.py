@@ -1,8 +1,8 @@
-"""One measured number, and how several are shown."""
+"""One measured number, and how many of them are shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -12,9 +12,24 @@ class Figure(NamedTuple):
     name: str
     value: float
     unit: str
+    bound: float | None = None
+    """The most that it may be, where that is laid down."""
+
+    @property
+    def missed(self) -> bool:
+        """Whether it is more than it may be, or no number."""
+        return self.bound is not None and not self.value <= self.bound
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """Return the figures as aligned lines."""
-    width = max((len(figure.name) for figure in figures), default=0)
-    return "\n".join(f"  {name:<{width}}  {value:>12,.4g} {unit}" for name, value, unit in figures)
+def table(sections: Mapping[str, Sequence[Figure]]) -> str:
+    """Return the figures of all sections as aligned lines: section, name, value, unit and bound."""
+    rows = [(section, figure) for section, figures in sections.items() for figure in figures]
+    first = max((len(section) for section, _ in rows), default=0)
+    second = max((len(figure.name) for _, figure in rows), default=0)
+    lines = []
+    for section, figure in rows:
+        line = f"{section:<{first}}  {figure.name:<{second}}  {figure.value:>12,.4g} {figure.unit:<4}"
+        if figure.bound is not None:
+            line += f"  at most {figure.bound:g}: {'MISSED' if figure.missed else 'kept'}"
+        lines.append(line.rstrip())
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Time and peak memory of work that is done in a process of its own."""
+"""Work that is done, and measured, in a process of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Cost(NamedTuple):
     """What some work took."""
 
     seconds: float
-    peak_bytes: int
+    peak_bytes: float
     """Resident memory at its highest, above what it was before; mapped files count where they were read."""
 
 
@@ -52,6 +52,11 @@ def touch(tensors: Iterable[Tensor]) -> None:
 
 def cost_of(module: str, *arguments: str) -> Cost:
     """Run ``main(arguments)`` of a module of seesr_modules, which calls :func:`report`, in a fresh process."""
+    return Cost(*answer_of(module, *arguments))
+
+
+def answer_of(module: str, *arguments: str) -> list[float]:
+    """Run ``main(arguments)`` of a module in a fresh process; return the numbers that it prints last, in JSON."""
     paths = [path for path in (os.environ.get("COMFYUI_PATH"), os.environ.get("PYTHONPATH")) if path]
     done = subprocess.run(
         [sys.executable, "-c", _START, str(_ROOT), module, *arguments],
@@ -60,7 +65,8 @@ def cost_of(module: str, *arguments: str) -> Cost:
         text=True,
         check=True,
     )
-    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+    numbers: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return numbers
 
 
 def _status_bytes(field: str) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.model_management
@@ -16,12 +17,10 @@ from torch import Tensor
 
 from ..bench.figures import Figure
 from ..bench.timing import PairedTiming, paired
-from ..config import LATENT_PX
 from ..dape.config import PUBLISHED_DAPE
 from ..dape.tagger import Dape
-from ..tiles import latent_tile, plan_tiles
-from .model import apply_seesr, storage_dtypes
-from .sampling import leading_sigmas, sample
+from ..tiles import latent_tile
+from .model import storage_dtypes
 from .steps import PlainControl, StepInputs, Weights, host_model, host_step, plain_steps, random_weights, step_inputs
 from .tiling import tile_model
 
@@ -29,33 +28,46 @@ TILE_PX, OVERLAP_PX = 768, 128
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
+FLOAT32_BOUND, AUTO_BOUND = 1.0, 0.40
+"""The most that a step on a CPU may take, in float32 and in auto, in times of plain diffusers in float32."""
+
 WARM_UP = 3
 """Steps on an accelerator before it has chosen its kernels and taken its memory."""
 
 
 def step_rows(side_px: int, rounds: int) -> list[Figure]:
-    """Time one step with guidance, always against the same run plainly on diffusers.
+    """Time one step with guidance, each pair in turn with nothing between.
 
-    On a CPU the host's step in float32 and in auto, against float32; and the host's UNet beside diffusers'
-    ControlNet, which is what running a published-style ControlNet by itself would cost. On an accelerator both
-    in each half precision, and a step in tiles.
+    On a CPU the host's step in float32 against diffusers, against the host's UNet beside diffusers' ControlNet,
+    which is what running a published-style ControlNet by itself would cost, and without guidance; then in auto
+    against diffusers in float32. On an accelerator in each half precision against diffusers, and in tiles.
     """
-    if not comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device()):
+    try:
+        if comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device()):
+            return _cpu_rows(side_px, rounds)
         weights = random_weights()
         return [row for dtype in HALF_PRECISION for row in _half_precision_rows(weights, dtype, side_px, rounds)]
+    finally:
+        comfy.model_management.unload_all_models()
+
+
+def _cpu_rows(side_px: int, rounds: int) -> list[Figure]:
     weights = random_weights()
     inputs = step_inputs(side_px, side_px)
     plain = plain_steps(weights, inputs, torch.float32)
     base, seesr = host_model(weights, torch.float32)
     ours = host_step(base, seesr, inputs)
     mixed = host_step(base, seesr, inputs, PlainControl(plain.controlnet))
-    rows = _compared("float32", "plain diffusers", paired(ours, plain.whole, rounds))
-    rows += _compared("float32", "host UNet and diffusers ControlNet", paired(ours, mixed, rounds))
+    unguided = host_step(base, seesr, inputs, guided=False)
+    rows = _compared("float32", "plain diffusers", paired(ours, plain.whole, rounds), FLOAT32_BOUND)
+    rows += _compared("float32", "host UNet with diffusers ControlNet", paired(ours, mixed, rounds))
+    rows += _compared("float32 without guidance", "float32", paired(unguided, ours, rounds))
     stored, compute = storage_dtypes("auto")
     auto = compute or stored
     if auto is not torch.float32:
         faster = host_step(*host_model(weights, auto), inputs)
-        rows += _compared(f"auto ({auto})", "plain diffusers in float32", paired(faster, plain.whole, rounds))
+        timing = paired(faster, plain.whole, rounds)
+        rows += _compared(f"auto ({auto})", "plain diffusers in float32", timing, AUTO_BOUND)
         error = _deviation(base, inputs, faster(), plain.whole())
         rows.append(Figure("auto: mean deviation of epsilon from float32", error, "x of its mean"))
     return rows
@@ -73,9 +85,9 @@ def _half_precision_rows(weights: Weights, dtype: torch.dtype, side_px: int, rou
     rows = _compared(name, f"{name}, plain diffusers", paired(ours, plain, rounds, warmup=WARM_UP))
     rows.append(Figure(f"{name}: weights", held / 2**20, "MiB"))
     for whose, step in ((name, ours), (f"{name}, plain diffusers", plain)):
-        with _peak() as peak:
+        with peak_memory() as used:
             step()
-        rows.append(Figure(f"{whose}: peak above the weights", peak[0] / 2**20, "MiB"))
+        rows.append(Figure(f"{whose}: peak above the weights", used.peak_bytes / 2**20, "MiB"))
     rows.append(
         Figure(f"{name}: mean deviation of epsilon", _deviation(base, inputs, ours(), plain()), "x of its mean")
     )
@@ -85,9 +97,9 @@ def _half_precision_rows(weights: Weights, dtype: torch.dtype, side_px: int, rou
     in_tiles, at_once = f"{name}, {2 * side_px} px in tiles of {TILE_PX}", f"{name}, {2 * side_px} px at once"
     rows += _compared(in_tiles, at_once, paired(tiled, whole, rounds, warmup=WARM_UP))
     for what, step in ((in_tiles, tiled), (at_once, whole)):
-        with _peak() as peak:
+        with peak_memory() as used:
             step()
-        rows.append(Figure(f"{what}: peak above the weights", peak[0] / 2**20, "MiB"))
+        rows.append(Figure(f"{what}: peak above the weights", used.peak_bytes / 2**20, "MiB"))
     comfy.model_management.unload_all_models()
     return rows
 
@@ -111,89 +123,61 @@ def _deviation(base: Any, inputs: StepInputs, denoised: list[Tensor], epsilon: T
     return float((found - expected).abs().mean() / expected.abs().mean())
 
 
-def _compared(name: str, other: str, timing: PairedTiming) -> list[Figure]:
+def _compared(name: str, other: str, timing: PairedTiming, bound: float | None = None) -> list[Figure]:
+    """Return the medians of a pair, and their ratio, which is to keep within ``bound``."""
     lowest, highest = timing.ratio_range
+    pair = f"{name} / {other}"
     return [
-        Figure(f"{name}: one step", timing.median_a, "s"),
-        Figure(f"{other}: one step", timing.median_b, "s"),
-        Figure(f"{name} / {other}: median of rounds", timing.ratio, "x"),
-        Figure(f"{name} / {other}: lowest", lowest, "x"),
-        Figure(f"{name} / {other}: highest", highest, "x"),
+        Figure(f"{pair}: median of the first", timing.median_a, "s"),
+        Figure(f"{pair}: median of the second", timing.median_b, "s"),
+        Figure(f"{pair}: median of the rounds' ratios", timing.ratio, "x", bound),
+        Figure(f"{pair}: lowest", lowest, "x"),
+        Figure(f"{pair}: highest", highest, "x"),
     ]
 
 
+@dataclass
+class Used:
+    """What work took; it is filled in when that is done."""
+
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    """Memory at its highest, above what was in use before."""
+
+
 @contextmanager
-def _peak() -> Iterator[list[float]]:
-    """Watch the memory in use; afterwards the list holds how many bytes its peak was above the start."""
-    found: list[float] = []
+def peak_memory() -> Iterator[Used]:
+    """Watch time and memory of what is done meanwhile: the process's on a CPU, torch's on an accelerator."""
+    used, start = Used(), time.perf_counter()
     if comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device()):
-        process, done, highest = psutil.Process(), threading.Event(), [0]
+        process, done = psutil.Process(), threading.Event()
+        before = highest = process.memory_info().rss
 
         def watch() -> None:
+            nonlocal highest
             while not done.wait(0.005):
-                highest[0] = max(highest[0], process.memory_info().rss)
+                highest = max(highest, process.memory_info().rss)
 
-        start = process.memory_info().rss
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
-            yield found
+            yield used
         finally:
             done.set()
             watcher.join()
-            found.append(max(highest[0] - start, 0))
+        used.peak_bytes = highest - before
     else:
-        start = torch.cuda.memory_allocated()
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        yield found
-        found.append(torch.cuda.max_memory_allocated() - start)
-
-
-def memory_rows(sides_px: Sequence[int]) -> list[Figure]:
-    """Measure the peak above the weights of one tiled step without guidance, from small to large pictures.
-
-    What grows with the picture by nature is counted apart: latents, hints and the stem's features.
-    """
-    stored, compute = storage_dtypes("auto")
-    dtype = compute or stored
-    weights = {part: {n: t.to(dtype) for n, t in tensors.items()} for part, tensors in random_weights().items()}
-    base, seesr = host_model(weights, dtype)
-    rows = []
-    _one_step(base, seesr, 64)  # what the first pass allocates for good belongs to no size
-    for side in sorted(sides_px):
-        start = time.perf_counter()
-        with _peak() as peak:
-            canvas = _one_step(base, seesr, side)
-        rows += [
-            Figure(f"{side} px: peak above the weights", peak[0] / 2**20, "MiB"),
-            Figure(f"{side} px: of it latents, hints and stem features", canvas / 2**20, "MiB"),
-            Figure(f"{side} px: the rest", (peak[0] - canvas) / 2**20, "MiB"),
-            Figure(f"{side} px: time of the step", time.perf_counter() - start, "s"),
-        ]
-    return rows
-
-
-def _one_step(base: Any, seesr: Any, side_px: int) -> float:
-    """Run one step in tiles; return the bytes that the picture's size alone asks for."""
-    inputs = step_inputs(side_px, side_px)
-    cond = [[inputs.positive, {}]]
-    model, positive, negative = apply_seesr(base, seesr, cond, cond, inputs.hint, inputs.soft_prompt)
-    tile, overlap = latent_tile(TILE_PX, OVERLAP_PX)
-    model = tile_model(model, tile, overlap, tile_batch=1)
-    latent = {"samples": inputs.latent}
-    sample(model, positive, negative, latent, 0, 1.0, "euler", leading_sigmas(model, 1))
-    height, width = inputs.latent.shape[-2:]
-    layout = plan_tiles(height, width, tile, overlap)
-    tiled_cells = len(layout.tiles) * layout.tile_height * layout.tile_width
-    channels = seesr.controlnet.control_model.model_channels
-    kept = tiled_cells * (3 * LATENT_PX**2 * 4 + (3 * LATENT_PX**2 + channels) * model.model_dtype().itemsize)
-    latents = 8 * inputs.latent.numel() * 4
-    return kept + latents + inputs.hint.numel() * 4
+        yield used
+        torch.cuda.synchronize()
+        used.peak_bytes = torch.cuda.max_memory_allocated() - before
+    used.seconds = time.perf_counter() - start
 
 
 def dape_rows() -> list[Figure]:
-    """Time the tagger per image, alone and in batches, in the type that auto chooses."""
-    stored, compute = storage_dtypes("auto")
+    """Time the tagger per image, alone and in batches, in the type that its auto is."""
+    stored, compute = storage_dtypes("float16")
     model = Dape(PUBLISHED_DAPE, comfy.ops.manual_cast, device="cpu", dtype=stored)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter.data, std=0.02)

@@ -12,6 +12,7 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.utils
 import torch
+from comfy.cli_args import args
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -52,11 +53,15 @@ class SeeSRModel:
 def storage_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype | None]:
     """Resolve a node's ``weight_dtype`` into the type to store in, and to compute in if another.
 
-    ``auto`` is what the host chooses for a UNet on this device.
+    ``auto`` is what the host chooses for a UNet on this device; but bfloat16 on a CPU that is fast in it, where the
+    host takes float32 unasked.
     """
     device = comfy.model_management.get_torch_device()
     if weight_dtype == "auto":
         stored = comfy.model_management.unet_dtype(device)
+        asked = args.fp32_unet or args.force_fp32
+        if stored == torch.float32 and not asked and computes_in(torch.bfloat16, device):
+            stored = torch.bfloat16
     else:
         stored = getattr(torch, {"fp8_e4m3fn": "float8_e4m3fn"}.get(weight_dtype, weight_dtype))
     if computes_in(stored, device):

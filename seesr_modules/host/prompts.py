@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +13,26 @@ from torch import Tensor
 from ..errors import SeeSRError
 from ..prompts import cut_to_one_chunk
 from .patching import Conditioning
+
+
+class FirstText(str):
+    """The text of the first picture of a batch.
+
+    Of a list of batches a node gets the texts strung together; this tells where one batch ends and the next begins.
+    """
+
+    __slots__ = ()
+
+
+def as_batch(texts: Sequence[str]) -> list[str]:
+    """Return the texts of a batch of pictures, one or more, for :func:`batches_of` to find again."""
+    return [FirstText(texts[0]), *texts[1:]]
+
+
+def batches_of(texts: Sequence[str]) -> list[Sequence[str]]:
+    """Cut texts into batches again; those that nobody has marked are one batch."""
+    starts = [i for i, text in enumerate(texts) if i == 0 or isinstance(text, FirstText)]
+    return [texts[start:end] for start, end in pairwise([*starts, len(texts)])]
 
 
 def encode_texts(clip: Any, texts: list[str], single_chunk: bool) -> Conditioning:

@@ -103,11 +103,11 @@ class PlainControl(comfy.controlnet.ControlBase):
 
 
 def host_step(
-    base: object, seesr: SeeSRModel, inputs: StepInputs, other: PlainControl | None = None
+    base: object, seesr: SeeSRModel, inputs: StepInputs, other: PlainControl | None = None, guided: bool = True
 ) -> Callable[[], list[Tensor]]:
     """Return a function that predicts x0 for both conds, as a host sampler asks for it in every step.
 
-    ``other`` takes the place of SeeSR's ControlNet.
+    ``other`` takes the place of SeeSR's ControlNet. Not ``guided``, only the positive is predicted.
     """
     texts = [[inputs.positive, {}]], [[inputs.negative, {}]]
     strength = 0.0 if other else 1.0
@@ -128,11 +128,11 @@ def host_step(
     sigma = network.model_sampling.sigma(torch.tensor([float(inputs.timestep)], device=model.load_device))
     noisy = latent * torch.sqrt(1 + sigma**2)
 
+    asked = [conds["positive"], conds["negative"]] if guided else [conds["positive"]]
+
     def step() -> list[Tensor]:
         with torch.inference_mode():
-            return comfy.samplers.calc_cond_batch(
-                network, [conds["positive"], conds["negative"]], noisy, sigma, options
-            )
+            return comfy.samplers.calc_cond_batch(network, asked, noisy, sigma, options)
 
     return step
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,19 +129,28 @@ def look(dape: DapeModel, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """
     management = comfy.model_management
     side = dape.patcher.model.config.image_size
-    batches = [batch for stack in images for batch in stack.split(BATCH)]
+    batches = list(_batches(images))
     management.load_models_gpu([dape.patcher], memory_required=BATCH * side * side * BYTES_PER_PIXEL)
     progress = comfy.utils.ProgressBar(len(batches))
     soft_prompts, logits = [], []
     with torch.inference_mode():
         for batch in batches:
             management.throw_exception_if_processing_interrupted()
-            seen = dape.patcher.model(batch.to(dape.patcher.load_device), dape.compute_dtype)
+            seen = dape.patcher.model(torch.cat(batch).to(dape.patcher.load_device), dape.compute_dtype)
             soft_prompts.append(seen.soft_prompt.to(management.intermediate_device()))
             logits.append(seen.logits.cpu())
             progress.update(1)
     # Clones, since tensors of inference mode may not be used where gradients are recorded.
     return torch.cat(soft_prompts).clone(), torch.cat(logits).clone()
+
+
+def _batches(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Cut stacks of images into batches of up to :data:`BATCH`: neighbours of one size, of whatever stack."""
+    singles = (image for stack in images for image in stack.split(1))
+    for _, group in groupby(singles, key=lambda image: image.shape):
+        alike = list(group)
+        for start in range(0, len(alike), BATCH):
+            yield alike[start : start + BATCH]
 
 
 def tag(

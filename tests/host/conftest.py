@@ -49,9 +49,11 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
     ``TestCheckpoint`` stands for Load Checkpoint, ``TestValue`` gives any object (input ``key`` of
     ``run_graph.values``).
     """
-    custom_samplers = Path(nodes.__file__).parent / "comfy_extras" / "nodes_custom_sampler.py"
-    if "SamplerCustom" not in nodes.NODE_CLASS_MAPPINGS:
-        asyncio.run(nodes.load_custom_node(str(custom_samplers), module_parent="comfy_extras"))
+    extras = {"SamplerCustom": "custom_sampler", "RebatchImages": "rebatch", "LatentBatchSeedBehavior": "latent"}
+    for node, file in extras.items():
+        if node not in nodes.NODE_CLASS_MAPPINGS:
+            path = Path(nodes.__file__).parent / "comfy_extras" / f"nodes_{file}.py"
+            asyncio.run(nodes.load_custom_node(str(path), module_parent="comfy_extras"))
     extension = asyncio.run(seesr_pack.comfy_entrypoint())
     for kind in ("seesr", "rams"):
         suffixes = folder_paths.folder_names_and_paths[kind][1]

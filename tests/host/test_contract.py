@@ -108,8 +108,13 @@ CONTRACT = {
     ),
 }
 OPTIONAL = {("SeeSR_Tagger", "pin"), ("SeeSR_TiledSampler", "seed_per_image")}
-LISTS = {("SeeSR_Tagger", "tags")}
-"""Outputs with one value per picture."""
+LISTS = {
+    ("SeeSR_Tagger", "tags"),
+    ("SeeSR_BuildPrompts", "positive"),
+    ("SeeSR_BuildPrompts", "negative"),
+    ("SeeSR_BuildPrompts", "positive_text"),
+}
+"""Outputs with one value per picture, or for Build Prompts per batch of pictures."""
 
 WIDGET_TYPES = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN", list: "COMBO"}
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
+import comfy.model_management
 import pytest
 import torch
 from graphs import canonical, photo
+from seesr_pack.nodes.build_prompts import BuildPrompts
+from seesr_pack.seesr_modules.host.prompts import as_batch
 
 SIZES = ((96, 64), (75, 51), (7, 300))
 
@@ -102,6 +106,57 @@ def test_a_host_sampler_agrees_with_the_tiled_sampler(run_graph: Any, name: str)
     host, ours = (latent["samples"] for latent in run_graph(graph, ("end", 0), ("sampler", 0)))
     rounding = 1e-5 * float(ours.std()) if name == "KSamplerAdvanced" else 0.0
     torch.testing.assert_close(host, ours, rtol=0, atol=rounding)
+
+
+def test_a_list_of_batches_gives_the_pictures_of_one_batch(run_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four frames one by one, as a folder's loader gives them, and two by two; loaded once. Only rounding differs."""
+    frames = photo(4)
+    frames[1::2] = 1 - frames[1::2].flip(1)
+    run_graph.values["image"] = frames
+    networks: list[torch.nn.Module] = []
+    load = comfy.model_management.LoadedModel.model_load
+
+    def watched(loaded: Any, *arguments: Any, **named: Any) -> Any:
+        networks.append(loaded.model.model)
+        return load(loaded, *arguments, **named)
+
+    monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", watched)
+
+    def pictures(batch_size: int) -> torch.Tensor:
+        graph = canonical(tagger__image=["frames", 0], embed__image=["frames", 0], sampler__latent=["same_noise", 0])
+        graph["sampler"]["inputs"]["sampler_name"] = "euler"
+        inputs = {
+            "frames": ("RebatchImages", {"images": ["image", 0], "batch_size": batch_size}),
+            "same_noise": ("LatentBatchSeedBehavior", {"samples": ["embed", 0], "seed_behavior": "fixed"}),
+            "together": ("RebatchImages", {"images": ["color", 0], "batch_size": 4}),
+        }
+        graph |= {name: {"class_type": kind, "inputs": values} for name, (kind, values) in inputs.items()}
+        networks.clear()
+        return run_graph(graph, ("together", 0))[0]
+
+    expected = pictures(4)
+    assert expected.shape[0] == 4
+    assert min((one - other).abs().mean() for one, other in pairwise(expected)) > 0.01
+    for batch_size in (1, 2):
+        torch.testing.assert_close(pictures(batch_size), expected, rtol=0, atol=1e-4)
+        kinds = [type(network).__name__ for network in set(networks)]
+        assert {"BaseModel", "ControlModel", "ImageAttention", "Dape"} <= set(kinds)
+        assert len(kinds) == len(set(kinds)), "a second copy of a model was loaded"
+
+
+def test_texts_of_a_list_without_borders_are_one_batch(run_graph: Any) -> None:
+    """Captions of one's own come as a plain list; with each batch of tags go the words at its place."""
+    settings = {"quality_prompt": ["q"], "negative_prompt": ["n", "m"], "single_chunk": [False]}
+
+    def built(tags: list[str], *words: str) -> tuple[list[Any], ...]:
+        return BuildPrompts.execute(clip=[run_graph.tiny.clip], tags=tags, user_prompt=list(words), **settings).args
+
+    positive, negative, lines = built(["cat", "dog"], "w")
+    assert lines == ["cat, w,q\ndog, w,q"]
+    assert [len(batch[0][0]) for batch in (*positive, *negative)] == [2, 1, 1]
+    positive, _, lines = built([*as_batch(["cat", "dog"]), *as_batch(["cow"])], "w", "v")
+    assert lines == ["cat, w,q\ndog, w,q", "cow, v,q"]
+    assert [len(batch[0][0]) for batch in positive] == [2, 1]
 
 
 def test_single_chunk_cuts_at_77_tokens(run_graph: Any) -> None:

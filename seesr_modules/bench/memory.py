@@ -1,0 +1,68 @@
+"""Peak memory and time of one tiled step without guidance, from small to large pictures.
+
+Each size has a process of its own: memory that one picture leaves in the heap would hide the next one's growth. What
+is as large as the picture by nature is named apart: the hint and the latent that go in, the latents that a sampler
+keeps, and the stem's features, which are kept because they serve every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .figures import Figure
+from .process import answer_of
+
+MIB = 2**20
+
+REFERENCE_PX = 768
+"""Side of the picture that larger ones are compared with: one tile."""
+
+GROWTH = 1.3
+"""The most that the rest may grow from there to the largest picture."""
+
+
+class MemoryUse(NamedTuple):
+    """What one step takes, in bytes and seconds."""
+
+    given: float
+    """The hint and the latent: they are there before the step."""
+    peak: float
+    """What the step takes above them and the weights."""
+    latents: float
+    stem_features: float
+    seconds: float
+
+    @property
+    def without_latents(self) -> float:
+        """The peak but for the sampler's latents."""
+        return self.peak - self.latents
+
+    @property
+    def rest(self) -> float:
+        """The peak but for all that is as large as the picture by nature."""
+        return self.without_latents - self.stem_features
+
+
+def rows(sides_px: Sequence[int]) -> list[Figure]:
+    """Measure each side, and compare the largest with that of one tile where both are among them."""
+    uses = {side: MemoryUse(*answer_of("host.memory_work", str(side))) for side in sorted(set(sides_px))}
+    figures = []
+    for side, use in uses.items():
+        figures += [
+            Figure(f"{side} px: hint and latent", use.given / MIB, "MiB"),
+            Figure(f"{side} px: peak above them and the weights", use.peak / MIB, "MiB"),
+            Figure(f"{side} px: of it latents", use.latents / MIB, "MiB"),
+            Figure(f"{side} px: of it stem features", use.stem_features / MIB, "MiB"),
+            Figure(f"{side} px: the rest", use.rest / MIB, "MiB"),
+            Figure(f"{side} px: time of the step", use.seconds, "s"),
+        ]
+    largest = max(uses)
+    if REFERENCE_PX in uses and largest > REFERENCE_PX:
+        small, large = uses[REFERENCE_PX], uses[largest]
+        pair = f"{largest} px / {REFERENCE_PX} px"
+        figures += [
+            Figure(f"{pair}: the rest and the stem features", large.without_latents / small.without_latents, "x"),
+            Figure(f"{pair}: the rest", large.rest / small.rest, "x", GROWTH),
+        ]
+    return figures
