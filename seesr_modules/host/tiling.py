@@ -153,9 +153,9 @@ class _TiledPrediction:
                         **kwargs,
                     )
             except RuntimeError as error:
-                if size == 1 or not is_out_of_memory(error):
+                if len(batch) == 1 or not is_out_of_memory(error):
                     raise
-                size = self.batch_limit = size // 2
+                size = self.batch_limit = len(batch) // 2
                 logger.warning("Out of memory with %d tiles at once; going on with %d.", len(batch), size)
                 self.hints.clear()
                 comfy.model_management.soft_empty_cache()

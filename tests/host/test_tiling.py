@@ -218,6 +218,58 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
     assert set(sizes[3:]) == {2}
 
 
+def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, seesr: Any) -> None:
+    """The error comes in the second batch of the second step: the first one's tiles are not added again."""
+    scene = make_scene(12, 23)  # eight tiles
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    calm = predict(tile_model(model, 8, 3, 1), positive, negative, scene)
+    sizes: list[int] = []
+
+    def fail_once(_module: Any, arguments: tuple[Tensor, ...]) -> None:
+        sizes.append(arguments[0].shape[0])
+        if len(sizes) == 4:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+
+    handle = tiny.model.model.diffusion_model.register_forward_pre_hook(fail_once)
+    try:
+        result = predict(tile_model(model, 8, 3, 4), positive, negative, scene)
+    finally:
+        handle.remove()
+    assert sizes == [8, 8, 8, 8, 4, 4]
+    torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
+
+
+def test_a_short_last_batch_that_does_not_fit_is_halved_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """What is tried next is smaller than what failed, and the note says so."""
+    sizes: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        sizes.append(len(part))
+        if len(part) == 2:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return [part.clone()]
+
+    x = torch.randn(1, 4, 8, 38)  # six tiles
+    torch.testing.assert_close(run_tiled(predictor, [[cond()]], x, tile_batch=4)[0], x)
+    assert sizes == [4, 2, 1, 1]
+    assert "Out of memory with 2 tiles at once; going on with 1." in caplog.text
+
+
+def test_out_of_memory_with_one_tile_in_the_last_batch_is_the_hosts_to_report() -> None:
+    """A batch of one is not tried again because others are larger."""
+    sizes: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        sizes.append(len(part))
+        if len(part) == 1:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return [part.clone()]
+
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 8, 32), tile_batch=4)
+    assert sizes == [4, 1]
+
+
 def test_out_of_memory_with_one_tile_is_the_hosts_to_report() -> None:
     """There is nothing smaller to try."""
 
