@@ -86,6 +86,7 @@ class _TiledPrediction:
         self.batch_limit = MAX_AUTO_BATCH if self.tile_batch == 0 else self.tile_batch
         self.weights: tuple[TileLayout, list[Tensor]] | None = None
         self.hints: dict[tuple[ControlBase, tuple[Tile, ...]], dict[str, Any]] = {}
+        self.progress: _Progress | None = None
         self.preview: _Preview | None = None
 
     def layout(self, height: int, width: int) -> TileLayout:
@@ -133,8 +134,9 @@ class _TiledPrediction:
         shares = dict(zip(tiles, self.weights[1], strict=True))
         controls = _controls(conds)
         blended = [torch.zeros_like(x) for _ in conds]
-        progress = _Progress(model_options, timestep, len(tiles))
+        self.progress = self.progress or _Progress(model_options, len(tiles))
         self.preview = self.preview or _Preview(model, x)
+        self.progress.begin(timestep)
         size = self._batch_size(model, conds, x, layout)
         done = 0
         while done < len(tiles):
@@ -164,7 +166,7 @@ class _TiledPrediction:
                 for tile, part in zip(batch, prediction.chunk(len(batch)), strict=True):
                     add_tile(canvas, tile, part, shares[tile])
             done += len(batch)
-            progress.update(done, self.preview.add(batch, predicted[0]))
+            self.progress.update(done, self.preview.add(batch, predicted[0]))
         return blended
 
     def _batch_size(self, model: Any, conds: list[list[Cond] | None], x: Tensor, layout: TileLayout) -> int:
@@ -270,17 +272,31 @@ class _Crop:
 
 
 class _Progress:
-    """One bar over all tiles of all steps; it agrees with the host's own bar over steps."""
+    """One bar over all tiles of all steps of a run; it agrees with the host's own bar over steps.
 
-    def __init__(self, model_options: dict[str, Any], timestep: Tensor, tiles: int) -> None:
+    Some samplers ask more than once a step: what belongs to the step ahead fills its part of the bar, which
+    then waits for that step, and never goes back.
+    """
+
+    def __init__(self, model_options: dict[str, Any], tiles: int) -> None:
         sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
+        self.levels = None if sigmas is None else sigmas[:-1]
         self.steps = 1 if sigmas is None else max(len(sigmas) - 1, 1)
-        self.step = 0 if sigmas is None else int((sigmas[:-1] > timestep[0].to(sigmas) * 1.0001).sum())
+        self.step = 0
         self.tiles = tiles
+        self.shown = 0
         self.bar = comfy.utils.ProgressBar(self.steps * tiles)
 
+    def begin(self, timestep: Tensor) -> None:
+        """Find the step that a prediction at the noise level ``timestep`` belongs to."""
+        if self.levels is not None:
+            above = int((self.levels > timestep[0].to(self.levels) * 1.0001).sum())
+            self.step = min(above, self.steps - 1)
+
     def update(self, done: int, preview: tuple | None) -> None:
-        self.bar.update_absolute(min(self.step, self.steps - 1) * self.tiles + done, preview=preview)
+        """Show that so many tiles of the step are done."""
+        self.shown = max(self.shown, self.step * self.tiles + done)
+        self.bar.update_absolute(self.shown, preview=preview)
 
 
 class _Preview:

@@ -19,6 +19,7 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.host import controlnet, tiling
+from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
 from seesr_pack.seesr_modules.host.tiling import TILINGS, tile_model
 from seesr_pack.seesr_modules.tiles import blend_weights, plan_tiles
 from torch import Tensor
@@ -294,19 +295,47 @@ def test_cancel_returns_within_one_tile() -> None:
     assert calls == [1]
 
 
-def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any) -> None:
-    """One bar runs from nothing to the end and never back."""
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral"])
+def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str) -> None:
+    """One bar runs from nothing to the end and never back, also where a sampler asks twice a step."""
     shares: list[float] = []
     comfy.utils.set_progress_bar_global_hook(lambda done, total, *_rest, **_ids: shares.append(done / total))
     try:
         scene = make_scene(8, 20)
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        predict(tile_model(model, 8, 2), positive, negative, scene, steps=4)
+        tiled = tile_model(model, 8, 2)
+        sample(tiled, positive, negative, scene.latent, 3, 3.0, sampler, leading_sigmas(tiled, 4))
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
     assert shares == sorted(shares)
     assert len(set(shares)) >= 12
     assert shares[-1] == 1.0
+
+
+def test_progress_of_the_next_run_begins_anew() -> None:
+    """What one run has shown does not hold back the bar of another."""
+    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    options = {"transformer_options": {"sample_sigmas": torch.tensor([3.0, 1.0, 0.0])}}
+    shown: list[int] = []
+
+    def run() -> None:
+        for sigma in (3.0, 1.0):
+            tiled.calc_cond_batch(
+                lambda _model, _conds, part, *_: [part],
+                _NoModel(),
+                [[cond()]],
+                torch.zeros(1, 4, 8, 14),
+                torch.full((1,), sigma),
+                options,
+            )
+
+    comfy.utils.set_progress_bar_global_hook(lambda done, *_rest, **_ids: shown.append(done))
+    try:
+        for _ in range(2):
+            tiled.outer_sample(run)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert shown == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("tile_batch", [1, 2])
@@ -353,7 +382,7 @@ def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
     predict(tiled, positive, negative, scene)
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept = wrapper.__self__
-    assert kept.hints == {} and kept.preview is None
+    assert kept.hints == {} and kept.preview is None and kept.progress is None
     assert kept.weights is None
     features = positive[0][1]["control"].extra_args["stem_features"]
     assert len(features._features) == 0
