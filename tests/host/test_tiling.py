@@ -295,6 +295,28 @@ def test_cancel_returns_within_one_tile() -> None:
     assert calls == [1]
 
 
+@pytest.mark.parametrize("where", ["UNet", "ControlNet"])
+def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where: str) -> None:
+    """Four tiles at once stop in the middle of the network: the host looks for a cancel at every operation."""
+    scene = make_scene(12, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    networks = {"UNet": tiny.model.model.diffusion_model, "ControlNet": positive[0][1]["control"].control_model}
+    later: list[str] = []
+    first, second, third = (networks[where].input_blocks[i][0] for i in (1, 2, 3))
+    handles = [
+        first.register_forward_hook(lambda *_: comfy.model_management.interrupt_current_processing()),
+        second.register_forward_hook(lambda *_: later.append("the next block")),
+        third.register_forward_hook(lambda *_: later.append("the one after it")),
+    ]
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert later == []
+
+
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral"])
 def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str) -> None:
     """One bar runs from nothing to the end and never back, also where a sampler asks twice a step."""
