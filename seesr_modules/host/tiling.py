@@ -85,7 +85,7 @@ class _TiledPrediction:
     def _forget(self) -> None:
         self.batch_limit = MAX_AUTO_BATCH if self.tile_batch == 0 else self.tile_batch
         self.weights: tuple[TileLayout, list[Tensor]] | None = None
-        self.hints: dict[tuple[ControlBase, tuple[Tile, ...]], dict[str, Any]] = {}
+        self.hints = _Hints()
         self.progress: _Progress | None = None
         self.preview: _Preview | None = None
 
@@ -144,7 +144,7 @@ class _TiledPrediction:
             batch = tiles[done : done + size]
             crop = _Crop(batch, x)
             try:
-                with self._cropped_hints(controls, crop):
+                with self.hints.cropped(controls, crop):
                     predicted = executor(
                         model,
                         [None if cond is None else crop.conds(cond) for cond in conds],
@@ -159,7 +159,7 @@ class _TiledPrediction:
                     raise
                 size = self.batch_limit = len(batch) // 2
                 logger.warning("Out of memory with %d tiles at once; going on with %d.", len(batch), size)
-                self.hints.clear()
+                self.hints = _Hints()
                 comfy.model_management.soft_empty_cache()
                 continue
             for canvas, prediction in zip(blended, predicted, strict=True):
@@ -182,23 +182,6 @@ class _TiledPrediction:
             size //= 2
         return size
 
-    @contextmanager
-    def _cropped_hints(self, controls: list[ControlBase], crop: _Crop) -> Iterator[None]:
-        """Show every ControlNet the crop's part of its hint; prepared hints are kept for the next step."""
-        whole = {control: _hint_state(control) for control in controls}
-        try:
-            for control in controls:
-                key = (control, crop.tiles)
-                if key not in self.hints:
-                    self.hints[key] = crop.hint_state(whole[control])
-                _set_hint_state(control, self.hints[key])
-            yield
-            for control in controls:
-                self.hints[control, crop.tiles] = _hint_state(control)
-        finally:
-            for control, state in whole.items():
-                _set_hint_state(control, state)
-
 
 class _Crop:
     """A batch of tiles cut out of a latent: tile-major, each with the latent's whole batch."""
@@ -214,6 +197,15 @@ class _Crop:
     def rows(self, canvas: Tensor) -> Tensor:
         """Cut a tensor whose batch may be one, or any that the host would repeat."""
         return self.tensor(comfy.utils.repeat_to_batch_size(canvas, self.batch))
+
+    def hint(self, picture: Tensor | None) -> Tensor | None:
+        """Cut a hint [any, C, 8H, 8W] into [tiles * B, C, 8h, 8w]; for a single tile without a copy."""
+        if picture is None:
+            return None
+        if len(self.tiles) == 1:
+            return self.tiles[0].in_pixels().cut(picture)
+        picture = comfy.utils.repeat_to_batch_size(picture, self.batch)
+        return torch.cat([tile.in_pixels().cut(picture) for tile in self.tiles])
 
     def conds(self, conds: list[Cond]) -> list[Cond]:
         """Return the conds as the tiles see them; those whose region the tile misses are left out."""
@@ -252,23 +244,55 @@ class _Crop:
             return None
         return bottom - top, right - left, top - tile.y, left - tile.x
 
-    def hint_state(self, whole: dict[str, Any]) -> dict[str, Any]:
-        """Return what a ControlNet should keep of its hint for these tiles, nothing prepared yet."""
+
+class _Hints:
+    """What ControlNets are shown of their hints, and what they make of it, for the length of a run."""
+
+    def __init__(self) -> None:
+        self.fitted: dict[ControlBase, dict[str, Any]] = {}
+        """Hints in the picture's own size, by the names that ControlNets have for them."""
+        self.kept: dict[tuple[ControlBase, tuple[Tile, ...]], dict[str, Any]] = {}
+        """What each ControlNet holds while it works on some tiles; prepared hints serve the next step."""
+
+    @contextmanager
+    def cropped(self, controls: list[ControlBase], crop: _Crop) -> Iterator[None]:
+        """Show every ControlNet the crop's part of its hint, and put the whole back afterwards."""
+        whole = {control: _hint_state(control) for control in controls}
+        try:
+            for control in controls:
+                key = (control, crop.tiles)
+                if key not in self.kept:
+                    self.kept[key] = self._part(control, whole[control], crop)
+                _set_hint_state(control, self.kept[key])
+            yield
+            for control in controls:
+                self.kept[control, crop.tiles] = _hint_state(control)
+        finally:
+            for control, state in whole.items():
+                _set_hint_state(control, state)
+
+    def _part(self, control: ControlBase, whole: dict[str, Any], crop: _Crop) -> dict[str, Any]:
+        """Return what a ControlNet should keep of its hints for the crop, nothing prepared yet."""
+        if control not in self.fitted:
+            self.fitted[control] = {
+                "cond_hint_original": self._fit(control, whole["cond_hint_original"], crop),
+                "extra_concat_orig": [self._fit(control, extra, crop) for extra in whole["extra_concat_orig"]],
+            }
+        fitted = self.fitted[control]
         state: dict[str, Any] = dict.fromkeys(whole)
         state.update({name: {} for name in _HINT_CACHES if name in whole})
-        state["cond_hint_original"] = self._hint(whole["cond_hint_original"])
-        state["extra_concat_orig"] = [self._hint(extra) for extra in whole["extra_concat_orig"]]
+        state["cond_hint_original"] = crop.hint(fitted["cond_hint_original"])
+        state["extra_concat_orig"] = [crop.hint(extra) for extra in fitted["extra_concat_orig"]]
         return state
 
-    def _hint(self, hint: Tensor | None) -> Tensor | None:
-        if hint is None or min(hint.shape[-2:]) == 1:
+    def _fit(self, control: ControlBase, hint: Tensor | None, crop: _Crop) -> Tensor | None:
+        """Bring a hint to the picture's size as the host would for a canvas that is run whole."""
+        width, height = crop.width * LATENT_PX, crop.height * LATENT_PX
+        if hint is None or tuple(hint.shape[-2:]) == (height, width):
             return hint
-        width, height = self.width * LATENT_PX, self.height * LATENT_PX
-        if tuple(hint.shape[-2:]) != (height, width):
-            hint = comfy.utils.common_upscale(hint, width, height, "bicubic", "center")
-        if len(self.tiles) > 1:
-            hint = comfy.utils.repeat_to_batch_size(hint, self.batch)
-        return torch.cat([tile.in_pixels().cut(hint) for tile in self.tiles])
+        if tuple(hint.shape[-2:]) == (1, 1):
+            return hint.expand(*hint.shape[:-2], height, width)
+        return comfy.utils.common_upscale(hint, width, height, control.upscale_algorithm, "center")
 
 
 class _Progress:

@@ -140,6 +140,7 @@ class _Control:
         self.cond_hint = None
         self.extra_concat_orig: list[Tensor] = []
         self.extra_concat = None
+        self.upscale_algorithm = "nearest-exact"
         self.cond_hints: dict[Any, Any] = {}
         self.previous_controlnet = previous
 
@@ -171,6 +172,32 @@ def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
         assert last.cond_hint is None
         assert last.cond_hints == {}
         assert first.cond_hint_original is small
+
+
+@pytest.mark.parametrize("algorithm", ["nearest-exact", "bilinear"])
+@pytest.mark.parametrize("tile_batch", [1, 3])
+def test_a_hint_of_another_size_is_resized_as_the_host_would(algorithm: str, tile_batch: int) -> None:
+    """By the ControlNet's own algorithm, for the whole picture, then cut; what joins the hint likewise."""
+    hint, mask = (torch.randn(1, channels, 50, 70).sign().clamp(min=0) for channels in (3, 1))
+    control = _Control(hint)
+    control.upscale_algorithm = algorithm
+    control.extra_concat_orig = [mask, torch.ones(1, 1, 1, 1)]
+    whole, joined = (comfy.utils.common_upscale(each, 192, 128, algorithm, "center") for each in (hint, mask))
+    tiles = iter(plan_tiles(16, 24, 8, 2).tiles)
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        for index in range(len(part)):
+            tile = next(tiles).in_pixels()
+            assert torch.equal(control.cond_hint_original[index], tile.cut(whole)[0])
+            seen, ones = control.extra_concat_orig
+            assert torch.equal(seen[index], tile.cut(joined)[0])
+            assert (ones[index] == 1).all()
+        if algorithm == "nearest-exact":
+            assert set(control.cond_hint_original.unique().tolist()) == {0.0, 1.0}
+        return [part.clone()]
+
+    run_tiled(predictor, [[cond(control=control)]], torch.zeros(1, 4, 16, 24), tile_batch=tile_batch)
+    assert next(tiles, None) is None, "every tile was seen"
 
 
 def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +431,8 @@ def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
     predict(tiled, positive, negative, scene)
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept = wrapper.__self__
-    assert kept.hints == {} and kept.preview is None and kept.progress is None
+    assert not kept.hints.fitted and not kept.hints.kept
+    assert kept.preview is None and kept.progress is None
     assert kept.weights is None
     features = positive[0][1]["control"].extra_args["stem_features"]
     assert len(features._features) == 0
