@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..config import LATENT_PX
 from ..tiles import BlendMode, Tile, TileLayout, add_tile, blend_weights, plan_tiles
+from .controlnet import SeeSRControlNet
 from .patching import WRAPPER_KEY, free_memory, is_out_of_memory, replace_wrapper
 from .tile_prompts import TILE_PROMPTS_KEY
 
@@ -191,21 +192,19 @@ class _Crop:
         self.batch, _, self.height, self.width = x.shape
 
     def tensor(self, canvas: Tensor) -> Tensor:
-        """Cut [B, ..., H, W] into [tiles * B, ..., h, w]."""
-        return torch.cat([tile.cut(canvas) for tile in self.tiles])
-
-    def rows(self, canvas: Tensor) -> Tensor:
-        """Cut a tensor whose batch may be one, or any that the host would repeat."""
-        return self.tensor(comfy.utils.repeat_to_batch_size(canvas, self.batch))
+        """Cut [B, ..., H, W], or a B that the host would repeat, into [tiles * B, ..., h, w]."""
+        return self._rows(canvas, self.tiles)
 
     def hint(self, picture: Tensor | None) -> Tensor | None:
-        """Cut a hint [any, C, 8H, 8W] into [tiles * B, C, 8h, 8w]; for a single tile without a copy."""
-        if picture is None:
-            return None
-        if len(self.tiles) == 1:
-            return self.tiles[0].in_pixels().cut(picture)
-        picture = comfy.utils.repeat_to_batch_size(picture, self.batch)
-        return torch.cat([tile.in_pixels().cut(picture) for tile in self.tiles])
+        """Cut a hint [any B, C, 8H, 8W] into [tiles * B, C, 8h, 8w]."""
+        return None if picture is None else self._rows(picture, tuple(tile.in_pixels() for tile in self.tiles))
+
+    def _rows(self, canvas: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
+        """Cut tiles out; a single one as a view, whose batch the host repeats by itself."""
+        if len(tiles) == 1:
+            return tiles[0].cut(canvas)
+        canvas = comfy.utils.repeat_to_batch_size(canvas, self.batch)
+        return torch.cat([tile.cut(canvas) for tile in tiles])
 
     def conds(self, conds: list[Cond]) -> list[Cond]:
         """Return the conds as the tiles see them; those whose region the tile misses are left out."""
@@ -218,9 +217,9 @@ class _Crop:
                     continue
                 changed["area"] = area
             if "mask" in cond:
-                changed["mask"] = self.rows(cond["mask"])
+                changed["mask"] = self.tensor(cond["mask"])
             changed["model_conds"] = {
-                name: value._copy_with(self.rows(value.cond)) if self._has_place(value) else value
+                name: value._copy_with(self.tensor(value.cond)) if self._has_place(value) else value
                 for name, value in cond["model_conds"].items()
             }
             if TILE_PROMPTS_KEY in cond:
@@ -266,7 +265,7 @@ class _Hints:
                 _set_hint_state(control, self.kept[key])
             yield
             for control in controls:
-                self.kept[control, crop.tiles] = _hint_state(control)
+                self.kept[control, crop.tiles] = _worth_keeping(control)
         finally:
             for control, state in whole.items():
                 _set_hint_state(control, state)
@@ -367,6 +366,25 @@ def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:
 def _hint_state(control: ControlBase) -> dict[str, Any]:
     state = {name: getattr(control, name) for name in _HINT_ATTRIBUTES if hasattr(control, name)}
     return state | {name: dict(getattr(control, name)) for name in _HINT_CACHES if hasattr(control, name)}
+
+
+def _worth_keeping(control: ControlBase) -> dict[str, Any]:
+    """Return a ControlNet's state after a pass, of SeeSR's own without the prepared pixels.
+
+    Its stem has read them and keeps its features by the source: only their form is asked for again.
+    """
+    state = _hint_state(control)
+    if isinstance(control, SeeSRControlNet):
+        state["cond_hint"] = _form(state["cond_hint"])
+        for name in _HINT_CACHES:
+            if name in state:
+                state[name] = {key: _form(value) for key, value in state[name].items()}
+    return state
+
+
+def _form(prepared: Tensor | None) -> Tensor | None:
+    """Return a tensor of the same shape, type and device that holds a single number."""
+    return None if prepared is None else prepared.new_zeros(()).expand(prepared.shape)
 
 
 def _set_hint_state(control: ControlBase, state: dict[str, Any]) -> None:

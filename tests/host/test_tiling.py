@@ -9,6 +9,7 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
@@ -19,6 +20,7 @@ import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.host import controlnet, tiling
+from seesr_pack.seesr_modules.host.guidance import limit_guidance
 from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
 from seesr_pack.seesr_modules.host.tiling import TILINGS, tile_model
 from seesr_pack.seesr_modules.tiles import blend_weights, plan_tiles
@@ -211,6 +213,51 @@ def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest
     model, positive, negative = apply_scene(tiny, seesr, scene)
     predict(tile_model(model, 8, 2), positive, negative, scene, steps=3)
     assert seen == [1, 1, 1]
+
+
+def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
+    """One tile at a time sees the hint itself, and what the stem has read is not kept for it."""
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    tiled = tile_model(model, 8, 2, 1)
+    (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
+    kept: list[dict[str, Any]] = []
+    sampler = comfy.samplers.sampler_object("euler")
+    comfy.sample.sample_custom(
+        tiled,
+        scene.noise,
+        3.0,
+        sampler,
+        leading_sigmas(tiled, 2),
+        positive,
+        negative,
+        scene.latent["samples"],
+        callback=lambda *_: kept.extend(wrapper.__self__.hints.kept.values()),
+        disable_pbar=True,
+        seed=3,
+    )
+    assert len(kept) == 6, "three tiles, two steps"
+    for state in kept:
+        assert state["cond_hint_original"].untyped_storage().data_ptr() == scene.hint.untyped_storage().data_ptr()
+        assert state["cond_hint"].shape == (1, 3, 64, 64)
+        assert state["cond_hint"].untyped_storage().nbytes() == 4
+
+
+@pytest.mark.parametrize("tile_batch", [1, 3])
+def test_pixels_that_are_not_kept_are_not_missed(
+    tiny: Tiny, seesr: Any, tile_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pictures, and a number of conds that changes from step to step: the same to the bit."""
+    scene = make_scene(8, 20, batch=2)
+
+    def result() -> Tensor:
+        model, positive, negative = apply_scene(tiny, seesr, scene)
+        model = limit_guidance(tile_model(model, 8, 2, tile_batch), 0.3, 0.6)
+        return predict(model, positive, negative, scene, steps=4)
+
+    lean = result()
+    monkeypatch.setattr(tiling, "_worth_keeping", tiling._hint_state)
+    assert torch.equal(lean, result())
 
 
 def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
