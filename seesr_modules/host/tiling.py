@@ -46,6 +46,8 @@ _KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_
 _HINT_ATTRIBUTES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat", "control_input")
 _HINT_CACHES = ("cond_hints", "control_inputs")
 """What ControlNets of this and of newer hosts keep of a hint."""
+_FEATHER = 8
+"""Cells over which the host fades a region in."""
 
 
 def tile_model(
@@ -172,8 +174,8 @@ class _TiledPrediction:
 
     def _batch_size(self, model: Any, conds: list[list[Cond] | None], x: Tensor, layout: TileLayout) -> int:
         """Tiles to run at once: as asked, or as many as free memory holds on an accelerator."""
-        if any("area" in cond for group in conds for cond in group or []):
-            return 1  # a region lies differently in every tile
+        if any("gligen" in cond for group in conds for cond in group or []):
+            return 1  # GLIGEN takes one set of boxes for a whole batch
         if self.tile_batch or comfy.model_management.is_device_cpu(x.device):
             return min(self.batch_limit, max(self.tile_batch, 1))
         size = min(self.batch_limit, len(layout.tiles))
@@ -190,6 +192,7 @@ class _Crop:
     def __init__(self, tiles: tuple[Tile, ...], x: Tensor) -> None:
         self.tiles = tiles
         self.batch, _, self.height, self.width = x.shape
+        self.device = x.device
 
     def tensor(self, canvas: Tensor) -> Tensor:
         """Cut [B, ..., H, W], or a B that the host would repeat, into [tiles * B, ..., h, w]."""
@@ -212,12 +215,13 @@ class _Crop:
         for cond in conds:
             changed = dict(cond)
             if "area" in cond:
-                area = self._area(cond["area"])
-                if area is None:
+                if not any(_clip(cond["area"], tile) for tile in self.tiles):
                     continue
-                changed["area"] = area
-            if "mask" in cond:
+                changed["mask"] = self.tensor(self._region(changed.pop("area"), cond.get("mask")))
+            elif "mask" in cond:
                 changed["mask"] = self.tensor(cond["mask"])
+            if "gligen" in cond:
+                changed["gligen"] = self._boxes(*cond["gligen"])
             changed["model_conds"] = {
                 name: value._copy_with(self.tensor(value.cond)) if self._has_place(value) else value
                 for name, value in cond["model_conds"].items()
@@ -233,15 +237,24 @@ class _Crop:
             self.width,
         )
 
-    def _area(self, area: Sequence[int]) -> tuple[int, int, int, int] | None:
-        """Clip a region (height, width, y, x) to the one tile; None where they do not meet."""
-        (tile,) = self.tiles
+    def _region(self, area: Sequence[int], mask: Tensor | None) -> Tensor:
+        """Return the mask [any, H, W] that stands for a region (height, width, y, x), with the mask inside of it.
+
+        The host would run a region by itself; here a region is a part of every tile it meets, so the networks see
+        what is around it, and the ControlNets' hints stay in register.
+        """
         height, width, y, x = area
-        top, left = max(y, tile.y), max(x, tile.x)
-        bottom, right = min(y + height, tile.y + tile.height), min(x + width, tile.x + tile.width)
-        if bottom <= top or right <= left:
-            return None
-        return bottom - top, right - left, top - tile.y, left - tile.x
+        feather = 0 if mask is not None else _FEATHER
+        down = _region_profile(y, height, self.height, feather)
+        across = _region_profile(x, width, self.width, feather)
+        region = torch.outer(down, across).unsqueeze(0).to(self.device)
+        return region if mask is None else mask * region
+
+    def _boxes(self, kind: str, network: Any, boxes: list[tuple]) -> tuple[str, Any, list[tuple]]:
+        """Return GLIGEN's boxes (text, height, width, y, x) as the one tile has them."""
+        (tile,) = self.tiles
+        clipped = [(text, _clip(box, tile)) for text, *box in boxes]
+        return kind, network, [(text, *box) for text, box in clipped if box is not None]
 
 
 class _Hints:
@@ -347,6 +360,33 @@ class _Preview:
         assert canvas is not None, "there is at least one tile"
         self.canvas = canvas
         return kind, canvas.copy(), largest_side  # the host encodes it later, beside the next tile
+
+
+def _clip(box: Sequence[int], tile: Tile) -> tuple[int, int, int, int] | None:
+    """Return what a tile has of a box (height, width, y, x), seen from the tile; None where they do not meet."""
+    height, width, y, x = box
+    top, left = max(y, tile.y), max(x, tile.x)
+    bottom, right = min(y + height, tile.y + tile.height), min(x + width, tile.x + tile.width)
+    if bottom <= top or right <= left:
+        return None
+    return bottom - top, right - left, top - tile.y, left - tile.x
+
+
+def _region_profile(start: int, length: int, side: int, feather: int) -> Tensor:
+    """Return a region's weights [side] along one axis: edges within the picture fade in over some cells.
+
+    Source: the host's ``get_area_and_mult``.
+    """
+    profile = torch.zeros(side)
+    region = profile[start : start + length]
+    depth = min(feather, len(region) // 4)
+    ramp = torch.arange(1, depth + 1) / depth
+    region += 1
+    if start > 0:
+        region[:depth] *= ramp
+    if start + length < side:
+        region[len(region) - depth :] *= ramp.flip(0)
+    return profile
 
 
 def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:

@@ -29,7 +29,7 @@ def scene() -> Scene:
 def applied(tiny: Tiny, seesr: Any, scene: Scene) -> tuple[Any, Any, Any, Any]:
     """MODEL, positive, negative and a third conditioning, each with a text of its own."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    middle = [[positive[0][0].flip(1), positive[0][1]]]
+    middle = [[positive[0][0].flip(2), positive[0][1]]]
     return model, positive, negative, middle
 
 

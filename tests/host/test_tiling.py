@@ -105,24 +105,6 @@ def test_masks_and_latent_conds_are_cropped() -> None:
     torch.testing.assert_close(run_tiled(predictor, conds, x, tile_batch=3)[0], x)
 
 
-def test_regions_are_clipped_to_the_tile() -> None:
-    """A regional cond reaches only the tiles that it meets, at its place in them."""
-    x = torch.zeros(1, 4, 16, 16)
-    region = (5, 6, 3, 7)  # height, width, y, x
-
-    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
-        out = torch.zeros_like(part)
-        for seen in conds[0]:
-            height, width, y, left = seen["area"]
-            out[..., y : y + height, left : left + width] = 1
-        return [out]
-
-    out = run_tiled(predictor, [[cond(area=region)]], x, tile_batch=4)[0]
-    expected = torch.zeros_like(x)
-    expected[..., 3:8, 7:13] = 1
-    torch.testing.assert_close(out, expected)
-
-
 def test_an_absent_cond_stays_absent() -> None:
     """At guidance 1 the host passes None for the negative."""
     x = torch.randn(1, 4, 16, 16)
