@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import comfy.conds
 import comfy.model_management
 import comfy.utils
 import latent_preview
@@ -25,8 +24,8 @@ from torch import Tensor
 from ..config import LATENT_PX
 from ..tiles import BlendMode, Tile, TileLayout, add_tile, blend_weights, plan_tiles
 from .controlnet import SeeSRControlNet
+from .crop import Cond, Crop
 from .patching import WRAPPER_KEY, free_memory, is_out_of_memory, replace_wrapper
-from .tile_prompts import TILE_PROMPTS_KEY
 
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
@@ -40,14 +39,10 @@ TILINGS: tuple[Tiling, ...] = get_args(Tiling)
 MAX_AUTO_BATCH = 8
 """Tiles that are run at once at most where the number is left to free memory."""
 
-Cond = dict[str, Any]
-
 _KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_COND_BATCH)
 _HINT_ATTRIBUTES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat", "control_input")
 _HINT_CACHES = ("cond_hints", "control_inputs")
 """What ControlNets of this and of newer hosts keep of a hint."""
-_FEATHER = 8
-"""Cells over which the host fades a region in."""
 
 
 def tile_model(
@@ -145,7 +140,7 @@ class _TiledPrediction:
         while done < len(tiles):
             comfy.model_management.throw_exception_if_processing_interrupted()
             batch = tiles[done : done + size]
-            crop = _Crop(batch, x)
+            crop = Crop(batch, x)
             try:
                 with self.hints.cropped(controls, crop):
                     predicted = executor(
@@ -186,77 +181,6 @@ class _TiledPrediction:
         return size
 
 
-class _Crop:
-    """A batch of tiles cut out of a latent: tile-major, each with the latent's whole batch."""
-
-    def __init__(self, tiles: tuple[Tile, ...], x: Tensor) -> None:
-        self.tiles = tiles
-        self.batch, _, self.height, self.width = x.shape
-        self.device = x.device
-
-    def tensor(self, canvas: Tensor) -> Tensor:
-        """Cut [B, ..., H, W], or a B that the host would repeat, into [tiles * B, ..., h, w]."""
-        return self._rows(canvas, self.tiles)
-
-    def hint(self, picture: Tensor | None) -> Tensor | None:
-        """Cut a hint [any B, C, 8H, 8W] into [tiles * B, C, 8h, 8w]."""
-        return None if picture is None else self._rows(picture, tuple(tile.in_pixels() for tile in self.tiles))
-
-    def _rows(self, canvas: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-        """Cut tiles out; a single one as a view, whose batch the host repeats by itself."""
-        if len(tiles) == 1:
-            return tiles[0].cut(canvas)
-        canvas = comfy.utils.repeat_to_batch_size(canvas, self.batch)
-        return torch.cat([tile.cut(canvas) for tile in tiles])
-
-    def conds(self, conds: list[Cond]) -> list[Cond]:
-        """Return the conds as the tiles see them; those whose region the tile misses are left out."""
-        cropped = []
-        for cond in conds:
-            changed = dict(cond)
-            if "area" in cond:
-                if not any(_clip(cond["area"], tile) for tile in self.tiles):
-                    continue
-                changed["mask"] = self.tensor(self._region(changed.pop("area"), cond.get("mask")))
-            elif "mask" in cond:
-                changed["mask"] = self.tensor(cond["mask"])
-            if "gligen" in cond:
-                changed["gligen"] = self._boxes(*cond["gligen"])
-            changed["model_conds"] = {
-                name: value._copy_with(self.tensor(value.cond)) if self._has_place(value) else value
-                for name, value in cond["model_conds"].items()
-            }
-            if TILE_PROMPTS_KEY in cond:
-                changed["model_conds"] |= cond[TILE_PROMPTS_KEY].model_conds(self.tiles, self.batch)
-            cropped.append(changed)
-        return cropped
-
-    def _has_place(self, value: Any) -> bool:
-        return isinstance(value, comfy.conds.CONDNoiseShape) and tuple(value.cond.shape[-2:]) == (
-            self.height,
-            self.width,
-        )
-
-    def _region(self, area: Sequence[int], mask: Tensor | None) -> Tensor:
-        """Return the mask [any, H, W] that stands for a region (height, width, y, x), with the mask inside of it.
-
-        The host would run a region by itself; here a region is a part of every tile it meets, so the networks see
-        what is around it, and the ControlNets' hints stay in register.
-        """
-        height, width, y, x = area
-        feather = 0 if mask is not None else _FEATHER
-        down = _region_profile(y, height, self.height, feather)
-        across = _region_profile(x, width, self.width, feather)
-        region = torch.outer(down, across).unsqueeze(0).to(self.device)
-        return region if mask is None else mask * region
-
-    def _boxes(self, kind: str, network: Any, boxes: list[tuple]) -> tuple[str, Any, list[tuple]]:
-        """Return GLIGEN's boxes (text, height, width, y, x) as the one tile has them."""
-        (tile,) = self.tiles
-        clipped = [(text, _clip(box, tile)) for text, *box in boxes]
-        return kind, network, [(text, *box) for text, box in clipped if box is not None]
-
-
 class _Hints:
     """What ControlNets are shown of their hints, and what they make of it, for the length of a run."""
 
@@ -267,7 +191,7 @@ class _Hints:
         """What each ControlNet holds while it works on some tiles; prepared hints serve the next step."""
 
     @contextmanager
-    def cropped(self, controls: list[ControlBase], crop: _Crop) -> Iterator[None]:
+    def cropped(self, controls: list[ControlBase], crop: Crop) -> Iterator[None]:
         """Show every ControlNet the crop's part of its hint, and put the whole back afterwards."""
         whole = {control: _hint_state(control) for control in controls}
         try:
@@ -283,7 +207,7 @@ class _Hints:
             for control, state in whole.items():
                 _set_hint_state(control, state)
 
-    def _part(self, control: ControlBase, whole: dict[str, Any], crop: _Crop) -> dict[str, Any]:
+    def _part(self, control: ControlBase, whole: dict[str, Any], crop: Crop) -> dict[str, Any]:
         """Return what a ControlNet should keep of its hints for the crop, nothing prepared yet."""
         if control not in self.fitted:
             self.fitted[control] = {
@@ -297,7 +221,7 @@ class _Hints:
         state["extra_concat_orig"] = [crop.hint(extra) for extra in fitted["extra_concat_orig"]]
         return state
 
-    def _fit(self, control: ControlBase, hint: Tensor | None, crop: _Crop) -> Tensor | None:
+    def _fit(self, control: ControlBase, hint: Tensor | None, crop: Crop) -> Tensor | None:
         """Bring a hint to the picture's size as the host would for a canvas that is run whole."""
         width, height = crop.width * LATENT_PX, crop.height * LATENT_PX
         if hint is None or tuple(hint.shape[-2:]) == (height, width):
@@ -360,33 +284,6 @@ class _Preview:
         assert canvas is not None, "there is at least one tile"
         self.canvas = canvas
         return kind, canvas.copy(), largest_side  # the host encodes it later, beside the next tile
-
-
-def _clip(box: Sequence[int], tile: Tile) -> tuple[int, int, int, int] | None:
-    """Return what a tile has of a box (height, width, y, x), seen from the tile; None where they do not meet."""
-    height, width, y, x = box
-    top, left = max(y, tile.y), max(x, tile.x)
-    bottom, right = min(y + height, tile.y + tile.height), min(x + width, tile.x + tile.width)
-    if bottom <= top or right <= left:
-        return None
-    return bottom - top, right - left, top - tile.y, left - tile.x
-
-
-def _region_profile(start: int, length: int, side: int, feather: int) -> Tensor:
-    """Return a region's weights [side] along one axis: edges within the picture fade in over some cells.
-
-    Source: the host's ``get_area_and_mult``.
-    """
-    profile = torch.zeros(side)
-    region = profile[start : start + length]
-    depth = min(feather, len(region) // 4)
-    ramp = torch.arange(1, depth + 1) / depth
-    region += 1
-    if start > 0:
-        region[:depth] *= ramp
-    if start + length < side:
-        region[len(region) - depth :] *= ramp.flip(0)
-    return profile
 
 
 def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:
