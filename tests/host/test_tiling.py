@@ -250,6 +250,20 @@ def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
     assert told == [[6, 4, 8, 8]]
 
 
+def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the host asks the model about, it is never for the whole canvas."""
+    asked: list[tuple[int, ...]] = []
+    known = tiny.model.model.memory_required
+    monkeypatch.setattr(
+        tiny.model.model, "memory_required", lambda shape, **given: asked.append(tuple(shape)) or known(shape, **given)
+    )
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    predict(tile_model(model, 8, 2, 3), positive, negative, scene, steps=1)
+    assert asked[0] == (6, 4, 8, 8), "loading: three tiles, both conds"
+    assert {shape[2:] for shape in asked} == {(8, 8)}
+
+
 def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
     tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
