@@ -98,7 +98,8 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
         mode: How `blend_weights` is to blend.
 
     Raises:
-        SeeSRError: A value is out of its range.
+        SeeSRError: A value is out of its range: in mode ``reference`` also an overlap that a tile as narrow as
+            the canvas has no room for, where the published code would never come to its end.
 
     Source: published ``pipelines/pipeline_seesr.py``.
     """
@@ -111,7 +112,11 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
         else:
             tile = tile_height = tile_width = min(tile_height, tile_width)
     if not 0 <= overlap < tile:
-        raise SeeSRError(f"An overlap of {overlap} cells does not fit tiles of {tile}: give 0 to {tile - 1}.")
+        remedy = ", or choose tiling 'gaussian'" if mode == "reference" else ""
+        raise SeeSRError(
+            f"An overlap of {overlap} cells does not fit tiles of {tile}: "
+            f"give overlap_px 0 to {(tile - 1) * LATENT_PX}{remedy}."
+        )
     starts = _starts if mode == "reference" else _even_starts
     rows = starts(height, tile_height, overlap)
     columns = starts(width, tile_width, overlap)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from scenes import Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import controlnet, tiling
 from seesr_pack.seesr_modules.host.guidance import limit_guidance
 from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
@@ -497,6 +498,17 @@ def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> No
     result = predict(tile_model(model, 8, 3), positive, negative, scene, steps=1)
     assert result.shape[-2:] == size
     assert torch.isfinite(result).all()
+
+
+def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(
+    tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference tiles are no larger than the shorter side, so a panorama may leave no room for the overlap."""
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *_args, **_given: pytest.fail("loaded"))
+    scene = make_scene(3, 61)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    with pytest.raises(SeeSRError, match="An overlap of 4 cells does not fit tiles of 3"):
+        predict(tile_model(model, 8, 4, mode="reference"), positive, negative, scene)
 
 
 def test_blending_is_what_the_weights_say() -> None:

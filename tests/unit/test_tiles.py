@@ -288,10 +288,18 @@ def test_impossible_tiles_in_pixels_are_refused(tile_px: int, overlap_px: int, m
         ((0, 10, 5, 0), "latent of 10x0"),
         ((10, 0, 5, 0), "latent of 0x10"),
         ((10, 10, 0, 0), "tiles of 0 cells"),
-        ((10, 10, 5, 5), "overlap of 5 cells does not fit tiles of 5: give 0 to 4"),
+        ((10, 10, 5, 5), "overlap of 5 cells does not fit tiles of 5: give overlap_px 0 to 32"),
         ((10, 10, 5, -1), "overlap of -1"),
     ],
 )
 def test_impossible_layouts_are_refused(arguments: tuple[int, int, int, int], message: str, mode: BlendMode) -> None:
     with pytest.raises(SeeSRError, match=message):
         plan_tiles(*arguments, mode)
+
+
+def test_reference_tiles_that_a_panorama_makes_too_narrow_are_refused() -> None:
+    with pytest.raises(
+        SeeSRError, match=r"4 cells .* tiles of 3: give overlap_px 0 to 16, or choose tiling 'gaussian'"
+    ):
+        plan_tiles(3, 61, 8, 4, "reference")
+    assert len(plan_tiles(3, 61, 8, 4, "gaussian").tiles) == 15
