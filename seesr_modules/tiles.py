@@ -130,9 +130,9 @@ def blend_weights(layout: TileLayout) -> list[Tensor]:
     deviations to each side of the overlap's middle. So a tile fades out before it ends, however unlike its
     neighbour it is, and keeps full weight elsewhere and at the canvas' edge. Where the overlap is more than half
     the tile, three tiles and more share a cell and some end where others fade: the fade is then a cosine as long
-    as half the tile, flatter in its middle. However unlike the tiles are, the largest step across their borders
-    is no more than 1.05 times the largest elsewhere; 1.15 times for tiles below 48 cells that overlap by more
-    than half.
+    as half the tile, flatter in its middle. However unlike the tiles are, from an overlap of 4 cells to one of 8
+    less than the tile, the largest step across their borders is no more than 1.05 times the largest elsewhere
+    (1.15 times for tiles below 48 cells that overlap by more than half).
 
     Mode ``reference``: the published window, a Gaussian of variance 0.01 tile sides around the middle of
     the tile, where the middle is half a cell too low down the tile (and not across).
