@@ -98,7 +98,8 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
         mode: How `blend_weights` is to blend.
 
     Raises:
-        SeeSRError: A value is out of its range.
+        SeeSRError: A value is out of its range: in mode ``reference`` also an overlap that a tile as narrow as
+            the canvas has no room for, where the published code would never come to its end.
 
     Source: published ``pipelines/pipeline_seesr.py``.
     """
@@ -111,7 +112,11 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
         else:
             tile = tile_height = tile_width = min(tile_height, tile_width)
     if not 0 <= overlap < tile:
-        raise SeeSRError(f"An overlap of {overlap} cells does not fit tiles of {tile}: give 0 to {tile - 1}.")
+        remedy = ", or choose tiling 'gaussian'" if mode == "reference" else ""
+        raise SeeSRError(
+            f"An overlap of {overlap} cells does not fit tiles of {tile}: "
+            f"give overlap_px 0 to {(tile - 1) * LATENT_PX}{remedy}."
+        )
     starts = _starts if mode == "reference" else _even_starts
     rows = starts(height, tile_height, overlap)
     columns = starts(width, tile_width, overlap)
@@ -122,9 +127,12 @@ def blend_weights(layout: TileLayout) -> list[Tensor]:
     """Return each tile's share in every cell it covers.
 
     Mode ``gaussian``: every edge of a tile that has a neighbour is blurred by a Gaussian, three standard
-    deviations to each side of the overlap's middle (of half the tile, where the overlap is larger).
-    So a tile fades out before it ends, however unlike its neighbour it is, and keeps full weight elsewhere
-    and at the canvas' edge.
+    deviations to each side of the overlap's middle. So a tile fades out before it ends, however unlike its
+    neighbour it is, and keeps full weight elsewhere and at the canvas' edge. Where the overlap is more than half
+    the tile, three tiles and more share a cell and some end where others fade: the fade is then a cosine as long
+    as half the tile, flatter in its middle. However unlike the tiles are, from an overlap of 4 cells to one of 8
+    less than the tile, the largest step across their borders is no more than 1.05 times the largest elsewhere
+    (1.15 times for tiles below 48 cells that overlap by more than half).
 
     Mode ``reference``: the published window, a Gaussian of variance 0.01 tile sides around the middle of
     the tile, where the middle is half a cell too low down the tile (and not across).
@@ -188,7 +196,8 @@ def _faded_profile(tile: int, overlap_before: int, overlap_after: int) -> Tensor
     centres = torch.arange(tile, dtype=torch.float64) + 0.5
     profile = torch.ones(tile, dtype=torch.float64)
     for overlap, inwards in ((overlap_before, centres), (overlap_after, centres.flip(0))):
-        if overlap:
-            reach = min(overlap, tile / 2)
-            profile *= torch.special.ndtr(6 * inwards / reach - 3)
+        if 2 * overlap > tile:
+            profile *= torch.sin(torch.pi * inwards.clamp(max=tile / 2) / tile) ** 2
+        elif overlap:
+            profile *= torch.special.ndtr(6 * inwards / overlap - 3)
     return profile

@@ -51,7 +51,8 @@ class TilePrompts:
         chosen = [max(range(len(self.tiles)), key=lambda i: _shared(self.tiles[i], tile)) for tile in tiles]
 
         def rows(values: Tensor) -> Tensor:
-            return torch.cat([comfy.utils.repeat_to_batch_size(values[i], batch) for i in chosen])
+            found = [comfy.utils.repeat_to_batch_size(values[i], batch) for i in chosen]
+            return found[0] if len(found) == 1 else torch.cat(found)
 
         conds: dict[str, Any] = {SOFT_PROMPT_KEY: comfy.conds.CONDRegular(rows(self.soft_prompts))}
         if self.texts is not None:

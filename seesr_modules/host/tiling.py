@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import comfy.conds
 import comfy.model_management
 import comfy.utils
 import latent_preview
@@ -24,8 +23,9 @@ from torch import Tensor
 
 from ..config import LATENT_PX
 from ..tiles import BlendMode, Tile, TileLayout, add_tile, blend_weights, plan_tiles
+from .controlnet import SeeSRControlNet
+from .crop import Cond, Crop
 from .patching import WRAPPER_KEY, free_memory, is_out_of_memory, replace_wrapper
-from .tile_prompts import TILE_PROMPTS_KEY
 
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
@@ -38,8 +38,6 @@ TILINGS: tuple[Tiling, ...] = get_args(Tiling)
 
 MAX_AUTO_BATCH = 8
 """Tiles that are run at once at most where the number is left to free memory."""
-
-Cond = dict[str, Any]
 
 _KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_COND_BATCH)
 _HINT_ATTRIBUTES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat", "control_input")
@@ -85,7 +83,8 @@ class _TiledPrediction:
     def _forget(self) -> None:
         self.batch_limit = MAX_AUTO_BATCH if self.tile_batch == 0 else self.tile_batch
         self.weights: tuple[TileLayout, list[Tensor]] | None = None
-        self.hints: dict[tuple[ControlBase, tuple[Tile, ...]], dict[str, Any]] = {}
+        self.hints = _Hints()
+        self.progress: _Progress | None = None
         self.preview: _Preview | None = None
 
     def layout(self, height: int, width: int) -> TileLayout:
@@ -133,16 +132,17 @@ class _TiledPrediction:
         shares = dict(zip(tiles, self.weights[1], strict=True))
         controls = _controls(conds)
         blended = [torch.zeros_like(x) for _ in conds]
-        progress = _Progress(model_options, timestep, len(tiles))
+        self.progress = self.progress or _Progress(model_options, len(tiles))
         self.preview = self.preview or _Preview(model, x)
+        self.progress.begin(timestep)
         size = self._batch_size(model, conds, x, layout)
         done = 0
         while done < len(tiles):
             comfy.model_management.throw_exception_if_processing_interrupted()
             batch = tiles[done : done + size]
-            crop = _Crop(batch, x)
+            crop = Crop(batch, x)
             try:
-                with self._cropped_hints(controls, crop):
+                with self.hints.cropped(controls, crop):
                     predicted = executor(
                         model,
                         [None if cond is None else crop.conds(cond) for cond in conds],
@@ -153,24 +153,24 @@ class _TiledPrediction:
                         **kwargs,
                     )
             except RuntimeError as error:
-                if size == 1 or not is_out_of_memory(error):
+                if len(batch) == 1 or not is_out_of_memory(error):
                     raise
-                size = self.batch_limit = size // 2
+                size = self.batch_limit = len(batch) // 2
                 logger.warning("Out of memory with %d tiles at once; going on with %d.", len(batch), size)
-                self.hints.clear()
+                self.hints = _Hints()
                 comfy.model_management.soft_empty_cache()
                 continue
             for canvas, prediction in zip(blended, predicted, strict=True):
                 for tile, part in zip(batch, prediction.chunk(len(batch)), strict=True):
                     add_tile(canvas, tile, part, shares[tile])
             done += len(batch)
-            progress.update(done, self.preview.add(batch, predicted[0]))
+            self.progress.update(done, self.preview.add(batch, predicted[0]))
         return blended
 
     def _batch_size(self, model: Any, conds: list[list[Cond] | None], x: Tensor, layout: TileLayout) -> int:
         """Tiles to run at once: as asked, or as many as free memory holds on an accelerator."""
-        if any("area" in cond for group in conds for cond in group or []):
-            return 1  # a region lies differently in every tile
+        if any("gligen" in cond for group in conds for cond in group or []):
+            return 1  # GLIGEN takes one set of boxes for a whole batch
         if self.tile_batch or comfy.model_management.is_device_cpu(x.device):
             return min(self.batch_limit, max(self.tile_batch, 1))
         size = min(self.batch_limit, len(layout.tiles))
@@ -180,107 +180,83 @@ class _TiledPrediction:
             size //= 2
         return size
 
+
+class _Hints:
+    """What ControlNets are shown of their hints, and what they make of it, for the length of a run."""
+
+    def __init__(self) -> None:
+        self.fitted: dict[ControlBase, dict[str, Any]] = {}
+        """Hints in the picture's own size, by the names that ControlNets have for them."""
+        self.kept: dict[tuple[ControlBase, tuple[Tile, ...]], dict[str, Any]] = {}
+        """What each ControlNet holds while it works on some tiles; prepared hints serve the next step."""
+
     @contextmanager
-    def _cropped_hints(self, controls: list[ControlBase], crop: _Crop) -> Iterator[None]:
-        """Show every ControlNet the crop's part of its hint; prepared hints are kept for the next step."""
+    def cropped(self, controls: list[ControlBase], crop: Crop) -> Iterator[None]:
+        """Show every ControlNet the crop's part of its hint, and put the whole back afterwards."""
         whole = {control: _hint_state(control) for control in controls}
         try:
             for control in controls:
                 key = (control, crop.tiles)
-                if key not in self.hints:
-                    self.hints[key] = crop.hint_state(whole[control])
-                _set_hint_state(control, self.hints[key])
+                if key not in self.kept:
+                    self.kept[key] = self._part(control, whole[control], crop)
+                _set_hint_state(control, self.kept[key])
             yield
             for control in controls:
-                self.hints[control, crop.tiles] = _hint_state(control)
+                self.kept[control, crop.tiles] = _worth_keeping(control)
         finally:
             for control, state in whole.items():
                 _set_hint_state(control, state)
 
-
-class _Crop:
-    """A batch of tiles cut out of a latent: tile-major, each with the latent's whole batch."""
-
-    def __init__(self, tiles: tuple[Tile, ...], x: Tensor) -> None:
-        self.tiles = tiles
-        self.batch, _, self.height, self.width = x.shape
-
-    def tensor(self, canvas: Tensor) -> Tensor:
-        """Cut [B, ..., H, W] into [tiles * B, ..., h, w]."""
-        return torch.cat([tile.cut(canvas) for tile in self.tiles])
-
-    def rows(self, canvas: Tensor) -> Tensor:
-        """Cut a tensor whose batch may be one, or any that the host would repeat."""
-        return self.tensor(comfy.utils.repeat_to_batch_size(canvas, self.batch))
-
-    def conds(self, conds: list[Cond]) -> list[Cond]:
-        """Return the conds as the tiles see them; those whose region the tile misses are left out."""
-        cropped = []
-        for cond in conds:
-            changed = dict(cond)
-            if "area" in cond:
-                area = self._area(cond["area"])
-                if area is None:
-                    continue
-                changed["area"] = area
-            if "mask" in cond:
-                changed["mask"] = self.rows(cond["mask"])
-            changed["model_conds"] = {
-                name: value._copy_with(self.rows(value.cond)) if self._has_place(value) else value
-                for name, value in cond["model_conds"].items()
+    def _part(self, control: ControlBase, whole: dict[str, Any], crop: Crop) -> dict[str, Any]:
+        """Return what a ControlNet should keep of its hints for the crop, nothing prepared yet."""
+        if control not in self.fitted:
+            self.fitted[control] = {
+                "cond_hint_original": self._fit(control, whole["cond_hint_original"], crop),
+                "extra_concat_orig": [self._fit(control, extra, crop) for extra in whole["extra_concat_orig"]],
             }
-            if TILE_PROMPTS_KEY in cond:
-                changed["model_conds"] |= cond[TILE_PROMPTS_KEY].model_conds(self.tiles, self.batch)
-            cropped.append(changed)
-        return cropped
-
-    def _has_place(self, value: Any) -> bool:
-        return isinstance(value, comfy.conds.CONDNoiseShape) and tuple(value.cond.shape[-2:]) == (
-            self.height,
-            self.width,
-        )
-
-    def _area(self, area: Sequence[int]) -> tuple[int, int, int, int] | None:
-        """Clip a region (height, width, y, x) to the one tile; None where they do not meet."""
-        (tile,) = self.tiles
-        height, width, y, x = area
-        top, left = max(y, tile.y), max(x, tile.x)
-        bottom, right = min(y + height, tile.y + tile.height), min(x + width, tile.x + tile.width)
-        if bottom <= top or right <= left:
-            return None
-        return bottom - top, right - left, top - tile.y, left - tile.x
-
-    def hint_state(self, whole: dict[str, Any]) -> dict[str, Any]:
-        """Return what a ControlNet should keep of its hint for these tiles, nothing prepared yet."""
+        fitted = self.fitted[control]
         state: dict[str, Any] = dict.fromkeys(whole)
         state.update({name: {} for name in _HINT_CACHES if name in whole})
-        state["cond_hint_original"] = self._hint(whole["cond_hint_original"])
-        state["extra_concat_orig"] = [self._hint(extra) for extra in whole["extra_concat_orig"]]
+        state["cond_hint_original"] = crop.hint(fitted["cond_hint_original"])
+        state["extra_concat_orig"] = [crop.hint(extra) for extra in fitted["extra_concat_orig"]]
         return state
 
-    def _hint(self, hint: Tensor | None) -> Tensor | None:
-        if hint is None or min(hint.shape[-2:]) == 1:
+    def _fit(self, control: ControlBase, hint: Tensor | None, crop: Crop) -> Tensor | None:
+        """Bring a hint to the picture's size as the host would for a canvas that is run whole."""
+        width, height = crop.width * LATENT_PX, crop.height * LATENT_PX
+        if hint is None or tuple(hint.shape[-2:]) == (height, width):
             return hint
-        width, height = self.width * LATENT_PX, self.height * LATENT_PX
-        if tuple(hint.shape[-2:]) != (height, width):
-            hint = comfy.utils.common_upscale(hint, width, height, "bicubic", "center")
-        if len(self.tiles) > 1:
-            hint = comfy.utils.repeat_to_batch_size(hint, self.batch)
-        return torch.cat([tile.in_pixels().cut(hint) for tile in self.tiles])
+        if tuple(hint.shape[-2:]) == (1, 1):
+            return hint.expand(*hint.shape[:-2], height, width)
+        return comfy.utils.common_upscale(hint, width, height, control.upscale_algorithm, "center")
 
 
 class _Progress:
-    """One bar over all tiles of all steps; it agrees with the host's own bar over steps."""
+    """One bar over all tiles of all steps of a run; it agrees with the host's own bar over steps.
 
-    def __init__(self, model_options: dict[str, Any], timestep: Tensor, tiles: int) -> None:
+    Some samplers ask more than once a step: what belongs to the step ahead fills its part of the bar, which
+    then waits for that step, and never goes back.
+    """
+
+    def __init__(self, model_options: dict[str, Any], tiles: int) -> None:
         sigmas = model_options.get("transformer_options", {}).get("sample_sigmas")
+        self.levels = None if sigmas is None else sigmas[:-1]
         self.steps = 1 if sigmas is None else max(len(sigmas) - 1, 1)
-        self.step = 0 if sigmas is None else int((sigmas[:-1] > timestep[0].to(sigmas) * 1.0001).sum())
+        self.step = 0
         self.tiles = tiles
+        self.shown = 0
         self.bar = comfy.utils.ProgressBar(self.steps * tiles)
 
+    def begin(self, timestep: Tensor) -> None:
+        """Find the step that a prediction at the noise level ``timestep`` belongs to."""
+        if self.levels is not None:
+            above = int((self.levels > timestep[0].to(self.levels) * 1.0001).sum())
+            self.step = min(above, self.steps - 1)
+
     def update(self, done: int, preview: tuple | None) -> None:
-        self.bar.update_absolute(min(self.step, self.steps - 1) * self.tiles + done, preview=preview)
+        """Show that so many tiles of the step are done."""
+        self.shown = max(self.shown, self.step * self.tiles + done)
+        self.bar.update_absolute(self.shown, preview=preview)
 
 
 class _Preview:
@@ -327,6 +303,25 @@ def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:
 def _hint_state(control: ControlBase) -> dict[str, Any]:
     state = {name: getattr(control, name) for name in _HINT_ATTRIBUTES if hasattr(control, name)}
     return state | {name: dict(getattr(control, name)) for name in _HINT_CACHES if hasattr(control, name)}
+
+
+def _worth_keeping(control: ControlBase) -> dict[str, Any]:
+    """Return a ControlNet's state after a pass, of SeeSR's own without the prepared pixels.
+
+    Its stem has read them and keeps its features by the source: only their form is asked for again.
+    """
+    state = _hint_state(control)
+    if isinstance(control, SeeSRControlNet):
+        state["cond_hint"] = _form(state["cond_hint"])
+        for name in _HINT_CACHES:
+            if name in state:
+                state[name] = {key: _form(value) for key, value in state[name].items()}
+    return state
+
+
+def _form(prepared: Tensor | None) -> Tensor | None:
+    """Return a tensor of the same shape, type and device that holds a single number."""
+    return None if prepared is None else prepared.new_zeros(()).expand(prepared.shape)
 
 
 def _set_hint_state(control: ControlBase, state: dict[str, Any]) -> None:

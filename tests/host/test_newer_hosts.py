@@ -342,7 +342,7 @@ WRAPPED: dict[str, tuple[Callable[[], Any], tuple[Any, ...]]] = {
         lambda: _tiled().calc_cond_batch,
         (_Model(), [[]], torch.zeros(1, 4, 8, 8), torch.ones(1), {}),
     ),
-    "guidance": (lambda: guidance._within(1.0, 0.0), (None, [[], []], torch.zeros(1), torch.ones(1), {})),
+    "guidance": (lambda: guidance._within(1.0, 0.0), (torch.zeros(1), torch.ones(1), {})),
 }
 
 

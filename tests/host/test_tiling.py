@@ -9,6 +9,7 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
@@ -18,7 +19,10 @@ import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
 from scenes import Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import controlnet, tiling
+from seesr_pack.seesr_modules.host.guidance import limit_guidance
+from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
 from seesr_pack.seesr_modules.host.tiling import TILINGS, tile_model
 from seesr_pack.seesr_modules.tiles import blend_weights, plan_tiles
 from torch import Tensor
@@ -102,24 +106,6 @@ def test_masks_and_latent_conds_are_cropped() -> None:
     torch.testing.assert_close(run_tiled(predictor, conds, x, tile_batch=3)[0], x)
 
 
-def test_regions_are_clipped_to_the_tile() -> None:
-    """A regional cond reaches only the tiles that it meets, at its place in them."""
-    x = torch.zeros(1, 4, 16, 16)
-    region = (5, 6, 3, 7)  # height, width, y, x
-
-    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
-        out = torch.zeros_like(part)
-        for seen in conds[0]:
-            height, width, y, left = seen["area"]
-            out[..., y : y + height, left : left + width] = 1
-        return [out]
-
-    out = run_tiled(predictor, [[cond(area=region)]], x, tile_batch=4)[0]
-    expected = torch.zeros_like(x)
-    expected[..., 3:8, 7:13] = 1
-    torch.testing.assert_close(out, expected)
-
-
 def test_an_absent_cond_stays_absent() -> None:
     """At guidance 1 the host passes None for the negative."""
     x = torch.randn(1, 4, 16, 16)
@@ -139,6 +125,7 @@ class _Control:
         self.cond_hint = None
         self.extra_concat_orig: list[Tensor] = []
         self.extra_concat = None
+        self.upscale_algorithm = "nearest-exact"
         self.cond_hints: dict[Any, Any] = {}
         self.previous_controlnet = previous
 
@@ -172,6 +159,32 @@ def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
         assert first.cond_hint_original is small
 
 
+@pytest.mark.parametrize("algorithm", ["nearest-exact", "bilinear"])
+@pytest.mark.parametrize("tile_batch", [1, 3])
+def test_a_hint_of_another_size_is_resized_as_the_host_would(algorithm: str, tile_batch: int) -> None:
+    """By the ControlNet's own algorithm, for the whole picture, then cut; what joins the hint likewise."""
+    hint, mask = (torch.randn(1, channels, 50, 70).sign().clamp(min=0) for channels in (3, 1))
+    control = _Control(hint)
+    control.upscale_algorithm = algorithm
+    control.extra_concat_orig = [mask, torch.ones(1, 1, 1, 1)]
+    whole, joined = (comfy.utils.common_upscale(each, 192, 128, algorithm, "center") for each in (hint, mask))
+    tiles = iter(plan_tiles(16, 24, 8, 2).tiles)
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        for index in range(len(part)):
+            tile = next(tiles).in_pixels()
+            assert torch.equal(control.cond_hint_original[index], tile.cut(whole)[0])
+            seen, ones = control.extra_concat_orig
+            assert torch.equal(seen[index], tile.cut(joined)[0])
+            assert (ones[index] == 1).all()
+        if algorithm == "nearest-exact":
+            assert set(control.cond_hint_original.unique().tolist()) == {0.0, 1.0}
+        return [part.clone()]
+
+    run_tiled(predictor, [[cond(control=control)]], torch.zeros(1, 4, 16, 24), tile_batch=tile_batch)
+    assert next(tiles, None) is None, "every tile was seen"
+
+
 def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps and conds do not make the pixel stem run again."""
     seen: list[int] = []
@@ -185,12 +198,71 @@ def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest
     assert seen == [1, 1, 1]
 
 
+def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
+    """One tile at a time sees the hint itself, and what the stem has read is not kept for it."""
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    tiled = tile_model(model, 8, 2, 1)
+    (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
+    kept: list[dict[str, Any]] = []
+    sampler = comfy.samplers.sampler_object("euler")
+    comfy.sample.sample_custom(
+        tiled,
+        scene.noise,
+        3.0,
+        sampler,
+        leading_sigmas(tiled, 2),
+        positive,
+        negative,
+        scene.latent["samples"],
+        callback=lambda *_: kept.extend(wrapper.__self__.hints.kept.values()),
+        disable_pbar=True,
+        seed=3,
+    )
+    assert len(kept) == 6, "three tiles, two steps"
+    for state in kept:
+        assert state["cond_hint_original"].untyped_storage().data_ptr() == scene.hint.untyped_storage().data_ptr()
+        assert state["cond_hint"].shape == (1, 3, 64, 64)
+        assert state["cond_hint"].untyped_storage().nbytes() == 4
+
+
+@pytest.mark.parametrize("tile_batch", [1, 3])
+def test_pixels_that_are_not_kept_are_not_missed(
+    tiny: Tiny, seesr: Any, tile_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pictures, and a number of conds that changes from step to step: the same to the bit."""
+    scene = make_scene(8, 20, batch=2)
+
+    def result() -> Tensor:
+        model, positive, negative = apply_scene(tiny, seesr, scene)
+        model = limit_guidance(tile_model(model, 8, 2, tile_batch), 0.3, 0.6)
+        return predict(model, positive, negative, scene, steps=4)
+
+    lean = result()
+    monkeypatch.setattr(tiling, "_worth_keeping", tiling._hint_state)
+    assert torch.equal(lean, result())
+
+
 def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
     """The host is told of a tile's size, so it need not offload for a canvas that is never run whole."""
     told: list[list[int]] = []
     tiled = tiling._TiledPrediction(8, 2, 3, "gaussian")
     tiled.prepare_sampling(lambda _model, shape, *_rest: told.append(shape), None, [2, 4, 64, 40], {})
     assert told == [[6, 4, 8, 8]]
+
+
+def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the host asks the model about, it is never for the whole canvas."""
+    asked: list[tuple[int, ...]] = []
+    known = tiny.model.model.memory_required
+    monkeypatch.setattr(
+        tiny.model.model, "memory_required", lambda shape, **given: asked.append(tuple(shape)) or known(shape, **given)
+    )
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    predict(tile_model(model, 8, 2, 3), positive, negative, scene, steps=1)
+    assert asked[0] == (6, 4, 8, 8), "loading: three tiles, both conds"
+    assert {shape[2:] for shape in asked} == {(8, 8)}
 
 
 def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
@@ -218,6 +290,58 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
     assert set(sizes[3:]) == {2}
 
 
+def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, seesr: Any) -> None:
+    """The error comes in the second batch of the second step: the first one's tiles are not added again."""
+    scene = make_scene(12, 23)  # eight tiles
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    calm = predict(tile_model(model, 8, 3, 1), positive, negative, scene)
+    sizes: list[int] = []
+
+    def fail_once(_module: Any, arguments: tuple[Tensor, ...]) -> None:
+        sizes.append(arguments[0].shape[0])
+        if len(sizes) == 4:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+
+    handle = tiny.model.model.diffusion_model.register_forward_pre_hook(fail_once)
+    try:
+        result = predict(tile_model(model, 8, 3, 4), positive, negative, scene)
+    finally:
+        handle.remove()
+    assert sizes == [8, 8, 8, 8, 4, 4]
+    torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
+
+
+def test_a_short_last_batch_that_does_not_fit_is_halved_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """What is tried next is smaller than what failed, and the note says so."""
+    sizes: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        sizes.append(len(part))
+        if len(part) == 2:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return [part.clone()]
+
+    x = torch.randn(1, 4, 8, 38)  # six tiles
+    torch.testing.assert_close(run_tiled(predictor, [[cond()]], x, tile_batch=4)[0], x)
+    assert sizes == [4, 2, 1, 1]
+    assert "Out of memory with 2 tiles at once; going on with 1." in caplog.text
+
+
+def test_out_of_memory_with_one_tile_in_the_last_batch_is_the_hosts_to_report() -> None:
+    """A batch of one is not tried again because others are larger."""
+    sizes: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        sizes.append(len(part))
+        if len(part) == 1:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return [part.clone()]
+
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 8, 32), tile_batch=4)
+    assert sizes == [4, 1]
+
+
 def test_out_of_memory_with_one_tile_is_the_hosts_to_report() -> None:
     """There is nothing smaller to try."""
 
@@ -242,19 +366,69 @@ def test_cancel_returns_within_one_tile() -> None:
     assert calls == [1]
 
 
-def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any) -> None:
-    """One bar runs from nothing to the end and never back."""
+@pytest.mark.parametrize("where", ["UNet", "ControlNet"])
+def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where: str) -> None:
+    """Four tiles at once stop in the middle of the network: the host looks for a cancel at every operation."""
+    scene = make_scene(12, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    networks = {"UNet": tiny.model.model.diffusion_model, "ControlNet": positive[0][1]["control"].control_model}
+    later: list[str] = []
+    first, second, third = (networks[where].input_blocks[i][0] for i in (1, 2, 3))
+    handles = [
+        first.register_forward_hook(lambda *_: comfy.model_management.interrupt_current_processing()),
+        second.register_forward_hook(lambda *_: later.append("the next block")),
+        third.register_forward_hook(lambda *_: later.append("the one after it")),
+    ]
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert later == []
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral"])
+def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str) -> None:
+    """One bar runs from nothing to the end and never back, also where a sampler asks twice a step."""
     shares: list[float] = []
     comfy.utils.set_progress_bar_global_hook(lambda done, total, *_rest, **_ids: shares.append(done / total))
     try:
         scene = make_scene(8, 20)
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        predict(tile_model(model, 8, 2), positive, negative, scene, steps=4)
+        tiled = tile_model(model, 8, 2)
+        sample(tiled, positive, negative, scene.latent, 3, 3.0, sampler, leading_sigmas(tiled, 4))
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
     assert shares == sorted(shares)
     assert len(set(shares)) >= 12
     assert shares[-1] == 1.0
+
+
+def test_progress_of_the_next_run_begins_anew() -> None:
+    """What one run has shown does not hold back the bar of another."""
+    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    options = {"transformer_options": {"sample_sigmas": torch.tensor([3.0, 1.0, 0.0])}}
+    shown: list[int] = []
+
+    def run() -> None:
+        for sigma in (3.0, 1.0):
+            tiled.calc_cond_batch(
+                lambda _model, _conds, part, *_: [part],
+                _NoModel(),
+                [[cond()]],
+                torch.zeros(1, 4, 8, 14),
+                torch.full((1,), sigma),
+                options,
+            )
+
+    comfy.utils.set_progress_bar_global_hook(lambda done, *_rest, **_ids: shown.append(done))
+    try:
+        for _ in range(2):
+            tiled.outer_sample(run)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert shown == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("tile_batch", [1, 2])
@@ -301,7 +475,8 @@ def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
     predict(tiled, positive, negative, scene)
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept = wrapper.__self__
-    assert kept.hints == {} and kept.preview is None
+    assert not kept.hints.fitted and not kept.hints.kept
+    assert kept.preview is None and kept.progress is None
     assert kept.weights is None
     features = positive[0][1]["control"].extra_args["stem_features"]
     assert len(features._features) == 0
@@ -323,6 +498,17 @@ def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> No
     result = predict(tile_model(model, 8, 3), positive, negative, scene, steps=1)
     assert result.shape[-2:] == size
     assert torch.isfinite(result).all()
+
+
+def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(
+    tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference tiles are no larger than the shorter side, so a panorama may leave no room for the overlap."""
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *_args, **_given: pytest.fail("loaded"))
+    scene = make_scene(3, 61)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    with pytest.raises(SeeSRError, match="An overlap of 4 cells does not fit tiles of 3"):
+        predict(tile_model(model, 8, 4, mode="reference"), positive, negative, scene)
 
 
 def test_blending_is_what_the_weights_say() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from seams import largest_steps
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.tiles import (
     BlendMode,
@@ -164,21 +165,6 @@ def test_reference_mode_is_the_published_blend(height: int, width: int, sizes: t
     assert (blended(layout, predictions)[0, 0] - expected).abs().max() <= 2e-6
 
 
-def largest_steps(layout: TileLayout, canvas: Tensor) -> tuple[float, float]:
-    """Return the largest step between cells across tile borders, and the largest anywhere else."""
-    across, inside = 0.0, 0.0
-    for dim, starts, length, side in (
-        (0, layout.rows, layout.tile_height, layout.height),
-        (1, layout.columns, layout.tile_width, layout.width),
-    ):
-        borders = torch.zeros(side + 1, dtype=torch.bool)
-        borders[[*starts, *(start + length for start in starts)]] = True
-        steps = canvas.diff(dim=dim).abs().amax(1 - dim)
-        for step, at_border in zip(steps.tolist(), borders[1:-1].tolist(), strict=True):
-            across, inside = (max(across, step), inside) if at_border else (across, max(inside, step))
-    return across, inside
-
-
 def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
     """Blend a smooth slope to which the fake model adds an offset of each tile's own."""
     ramp = slope * (torch.arange(layout.height).unsqueeze(1) + torch.arange(layout.width))
@@ -187,33 +173,46 @@ def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
     return blended(layout, [tile[None, None] for tile in tiles])[0, 0]
 
 
-def crossings_apart(starts: tuple[int, ...], length: int) -> bool:
-    """Tell whether every tile has ended before the next but one starts."""
-    return all(before + length <= after for before, after in zip(starts, starts[2:], strict=False))
-
-
 @settings(max_examples=150, deadline=None)
 @given(
     height=st.integers(20, 150),
     width=st.integers(20, 150),
     tile=st.integers(12, 60),
-    overlap=st.integers(4, 30),
+    overlap=st.integers(4, 52),
     slope=st.sampled_from([0.0, 0.001, 0.01, 0.1]),
     seed=st.integers(0, 2**31),
 )
+@example(height=128, width=128, tile=32, overlap=24, slope=0.0, seed=0)
 def test_no_seam(height: int, width: int, tile: int, overlap: int, slope: float, seed: int) -> None:
-    assume(2 * overlap <= tile)
+    assume(overlap <= tile - 8)
     layout = plan_tiles(height, width, tile, overlap)
-    assume(crossings_apart(layout.rows, layout.tile_height))
-    assume(crossings_apart(layout.columns, layout.tile_width))
+    assume(len(layout.tiles) <= 300)
     across, inside = largest_steps(layout, fake_prediction(layout, slope, seed))
-    assert across <= 1.05 * inside
+    assert across <= (1.05 if crossings_apart(layout) or tile >= 48 else 1.15) * inside
+
+
+def crossings_apart(layout: TileLayout) -> bool:
+    """Tell whether every tile has ended before the next but one starts."""
+    axes = ((layout.rows, layout.tile_height), (layout.columns, layout.tile_width))
+    return all(
+        before + length <= after for starts, length in axes for before, after in zip(starts, starts[2:], strict=False)
+    )
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.001, 0.01])
 @pytest.mark.parametrize(
     ("size", "tile", "overlap"),
-    [((256, 256), 96, 16), ((135, 240), 96, 16), ((128, 128), 96, 4), ((300, 96), 96, 32), ((20, 28), 12, 4)],
+    [
+        ((256, 256), 96, 16),
+        ((135, 240), 96, 16),
+        ((128, 128), 96, 4),
+        ((300, 96), 96, 32),
+        ((20, 28), 12, 4),
+        ((256, 256), 96, 64),
+        ((256, 256), 96, 80),
+        ((128, 128), 32, 24),
+        ((300, 96), 96, 72),
+    ],
 )
 def test_no_seam_at_common_sizes(size: tuple[int, int], tile: int, overlap: int, slope: float) -> None:
     for seed in range(5):
@@ -289,10 +288,18 @@ def test_impossible_tiles_in_pixels_are_refused(tile_px: int, overlap_px: int, m
         ((0, 10, 5, 0), "latent of 10x0"),
         ((10, 0, 5, 0), "latent of 0x10"),
         ((10, 10, 0, 0), "tiles of 0 cells"),
-        ((10, 10, 5, 5), "overlap of 5 cells does not fit tiles of 5: give 0 to 4"),
+        ((10, 10, 5, 5), "overlap of 5 cells does not fit tiles of 5: give overlap_px 0 to 32"),
         ((10, 10, 5, -1), "overlap of -1"),
     ],
 )
 def test_impossible_layouts_are_refused(arguments: tuple[int, int, int, int], message: str, mode: BlendMode) -> None:
     with pytest.raises(SeeSRError, match=message):
         plan_tiles(*arguments, mode)
+
+
+def test_reference_tiles_that_a_panorama_makes_too_narrow_are_refused() -> None:
+    with pytest.raises(
+        SeeSRError, match=r"4 cells .* tiles of 3: give overlap_px 0 to 16, or choose tiling 'gaussian'"
+    ):
+        plan_tiles(3, 61, 8, 4, "reference")
+    assert len(plan_tiles(3, 61, 8, 4, "gaussian").tiles) == 15
