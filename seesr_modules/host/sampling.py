@@ -89,7 +89,8 @@ def _start_wrapper(
     **kwargs: Any,
 ) -> Tensor:
     sampling = guider.inner_model.model_sampling
-    full_run = extra_args["model_options"].get("transformer_options", {}).get(_FULL_RUN_KEY)
+    options = extra_args.get("model_options", {}).get("transformer_options", {})
+    full_run = options.get(_FULL_RUN_KEY)
     if full_run is None:
         timesteps = [int(sampling.timestep(sigma)) for sigma in sigmas if sigma > 0]
         full_run = starts_at_the_top(timesteps, TRAIN_STEPS)

@@ -320,8 +320,8 @@ def _worth_keeping(control: ControlBase) -> dict[str, Any]:
 
 
 def _form(prepared: Tensor | None) -> Tensor | None:
-    """Return a tensor of the same shape, type and device that holds a single number."""
-    return None if prepared is None else prepared.new_zeros(()).expand(prepared.shape)
+    """Return a tensor of the same shape, type and device that is not a number: whoever read it would be found out."""
+    return None if prepared is None else prepared.new_full((), torch.nan).expand(prepared.shape)
 
 
 def _set_hint_state(control: ControlBase, state: dict[str, Any]) -> None:
