@@ -43,6 +43,8 @@ _KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_
 _HINT_ATTRIBUTES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat", "control_input")
 _HINT_CACHES = ("cond_hints", "control_inputs")
 """What ControlNets of this and of newer hosts keep of a hint."""
+_PREPARED = ("cond_hint", "cond_hints")
+"""Where they keep the pixels that they have prepared."""
 
 
 def tile_model(
@@ -312,16 +314,15 @@ def _worth_keeping(control: ControlBase) -> dict[str, Any]:
     """
     state = _hint_state(control)
     if isinstance(control, SeeSRControlNet):
-        state["cond_hint"] = _form(state["cond_hint"])
-        for name in _HINT_CACHES:
-            if name in state:
-                state[name] = {key: _form(value) for key, value in state[name].items()}
+        state.update({name: _form(state[name]) for name in _PREPARED if name in state})
     return state
 
 
-def _form(prepared: Tensor | None) -> Tensor | None:
-    """Return a tensor of the same shape, type and device that is not a number: whoever read it would be found out."""
-    return None if prepared is None else prepared.new_full((), torch.nan).expand(prepared.shape)
+def _form(prepared: Any) -> Any:
+    """Return tensors of the same shape, type and device that are not a number: whoever read one would be found out."""
+    if isinstance(prepared, Tensor):
+        return prepared.new_full((), torch.nan).expand(prepared.shape)
+    return {key: _form(value) for key, value in prepared.items()} if isinstance(prepared, dict) else prepared
 
 
 def _set_hint_state(control: ControlBase, state: dict[str, Any]) -> None:

@@ -251,6 +251,15 @@ def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
     assert told == [[6, 4, 8, 8]]
 
 
+def test_pixels_that_a_newer_host_keeps_by_device_are_not_kept_either(seesr: Any) -> None:
+    control = seesr.controlnet.copy()
+    del control.cond_hint
+    control.cond_hints = {"cpu": torch.rand(1, 3, 64, 64), "other": None}
+    kept = tiling._worth_keeping(control)["cond_hints"]
+    assert kept["cpu"].shape == (1, 3, 64, 64) and kept["cpu"].untyped_storage().nbytes() == 4
+    assert kept["other"] is None
+
+
 def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the host asks the model about, it is never for the whole canvas."""
     asked: list[tuple[int, ...]] = []
