@@ -492,7 +492,7 @@ def test_a_rewritten_archive_is_good(tmp_path: Path) -> None:
         ("data/0", lambda name, content: [(name, content, zipfile.ZIP_DEFLATED)], "compressed record 'a/data/0'"),
         ("data.pkl", lambda name, content: [(name, content, zipfile.ZIP_BZIP2)], "compressed record 'a/data.pkl'"),
         ("data/0", lambda name, content: [(name, content, 0)] * 2, "two records of one name"),
-        ("data/0", lambda name, content: [], "PytorchStreamReader"),
+        ("data/0", lambda name, content: [], "asks for 8 bytes of the record 'data/0', which are not in the file"),
         ("data/0", lambda name, content: [(name, content[:4], 0)], "are not in the file as described"),
         ("data.pkl", lambda name, content: [("a/other.pkl", content, 0)], "not one that torch.save wrote"),
         ("data.pkl", lambda name, content: [(name, content, 0), ("b/data.pkl", content, 0)], "not one that torch"),
@@ -510,6 +510,50 @@ def test_forged_archives(tmp_path: Path, record: str, change: Callable[..., Any]
 
 def keep(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
     return [(name, content, zipfile.ZIP_STORED)]
+
+
+def test_swapped_sizes_of_two_records(tmp_path: Path) -> None:
+    """Each size is one that the file has, and so is their sum: only record by record is it seen."""
+    path = save(tmp_path / "a.pth", {"small": torch.ones(3), "large": torch.arange(200.0)})
+
+    def swap(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
+        if name.endswith("data.pkl"):
+            three, two_hundred = b"cpuq\x06K\x03", b"h\x06K\xc8"
+            assert content.count(three) == content.count(two_hundred) == 1
+            content = content.replace(three, b"cpuq\x06K\xc8").replace(two_hundred, b"h\x06K\x03")
+            content = content.replace(b"K\x00K\x03\x85", b"K\x00K\xc8\x85", 1)  # shapes, to fit
+        return keep(name, content)
+
+    refused(rewrite(path, swap), "asks for 800 bytes of the record 'data/0', which are not in the file as described")
+
+
+def test_records_that_overlap(tmp_path: Path) -> None:
+    """The directory says how long a record is, the record itself where its data begin."""
+    path = save(tmp_path / "a.pth", INNER)
+    content = path.read_bytes()
+    entry = content.index(b"a/data/0", content.index(b"PK\x01\x02")) - 46
+    longer = struct.pack("<II", 2000, 2000)
+    path.write_bytes(content[: entry + 20] + longer + content[entry + 28 :])
+    refused(path, "the record 'a/data/0' overlaps the next|asks for 8 bytes|declares more data")
+    header = content.index(b"a/data/0") - 30
+    path.write_bytes(content[: header + 28] + b"\xff\xff" + content[header + 30 :])
+    refused(path, "the record 'a/data/0' overlaps the next")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b"X\x07\x00\x00\x00storage", b"X\x07\x00\x00\x00storagE"),
+        (b"K\x02tq\x07Q", b"K\x02tq\x07N"),
+        (b"K\x02tq", b"K\x02Ntq"),
+    ],
+)
+def test_requests_for_data_in_another_form(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
+    path = save(tmp_path / "a.pth", {"a": torch.ones(2)})
+    with zipfile.ZipFile(path) as archive:
+        assert change[0] in archive.read("a/data.pkl")
+    rewrite(path, lambda name, content: keep(name, content.replace(*change)))
+    refused(path, "does not ask for its data as torch.save does|is no readable weight file")
 
 
 def test_an_archive_that_declares_more_than_it_holds(tmp_path: Path) -> None:
