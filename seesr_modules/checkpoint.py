@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .config import ImageAttentionPlace, Shapes, image_attention_places
 from .errors import SeeSRError
+from .finite import stored
 
 UNET_PREFIX = "unet."
 CONTROLNET_PREFIX = "controlnet."
@@ -139,7 +140,8 @@ def load_strict(
         what: Name of the thing, for the message.
 
     Raises:
-        SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed.
+        SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed. Or a tensor holds
+            values that are no numbers, or that ``dtype`` does not hold.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     shapes = source.shapes()
@@ -164,8 +166,6 @@ def load_strict(
     ]
     if faults:
         raise SeeSRError(f"The weights of {what} do not fit; the file is {describe(shapes)}. {'; '.join(faults)}.")
-    tensors = dict(source.tensors(names, dtype))
-    if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
-        raise SeeSRError(f"The weights of {what} do not fit; these hold no floating-point numbers: {listed(whole)}.")
-    module.load_state_dict({names[name]: tensor for name, tensor in tensors.items()}, assign=True)
+    state = {names[name]: stored(tensor, dtype, name, what) for name, tensor in source.tensors(names)}
+    module.load_state_dict(state, assign=True)
     module.requires_grad_(False)

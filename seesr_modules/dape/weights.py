@@ -14,6 +14,7 @@ import torch
 from ..checkpoint import describe, listed
 from ..config import telling_shape
 from ..errors import SeeSRError
+from ..finite import stored
 from .config import TAG_HEAD_NAMES, DapeConfig
 from .lora import lora_delta, lora_shapes, lora_stems
 from .tagger import Dape
@@ -51,7 +52,7 @@ def load_dape(
         on_tensor: Called after each tensor with how many are read, and how many there are.
 
     Raises:
-        SeeSRError: As :class:`DapeWeights`.
+        SeeSRError: As :class:`DapeWeights` and :meth:`DapeWeights.tensors`.
     """
     weights = DapeWeights(ram, dape)
     model = Dape(weights.config, operations, device="meta")
@@ -87,7 +88,9 @@ class DapeWeights:
         self._whole = whole
         self._names = {_name_in(whole, parameter): parameter for parameter in self.shapes}
         expected = {name: self.shapes[parameter] for name, parameter in self._names.items()}
-        _check("RAM" if whole is ram else "DAPE", whole, expected)
+        slot = "RAM" if whole is ram else "DAPE"
+        self._what = f"{slot} file {_label(whole)}"
+        _check(slot, whole, expected)
 
         self._stems: dict[str, list[str]] = {}
         self._lora: dict[str, Tensor] = {}
@@ -97,7 +100,8 @@ class DapeWeights:
             rank = telling_shape(lora.shapes(), first, 2, "DAPE weights")[1] if first else 0
             expected = lora_shapes(self._stems, self.shapes, rank)
             _check("DAPE", lora, expected)
-            self._lora = dict(lora.tensors(expected))
+            what = f"DAPE file {_label(lora)}"
+            self._lora = {name: stored(tensor, None, name, what) for name, tensor in lora.tensors(expected)}
 
     def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield parameter and merged weight, in the order of ``shapes``.
@@ -105,14 +109,17 @@ class DapeWeights:
         Args:
             dtype: What to store the weights in; None keeps the file's. The merge is in float32. An 8-bit type
                 goes to the matrices alone: biases, norms and tables keep the file's.
+
+        Raises:
+            SeeSRError: A tensor holds values that are no numbers, or that ``dtype`` does not hold.
         """
         for name, tensor in self._whole.tensors(self._names):
             parameter = self._names[name]
             keep = dtype is None or (dtype.itemsize == 1 and (tensor.ndim == 1 or name.endswith(TABLES)))
-            stored = tensor.dtype if keep else dtype
+            wanted = tensor.dtype if keep else dtype
             for stem in self._stems.get(parameter, ()):
                 tensor = tensor.float() + lora_delta(self._lora[f"{stem}.lora_A"], self._lora[f"{stem}.lora_B"])
-            yield parameter, tensor.to(stored)
+            yield parameter, stored(tensor, wanted, name, self._what)
 
 
 def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFile, WeightFile | None]:

@@ -20,6 +20,7 @@ from ..checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, describe
 from ..dape.tags import Vocabulary
 from ..dape.weights import DapeWeights, published_name, size_telling_mask
 from ..errors import SeeSRError
+from ..finite import stored
 from ..packed import FORMAT, FORMAT_KEY, vocabulary_metadata
 from ..weight_file import WeightFile, open_weights, write_safetensors
 
@@ -59,8 +60,12 @@ class NanoFile:
 
 
 def all_tensors(part: TensorSource, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Read every tensor of a part."""
-    return dict(part.tensors(part.shapes(), dtype))
+    """Read every tensor of a part.
+
+    Raises:
+        SeeSRError: One holds values that are no numbers, or that ``dtype`` does not hold.
+    """
+    return {name: stored(tensor, dtype, name, "nano") for name, tensor in part.tensors(part.shapes())}
 
 
 def write_nano(

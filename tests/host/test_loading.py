@@ -204,6 +204,34 @@ def test_a_single_file_that_is_not_packed_is_named(tmp_path: Path, state: State)
         load_seesr_path(tmp_path / "a.safetensors", "float32")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e5])
+@pytest.mark.parametrize("dtype", ["float16", "fp8_e4m3fn"])
+@pytest.mark.parametrize(
+    ("part", "name", "what"),
+    [
+        ("unet", "mid_block.image_attentions.0.proj_in.weight", "SeeSR's image attention"),
+        ("controlnet", "mid_block.image_attentions.0.proj_in.bias", "the SeeSR ControlNet"),
+    ],
+)
+def test_broken_values_are_named(tmp_path: Path, part: str, name: str, what: str, dtype: str, value: float) -> None:
+    states = {"unet": UNET, "controlnet": CONTROLNET}
+    spoiled = states[part][name].clone()
+    spoiled.view(-1)[-1] = value
+    builders.save_seesr(tmp_path, **{**states, part: {**states[part], name: spoiled}})
+    told = "are NaN or infinite; download the file again"
+    if value == 1e5:
+        load_seesr_path(tmp_path, "bfloat16")
+        told = f"{'float8_e4m3fn' if '8' in dtype else dtype} does not hold; choose bfloat16 or float32"
+    with pytest.raises(SeeSRError, match=f"^{what}: the tensor {name} has values that {told}"):
+        load_seesr_path(tmp_path, dtype)
+
+
+def test_values_of_the_base_model_in_the_unet_are_not_looked_at(tmp_path: Path) -> None:
+    broken = {**UNET, "conv_in.weight": torch.full_like(UNET["conv_in.weight"], float("nan"))}
+    builders.save_seesr(tmp_path, broken, CONTROLNET)
+    assert_seesr(load_seesr_path(tmp_path, "float32"))
+
+
 # ------------------------------------------------------------------------------------ the tagger
 
 

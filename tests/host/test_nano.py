@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import comfy.samplers
@@ -19,6 +20,7 @@ from seesr_pack.seesr_modules.host.tagging import look, tag
 from seesr_pack.seesr_modules.nano.file import NANO_FILE, NanoFile, all_tensors
 from seesr_pack.seesr_modules.train.degrade import degrade
 from seesr_pack.seesr_modules.train.text import TextEncoder
+from seesr_pack.seesr_modules.weight_file import open_weights
 from skimage import data
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -181,6 +183,20 @@ def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
 def test_another_file_is_refused(tmp_path: Path) -> None:
     """One sentence, for a missing file and for one of another kind."""
     with pytest.raises(SeeSRError, match="install the pack again"):
+        nano.load_nano(tmp_path / "nano.safetensors")
+
+
+@pytest.mark.parametrize("part", ["unet", "controlnet", "text_encoder", "vae", "dape"])
+def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
+    """In every part, one NaN is told with the name of its tensor."""
+    file = open_weights(NANO_FILE)
+    name = next(name for name in file if name.startswith(f"{part}.") and name.endswith(".bias"))
+    start = 8 + int.from_bytes(NANO_FILE.read_bytes()[:8], "little")
+    content = bytearray(NANO_FILE.read_bytes())
+    at = start + json.loads(content[8:start])[name]["data_offsets"][0]
+    content[at : at + 2] = b"\xff\x7f"
+    (tmp_path / "nano.safetensors").write_bytes(content)
+    with pytest.raises(SeeSRError, match=f"the tensor {name.removeprefix(f'{part}.')} has values that are NaN"):
         nano.load_nano(tmp_path / "nano.safetensors")
 
 

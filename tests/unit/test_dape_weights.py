@@ -59,11 +59,11 @@ class MemoryFile(Mapping[str, Info]):
         return MemoryFile(str(self.path), {key.replace(old, new): value for key, value in self.state.items()})
 
 
-def weights(manifest: str, path: str, device: str = "cpu") -> MemoryFile:
+def weights(manifest: str, path: str, values: str = "random") -> MemoryFile:
     generator = torch.Generator().manual_seed(0)
     shapes = json.loads((MANIFESTS / f"{manifest}.json").read_text())
-    if device == "meta":
-        return MemoryFile(path, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+    if values == "zeros":  # in no memory
+        return MemoryFile(path, {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()})
     return MemoryFile(path, {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
 
 
@@ -90,7 +90,7 @@ def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def test_published_files_are_used_to_the_last_key() -> None:
-    ram, dape = weights("ram_full", "ram.pth", "meta"), weights("dape_lora_full", "DAPE.pth", "meta")
+    ram, dape = weights("ram_full", "ram.pth", "zeros"), weights("dape_lora_full", "DAPE.pth", "zeros")
     model = load_dape(ram, dape, torch.float16)
     assert sum(parameter.numel() for parameter in model.parameters()) == 212_117_045
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
@@ -205,6 +205,31 @@ def test_8_bit_is_for_matrices(ram: MemoryFile, dape: MemoryFile) -> None:
     assert {state[name].dtype for name in set(state) - wide} == {torch.float8_e4m3fn}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_refused(ram: MemoryFile, dape: MemoryFile, value: float) -> None:
+    for name in (f"{QUERY}.weight", "fc.bias", "label_embed"):
+        broken = ram.changed(lambda state, name=name: state.update({name: torch.full_like(state[name], value)}))
+        with pytest.raises(SeeSRError, match=rf"^RAM file 'ram.pth': the tensor {name} has values that are NaN or inf"):
+            dape_state_dict(broken, dape, torch.float16)
+    name = f"{QKV}.lora_B"
+    broken = dape.changed(lambda state: state.update({name: torch.full_like(state[name], value)}))
+    with pytest.raises(SeeSRError, match=rf"^DAPE file 'DAPE.pth': the tensor {name} has values that are NaN"):
+        load_dape(ram, broken)
+    unused = ram.changed(lambda state: state.update({"text_decoder.x": torch.tensor(value)}))
+    assert_same(dape_state_dict(unused, dape), dape_state_dict(ram, dape))
+
+
+def test_values_that_the_type_does_not_hold_are_refused(ram: MemoryFile, dape: MemoryFile) -> None:
+    """Those of the merged weights count."""
+    name = f"{QKV}.lora_B"
+    large = dape.changed(lambda state: state.update({name: torch.full_like(state[name], 1e5)}))
+    for dtype in (torch.float16, torch.float8_e4m3fn):
+        told = rf"the tensor {QKV}.weight has values that {str(dtype)[6:]} does not hold; choose bfloat16 or float32"
+        with pytest.raises(SeeSRError, match=told):
+            load_dape(ram, large, dtype)
+    load_dape(ram, large, torch.bfloat16)
+
+
 def test_loaded_module_is_frozen_and_whole(ram: MemoryFile, dape: MemoryFile) -> None:
     model = load_dape(ram, dape)
     assert not model.training
@@ -250,11 +275,11 @@ def test_all_faults_are_told_at_once(ram: MemoryFile) -> None:
 
 def test_sizes_of_ram_and_dape_must_agree(ram: MemoryFile) -> None:
     with pytest.raises(SeeSRError, match=r"DAPE file .* \(16, 192\) instead of \(16, 24\)"):
-        dape_state_dict(ram, weights("dape_lora_full", "DAPE.pth", "meta"))
+        dape_state_dict(ram, weights("dape_lora_full", "DAPE.pth", "zeros"))
 
 
 def test_wrong_files_are_named(ram: MemoryFile, dape: MemoryFile) -> None:
-    unet = weights("seesr_unet_tiny", "unet.safetensors", "meta")
+    unet = weights("seesr_unet_tiny", "unet.safetensors", "zeros")
     with pytest.raises(SeeSRError, match=r"RAM file 'unet.safetensors' is .*UNet.*; give ram_swin_large"):
         dape_state_dict(unet, dape)
     with pytest.raises(SeeSRError, match=r"DAPE file 'unet.safetensors' is .*UNet.*; give DAPE.pth"):

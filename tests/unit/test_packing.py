@@ -152,7 +152,9 @@ def test_values_that_do_not_fit_are_refused(models: Path) -> None:
     large = {**CONTROLNET, "conv_in.bias": torch.full_like(CONTROLNET["conv_in.bias"], 1e6)}
     shutil.rmtree(models / "seesr" / "SeeSR")
     builders.save_seesr(models / "seesr" / "SeeSR", UNET, large)
-    with pytest.raises(SeeSRError, match=r"controlnet\.conv_in\.bias has values that float16 does not hold"):
+    with pytest.raises(
+        SeeSRError, match=r"'SeeSR': the tensor controlnet\.conv_in\.bias has values that float16 does not hold"
+    ):
         pack_seesr(models, "float16")
     assert list((models / "packed").iterdir()) == []
     assert pack_seesr(models, "bfloat16").exists()
