@@ -33,6 +33,7 @@ UNUSED_PREFIXES = ("tag_encoder.", "text_decoder.")  # RAM's captioning
 DERIVED_SUFFIXES = (".relative_position_index", ".attn_mask")  # computed from the sizes
 
 FIRST_WEIGHT = "visual_encoder.patch_embed.proj.weight"
+FIRST_TRAINED = "visual_encoder.layers.0.blocks.0.attn.qkv.weight"
 
 
 def load_dape(
@@ -70,7 +71,7 @@ class DapeWeights:
 
     Args:
         ram: ``ram_swin_large_14m.pth``, its tag head under any of ``TAG_HEAD_NAMES``. Where ``dape`` holds
-            whole weights it is not read.
+            whole weights, one tensor of it is read, to tell them from RAM's own.
         dape: ``DAPE.pth``, or whole merged weights under RAM's names, or None for plain RAM.
 
     Attributes: config, the sizes; shapes, parameter -> shape, in the module's order.
@@ -80,7 +81,7 @@ class DapeWeights:
     """
 
     def __init__(self, ram: WeightFile, dape: WeightFile | None = None) -> None:
-        """Check the files; no tensor of RAM's is read."""
+        """Check the files."""
         whole, lora = _whole_and_lora(ram, dape)
         self.config = DapeConfig.from_shapes(whole.shapes())
         module = Dape(self.config, device="meta")
@@ -135,16 +136,43 @@ def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFil
             raise SeeSRError(
                 f"RAM and DAPE are the same file {_label(ram)}; give DAPE.pth as DAPE, or none for plain RAM."
             )
-        if whole:
-            return dape, None
-        if not _has_lora(dape):
+        if whole and _has_lora(ram) and FIRST_WEIGHT not in ram:
+            raise SeeSRError(
+                f"RAM and DAPE are exchanged: RAM file {_label(ram)} holds DAPE's LoRA parts and DAPE file "
+                f"{_label(dape)} whole weights; choose them the other way round."
+            )
+        if not whole and not _has_lora(dape):
             raise SeeSRError(
                 f"DAPE file {_label(dape)} is {describe(dape.shapes())}; give DAPE.pth, or none (plain RAM)."
             )
     if FIRST_WEIGHT not in ram:
         found = "DAPE's LoRA parts" if _has_lora(ram) else describe(ram.shapes())
         raise SeeSRError(f"RAM file {_label(ram)} is {found}; give ram_swin_large_14m.pth.")
-    return ram, dape
+    if dape is None or FIRST_WEIGHT not in dape:
+        return ram, dape
+    if _is_plain_ram(ram, dape):
+        raise SeeSRError(
+            f"DAPE file {_label(dape)} holds plain RAM's weights, without anything of DAPE; give DAPE.pth, or none "
+            "(plain RAM)."
+        )
+    if _has_captioner(dape) and not _has_captioner(ram):
+        raise SeeSRError(
+            f"DAPE file {_label(dape)} has the captioner of the published RAM and RAM file {_label(ram)} has none, so "
+            f"they seem exchanged; choose them the other way round, or {_label(dape)} as RAM and none as DAPE."
+        )
+    return dape, None
+
+
+def _is_plain_ram(ram: WeightFile, dape: WeightFile) -> bool:
+    """Tell whether whole weights are RAM's own, by one of those that DAPE's LoRA changes."""
+    if FIRST_TRAINED not in ram or FIRST_TRAINED not in dape or not dape[FIRST_TRAINED].dtype.is_floating_point:
+        return False
+    (_, found), (_, of_ram) = (next(file.tensors([FIRST_TRAINED])) for file in (dape, ram))
+    return torch.equal(found, of_ram.to(found.dtype))
+
+
+def _has_captioner(file: WeightFile) -> bool:
+    return any(name.startswith("text_decoder.") for name in file)
 
 
 def _has_lora(file: WeightFile) -> bool:
