@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -350,13 +351,26 @@ def test_plain_ram(tagger: Path) -> None:
     assert torch.equal(state[name], RAM[name])
 
 
-def test_a_table_of_224_px_gives_a_tagger_for_224_px(tmp_path: Path) -> None:
+def test_a_table_of_224_px_is_refused_in_the_published_network(tmp_path: Path) -> None:
+    """SeeSR needs the 145 tokens of 384 px. A smaller network, which no SeeSR was published for, keeps its size."""
     table = "relative_position_bias_table"
+    manifest = json.loads((builders.GOLDEN / "manifests" / "ram_full.json").read_text())
+    header, at = {}, 0
+    for name, shape in manifest.items():
+        shape = [169, shape[1]] if name.endswith(table) else shape
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
+    with pytest.raises(SeeSRError, match=r"windows of 7 patches, .* 224 px, .* for 384 px; use ram_swin_large_14m.pth"):
+        load_dape_path(tmp_path / "large.safetensors", None, "float32")
+
     small = {name: tensor[:169].clone() if name.endswith(table) else tensor for name, tensor in RAM.items()}
     dape = load_dape_path(save(tmp_path, "small.pth", {"model": small}), None, "float32").patcher.model
-    assert (dape.config.image_size, dape.config.window_size, dape.config.tokens) == (224, 7, 50)
-    name = f"visual_encoder.layers.0.blocks.0.attn.{table}"
-    assert torch.equal(dape.state_dict()[f"{name}.weight"], small[name])
+    assert (dape.config.image_size, dape.config.tokens) == (224, 50)
     assert dape(torch.rand(1, 3, 60, 80)).soft_prompt.shape[1] == 50
 
 
