@@ -48,8 +48,15 @@ _LOCAL_HEADER_BYTES = 30  # of a zip record, before its name and its padding
 _PLAIN_LEAVES = (str, bytes, int, float, complex, type(None), torch.dtype)
 
 
+def begins_like_torch(head: bytes) -> bool:
+    """Tell from the first 32 bytes whether a file is to be read as one of torch's: a zip archive, or an old pickle."""
+    return head.startswith(_ZIP_MAGIC) or (head.startswith(b"\x80") and _LEGACY_MAGIC in head)
+
+
 def open_torch(path: Path) -> Part:
-    """Check a torch file and describe it; no tensor of an archive is read, an old pickle is read whole.
+    """Check a torch file and describe it.
+
+    No tensor of an archive is read; an old pickle is read whole, and so is an archive that is named .safetensors.
 
     Raises: SeeSRError where the file names code, is compressed, or describes tensors that it does not hold.
     """
@@ -58,20 +65,21 @@ def open_torch(path: Path) -> Part:
         with path.open("rb") as file:
             head = file.read(32)
         is_archive = head.startswith(_ZIP_MAGIC)
-        if is_archive:
-            data_bytes = _check_archive(path, size)
-        elif head.startswith(b"\x80") and _LEGACY_MAGIC in head and not tarfile.is_tarfile(path):
-            data_bytes = size - _check_legacy(path)
-        else:
+        if not begins_like_torch(head) or (not is_archive and tarfile.is_tarfile(path)):
             raise SeeSRError(f"{path} was not written by torch.save, whatever its name says; choose another file.")
-        tensors = _load(path, is_archive)
+        data_bytes = _check_archive(path, size) if is_archive else size - _check_legacy(path)
+        # What is named .safetensors torch maps as that alone.
+        mapped = is_archive and path.suffix != ".safetensors"
+        tensors = _load(path, mapped)
         _check_storages(path, tensors, data_bytes)
         infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    return Part(path, infos, {}, lambda: _load(path, is_archive).__getitem__, mapped=is_archive)
+    return Part(path, infos, {}, lambda: _load(path, mapped).__getitem__, mapped=mapped)
 
 
 def _load(path: Path, mapped: bool) -> dict[str, torch.Tensor]:
-    tree = inner_dict(path, torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped))
+    with path.open("rb") as file:
+        loaded = torch.load(str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    tree = inner_dict(path, loaded)
     tensors = {}
     for name, value in tree.items():
         if isinstance(value, torch.Tensor):

@@ -290,9 +290,16 @@ def test_other_content(tmp_path: Path, suffix: str, content: bytes, sentence: st
 def test_other_names(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
-    refused(path, "use .safetensors or .pth")
+    refused(path, "is no weight file; use .safetensors or .pth")
     error = refused(tmp_path / "gone.pth", r"cannot be read \(No such file")
     assert isinstance(error.__cause__, FileNotFoundError)
+
+
+@pytest.mark.parametrize("written", ["a.safetensors", "a.pth", "legacy.pth"])
+@pytest.mark.parametrize("named", ["b.safetensors", "b.bin", "b.ckpt", "b.sft"])
+def test_what_a_file_is_does_not_depend_on_its_name(tmp_path: Path, written: str, named: str) -> None:
+    path = save(tmp_path / written, INNER).rename(tmp_path / named)
+    assert_same_inner(path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes and devices in folders there")
@@ -637,6 +644,16 @@ def test_shards(tmp_path: Path) -> None:
         "c": (3, torch.float16),
         "b": (2, torch.float16),
     }
+
+
+def test_the_only_index_of_a_folder_is_meant_under_any_name(tmp_path: Path) -> None:
+    folder = save_shards(tmp_path)
+    (folder / INDEX).rename(folder / "model.safetensors.index.json")
+    assert sorted(open_weights(folder)) == ["a", "b", "c"]
+    (folder / "model.safetensors.index.json").rename(folder / "model.safetensors.index.fp16.json")
+    assert sorted(open_weights(folder)) == ["a", "b", "c"]
+    (folder / "other.safetensors.index.json").write_text("{}")
+    refused(folder, r"several weight files \(model.safetensors.index.fp16.json, other.safetensors.index.json\)")
 
 
 def test_the_only_file_of_a_folder_is_meant_under_any_name(tmp_path: Path) -> None:
