@@ -45,6 +45,7 @@ _DATA_GLOBALS = re.compile(
 _GLOBAL_OPCODES = {"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
 _VALUE_OPCODES = {"BINUNICODE", "SHORT_BINSTRING", "GLOBAL", "BININT", "BININT1", "BININT2", "LONG1"}
 _LOCAL_HEADER_BYTES = 30  # of a zip record, before its name and its padding
+_MOST_NAMES = 2  # of one tensor: in RAM tag_encoder shares with tagging_head, and a word table with its decoder
 _PLAIN_LEAVES = (str, bytes, int, float, complex, type(None), torch.dtype)
 
 
@@ -238,7 +239,7 @@ def _check_pickle(path: Path, pickle_file: io.BytesIO) -> None:
 
 
 def _check_storages(path: Path, tensors: dict[str, torch.Tensor], data_bytes: int) -> None:
-    """Check that the tensors' memory is not more than the file holds."""
+    """Check that the tensors' memory is not more than the file holds, nor their copies than twice that."""
     storages = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
@@ -247,3 +248,9 @@ def _check_storages(path: Path, tensors: dict[str, torch.Tensor], data_bytes: in
         storages[storage.data_ptr()] = storage.nbytes()
     if sum(storages.values()) > data_bytes:
         raise SeeSRError(f"{path} describes more data than the {data_bytes} bytes it holds: it is forged or damaged.")
+    values = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
+    if values > _MOST_NAMES * data_bytes:
+        raise SeeSRError(
+            f"{path} holds {data_bytes} bytes under so many names that they make {values} bytes of tensors: "
+            "it is forged; refused."
+        )

@@ -97,11 +97,12 @@ def test_casting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ste
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
 def test_views_and_parameters_of_torch_files(tmp_path: Path, name: str) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
-    tree = {"turned": whole.t(), "row": whole[1], "whole": torch.nn.Parameter(whole)}
+    other = torch.arange(4.0)
+    tree = {"turned": whole.t(), "row": whole[1], "whole": torch.nn.Parameter(whole), "other": other}
     weights = open_weights(save(tmp_path / name, tree))
     for dtype in (torch.float32, torch.float16):
         found = dict(weights.tensors(weights, dtype))
-        assert_equal(found, {"turned": whole.t().to(dtype), "row": whole[1].to(dtype), "whole": whole.to(dtype)})
+        assert_equal(found, {name: tensor.detach().to(dtype) for name, tensor in tree.items()})
         assert not found["whole"].requires_grad
 
 
@@ -586,6 +587,15 @@ def test_a_zip_directory_of_absurd_size(tmp_path: Path) -> None:
 def test_tensors_larger_than_their_data(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, {"a": torch.zeros(2).expand(10**12, 2)})
     refused(path, "tensor 'a' is larger than its data")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
+def test_many_names_of_one_tensor(tmp_path: Path, name: str) -> None:
+    """Two are what RAM's own file has; copies of hundreds would fill the memory from a small file."""
+    whole = torch.arange(1000.0)
+    assert len(open_weights(save(tmp_path / name, {"tag_encoder": whole, "tagging_head": whole}))) == 2
+    path = save(tmp_path / name, {f"t{i}": whole for i in range(300)})
+    refused(path, r"holds 4\d\d\d bytes under so many names that they make 1200000 bytes of tensors")
 
 
 def test_old_pickles_that_declare_more_than_they_hold(tmp_path: Path) -> None:
