@@ -66,7 +66,7 @@ def _open_folder(folder: Path) -> list[Part]:
     with reading(folder):
         present = {entry.name for entry in folder.iterdir()}
     name = next((name for name in FOLDER_ORDER if name in present), None) or _only_weights(folder, present)
-    path = _inside(folder, name)
+    path = inside(folder, name)
     return _open_shards(folder, path) if name.endswith(".json") else [_open_file(path)]
 
 
@@ -91,7 +91,7 @@ def _open_shards(folder: Path, index: Path) -> list[Part]:
     for file in files.values():
         if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
             raise SeeSRError(f"{index} names {str(file)[:80]!r}, which is not a .safetensors file beside it; refused.")
-    parts = [_open_file(_inside(folder, file)) for file in dict.fromkeys(files.values())]
+    parts = [_open_file(inside(folder, file)) for file in dict.fromkeys(files.values())]
     held = {(name, part.path.name) for part in parts for name in part.tensors}
     if wrong := sorted(held.symmetric_difference(files.items())):
         raise SeeSRError(
@@ -100,11 +100,13 @@ def _open_shards(folder: Path, index: Path) -> list[Part]:
     return parts
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """Return a file of a folder, refusing a link that leads out of it.
+def inside(folder: Path, name: str) -> Path:
+    """Return a file or folder that a folder holds, refusing a link that leads out of it.
 
     The Hugging Face cache keeps files in models--NAME/blobs and links in models--NAME/snapshots/REVISION;
     there links may lead anywhere in models--NAME.
+
+    Raises: SeeSRError where it leads out, or cannot be followed.
     """
     path = folder / name
     with reading(path):
@@ -113,5 +115,5 @@ def _inside(folder: Path, name: str) -> Path:
             if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
                 limit = parent.parent
         if not path.resolve(strict=True).is_relative_to(limit):
-            raise SeeSRError(f"{path} is a link out of its folder; put the file itself there.")
+            raise SeeSRError(f"{path} is a link out of its folder; put there what it leads to.")
     return path
