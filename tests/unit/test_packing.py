@@ -220,6 +220,23 @@ def test_writer_gives_what_the_library_reads(tmp_path: Path) -> None:
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
 
 
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """While one writes, another writes the same file from start to end; both give a whole file."""
+    path = tmp_path / "a.safetensors"
+
+    def meanwhile() -> Any:
+        for number, item in enumerate(some().items()):
+            if number == 2:
+                write(path, some(), metadata={"by": "the other"})
+                assert open_weights(path).metadata == {"by": "the other"}
+            yield item
+
+    write(path, some(), tensors=meanwhile())
+    assert open_weights(path).metadata == {"a": "ä"}
+    assert_same(load_file(path), some())
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write(path, some())
