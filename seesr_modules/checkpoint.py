@@ -143,8 +143,25 @@ def load_strict(
         SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed. Or a tensor holds
             values that are no numbers, or that ``dtype`` does not hold.
     """
+    require_fit(module, source.shapes(), names, what)
+    state = {names[name]: stored(tensor, dtype, name, what) for name, tensor in source.tensors(names)}
+    module.load_state_dict(state, assign=True)
+    module.requires_grad_(False)
+
+
+def require_fit(module: nn.Module, shapes: Shapes, names: Mapping[str, str], what: str) -> None:
+    """Check that a file holds exactly the parameters of a module.
+
+    Args:
+        module: The module.
+        shapes: Name in the file -> shape.
+        names: Name in the file -> parameter of the module.
+        what: Name of the thing, for the message.
+
+    Raises:
+        SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed.
+    """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    shapes = source.shapes()
     uses = Counter(names.values())
     missing = [name for name in wanted if name not in uses]
     unexpected = [name for name, target in names.items() if target not in wanted]
@@ -166,6 +183,3 @@ def load_strict(
     ]
     if faults:
         raise SeeSRError(f"The weights of {what} do not fit; the file is {describe(shapes)}. {'; '.join(faults)}.")
-    state = {names[name]: stored(tensor, dtype, name, what) for name, tensor in source.tensors(names)}
-    module.load_state_dict(state, assign=True)
-    module.requires_grad_(False)

@@ -15,6 +15,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..checkpoint import require_fit
 from ..config import EncoderSizes
 from .patching import patcher_for
 
@@ -47,8 +48,9 @@ def base_model(
     config.set_inference_dtype(dtype, compute_dtype)
     config.latent_format = latent_format or config.latent_format
     model = comfy.model_base.BaseModel(config, model_type=model_type, device=torch.device("meta"))
-    names = comfy.utils.unet_to_diffusers(config.unet_config)
-    weights = {path: unet[name].to(dtype) for name, path in names.items() if name in unet}
+    names = {name: path for name, path in comfy.utils.unet_to_diffusers(config.unet_config).items() if name in unet}
+    require_fit(model.diffusion_model, {name: tuple(unet[name].shape) for name in names}, names, "the UNet")
+    weights = {path: unet[name].to(dtype) for name, path in names.items()}
     model.diffusion_model.load_state_dict(weights, assign=True)
     model.requires_grad_(False)
     return patcher_for(model)

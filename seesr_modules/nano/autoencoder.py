@@ -14,7 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from ..config import LATENT_PX, Operations
+from ..checkpoint import require_fit
+from ..config import LATENT_PX, Operations, count_blocks, telling_shape
 from ..errors import SeeSRError
 
 WHITENING = 0.5
@@ -51,12 +52,16 @@ class PatchAutoencoder(nn.Module):
         Raises:
             SeeSRError: it is no linear autoencoder.
         """
-        first = tensors.get("encoder.weight")
-        refiner = [t for name, t in tensors.items() if name.startswith("refiner.layers.") and name.endswith(".weight")]
-        if first is None or tuple(first.shape[1:]) != (3, LATENT_PX, LATENT_PX):
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        channels, *patch = telling_shape(shapes, "encoder.weight", 4, "The autoencoder")
+        if patch != [3, LATENT_PX, LATENT_PX]:
             raise SeeSRError("autoencoder: encoder.weight is not that of a linear autoencoder of 8x8 patches.")
-        autoencoder = cls(len(first), len(refiner[0]) if refiner else 0, len(refiner), operations)
-        autoencoder.load_state_dict(tensors)
+        layers = count_blocks(sorted(shapes), "refiner.layers.")
+        width = telling_shape(shapes, "refiner.layers.0.weight", 4, "The autoencoder")[0] if layers else 0
+        with torch.device("meta"):
+            autoencoder = cls(channels, width, layers, operations)
+        require_fit(autoencoder, shapes, {name: name for name in shapes}, "the autoencoder")
+        autoencoder.load_state_dict(tensors, assign=True)
         return autoencoder
 
     @property

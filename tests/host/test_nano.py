@@ -200,6 +200,56 @@ def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
         nano.load_nano(tmp_path / "nano.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"prediction_type": None}, "says that it predicts '', not epsilon or v_prediction"),
+        ({"prediction_type": "sample"}, "says that it predicts 'sample', not epsilon or v_prediction"),
+        ({"known_tokens": None}, "the known_tokens in the header of nano.safetensors are not the tokens"),
+        ({"known_tokens": "{"}, "the known_tokens in the header"),
+        ({"known_tokens": '["a"]'}, "the known_tokens in the header"),
+        ({"known_tokens": "[1, 2]"}, "the known_tokens in the header"),
+        ({"known_tokens": "[" * 50_000}, "the known_tokens in the header"),
+        ({"tags_english": None}, "has no words for its tagger's classes"),
+        ({"tags_english": "{"}, "has no list under tags_english"),
+        ({"seesr_nano": "2"}, "not a nano of this version"),
+    ],
+)
+def test_a_damaged_header_is_told(tmp_path: Path, change: dict[str, str | None], told: str) -> None:
+    rewritten(tmp_path / "nano.safetensors", change, {})
+    with pytest.raises(SeeSRError, match=told):
+        nano.load_nano(tmp_path / "nano.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("vae.decoder.weight", "the autoencoder"),
+        ("vae.encoder.weight", "The autoencoder"),
+        ("vae.refiner.layers.0.weight", "The autoencoder"),
+        ("unet.conv_norm_out.bias", "the UNet"),
+        ("text_encoder.final_layer_norm.bias", "nano's text encoder"),
+        ("text_encoder.embeddings.token_embedding.weight", "the known_tokens"),
+    ],
+)
+def test_a_missing_tensor_is_told(tmp_path: Path, name: str, what: str) -> None:
+    rewritten(tmp_path / "nano.safetensors", {}, {name: f"{name.partition('.')[0]}.other"})
+    with pytest.raises(SeeSRError, match=what):
+        nano.load_nano(tmp_path / "nano.safetensors")
+
+
+def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]) -> None:
+    """Write nano again with other header texts, None for none, and other names of tensors."""
+    content = NANO_FILE.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    changed = {**header.pop("__metadata__"), **metadata}
+    described = {names.get(name, name): entry for name, entry in header.items()}
+    texts = {key: text for key, text in changed.items() if text is not None}
+    coded = json.dumps({"__metadata__": texts, **described}).encode()
+    path.write_bytes(len(coded).to_bytes(8, "little") + coded + content[start:])
+
+
 def test_every_sampler_name_of_the_workflow_is_the_hosts() -> None:
     """The shipped workflow names a sampler that the host has."""
     workflow = (NANO_FILE.parents[1] / "workflows" / "api" / "seesr_nano.json").read_text("utf-8")
