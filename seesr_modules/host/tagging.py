@@ -114,12 +114,15 @@ def find_vocabulary(num_classes: int, beside: list[Path]) -> Vocabulary:
     if files is None:
         lists = (TAG_LIST, THRESHOLDS)
         missing = [name for name in lists if not any((place / name).is_file() for place in places)]
-        fault = f"list {missing[0]} is missing" if len(missing) == 1 else f"lists {' and '.join(lists)} are missing"
-        if not missing:
-            fault = f"lists {' and '.join(lists)} lie in two folders"
+        if len(missing) == 1:
+            fault = f"Load DAPE: the tag list {missing[0]} is missing."
+        elif missing:
+            fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} are missing."
+        else:
+            fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} lie in two folders."
         raise SeeSRError(
-            f"Load DAPE: the tag {fault}. Run `python run.py download tags` in the pack's folder, or put them "
-            "(ram/data in github.com/cswry/SeeSR) into models/seesr."
+            f"{fault} Run `python run.py download tags` in the pack's folder, or put them (ram/data in "
+            "github.com/cswry/SeeSR) into models/seesr."
         )
     return read_vocabulary(**files, num_classes=num_classes)
 
