@@ -46,6 +46,18 @@ class TensorSource(Protocol):
         ...
 
 
+class InMemory(dict[str, Tensor]):
+    """Tensors that were read already, as a :class:`TensorSource`."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> shape."""
+        return {name: tuple(tensor.shape) for name, tensor in self.items()}
+
+    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield the named tensors, in ``dtype`` where one is given."""
+        return ((name, self[name].to(dtype)) for name in names)
+
+
 def is_packed(shapes: Shapes) -> bool:
     """Tell whether the names are those of a packed SeeSR."""
     return any(name.startswith(UNET_PREFIX) for name in shapes) and any(

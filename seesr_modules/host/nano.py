@@ -17,9 +17,8 @@ import comfy.sd
 import comfy.sd1_clip
 import folder_paths
 import torch
-from torch import Tensor
 
-from ..checkpoint import require_fit
+from ..checkpoint import TensorSource, require_fit
 from ..config import HEAD_WIDTH, count_blocks, telling_shape
 from ..dape.weights import load_dape
 from ..nano.autoencoder import PatchAutoencoder
@@ -78,16 +77,14 @@ def load_nano(path: Path = NANO_FILE) -> Nano:
         SeeSRError: the file is missing, damaged or something else.
     """
     file = NanoFile(path)
-    autoencoder = PatchAutoencoder.from_state_dict(all_tensors(file.vae, torch.float32), comfy.ops.manual_cast)
+    autoencoder = PatchAutoencoder.load(file.vae, comfy.ops.manual_cast)
     types = (comfy.model_base.ModelType.EPS, comfy.model_base.ModelType.V_PREDICTION)
     model_type = dict(zip(PREDICTIONS, types, strict=True))[file.prediction_type]
-    model = base_model(
-        all_tensors(file.unet), torch.float32, model_type=model_type, latent_format=PatchLatents(autoencoder)
-    )
+    model = base_model(file.unet, torch.float32, model_type=model_type, latent_format=PatchLatents(autoencoder))
     network = load_dape(file.dape, None, torch.float32, comfy.ops.manual_cast)
     return Nano(
         model=model,
-        clip=_clip(all_tensors(file.text_encoder, torch.float32), file.known_tokens),
+        clip=_clip(file.text_encoder, file.known_tokens),
         vae=_vae(autoencoder),
         seesr=load_seesr(file.unet, file.controlnet, "float32"),
         dape=DapeModel(patcher_for(network), file.vocabulary, storage_dtypes("float32")[0]),
@@ -98,7 +95,7 @@ def _vae(autoencoder: PatchAutoencoder) -> comfy.sd.VAE:
     """Return the host's VAE around a linear autoencoder: plain and tiled nodes work on it unchanged."""
     weights = comfy.sd.AutoencoderKL(**_STAND_IN).state_dict()
     vae = comfy.sd.VAE(sd=weights, config={"params": _STAND_IN}, dtype=torch.float32)
-    vae.first_stage_model = autoencoder.requires_grad_(False).eval()
+    vae.first_stage_model = autoencoder.eval()
     vae.latent_channels = autoencoder.channels
     vae.memory_used_encode = lambda shape, dtype: _VALUES_PER_PIXEL * shape[-2] * shape[-1] * dtype.itemsize
     vae.memory_used_decode = lambda shape, dtype: 64 * _VALUES_PER_PIXEL * shape[-2] * shape[-1] * dtype.itemsize
@@ -109,9 +106,9 @@ def _vae(autoencoder: PatchAutoencoder) -> comfy.sd.VAE:
     return vae
 
 
-def _clip(tensors: dict[str, Tensor], known_tokens: list[int]) -> comfy.sd.CLIP:
+def _clip(source: TensorSource, known_tokens: list[int]) -> comfy.sd.CLIP:
     """Return the host's CLIP in the sizes of nano's text encoder; words unknown to it share one embedding."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    shapes = source.shapes()
     width = telling_shape(shapes, TOKEN_TABLE, 2, "nano's text encoder")[1]
     layers = count_blocks(sorted(shapes), "encoder.layers.")
     config = {
@@ -128,6 +125,7 @@ def _clip(tensors: dict[str, Tensor], known_tokens: list[int]) -> comfy.sd.CLIP:
     require_fit(
         empty, {**shapes, TOKEN_TABLE: (CLIP_TOKENS, width)}, {name: name for name in shapes}, "nano's text encoder"
     )
+    tensors = all_tensors(source, torch.float32)
     rows = tensors[TOKEN_TABLE]
     table = rows[:1].repeat(CLIP_TOKENS, 1)
     table[known_tokens] = rows[1:]

@@ -118,7 +118,8 @@ def _child(first: int, stop: int, seed: int, seconds: float, current: Any, resul
         faulthandler.dump_traceback_later(seconds, exit=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        results.put(fuzz(first, stop, seed, Path(folder), watch))
+        for number in range(first, stop):
+            results.put(fuzz(number, number + 1, seed, Path(folder), watch))
 
 
 def _memory_mib(pid: int) -> float:
@@ -136,9 +137,11 @@ def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: 
     current, results = context.Value("q", first), context.SimpleQueue()
     child = context.Process(target=_child, args=(first, stop, seed, seconds, current, results))
     child.start()
-    usual, growth = 0.0, 0.0
-    while child.is_alive() and results.empty():
+    tally, usual, growth = Tally(), 0.0, 0.0
+    while child.is_alive() or not results.empty():
         child.join(0.02)
+        while not results.empty():
+            tally.add(results.get())
         memory = _memory_mib(child.pid)
         if current.value < first + WARM_UP:
             usual = max(usual, memory)
@@ -146,13 +149,10 @@ def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: 
         if growth > limit_mib:
             child.kill()
             break
-    if results.empty():
-        child.join()
-        number = current.value
-        fault = "memory grew" if growth > limit_mib else f"the process ended with {child.exitcode}: it died or hung"
-        return Tally(tried=number + 1 - first, crashes=[f"file {number}: {fault}"], growth_mib=growth)
-    tally = results.get()
     child.join()
+    if first + tally.tried < stop:
+        fault = "memory grew" if growth > limit_mib else f"the process ended with {child.exitcode}: it died or hung"
+        tally.tried, tally.crashes = current.value + 1 - first, [*tally.crashes, f"file {current.value}: {fault}"]
     tally.growth_mib = growth
     return tally
 
