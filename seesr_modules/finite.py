@@ -44,8 +44,8 @@ def stored(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str) -> T
 
 
 def _largest(tensor: Tensor) -> float:
-    """Return the largest magnitude, NaN where one value is."""
-    if not tensor.numel():
+    """Return the largest magnitude, NaN where one value is; 0 without values, which meta tensors have none of."""
+    if tensor.is_meta or not tensor.numel():
         return 0.0
     pieces = tensor.reshape(-1).split(_PIECE)
     if tensor.dtype.itemsize == 1:

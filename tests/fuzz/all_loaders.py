@@ -120,6 +120,7 @@ def _child(first: int, stop: int, seed: int, seconds: float, current: Any, resul
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, stop):
             results.put(fuzz(number, number + 1, seed, Path(folder), watch))
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _memory_mib(pid: int) -> float:
@@ -150,7 +151,7 @@ def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: 
             child.kill()
             break
     child.join()
-    if first + tally.tried < stop:
+    if child.exitcode or first + tally.tried < stop:
         fault = "memory grew" if growth > limit_mib else f"the process ended with {child.exitcode}: it died or hung"
         tally.tried, tally.crashes = current.value + 1 - first, [*tally.crashes, f"file {current.value}: {fault}"]
     tally.growth_mib = growth

@@ -59,11 +59,11 @@ class MemoryFile(Mapping[str, Info]):
         return MemoryFile(str(self.path), {key.replace(old, new): value for key, value in self.state.items()})
 
 
-def weights(manifest: str, path: str, values: str = "random") -> MemoryFile:
+def weights(manifest: str, path: str, device: str = "cpu") -> MemoryFile:
     generator = torch.Generator().manual_seed(0)
     shapes = json.loads((MANIFESTS / f"{manifest}.json").read_text())
-    if values == "zeros":  # in no memory
-        return MemoryFile(path, {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()})
+    if device == "meta":
+        return MemoryFile(path, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
     return MemoryFile(path, {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()})
 
 
@@ -90,7 +90,7 @@ def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
 
 
 def test_published_files_are_used_to_the_last_key() -> None:
-    ram, dape = weights("ram_full", "ram.pth", "zeros"), weights("dape_lora_full", "DAPE.pth", "zeros")
+    ram, dape = weights("ram_full", "ram.pth", "meta"), weights("dape_lora_full", "DAPE.pth", "meta")
     model = load_dape(ram, dape, torch.float16)
     assert sum(parameter.numel() for parameter in model.parameters()) == 212_117_045
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
@@ -292,11 +292,11 @@ def test_all_faults_are_told_at_once(ram: MemoryFile) -> None:
 
 def test_sizes_of_ram_and_dape_must_agree(ram: MemoryFile) -> None:
     with pytest.raises(SeeSRError, match=r"DAPE file .* \(16, 192\) instead of \(16, 24\)"):
-        dape_state_dict(ram, weights("dape_lora_full", "DAPE.pth", "zeros"))
+        dape_state_dict(ram, weights("dape_lora_full", "DAPE.pth", "meta"))
 
 
 def test_wrong_files_are_named(ram: MemoryFile, dape: MemoryFile) -> None:
-    unet = weights("seesr_unet_tiny", "unet.safetensors", "zeros")
+    unet = weights("seesr_unet_tiny", "unet.safetensors", "meta")
     with pytest.raises(SeeSRError, match=r"RAM file 'unet.safetensors' is .*UNet.*; give ram_swin_large"):
         dape_state_dict(unet, dape)
     with pytest.raises(SeeSRError, match=r"DAPE file 'unet.safetensors' is .*UNet.*; give DAPE.pth"):
