@@ -21,6 +21,7 @@ import torch
 from ..checkpoint import TensorSource, require_fit
 from ..config import HEAD_WIDTH, count_blocks, telling_shape
 from ..dape.weights import load_dape
+from ..errors import SeeSRError
 from ..nano.autoencoder import PatchAutoencoder
 from ..nano.file import CLIP_TOKENS, NANO_FILE, PREDICTIONS, TOKEN_TABLE, NanoFile, all_tensors
 from .base_model import base_model
@@ -80,6 +81,10 @@ def load_nano(path: Path = NANO_FILE) -> Nano:
     autoencoder = PatchAutoencoder.load(file.vae, comfy.ops.manual_cast)
     types = (comfy.model_base.ModelType.EPS, comfy.model_base.ModelType.V_PREDICTION)
     model_type = dict(zip(PREDICTIONS, types, strict=True))[file.prediction_type]
+    if file.unet.shapes().get("conv_in.weight", ())[1:2] != (autoencoder.channels,):
+        raise SeeSRError(
+            f"nano's UNet does not take the {autoencoder.channels} channels of its autoencoder: install the pack again."
+        )
     model = base_model(file.unet, torch.float32, model_type=model_type, latent_format=PatchLatents(autoencoder))
     network = load_dape(file.dape, None, torch.float32, comfy.ops.manual_cast)
     return Nano(
@@ -110,13 +115,15 @@ def _clip(source: TensorSource, known_tokens: list[int]) -> comfy.sd.CLIP:
     """Return the host's CLIP in the sizes of nano's text encoder; words unknown to it share one embedding."""
     shapes = source.shapes()
     width = telling_shape(shapes, TOKEN_TABLE, 2, "nano's text encoder")[1]
+    if width % HEAD_WIDTH:
+        raise SeeSRError(f"nano's text encoder is {width} wide, no multiple of {HEAD_WIDTH}: install the pack again.")
     layers = count_blocks(sorted(shapes), "encoder.layers.")
     config = {
         "hidden_act": "gelu",
         "hidden_size": width,
         "intermediate_size": 4 * width,
         "max_position_embeddings": 77,
-        "num_attention_heads": max(width // HEAD_WIDTH, 1),
+        "num_attention_heads": width // HEAD_WIDTH,
         "num_hidden_layers": layers,
         "eos_token_id": 49407,
         "vocab_size": CLIP_TOKENS,
