@@ -166,8 +166,9 @@ def _image_size(shapes: Shapes, patch_size: int, windows: list[int]) -> int:
     """Image side in pixels, from what the file tells of it (see :meth:`DapeConfig.from_shapes`)."""
     for stage, window in enumerate(windows):
         pixels = patch_size << stage  # of one patch of this stage
-        mask = shapes.get(f"visual_encoder.layers.{stage}.blocks.1.attn_mask")
-        if mask:  # one mask per window
+        blocks = f"visual_encoder.layers.{stage}.blocks"
+        mask = shapes.get(f"{blocks}.1.attn_mask") or shapes.get(f"{blocks}.0.attn_mask")
+        if mask:  # one mask per window; published ones are in every second block
             return math.isqrt(mask[0]) * window * pixels
         if window < windows[0]:  # a stage smaller than the window
             return window * pixels

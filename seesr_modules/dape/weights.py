@@ -189,7 +189,8 @@ def size_telling_mask(config: DapeConfig) -> dict[str, Tensor]:
     """Return the one derived tensor of a RAM file that tells the image size, which the weights do not."""
     windows = (config.resolution(0) // config.window(0)) ** 2
     patches = config.window(0) ** 2
-    return {"visual_encoder.layers.0.blocks.1.attn_mask": torch.zeros(windows, patches, patches)}
+    block = min(1, config.depths[0] - 1)
+    return {f"visual_encoder.layers.0.blocks.{block}.attn_mask": torch.zeros(windows, patches, patches)}
 
 
 def _name_in(file: WeightFile, parameter: str) -> str:

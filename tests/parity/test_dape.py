@@ -49,7 +49,7 @@ def weights(golden_case: Case, golden_dir: Path, tmp_path: Path) -> Callable[[st
         if patches is not None and {"image_size", "window_size"} <= swin.keys():
             windows = swin["image_size"] // patches.shape[-1] // swin["window_size"]
             if windows > 1:
-                state["visual_encoder.layers.0.blocks.1.attn_mask"] = torch.zeros(windows**2, 1, 1)
+                state["visual_encoder.layers.0.blocks.0.attn_mask"] = torch.zeros(windows**2, 1, 1)
         save_file(state, path)
         return open_weights(path)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 from seesr_pack.seesr_modules.dape.tagger import Dape
+from seesr_pack.seesr_modules.dape.weights import size_telling_mask
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "manifests"
@@ -91,6 +92,14 @@ def test_image_size_comes_from_a_mask_where_there_is_one() -> None:
     assert DapeConfig.from_shapes(shapes).image_size == 192
     assert DapeConfig.from_shapes({**shapes, MASK.format(0): (256, 36, 36)}) == config
     assert DapeConfig.from_shapes({**shapes, MASK.format(2): (16, 36, 36)}) == config
+
+
+@pytest.mark.parametrize("depths", [(2, 2, 2, 2), (1, 2, 2, 2)])
+def test_a_mask_of_ones_own_tells_the_image_size(depths: tuple[int, ...]) -> None:
+    """Also where the first stage has no second block, in which published files have theirs."""
+    config = replace(SMALL, window_size=6, depths=depths)
+    mask = {name: tuple(tensor.shape) for name, tensor in size_telling_mask(config).items()}
+    assert DapeConfig.from_shapes({**shapes_of(config), **mask}) == config
 
 
 def test_the_published_network_for_another_size_is_refused() -> None:
