@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from .config import ImageAttentionPlace, Shapes, image_attention_places
 from .errors import SeeSRError
+from .finite import stored
 
 UNET_PREFIX = "unet."
 CONTROLNET_PREFIX = "controlnet."
@@ -43,6 +44,18 @@ class TensorSource(Protocol):
     def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield the named tensors, in ``dtype`` where one is given."""
         ...
+
+
+class InMemory(dict[str, Tensor]):
+    """Tensors that were read already, as a :class:`TensorSource`."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> shape."""
+        return {name: tuple(tensor.shape) for name, tensor in self.items()}
+
+    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield the named tensors, in ``dtype`` where one is given."""
+        return ((name, self[name].to(dtype)) for name in names)
 
 
 def is_packed(shapes: Shapes) -> bool:
@@ -139,10 +152,28 @@ def load_strict(
         what: Name of the thing, for the message.
 
     Raises:
+        SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed. Or a tensor holds
+            values that are no numbers, or that ``dtype`` does not hold.
+    """
+    require_fit(module, source.shapes(), names, what)
+    state = {names[name]: stored(tensor, dtype, name, what) for name, tensor in source.tensors(names)}
+    module.load_state_dict(state, assign=True)
+    module.requires_grad_(False)
+
+
+def require_fit(module: nn.Module, shapes: Shapes, names: Mapping[str, str], what: str) -> None:
+    """Check that a file holds exactly the parameters of a module.
+
+    Args:
+        module: The module.
+        shapes: Name in the file -> shape.
+        names: Name in the file -> parameter of the module.
+        what: Name of the thing, for the message.
+
+    Raises:
         SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed.
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    shapes = source.shapes()
     uses = Counter(names.values())
     missing = [name for name in wanted if name not in uses]
     unexpected = [name for name, target in names.items() if target not in wanted]
@@ -164,8 +195,3 @@ def load_strict(
     ]
     if faults:
         raise SeeSRError(f"The weights of {what} do not fit; the file is {describe(shapes)}. {'; '.join(faults)}.")
-    tensors = dict(source.tensors(names, dtype))
-    if whole := [name for name, tensor in tensors.items() if not tensor.is_floating_point()]:
-        raise SeeSRError(f"The weights of {what} do not fit; these hold no floating-point numbers: {listed(whole)}.")
-    module.load_state_dict({names[name]: tensor for name, tensor in tensors.items()}, assign=True)
-    module.requires_grad_(False)

@@ -5,8 +5,9 @@
 names with DAPE's LoRA merged, and its vocabulary in the header.
 
 Headers: ``seesr_packed`` (the version of this format), ``dtype``, ``sizes`` and ``sources`` (JSON: what the
-weights were made from, each file's name and bytes); for a DAPE ``tags_english``, ``tags_chinese`` and
-``tag_thresholds`` (JSON lists with an entry per class).
+weights were made from, each file's name and bytes, but no hash: for that all 12 GB would have to be read, of which
+packing needs 2); for a DAPE ``tags_english``, ``tags_chinese`` and ``tag_thresholds`` (JSON lists with an entry per
+class).
 """
 
 from __future__ import annotations
@@ -18,12 +19,19 @@ from typing import Literal
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, TensorSource, describe, is_packed
 from .dape.tags import Vocabulary
 from .errors import SeeSRError
-from .weight_file import SUFFIXES, WeightFile, open_weights
+from .weight_file import SUFFIXES, WeightFile, inside, open_weights
 
 FORMAT = "1"
 FORMAT_KEY = "seesr_packed"
 
 _ENGLISH, _CHINESE, _THRESHOLDS = "tags_english", "tags_chinese", "tag_thresholds"
+
+SEESR_PARTS = ("unet", "controlnet")
+
+HOW_TO_PACK = (
+    "Make it from the published files: run `python run.py download seesr`, then `python run.py pack`, in the pack's "
+    "folder."
+)
 
 _WHAT_FITS = "Choose a packed file, or a folder that holds unet and controlnet of the published SeeSR."
 
@@ -37,19 +45,26 @@ def named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
     return file.suffix == ".safetensors" and file.stem.startswith(f"{kind}_")
 
 
-def seesr_parts(folder: Path) -> tuple[Path, Path] | None:
-    """Return where a folder holds ``unet`` and ``controlnet``, each a folder or one file; None where it does not."""
+def seesr_parts(folder: Path) -> dict[str, str]:
+    """Return ``unet`` and ``controlnet`` -> the name of the folder or file that is it, without what is not there."""
+    found = {}
+    for part in SEESR_PARTS:
+        names = (part, *(f"{part}{suffix}" for suffix in SUFFIXES))
+        if present := [name for name in names if (folder / name).exists()]:
+            found[part] = present[0]
+    return found
 
-    def part(name: str) -> Path | None:
-        places = (folder / name, *(folder / f"{name}{suffix}" for suffix in SUFFIXES))
-        return next((path for path in places if path.exists()), None)
 
-    unet, controlnet = part("unet"), part("controlnet")
-    return (unet, controlnet) if unet and controlnet else None
+def missing_parts(folder: Path) -> str | None:
+    """Return the sentence about what a folder lacks to be a SeeSR, None where it lacks nothing."""
+    missing = [part for part in SEESR_PARTS if part not in seesr_parts(folder)]
+    return f"'{folder.name}' holds no {' and no '.join(missing)}. {_WHAT_FITS}" if missing else None
 
 
 def open_seesr(path: Path) -> tuple[TensorSource, TensorSource]:
     """Open the UNet and the ControlNet of a SeeSR: a folder that holds both, or a packed file.
+
+    ``path`` is what the user chose, and may be a symbolic link to anywhere; what it holds may not.
 
     Raises:
         SeeSRError: It is incomplete or something else.
@@ -66,13 +81,13 @@ def open_seesr_folder(folder: Path) -> tuple[WeightFile, WeightFile]:
     """Open the UNet and the ControlNet that a folder holds.
 
     Raises:
-        SeeSRError: One is missing or unreadable.
+        SeeSRError: One is missing or unreadable, or a symbolic link out of the folder.
     """
+    if missing := missing_parts(folder):
+        raise SeeSRError(missing)
     parts = seesr_parts(folder)
-    if parts is None:
-        raise SeeSRError(f"'{folder.name}' does not hold both unet and controlnet. {_WHAT_FITS}")
-    unet, controlnet = parts
-    return open_weights(unet), open_weights(controlnet)
+    unet, controlnet = (open_weights(inside(folder, parts[part])) for part in SEESR_PARTS)
+    return unet, controlnet
 
 
 def open_dape(ram: Path, dape: Path | None) -> DapeFiles:

@@ -22,6 +22,7 @@ from .dape.config import DapeConfig
 from .dape.tags import TAG_LIST, THRESHOLDS, read_vocabulary, tag_files
 from .dape.weights import DapeWeights, published_name
 from .errors import SeeSRError
+from .finite import stored
 from .packed import FORMAT, FORMAT_KEY, open_seesr_folder, vocabulary_metadata
 from .weight_file import WeightFile, open_weights, write_safetensors
 
@@ -53,8 +54,8 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for prefix, (file, names) in parts.items():
-            for name, tensor in file.tensors(names, getattr(torch, dtype)):
-                yield prefix + name, tensor
+            for name, tensor in file.tensors(names):
+                yield prefix + name, stored(tensor, getattr(torch, dtype), prefix + name, repr(folder.name))
 
     sizes = {"image_attention_parameters": _count(unet, parts[UNET_PREFIX][1])}
     sizes["controlnet_parameters"] = _count(controlnet, parts[CONTROLNET_PREFIX][1])
@@ -125,24 +126,8 @@ def _write(
     }
     header = {"format": "pt", FORMAT_KEY: FORMAT, "dtype": dtype}
     header |= {"sizes": json.dumps(sizes), "sources": json.dumps(made_from, ensure_ascii=False)}
-    write_safetensors(path, shapes, getattr(torch, dtype), _finite(tensors, path, dtype), {**header, **metadata})
+    write_safetensors(path, shapes, getattr(torch, dtype), tensors, {**header, **metadata})
     return path
-
-
-def _finite(tensors: Iterable[tuple[str, Tensor]], path: Path, dtype: str) -> Iterator[tuple[str, Tensor]]:
-    """Pass tensors on, but refuse values that are too large for the dtype, or broken before."""
-    for name, tensor in tensors:
-        if not tensor.is_floating_point():
-            raise SeeSRError(
-                f"{path.name} was not made: {name} holds {tensor.dtype}, not floating-point numbers. "
-                "Check the published files with `python run.py download seesr`."
-            )
-        if not torch.isfinite(tensor).all():
-            raise SeeSRError(
-                f"{path.name} was not made: {name} has values that {dtype} does not hold, or that are not numbers. "
-                "Check the published files with `python run.py download seesr`, or pack with --dtype bfloat16."
-            )
-        yield name, tensor
 
 
 def _count(file: WeightFile, names: Iterable[str]) -> int:

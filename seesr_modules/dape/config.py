@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 # and some releases call the tag head vision_multi.
 TAG_HEAD_NAMES = ("tagging_head", "vision_multi", "tag_encoder")
 
-PUBLISHED_IMAGE_SIZE = 384
 PUBLISHED_TAG_HEADS = 4  # shapes do not tell how a width is split into heads
 PUBLISHED_TAG_LAYERS = 2  # nor how many of tag_encoder's layers are the tag head's
 
@@ -103,11 +102,12 @@ class DapeConfig:
 
         Not in the shapes are the tag head's head count (4, as published); its number of layers where a file
         names it ``tag_encoder`` only (2, as published); and, where a file comes without Swin's attention
-        masks and every stage holds a whole window, the image size: 384 px as published, or where 384 does not
-        divide into such windows, the size that makes the last stage one window.
+        masks and every stage holds a whole window, the image size: the one that makes the last stage one
+        window, as in every published Swin.
 
         Raises:
-            SeeSRError: A tensor that tells a size is missing or has an impossible shape.
+            SeeSRError: A tensor that tells a size is missing or has an impossible shape, or the network is
+                the published one for another image size, such as Swin-L for 224 px, from which RAM was trained.
         """
 
         def shape(name: str, ndim: int) -> tuple[int, ...]:
@@ -130,7 +130,7 @@ class DapeConfig:
         label_width = shape("label_embed", 2)[1]
         first_mlp = shape(f"{swin}.layers.0.blocks.0.mlp.fc1.weight", 2)
         tag_hidden, tag_width = shape(f"{head}.encoder.layer.0.intermediate.dense.weight", 2)
-        return cls(
+        config = cls(
             image_size=_image_size(shapes, patch_size, windows),
             patch_size=patch_size,
             embed_dim=embed_dim,
@@ -145,6 +145,15 @@ class DapeConfig:
             tag_hidden=tag_hidden,
             tag_layers=PUBLISHED_TAG_LAYERS if head == "tag_encoder" else count_blocks(names, f"{head}.encoder.layer."),
         )
+        # SeeSR was trained on this network's soft prompt of 145 tokens.
+        encoders = [(c.embed_dim, c.depths, c.num_heads) for c in (config, PUBLISHED_DAPE)]
+        if encoders[0] == encoders[1] and config.tokens != PUBLISHED_DAPE.tokens:
+            raise SeeSRError(
+                f"RAM weights: the position bias tables are for windows of {config.window_size} patches, so for "
+                f"pictures of {config.image_size} px, and SeeSR needs RAM for {PUBLISHED_DAPE.image_size} px; "
+                "use ram_swin_large_14m.pth."
+            )
+        return config
 
 
 def _fits(resolution: int, window: int, stages: int) -> bool:
@@ -157,13 +166,12 @@ def _image_size(shapes: Shapes, patch_size: int, windows: list[int]) -> int:
     """Image side in pixels, from what the file tells of it (see :meth:`DapeConfig.from_shapes`)."""
     for stage, window in enumerate(windows):
         pixels = patch_size << stage  # of one patch of this stage
-        mask = shapes.get(f"visual_encoder.layers.{stage}.blocks.1.attn_mask")
-        if mask:  # one mask per window
+        blocks = f"visual_encoder.layers.{stage}.blocks"
+        mask = shapes.get(f"{blocks}.1.attn_mask") or shapes.get(f"{blocks}.0.attn_mask")
+        if mask:  # one mask per window; published ones are in every second block
             return math.isqrt(mask[0]) * window * pixels
         if window < windows[0]:  # a stage smaller than the window
             return window * pixels
-    if _fits(PUBLISHED_IMAGE_SIZE // patch_size, windows[0], len(windows)):
-        return PUBLISHED_IMAGE_SIZE
     return windows[-1] * (patch_size << (len(windows) - 1))
 
 

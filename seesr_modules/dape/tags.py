@@ -161,7 +161,8 @@ def select_tags(
         raise SeeSRError(f"Logits of shape {tuple(logits.shape)} do not fit {len(words)} tag words.")
     if not torch.isfinite(logits).all():
         raise SeeSRError(
-            "The tagger's logits are not finite; load DAPE in float32, or check that its file is undamaged."
+            "The tagger's logits are not finite, though its weights are: check that the image holds no NaN, "
+            "or load DAPE in float32."
         )
     if max_tags < 0:
         raise SeeSRError(f"max_tags is {max_tags}; give 0 for all tags, or a positive number.")

@@ -14,6 +14,7 @@ import torch
 from ..checkpoint import describe, listed
 from ..config import telling_shape
 from ..errors import SeeSRError
+from ..finite import stored
 from .config import TAG_HEAD_NAMES, DapeConfig
 from .lora import lora_delta, lora_shapes, lora_stems
 from .tagger import Dape
@@ -32,6 +33,7 @@ UNUSED_PREFIXES = ("tag_encoder.", "text_decoder.")  # RAM's captioning
 DERIVED_SUFFIXES = (".relative_position_index", ".attn_mask")  # computed from the sizes
 
 FIRST_WEIGHT = "visual_encoder.patch_embed.proj.weight"
+FIRST_TRAINED = "visual_encoder.layers.0.blocks.0.attn.qkv.weight"
 
 
 def load_dape(
@@ -51,7 +53,7 @@ def load_dape(
         on_tensor: Called after each tensor with how many are read, and how many there are.
 
     Raises:
-        SeeSRError: As :class:`DapeWeights`.
+        SeeSRError: As :class:`DapeWeights` and :meth:`DapeWeights.tensors`.
     """
     weights = DapeWeights(ram, dape)
     model = Dape(weights.config, operations, device="meta")
@@ -69,7 +71,7 @@ class DapeWeights:
 
     Args:
         ram: ``ram_swin_large_14m.pth``, its tag head under any of ``TAG_HEAD_NAMES``. Where ``dape`` holds
-            whole weights it is not read.
+            whole weights, one tensor of it is read, to tell them from RAM's own.
         dape: ``DAPE.pth``, or whole merged weights under RAM's names, or None for plain RAM.
 
     Attributes: config, the sizes; shapes, parameter -> shape, in the module's order.
@@ -79,7 +81,7 @@ class DapeWeights:
     """
 
     def __init__(self, ram: WeightFile, dape: WeightFile | None = None) -> None:
-        """Check the files; no tensor of RAM's is read."""
+        """Check the files."""
         whole, lora = _whole_and_lora(ram, dape)
         self.config = DapeConfig.from_shapes(whole.shapes())
         module = Dape(self.config, device="meta")
@@ -87,7 +89,9 @@ class DapeWeights:
         self._whole = whole
         self._names = {_name_in(whole, parameter): parameter for parameter in self.shapes}
         expected = {name: self.shapes[parameter] for name, parameter in self._names.items()}
-        _check("RAM" if whole is ram else "DAPE", whole, expected)
+        slot = "RAM" if whole is ram else "DAPE"
+        self._what = f"{slot} file {_label(whole)}"
+        _check(slot, whole, expected)
 
         self._stems: dict[str, list[str]] = {}
         self._lora: dict[str, Tensor] = {}
@@ -97,7 +101,8 @@ class DapeWeights:
             rank = telling_shape(lora.shapes(), first, 2, "DAPE weights")[1] if first else 0
             expected = lora_shapes(self._stems, self.shapes, rank)
             _check("DAPE", lora, expected)
-            self._lora = dict(lora.tensors(expected))
+            what = f"DAPE file {_label(lora)}"
+            self._lora = {name: stored(tensor, None, name, what) for name, tensor in lora.tensors(expected)}
 
     def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield parameter and merged weight, in the order of ``shapes``.
@@ -105,14 +110,17 @@ class DapeWeights:
         Args:
             dtype: What to store the weights in; None keeps the file's. The merge is in float32. An 8-bit type
                 goes to the matrices alone: biases, norms and tables keep the file's.
+
+        Raises:
+            SeeSRError: A tensor holds values that are no numbers, or that ``dtype`` does not hold.
         """
         for name, tensor in self._whole.tensors(self._names):
             parameter = self._names[name]
             keep = dtype is None or (dtype.itemsize == 1 and (tensor.ndim == 1 or name.endswith(TABLES)))
-            stored = tensor.dtype if keep else dtype
+            wanted = tensor.dtype if keep else dtype
             for stem in self._stems.get(parameter, ()):
                 tensor = tensor.float() + lora_delta(self._lora[f"{stem}.lora_A"], self._lora[f"{stem}.lora_B"])
-            yield parameter, tensor.to(stored)
+            yield parameter, stored(tensor, wanted, name, self._what)
 
 
 def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFile, WeightFile | None]:
@@ -128,16 +136,43 @@ def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFil
             raise SeeSRError(
                 f"RAM and DAPE are the same file {_label(ram)}; give DAPE.pth as DAPE, or none for plain RAM."
             )
-        if whole:
-            return dape, None
-        if not _has_lora(dape):
+        if whole and _has_lora(ram) and FIRST_WEIGHT not in ram:
+            raise SeeSRError(
+                f"RAM and DAPE are exchanged: RAM file {_label(ram)} holds DAPE's LoRA parts and DAPE file "
+                f"{_label(dape)} whole weights; choose them the other way round."
+            )
+        if not whole and not _has_lora(dape):
             raise SeeSRError(
                 f"DAPE file {_label(dape)} is {describe(dape.shapes())}; give DAPE.pth, or none (plain RAM)."
             )
     if FIRST_WEIGHT not in ram:
         found = "DAPE's LoRA parts" if _has_lora(ram) else describe(ram.shapes())
         raise SeeSRError(f"RAM file {_label(ram)} is {found}; give ram_swin_large_14m.pth.")
-    return ram, dape
+    if dape is None or FIRST_WEIGHT not in dape:
+        return ram, dape
+    if _is_plain_ram(ram, dape):
+        raise SeeSRError(
+            f"DAPE file {_label(dape)} holds plain RAM's weights, without anything of DAPE; give DAPE.pth, or none "
+            "(plain RAM)."
+        )
+    if _has_captioner(dape) and not _has_captioner(ram):
+        raise SeeSRError(
+            f"DAPE file {_label(dape)} has the captioner of the published RAM and RAM file {_label(ram)} has none, so "
+            f"they seem exchanged; choose them the other way round, or {_label(dape)} as RAM and none as DAPE."
+        )
+    return dape, None
+
+
+def _is_plain_ram(ram: WeightFile, dape: WeightFile) -> bool:
+    """Tell whether whole weights are RAM's own, by one of those that DAPE's LoRA changes."""
+    if FIRST_TRAINED not in ram or FIRST_TRAINED not in dape or not dape[FIRST_TRAINED].dtype.is_floating_point:
+        return False
+    (_, found), (_, of_ram) = (next(file.tensors([FIRST_TRAINED])) for file in (dape, ram))
+    return torch.equal(found, of_ram.to(found.dtype))
+
+
+def _has_captioner(file: WeightFile) -> bool:
+    return any(name.startswith("text_decoder.") for name in file)
 
 
 def _has_lora(file: WeightFile) -> bool:
@@ -154,7 +189,8 @@ def size_telling_mask(config: DapeConfig) -> dict[str, Tensor]:
     """Return the one derived tensor of a RAM file that tells the image size, which the weights do not."""
     windows = (config.resolution(0) // config.window(0)) ** 2
     patches = config.window(0) ** 2
-    return {"visual_encoder.layers.0.blocks.1.attn_mask": torch.zeros(windows, patches, patches)}
+    block = min(1, config.depths[0] - 1)
+    return {f"visual_encoder.layers.0.blocks.{block}.attn_mask": torch.zeros(windows, patches, patches)}
 
 
 def _name_in(file: WeightFile, parameter: str) -> str:

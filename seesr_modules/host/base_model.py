@@ -5,7 +5,6 @@ The host's own loaders know SD2 only at its published width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import comfy.latent_formats
@@ -15,6 +14,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..checkpoint import InMemory, TensorSource, load_strict
 from ..config import EncoderSizes
 from .patching import patcher_for
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def base_model(
-    unet: Mapping[str, Tensor],
+    unet: dict[str, Tensor] | TensorSource,
     dtype: torch.dtype = torch.float32,
     compute_dtype: torch.dtype | None = None,
     model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
@@ -32,23 +32,24 @@ def base_model(
     """Build the host's MODEL; tensors that are in ``dtype`` already are taken over, not copied.
 
     Args:
-        unet: Weights in diffusers' layout; image attention in them is left out.
+        unet: Weights in diffusers' layout; of image attention in them nothing is read.
         dtype: Type to store in.
         compute_dtype: Type to compute in, where it is not ``dtype``.
         model_type: What the UNet predicts; the host would guess it from weights of the published width.
         latent_format: Of another autoencoder than Stable Diffusion's.
 
     Raises:
-        SeeSRError: The weights are not those of an SD2-type UNet.
+        SeeSRError: The weights are not those of an SD2-type UNet, or not numbers.
     """
-    sizes = EncoderSizes.from_shapes({name: tuple(tensor.shape) for name, tensor in unet.items()})
+    source = InMemory(unet) if isinstance(unet, dict) else unet
+    shapes = source.shapes()
+    sizes = EncoderSizes.from_shapes(shapes)
     channels = {"out_channels": sizes.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
     config = comfy.supported_models.SD20({**sizes.host_config(), **channels})
     config.set_inference_dtype(dtype, compute_dtype)
     config.latent_format = latent_format or config.latent_format
     model = comfy.model_base.BaseModel(config, model_type=model_type, device=torch.device("meta"))
-    names = comfy.utils.unet_to_diffusers(config.unet_config)
-    weights = {path: unet[name].to(dtype) for name, path in names.items() if name in unet}
-    model.diffusion_model.load_state_dict(weights, assign=True)
+    names = {name: path for name, path in comfy.utils.unet_to_diffusers(config.unet_config).items() if name in shapes}
+    load_strict(model.diffusion_model, source, names, dtype, "the UNet")
     model.requires_grad_(False)
     return patcher_for(model)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PureWindowsPath
 
 import folder_paths
 
-from ..packed import named_as_packed, seesr_parts
+from ..packed import missing_parts, named_as_packed
 from ..weight_file import SUFFIXES
 
 SEESR = "seesr"
@@ -36,11 +39,12 @@ def seesr_choices() -> list[str]:
 
     Packed files come first; the last are files under names that tell nothing.
     """
-    found = set()
-    for root in roots(SEESR):
-        for folder in {path.parent for path in root.glob("**/controlnet*")}:
-            if seesr_parts(folder):
-                found.add(folder.relative_to(root).as_posix())
+    found = {
+        folder.relative_to(root).as_posix()
+        for root in roots(SEESR)
+        for folder in _folders(root)
+        if not missing_parts(folder)
+    }
     files = [name for name in _weight_files(SEESR) if name.endswith(".safetensors")]
     packed = [name for name in files if named_as_packed("seesr", name)]
     return list(dict.fromkeys([*packed, *sorted(found), *files]))
@@ -60,6 +64,16 @@ def dape_choices() -> list[str]:
     return list(dict.fromkeys([*(name for name in files if name not in packed), *packed]))
 
 
+def _folders(root: Path) -> Iterator[Path]:
+    """Go through a folder and all below it, by symbolic links too, but for those back to where it came from."""
+    for name, below, _ in os.walk(root, followlinks=True):
+        folder = Path(name)
+        yield folder
+        way = [path.resolve() for path in (folder, *folder.parents) if path.is_relative_to(root)]
+        ahead = {subfolder: (folder / subfolder).resolve() for subfolder in below}
+        below[:] = [subfolder for subfolder in below if not any(step.is_relative_to(ahead[subfolder]) for step in way)]
+
+
 def _weight_files(kind: str) -> list[str]:
     return [
         name
@@ -71,11 +85,12 @@ def _weight_files(kind: str) -> list[str]:
 def find(name: str, *kinds: str) -> Path | None:
     """Return the file or folder of that name in the first folder that has it.
 
-    A name that leads out of the folder counts as not found.
+    A name that leads out of the folder, on any system, or that no file can have, counts as not found. A symbolic
+    link in the folder may lead anywhere.
     """
-    for kind in kinds:
-        for root in roots(kind):
-            path = root / name
-            if path.exists() and not Path(name).is_absolute() and ".." not in Path(name).parts:
-                return path
+    parts = PureWindowsPath(name).parts  # of all systems it knows the most ways out
+    if not parts or PureWindowsPath(name).anchor or ".." in parts:
+        return None
+    with suppress(OSError):
+        return next((root / name for kind in kinds for root in roots(kind) if (root / name).exists()), None)
     return None

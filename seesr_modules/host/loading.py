@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import SeeSRError
-from ..packed import open_seesr
+from ..packed import HOW_TO_PACK, missing_parts, named_as_packed, open_seesr
 from . import folders
 from .model import SeeSRModel, load_seesr
 
@@ -16,10 +16,13 @@ _FETCH_SEESR = (
 
 
 def missing_seesr(name: str) -> str | None:
-    """Return the sentence about a SeeSR that is not there, None where it is."""
-    if name and folders.find(name, folders.SEESR):
-        return None
-    return f"Load SeeSR: there is no '{name}' under models/seesr. {_FETCH_SEESR}"
+    """Return the sentence about a SeeSR that is not there, or not whole; None where it is."""
+    path = folders.find(name, folders.SEESR)
+    if path is None:
+        remedy = HOW_TO_PACK if named_as_packed("seesr", name) else _FETCH_SEESR
+        return f"Load SeeSR: there is no '{name}' under models/seesr. {remedy}"
+    missing = missing_parts(path) if path.is_dir() else None
+    return f"Load SeeSR: {missing} {_FETCH_SEESR}" if missing else None
 
 
 def load_seesr_named(name: str, weight_dtype: str) -> SeeSRModel:
@@ -28,9 +31,10 @@ def load_seesr_named(name: str, weight_dtype: str) -> SeeSRModel:
     Raises:
         SeeSRError: It is missing, incomplete or something else.
     """
+    if missing := missing_seesr(name):
+        raise SeeSRError(missing)
     path = folders.find(name, folders.SEESR)
-    if path is None:
-        raise SeeSRError(missing_seesr(name))
+    assert path is not None
     return load_seesr_path(path, weight_dtype)
 
 

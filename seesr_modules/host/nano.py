@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import comfy.clip_model
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_patcher
@@ -16,20 +17,17 @@ import comfy.sd
 import comfy.sd1_clip
 import folder_paths
 import torch
-from torch import Tensor
 
-from ..config import HEAD_WIDTH
+from ..checkpoint import TensorSource, require_fit
+from ..config import HEAD_WIDTH, count_blocks, telling_shape
 from ..dape.weights import load_dape
+from ..errors import SeeSRError
 from ..nano.autoencoder import PatchAutoencoder
-from ..nano.file import NANO_FILE, NanoFile, all_tensors
-from ..packed import packed_vocabulary
+from ..nano.file import CLIP_TOKENS, NANO_FILE, PREDICTIONS, TOKEN_TABLE, NanoFile, all_tensors
 from .base_model import base_model
 from .model import SeeSRModel, load_seesr, storage_dtypes
 from .patching import patcher_for
 from .tagging import DapeModel
-
-_CLIP_TOKENS = 49408
-_TOKEN_TABLE = "embeddings.token_embedding.weight"
 
 _STAND_IN = {
     "embed_dim": 4,
@@ -80,23 +78,21 @@ def load_nano(path: Path = NANO_FILE) -> Nano:
         SeeSRError: the file is missing, damaged or something else.
     """
     file = NanoFile(path)
-    autoencoder = PatchAutoencoder.from_state_dict(all_tensors(file.vae, torch.float32), comfy.ops.manual_cast)
-    model_type = {
-        "epsilon": comfy.model_base.ModelType.EPS,
-        "v_prediction": comfy.model_base.ModelType.V_PREDICTION,
-    }[file.prediction_type]
-    model = base_model(
-        all_tensors(file.unet), torch.float32, model_type=model_type, latent_format=PatchLatents(autoencoder)
-    )
+    autoencoder = PatchAutoencoder.load(file.vae, comfy.ops.manual_cast)
+    types = (comfy.model_base.ModelType.EPS, comfy.model_base.ModelType.V_PREDICTION)
+    model_type = dict(zip(PREDICTIONS, types, strict=True))[file.prediction_type]
+    if file.unet.shapes().get("conv_in.weight", ())[1:2] != (autoencoder.channels,):
+        raise SeeSRError(
+            f"nano's UNet does not take the {autoencoder.channels} channels of its autoencoder: install the pack again."
+        )
+    model = base_model(file.unet, torch.float32, model_type=model_type, latent_format=PatchLatents(autoencoder))
     network = load_dape(file.dape, None, torch.float32, comfy.ops.manual_cast)
-    vocabulary = packed_vocabulary((file.dape, None), network.config.num_classes)
-    assert vocabulary is not None
     return Nano(
         model=model,
-        clip=_clip(all_tensors(file.text_encoder, torch.float32), file.known_tokens),
+        clip=_clip(file.text_encoder, file.known_tokens),
         vae=_vae(autoencoder),
         seesr=load_seesr(file.unet, file.controlnet, "float32"),
-        dape=DapeModel(patcher_for(network), vocabulary, storage_dtypes("float32")[0]),
+        dape=DapeModel(patcher_for(network), file.vocabulary, storage_dtypes("float32")[0]),
     )
 
 
@@ -104,7 +100,7 @@ def _vae(autoencoder: PatchAutoencoder) -> comfy.sd.VAE:
     """Return the host's VAE around a linear autoencoder: plain and tiled nodes work on it unchanged."""
     weights = comfy.sd.AutoencoderKL(**_STAND_IN).state_dict()
     vae = comfy.sd.VAE(sd=weights, config={"params": _STAND_IN}, dtype=torch.float32)
-    vae.first_stage_model = autoencoder.requires_grad_(False).eval()
+    vae.first_stage_model = autoencoder.eval()
     vae.latent_channels = autoencoder.channels
     vae.memory_used_encode = lambda shape, dtype: _VALUES_PER_PIXEL * shape[-2] * shape[-1] * dtype.itemsize
     vae.memory_used_decode = lambda shape, dtype: 64 * _VALUES_PER_PIXEL * shape[-2] * shape[-1] * dtype.itemsize
@@ -115,13 +111,13 @@ def _vae(autoencoder: PatchAutoencoder) -> comfy.sd.VAE:
     return vae
 
 
-def _clip(tensors: dict[str, Tensor], known_tokens: list[int]) -> comfy.sd.CLIP:
+def _clip(source: TensorSource, known_tokens: list[int]) -> comfy.sd.CLIP:
     """Return the host's CLIP in the sizes of nano's text encoder; words unknown to it share one embedding."""
-    rows = tensors[_TOKEN_TABLE]
-    table = rows[:1].repeat(_CLIP_TOKENS, 1)
-    table[known_tokens] = rows[1:]
-    width = rows.shape[1]
-    layers = sum(name.endswith(".self_attn.q_proj.weight") for name in tensors)
+    shapes = source.shapes()
+    width = telling_shape(shapes, TOKEN_TABLE, 2, "nano's text encoder")[1]
+    if width % HEAD_WIDTH:
+        raise SeeSRError(f"nano's text encoder is {width} wide, no multiple of {HEAD_WIDTH}: install the pack again.")
+    layers = count_blocks(sorted(shapes), "encoder.layers.")
     config = {
         "hidden_act": "gelu",
         "hidden_size": width,
@@ -130,8 +126,16 @@ def _clip(tensors: dict[str, Tensor], known_tokens: list[int]) -> comfy.sd.CLIP:
         "num_attention_heads": width // HEAD_WIDTH,
         "num_hidden_layers": layers,
         "eos_token_id": 49407,
-        "vocab_size": _CLIP_TOKENS,
+        "vocab_size": CLIP_TOKENS,
     }
+    empty = comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", comfy.ops.manual_cast).text_model
+    require_fit(
+        empty, {**shapes, TOKEN_TABLE: (CLIP_TOKENS, width)}, {name: name for name in shapes}, "nano's text encoder"
+    )
+    tensors = all_tensors(source, torch.float32)
+    rows = tensors[TOKEN_TABLE]
+    table = rows[:1].repeat(CLIP_TOKENS, 1)
+    table[known_tokens] = rows[1:]
 
     class TextModel(comfy.sd1_clip.SDClipModel):
         """CLIP's text model in these sizes, padded as in Stable Diffusion 2."""
@@ -161,5 +165,5 @@ def _clip(tensors: dict[str, Tensor], known_tokens: list[int]) -> comfy.sd.CLIP:
 
     embeddings = folder_paths.get_folder_paths("embeddings")
     clip = comfy.sd.CLIP(Target, embedding_directory=embeddings, parameters=sum(t.numel() for t in tensors.values()))
-    clip.load_sd({f"text_model.{name}": tensor for name, tensor in {**tensors, _TOKEN_TABLE: table}.items()})
+    clip.load_sd({f"text_model.{name}": tensor for name, tensor in {**tensors, TOKEN_TABLE: table}.items()})
     return clip

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..dape.tags import TAG_LIST, THRESHOLDS, Language, Tag, Vocabulary, read_vocabulary, select_tags, tag_files
 from ..dape.weights import load_dape
 from ..errors import SeeSRError
-from ..packed import open_dape, packed_vocabulary
+from ..packed import HOW_TO_PACK, named_as_packed, open_dape, packed_vocabulary
 from . import folders
 from .model import storage_dtypes
 from .patching import patcher_for
@@ -57,16 +57,16 @@ class Tagging:
 
 def missing_file(slot: str, name: str) -> str | None:
     """Return the sentence about a tagger file that is not there, None where it is."""
-    if name == PLAIN_RAM or (name and folders.find(name, folders.RAMS, folders.SEESR)):
+    if name == PLAIN_RAM or folders.find(name, folders.RAMS, folders.SEESR):
         return None
+    nowhere = f"Load DAPE: there is no '{name}' under models/rams or models/seesr."
+    if named_as_packed("dape", name):
+        return f"{nowhere} {HOW_TO_PACK}"
     source = {
         "ram": "ram_swin_large_14m.pth (huggingface.co/xinyu1205/recognize_anything_model) into models/rams",
         "dape": "DAPE.pth (huggingface.co/CSWRY/SeeSR) into models/seesr",
     }[slot]
-    return (
-        f"Load DAPE: there is no '{name}' under models/rams or models/seesr. "
-        f"Run `python run.py download seesr` in the pack's folder, or put {source}."
-    )
+    return f"{nowhere} Run `python run.py download seesr` in the pack's folder, or put {source}."
 
 
 def load_dape_named(ram: str, dape: str, weight_dtype: str) -> DapeModel:
@@ -113,9 +113,17 @@ def find_vocabulary(num_classes: int, beside: list[Path]) -> Vocabulary:
     places = [*beside, *folders.roots(folders.SEESR), *folders.roots(folders.RAMS)]
     files = next(filter(None, map(tag_files, places)), None)
     if files is None:
+        lists = (TAG_LIST, THRESHOLDS)
+        missing = [name for name in lists if not any((place / name).is_file() for place in places)]
+        if len(missing) == 1:
+            fault = f"Load DAPE: the tag list {missing[0]} is missing."
+        elif missing:
+            fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} are missing."
+        else:
+            fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} lie in two folders."
         raise SeeSRError(
-            f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} are missing. Run `python run.py download tags` "
-            "in the pack's folder, or put them (ram/data in github.com/cswry/SeeSR) into models/seesr."
+            f"{fault} Run `python run.py download tags` in the pack's folder, or put them (ram/data in "
+            "github.com/cswry/SeeSR) into models/seesr."
         )
     return read_vocabulary(**files, num_classes=num_classes)
 

@@ -6,7 +6,6 @@ convolutional network after the linear decoder takes away the edges between patc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -14,7 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from ..config import LATENT_PX, Operations
+from ..checkpoint import TensorSource, load_strict
+from ..config import LATENT_PX, Operations, count_blocks, telling_shape
 from ..errors import SeeSRError
 
 WHITENING = 0.5
@@ -45,18 +45,21 @@ class PatchAutoencoder(nn.Module):
         self.refiner = Refiner(refiner_width, refiner_layers, operations) if refiner_width else None
 
     @classmethod
-    def from_state_dict(cls, tensors: Mapping[str, Tensor], operations: Operations = torch.nn) -> PatchAutoencoder:
-        """Build in the sizes that the shapes tell.
+    def load(cls, source: TensorSource, operations: Operations = torch.nn) -> PatchAutoencoder:
+        """Build in the sizes that the shapes tell, in float32 and frozen.
 
         Raises:
-            SeeSRError: it is no linear autoencoder.
+            SeeSRError: it is no linear autoencoder, or its values are no numbers.
         """
-        first = tensors.get("encoder.weight")
-        refiner = [t for name, t in tensors.items() if name.startswith("refiner.layers.") and name.endswith(".weight")]
-        if first is None or tuple(first.shape[1:]) != (3, LATENT_PX, LATENT_PX):
+        shapes = source.shapes()
+        channels, *patch = telling_shape(shapes, "encoder.weight", 4, "The autoencoder")
+        if patch != [3, LATENT_PX, LATENT_PX]:
             raise SeeSRError("autoencoder: encoder.weight is not that of a linear autoencoder of 8x8 patches.")
-        autoencoder = cls(len(first), len(refiner[0]) if refiner else 0, len(refiner), operations)
-        autoencoder.load_state_dict(tensors)
+        layers = count_blocks(sorted(shapes), "refiner.layers.")
+        width = telling_shape(shapes, "refiner.layers.0.weight", 4, "The autoencoder")[0] if layers else 0
+        with torch.device("meta"):
+            autoencoder = cls(channels, width, layers, operations)
+        load_strict(autoencoder, source, {name: name for name in shapes}, torch.float32, "the autoencoder")
         return autoencoder
 
     @property

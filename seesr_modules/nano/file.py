@@ -20,7 +20,8 @@ from ..checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, describe
 from ..dape.tags import Vocabulary
 from ..dape.weights import DapeWeights, published_name, size_telling_mask
 from ..errors import SeeSRError
-from ..packed import FORMAT, FORMAT_KEY, vocabulary_metadata
+from ..finite import stored
+from ..packed import FORMAT, FORMAT_KEY, packed_vocabulary, vocabulary_metadata
 from ..weight_file import WeightFile, open_weights, write_safetensors
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ NANO_FILE = Path(__file__).parents[2] / "nano" / "nano.safetensors"
 NANO_KEY = "seesr_nano"
 NANO_FORMAT = "1"
 PREDICTION, KNOWN_TOKENS = "prediction_type", "known_tokens"
+PREDICTIONS = ("epsilon", "v_prediction")
+CLIP_TOKENS = 49408
+TOKEN_TABLE = "embeddings.token_embedding.weight"
 
 TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX = "text_encoder.", "vae.", "dape."
 PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX, TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX)
@@ -40,10 +44,11 @@ PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX, TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX
 class NanoFile:
     """A nano's parts, each read like a file of its own.
 
-    Attributes: unet, controlnet, text_encoder, vae, dape; prediction_type; known_tokens.
+    Attributes: unet, controlnet, text_encoder, vae, dape; prediction_type, one of ``PREDICTIONS``; known_tokens, the
+    numbers of CLIP's tokens that the text encoder's table has a row for, after one for all others; vocabulary.
 
     Raises:
-        SeeSRError: the file is something else, or of another version.
+        SeeSRError: the file is something else, of another version, or its header is damaged.
     """
 
     def __init__(self, path: Path = NANO_FILE) -> None:
@@ -54,13 +59,47 @@ class NanoFile:
         if file.metadata.get(NANO_KEY) != NANO_FORMAT:
             raise SeeSRError(f"nano: {path.name} is {describe(file.shapes())}, not a nano of this version.")
         self.unet, self.controlnet, self.text_encoder, self.vae, self.dape = map(file.under, PREFIXES)
-        self.prediction_type = file.metadata[PREDICTION]
-        self.known_tokens: list[int] = json.loads(file.metadata[KNOWN_TOKENS])
+        self.prediction_type = file.metadata.get(PREDICTION, "")
+        if self.prediction_type not in PREDICTIONS:
+            raise SeeSRError(
+                f"nano: {path.name} says that it predicts {self.prediction_type[:40]!r}, not "
+                f"{' or '.join(PREDICTIONS)}: install the pack again."
+            )
+        self.known_tokens = _token_numbers(file)
+        self.vocabulary = _vocabulary(file, self.dape)
+
+
+def _token_numbers(file: WeightFile) -> list[int]:
+    """Read which tokens the text encoder knows: each once, and as many as its table has rows for."""
+    try:
+        numbers = json.loads(file.metadata.get(KNOWN_TOKENS, ""))
+    except (ValueError, RecursionError):
+        numbers = None
+    table = file.shapes().get(f"{TEXT_PREFIX}{TOKEN_TABLE}", ())
+    known = isinstance(numbers, list) and all(type(n) is int and 0 <= n < CLIP_TOKENS for n in numbers)
+    if not known or len(table) != 2 or not len(set(numbers)) == len(numbers) == table[0] - 1:
+        raise SeeSRError(
+            f"nano: the {KNOWN_TOKENS} in the header of {file.path.name} are not the tokens of its text encoder: "
+            "install the pack again."
+        )
+    return numbers
+
+
+def _vocabulary(file: WeightFile, dape: WeightFile) -> Vocabulary:
+    classes = dape.shapes().get("label_embed", (0,))[:1]
+    vocabulary = packed_vocabulary((file, None), *classes) if classes else None
+    if vocabulary is None:
+        raise SeeSRError(f"nano: {file.path.name} has no words for its tagger's classes: install the pack again.")
+    return vocabulary
 
 
 def all_tensors(part: TensorSource, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Read every tensor of a part."""
-    return dict(part.tensors(part.shapes(), dtype))
+    """Read every tensor of a part.
+
+    Raises:
+        SeeSRError: One holds values that are no numbers, or that ``dtype`` does not hold.
+    """
+    return {name: stored(tensor, dtype, name, "nano") for name, tensor in part.tensors(part.shapes())}
 
 
 def write_nano(

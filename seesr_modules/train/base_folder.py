@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from ..checkpoint import InMemory
 from ..errors import SeeSRError
 from ..nano.autoencoder import PatchAutoencoder
 from ..weight_file import open_weights
@@ -93,7 +94,7 @@ def load_autoencoder(folder: Path) -> PatchAutoencoder | KlAutoencoder:
     """Load a linear autoencoder, or one in diffusers' layout; frozen."""
     linear = folder / LINEAR_FILE
     if linear.exists():
-        return PatchAutoencoder.from_state_dict(load_file(linear)).requires_grad_(False)
+        return PatchAutoencoder.load(InMemory(load_file(linear)))
     return KlAutoencoder(AutoencoderKL.from_pretrained(folder)).requires_grad_(False)
 
 

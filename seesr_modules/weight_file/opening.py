@@ -8,8 +8,8 @@ from pathlib import Path
 from ..errors import SeeSRError
 from .part import MAX_DESCRIPTION_BYTES, Part, checked_size, json_object, reading
 from .reader import WeightFile
-from .safetensors_part import open_safetensors
-from .torch_part import open_torch
+from .safetensors_part import begins_like_safetensors, open_safetensors
+from .torch_part import begins_like_torch, open_torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -25,15 +25,19 @@ FOLDER_ORDER = (
     "diffusion_pytorch_model.fp16.bin",
 )
 
+_INDEX_NAME = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
 _SHARD_NAME = re.compile(r"\w[\w.+ -]*\.safetensors")
 
 
 def open_weights(path: Path) -> WeightFile:
     """Check a weight file, or a folder in the diffusers layout (see FOLDER_ORDER), and describe its tensors.
 
-    In a folder with none of the names of that layout a single weight file under any other name is read.
+    In a folder with none of the names of that layout a single index of .safetensors files, or else a single weight
+    file, is read under any other name. What a file is, is seen from how it begins; its name counts where that tells
+    nothing.
 
-    The path itself may be a symbolic link to anywhere. Inside a folder, links must stay in the folder.
+    The path itself may be a symbolic link to anywhere, since people keep models on other disks: it is what the user
+    chose. Inside a folder, links must stay in the folder.
 
     Raises: SeeSRError where the file is missing, of another kind, damaged, or unsafe to read.
     """
@@ -45,27 +49,31 @@ def open_weights(path: Path) -> WeightFile:
 
 
 def _open_file(path: Path) -> Part:
+    checked_size(path)
+    with reading(path), path.open("rb") as file:
+        head = file.read(32)
     suffix = path.suffix.lower()
-    if suffix == ".safetensors":
+    if begins_like_torch(head):
+        return open_torch(path)
+    if begins_like_safetensors(head) or suffix == ".safetensors":
         return open_safetensors(path)
     if suffix in TORCH_SUFFIXES:
         return open_torch(path)
-    raise SeeSRError(f"{path} is no weight file by its name; use .safetensors or {', '.join(TORCH_SUFFIXES)}.")
+    raise SeeSRError(f"{path} is no weight file; use .safetensors or {', '.join(TORCH_SUFFIXES)}.")
 
 
 def _open_folder(folder: Path) -> list[Part]:
     with reading(folder):
         present = {entry.name for entry in folder.iterdir()}
-    name = next((name for name in FOLDER_ORDER if name in present), None)
-    if name is None:
-        name = _only_weights(folder, present)
-    path = _inside(folder, name)
+    name = next((name for name in FOLDER_ORDER if name in present), None) or _only_weights(folder, present)
+    path = inside(folder, name)
     return _open_shards(folder, path) if name.endswith(".json") else [_open_file(path)]
 
 
 def _only_weights(folder: Path, present: set[str]) -> str:
-    """Return the one weight file of a folder, under whatever name."""
-    weights = sorted(name for name in present if Path(name).suffix.lower() in SUFFIXES)
+    """Return the one index or weight file of a folder, under whatever name."""
+    weights = sorted(filter(_INDEX_NAME.fullmatch, present))
+    weights = weights or sorted(name for name in present if Path(name).suffix.lower() in SUFFIXES)
     if len(weights) != 1:
         found = f"several weight files ({', '.join(weights[:3])})" if weights else "no weights"
         raise SeeSRError(f"{folder} holds {found}; one of these is needed: {', '.join(FOLDER_ORDER)}.")
@@ -83,7 +91,7 @@ def _open_shards(folder: Path, index: Path) -> list[Part]:
     for file in files.values():
         if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
             raise SeeSRError(f"{index} names {str(file)[:80]!r}, which is not a .safetensors file beside it; refused.")
-    parts = [_open_file(_inside(folder, file)) for file in dict.fromkeys(files.values())]
+    parts = [_open_file(inside(folder, file)) for file in dict.fromkeys(files.values())]
     held = {(name, part.path.name) for part in parts for name in part.tensors}
     if wrong := sorted(held.symmetric_difference(files.items())):
         raise SeeSRError(
@@ -92,11 +100,13 @@ def _open_shards(folder: Path, index: Path) -> list[Part]:
     return parts
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """Return a file of a folder, refusing a link that leads out of it.
+def inside(folder: Path, name: str) -> Path:
+    """Return a file or folder that a folder holds, refusing a link that leads out of it.
 
     The Hugging Face cache keeps files in models--NAME/blobs and links in models--NAME/snapshots/REVISION;
     there links may lead anywhere in models--NAME.
+
+    Raises: SeeSRError where it leads out, or cannot be followed.
     """
     path = folder / name
     with reading(path):
@@ -105,5 +115,5 @@ def _inside(folder: Path, name: str) -> Path:
             if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
                 limit = parent.parent
         if not path.resolve(strict=True).is_relative_to(limit):
-            raise SeeSRError(f"{path} is a link out of its folder; put the file itself there.")
+            raise SeeSRError(f"{path} is a link out of its folder; put there what it leads to.")
     return path

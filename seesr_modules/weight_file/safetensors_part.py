@@ -30,6 +30,11 @@ DTYPES = {
 }
 
 
+def begins_like_safetensors(head: bytes) -> bool:
+    """Tell from the first 9 bytes or more whether a file is to be read as safetensors: a length, then JSON."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_DESCRIPTION_BYTES
+
+
 def open_safetensors(path: Path) -> Part:
     """Check a safetensors file and describe it; no tensor is read.
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import pickletools
 import re
+import struct
 import tarfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -23,20 +25,39 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 _LEGACY_PICKLES = 5  # magic number, version, system, objects, storage keys; the raw data follow
 
+_VALUE_BYTES = {
+    **{f"torch.{kind}Storage": 1 for kind in ("Bool", "Byte", "Char")},
+    **{f"torch.{kind}Storage": 2 for kind in ("BFloat16", "Half", "Short")},
+    **{f"torch.{kind}Storage": 4 for kind in ("Float", "Int")},
+    **{f"torch.{kind}Storage": 8 for kind in ("ComplexFloat", "Double", "Long")},
+    "torch.ComplexDoubleStorage": 16,
+    "torch.storage.UntypedStorage": 1,
+}
+"""Type of a storage -> bytes of each of its values."""
+
 _DATA_GLOBALS = re.compile(
     r"collections\.OrderedDict"
     r"|torch\.Size"
-    r"|torch\.((Complex)?(Double|Float)|BFloat16|Half|Long|Int|Short|Char|Byte|Bool)Storage"
-    r"|torch\.storage\.UntypedStorage"
+    rf"|{'|'.join(map(re.escape, _VALUE_BYTES))}"
     r"|torch\.(bool|(u?int|b?float|complex)\d\w*)"
     r"|torch\._utils\._rebuild_(parameter|tensor|tensor_v2|tensor_v3)"
 )
 _GLOBAL_OPCODES = {"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+_VALUE_OPCODES = {"BINUNICODE", "SHORT_BINSTRING", "GLOBAL", "BININT", "BININT1", "BININT2", "LONG1"}
+_LOCAL_HEADER_BYTES = 30  # of a zip record, before its name and its padding
+_MOST_NAMES = 2  # of one tensor: in RAM tag_encoder shares with tagging_head, and a word table with its decoder
 _PLAIN_LEAVES = (str, bytes, int, float, complex, type(None), torch.dtype)
 
 
+def begins_like_torch(head: bytes) -> bool:
+    """Tell from the first 32 bytes whether a file is to be read as one of torch's: a zip archive, or an old pickle."""
+    return head.startswith(_ZIP_MAGIC) or (head.startswith(b"\x80") and _LEGACY_MAGIC in head)
+
+
 def open_torch(path: Path) -> Part:
-    """Check a torch file and describe it; no tensor of an archive is read, an old pickle is read whole.
+    """Check a torch file and describe it.
+
+    No tensor of an archive is read; an old pickle is read whole, and so is an archive that is named .safetensors.
 
     Raises: SeeSRError where the file names code, is compressed, or describes tensors that it does not hold.
     """
@@ -45,21 +66,21 @@ def open_torch(path: Path) -> Part:
         with path.open("rb") as file:
             head = file.read(32)
         is_archive = head.startswith(_ZIP_MAGIC)
-        if is_archive:
-            sizes = _check_archive(path, size)
-            data_bytes, record_sizes = sum(sizes), set(sizes)
-        elif head.startswith(b"\x80") and _LEGACY_MAGIC in head and not tarfile.is_tarfile(path):
-            data_bytes, record_sizes = size - _check_legacy(path), None
-        else:
+        if not begins_like_torch(head) or (not is_archive and tarfile.is_tarfile(path)):
             raise SeeSRError(f"{path} was not written by torch.save, whatever its name says; choose another file.")
-        tensors = _load(path, is_archive)
-        _check_storages(path, tensors, data_bytes, record_sizes)
+        data_bytes = _check_archive(path, size) if is_archive else size - _check_legacy(path)
+        # What is named .safetensors torch maps as that alone.
+        mapped = is_archive and path.suffix != ".safetensors"
+        tensors = _load(path, mapped)
+        _check_storages(path, tensors, data_bytes)
         infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    return Part(path, infos, {}, lambda: _load(path, is_archive).__getitem__, mapped=is_archive)
+    return Part(path, infos, {}, lambda: _load(path, mapped).__getitem__, mapped=mapped)
 
 
 def _load(path: Path, mapped: bool) -> dict[str, torch.Tensor]:
-    tree = inner_dict(path, torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped))
+    with path.open("rb") as file:
+        loaded = torch.load(str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
+    tree = inner_dict(path, loaded)
     tensors = {}
     for name, value in tree.items():
         if isinstance(value, torch.Tensor):
@@ -102,8 +123,8 @@ class _ShortReads(io.FileIO):
         return data
 
 
-def _check_archive(path: Path, size: int) -> list[int]:
-    """Check the zip directory and the pickle; return the sizes in bytes of the records with tensor data."""
+def _check_archive(path: Path, size: int) -> int:
+    """Check the zip directory and the pickle; return the size in bytes of all the tensors' data."""
     if not zipfile.is_zipfile(path):
         raise SeeSRError(f"{path} is cut short: the directory at its end is missing; download it again.")
     with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
@@ -117,6 +138,7 @@ def _check_archive(path: Path, size: int) -> list[int]:
                 )
         if sum(entry.file_size for entry in entries.values()) > size:
             raise SeeSRError(f"{path} declares more data than its {size} bytes: it is forged or cut short.")
+        _check_places(path, file, list(entries.values()), size)
         roots = [
             name.removesuffix("data.pkl") for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")
         ]
@@ -129,8 +151,73 @@ def _check_archive(path: Path, size: int) -> list[int]:
             raise SeeSRError(f"{path} is not in little-endian byte order; save it again on a common machine.")
         if entries[f"{root}data.pkl"].file_size > MAX_DESCRIPTION_BYTES:
             raise SeeSRError(f"{path} has a description of more than {MAX_DESCRIPTION_BYTES} bytes; refused.")
-        _check_pickle(path, io.BytesIO(archive.read(f"{root}data.pkl")))
-        return [entry.file_size for name, entry in entries.items() if name.startswith(f"{root}data/")]
+        description = archive.read(f"{root}data.pkl")
+        _check_pickle(path, io.BytesIO(description))
+        data = {
+            name.removeprefix(f"{root}data/"): entry.file_size
+            for name, entry in entries.items()
+            if name.startswith(f"{root}data/")
+        }
+        _check_records(path, description, data)
+        return sum(data.values())
+
+
+def _check_places(path: Path, file: io.FileIO, entries: list[zipfile.ZipInfo], size: int) -> None:
+    """Check that no record reaches into the next, wherever its own header puts its data."""
+    entries.sort(key=lambda entry: entry.header_offset)
+    limits = [*(entry.header_offset for entry in entries[1:]), size]
+    for entry, limit in zip(entries, limits, strict=True):
+        file.seek(entry.header_offset + _LOCAL_HEADER_BYTES - 4)
+        name_and_padding = sum(struct.unpack("<HH", file.read(4)))
+        if entry.header_offset + _LOCAL_HEADER_BYTES + name_and_padding + entry.file_size > limit:
+            raise SeeSRError(f"{path}: the record {entry.filename[:80]!r} overlaps the next: it is forged; refused.")
+
+
+def _check_records(path: Path, description: bytes, sizes: Mapping[str, int]) -> None:
+    """Check that each storage that the pickle asks for is a whole record of data.
+
+    torch writes the request as a plain tuple of "storage", type, record, device and number of values, followed
+    by BINPERSID: another form is refused, so that nothing here reads it otherwise than torch does.
+
+    Args:
+        path: For the messages.
+        description: The pickle.
+        sizes: Record -> bytes.
+    """
+    memo: dict[object, object] = {}
+    values: list[object] | None = None  # since the last MARK, while they are plain
+    last: object = None
+    for opcode, argument, _ in pickletools.genops(description):
+        if opcode.name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = last
+            continue
+        if opcode.name == "BINPERSID":
+            _check_request(path, last, sizes)
+        if opcode.name == "TUPLE" and values is not None:
+            last, values = tuple(values), None
+            continue
+        last = argument if opcode.name in _VALUE_OPCODES else None
+        if opcode.name in ("BINGET", "LONG_BINGET"):
+            last = memo.get(argument)
+        if opcode.name == "MARK":
+            values = []
+        elif values is not None and last is not None:
+            values.append(last)
+        else:
+            values = None
+
+
+def _check_request(path: Path, request: object, sizes: Mapping[str, int]) -> None:
+    match request:
+        case ("storage", str(kind), str(record), str(), int(count)) if kind.replace(" ", ".") in _VALUE_BYTES:
+            wanted = count * _VALUE_BYTES[kind.replace(" ", ".")]
+        case _:
+            raise SeeSRError(f"{path} does not ask for its data as torch.save does: it is forged or damaged; refused.")
+    if sizes.get(record) != wanted:
+        raise SeeSRError(
+            f"{path} asks for {wanted} bytes of the record 'data/{record[:80]}', which are not in the file as "
+            "described; download it again."
+        )
 
 
 def _check_legacy(path: Path) -> int:
@@ -151,19 +238,19 @@ def _check_pickle(path: Path, pickle_file: io.BytesIO) -> None:
                 raise SeeSRError(f"{path} contains code ({name[:80]}); refused. Use a .safetensors copy of it.")
 
 
-def _check_storages(
-    path: Path, tensors: dict[str, torch.Tensor], data_bytes: int, record_sizes: set[int] | None
-) -> None:
-    """Check that the tensors' memory is what the file holds, record by record for an archive."""
+def _check_storages(path: Path, tensors: dict[str, torch.Tensor], data_bytes: int) -> None:
+    """Check that the tensors' memory is not more than the file holds, nor their copies than twice that."""
     storages = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
         if tensor.numel() * tensor.itemsize > storage.nbytes():
             raise SeeSRError(f"{path}: tensor {name!r} is larger than its data: it is forged or damaged.")
-        if record_sizes is not None and storage.nbytes() not in record_sizes:
-            raise SeeSRError(
-                f"{path}: the data of tensor {name!r} are not in the file as described; download it again."
-            )
         storages[storage.data_ptr()] = storage.nbytes()
     if sum(storages.values()) > data_bytes:
         raise SeeSRError(f"{path} describes more data than the {data_bytes} bytes it holds: it is forged or damaged.")
+    values = sum(tensor.numel() * tensor.itemsize for tensor in tensors.values())
+    if values > _MOST_NAMES * data_bytes:
+        raise SeeSRError(
+            f"{path} holds {data_bytes} bytes under so many names that they make {values} bytes of tensors: "
+            "it is forged; refused."
+        )

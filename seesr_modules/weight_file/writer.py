@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -48,7 +49,8 @@ def write_safetensors(
         SeeSRError: The disk is full or broken, or the folder may not be written to. Nothing is left behind.
     """
     header = _header(shapes, dtype, metadata)
-    part = path.with_name(f"{path.name}.part")
+    # A name of its own, so that two programs that write the same file do not write into each other's.
+    part = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     with _sentences(path):
         _require_free(path, len(header) + sum(map(math.prod, shapes.values())) * dtype.itemsize)
         try:
@@ -84,7 +86,7 @@ def _write(
 ) -> Digests:
     """Write the file, and return name -> digest of what was meant to be written."""
     digests = {}
-    with part.open("wb") as file:
+    with part.open("xb") as file:
         file.write(header)
         for (wanted, shape), (name, tensor) in zip(shapes.items(), tensors, strict=True):
             assert (name, tuple(tensor.shape), tensor.dtype) == (wanted, shape, dtype)

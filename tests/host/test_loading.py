@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,8 +21,8 @@ from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import folders, loading_work
 from seesr_pack.seesr_modules.host.controlnet import parameter_names
-from seesr_pack.seesr_modules.host.loading import load_seesr_path
-from seesr_pack.seesr_modules.host.tagging import load_dape_path
+from seesr_pack.seesr_modules.host.loading import load_seesr_named, load_seesr_path, missing_seesr
+from seesr_pack.seesr_modules.host.tagging import find_vocabulary, load_dape_path, missing_file
 from seesr_pack.seesr_modules.packing import pack_dape, pack_seesr
 from torch import Tensor
 
@@ -111,6 +112,96 @@ def test_seesr_with_single_files_in_place_of_folders(tmp_path: Path, monkeypatch
     save_file(dict(CONTROLNET), folder / "controlnet.safetensors")
     assert folders.seesr_choices()[0] == "mine"
     assert_seesr(load_seesr_path(folder, "float32"))
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that stands for models/seesr and models/rams."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for kind in ("seesr", "rams"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], {".pth", ".safetensors"}))
+    return folder
+
+
+needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rights on Windows")
+
+
+@needs_links
+def test_a_linked_seesr_is_listed_and_loads(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """People keep models on other disks; links in a circle end."""
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [])  # the host goes in circles for long
+    disk = builders.save_seesr(tmp_path / "disk" / "SeeSR", UNET, CONTROLNET).parent
+    (models / "SeeSR").symlink_to(disk / "SeeSR")
+    (models / "disk").symlink_to(disk)
+    (disk / "back").symlink_to(models)
+    (disk / "self").symlink_to(disk)
+    (models / "up").symlink_to(tmp_path)
+    (models / "loop").symlink_to("loop")
+    assert folders.seesr_choices() == ["SeeSR", "disk/SeeSR"]
+    path = folders.find("SeeSR", folders.SEESR)
+    assert path is not None
+    assert_seesr(load_seesr_path(path, "float32"))
+
+
+@needs_links
+@pytest.mark.parametrize("part", ["unet", "controlnet", "unet.safetensors"])
+def test_links_out_of_a_seesr_folder_are_refused(tmp_path: Path, models: Path, part: str) -> None:
+    folder = builders.save_seesr(models / "SeeSR", UNET, CONTROLNET)
+    if "." in part:
+        (folder / "unet" / f"{NAME}.safetensors").rename(folder / "unet.safetensors")
+        (folder / "unet").rmdir()
+    (folder / part).rename(tmp_path / part)
+    (folder / part).symlink_to(tmp_path / part)
+    with pytest.raises(SeeSRError, match=rf"{part} is a link out of its folder; put there what it leads to"):
+        load_seesr_path(folder, "float32")
+    (tmp_path / part).rename(folder / f"own {part}")
+    (folder / part).unlink()
+    (folder / part).symlink_to(f"own {part}")
+    assert_seesr(load_seesr_path(folder, "float32"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "a/../../b", "/etc", "\\etc", "C:x", "C:\\x", "a\\..\\b", "x" * 300, "a\0b"]
+)
+def test_names_that_lead_out_or_nowhere_are_not_found(models: Path, name: str) -> None:
+    (models / "C:x").mkdir()
+    assert folders.find(name, folders.SEESR) is None
+    assert missing_seesr(name) is not None
+    assert missing_file("ram", name) is not None
+
+
+def test_what_is_missing_is_named(models: Path) -> None:
+    published, packing = (
+        "Run `python run.py download seesr` in",
+        "run `python run.py download seesr`, then `python run.py pa",
+    )
+    for told, remedy in (
+        (missing_seesr("SeeSR"), published),
+        (missing_seesr("seesr_fp16.safetensors"), packing),
+        (missing_file("ram", "ram.pth"), published),
+        (missing_file("ram", "dape_fp16.safetensors"), packing),
+        (missing_file("dape", "DAPE.pth"), published),
+    ):
+        assert told is not None and remedy in told
+    (models / "SeeSR" / "unet").mkdir(parents=True)
+    assert "'SeeSR' holds no controlnet." in (missing_seesr("SeeSR") or "")
+    (models / "SeeSR" / "unet").rmdir()
+    assert "'SeeSR' holds no unet and no controlnet." in (missing_seesr("SeeSR") or "")
+    with pytest.raises(SeeSRError, match=r"^Load SeeSR: 'SeeSR' holds no unet and no controlnet\."):
+        load_seesr_named("SeeSR", "float32")
+    lists = ("ram_tag_list.txt", "ram_tag_list_threshold.txt")
+    with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} are missing. Run"):
+        find_vocabulary(3, [])
+    for there, gone in (lists, lists[::-1]):
+        (models / there).touch()
+        with pytest.raises(SeeSRError, match=f"the tag list {gone} is missing. Run"):
+            find_vocabulary(3, [])
+        (models / there).unlink()
+    (models / lists[0]).touch()
+    (models / "SeeSR" / lists[1]).touch()
+    with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} lie in two folders. Run"):
+        find_vocabulary(3, [models / "SeeSR"])
 
 
 def test_the_loaders_offer_packed_files_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +294,34 @@ def test_a_single_file_that_is_not_packed_is_named(tmp_path: Path, state: State)
     save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "a.safetensors")
     with pytest.raises(SeeSRError, match=r"^'a.safetensors' is .*, not a packed SeeSR\. Choose a packed file"):
         load_seesr_path(tmp_path / "a.safetensors", "float32")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e5])
+@pytest.mark.parametrize("dtype", ["float16", "fp8_e4m3fn"])
+@pytest.mark.parametrize(
+    ("part", "name", "what"),
+    [
+        ("unet", "mid_block.image_attentions.0.proj_in.weight", "SeeSR's image attention"),
+        ("controlnet", "mid_block.image_attentions.0.proj_in.bias", "the SeeSR ControlNet"),
+    ],
+)
+def test_broken_values_are_named(tmp_path: Path, part: str, name: str, what: str, dtype: str, value: float) -> None:
+    states = {"unet": UNET, "controlnet": CONTROLNET}
+    spoiled = states[part][name].clone()
+    spoiled.view(-1)[-1] = value
+    builders.save_seesr(tmp_path, **{**states, part: {**states[part], name: spoiled}})
+    told = "are NaN or infinite; download the file again"
+    if value == 1e5:
+        load_seesr_path(tmp_path, "bfloat16")
+        told = f"{'float8_e4m3fn' if '8' in dtype else dtype} does not hold; choose bfloat16 or float32"
+    with pytest.raises(SeeSRError, match=f"^{what}: the tensor {name} has values that {told}"):
+        load_seesr_path(tmp_path, dtype)
+
+
+def test_values_of_the_base_model_in_the_unet_are_not_looked_at(tmp_path: Path) -> None:
+    broken = {**UNET, "conv_in.weight": torch.full_like(UNET["conv_in.weight"], float("nan"))}
+    builders.save_seesr(tmp_path, broken, CONTROLNET)
+    assert_seesr(load_seesr_path(tmp_path, "float32"))
 
 
 # ------------------------------------------------------------------------------------ the tagger
@@ -323,13 +442,26 @@ def test_plain_ram(tagger: Path) -> None:
     assert torch.equal(state[name], RAM[name])
 
 
-def test_a_table_of_224_px_gives_a_tagger_for_224_px(tmp_path: Path) -> None:
+def test_a_table_of_224_px_is_refused_in_the_published_network(tmp_path: Path) -> None:
+    """SeeSR needs the 145 tokens of 384 px. A smaller network, which no SeeSR was published for, keeps its size."""
     table = "relative_position_bias_table"
+    manifest = json.loads((builders.GOLDEN / "manifests" / "ram_full.json").read_text())
+    header, at = {}, 0
+    for name, shape in manifest.items():
+        shape = [169, shape[1]] if name.endswith(table) else shape
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    with (tmp_path / "large.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + at)
+    with pytest.raises(SeeSRError, match=r"windows of 7 patches, .* 224 px, .* for 384 px; use ram_swin_large_14m.pth"):
+        load_dape_path(tmp_path / "large.safetensors", None, "float32")
+
     small = {name: tensor[:169].clone() if name.endswith(table) else tensor for name, tensor in RAM.items()}
     dape = load_dape_path(save(tmp_path, "small.pth", {"model": small}), None, "float32").patcher.model
-    assert (dape.config.image_size, dape.config.window_size, dape.config.tokens) == (224, 7, 50)
-    name = f"visual_encoder.layers.0.blocks.0.attn.{table}"
-    assert torch.equal(dape.state_dict()[f"{name}.weight"], small[name])
+    assert (dape.config.image_size, dape.config.tokens) == (224, 50)
     assert dape(torch.rand(1, 3, 60, 80)).soft_prompt.shape[1] == 50
 
 

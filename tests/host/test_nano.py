@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 
 import comfy.samplers
@@ -19,6 +20,7 @@ from seesr_pack.seesr_modules.host.tagging import look, tag
 from seesr_pack.seesr_modules.nano.file import NANO_FILE, NanoFile, all_tensors
 from seesr_pack.seesr_modules.train.degrade import degrade
 from seesr_pack.seesr_modules.train.text import TextEncoder
+from seesr_pack.seesr_modules.weight_file import open_weights
 from skimage import data
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -182,6 +184,71 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     """One sentence, for a missing file and for one of another kind."""
     with pytest.raises(SeeSRError, match="install the pack again"):
         nano.load_nano(tmp_path / "nano.safetensors")
+
+
+@pytest.mark.parametrize("part", ["unet", "controlnet", "text_encoder", "vae", "dape"])
+def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
+    """In every part, one NaN is told with the name of its tensor."""
+    file = open_weights(NANO_FILE)
+    name = next(name for name in file if name.startswith(f"{part}.") and name.endswith(".bias"))
+    start = 8 + int.from_bytes(NANO_FILE.read_bytes()[:8], "little")
+    content = bytearray(NANO_FILE.read_bytes())
+    at = start + json.loads(content[8:start])[name]["data_offsets"][0]
+    content[at : at + 2] = b"\xff\x7f"
+    (tmp_path / "nano.safetensors").write_bytes(content)
+    with pytest.raises(SeeSRError, match=f"the tensor {name.removeprefix(f'{part}.')} has values that are NaN"):
+        nano.load_nano(tmp_path / "nano.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"prediction_type": None}, "says that it predicts '', not epsilon or v_prediction"),
+        ({"prediction_type": "sample"}, "says that it predicts 'sample', not epsilon or v_prediction"),
+        ({"known_tokens": None}, "the known_tokens in the header of nano.safetensors are not the tokens"),
+        ({"known_tokens": "{"}, "the known_tokens in the header"),
+        ({"known_tokens": '["a"]'}, "the known_tokens in the header"),
+        ({"known_tokens": "[1, 2]"}, "the known_tokens in the header"),
+        ({"known_tokens": "[" * 50_000}, "the known_tokens in the header"),
+        ({"tags_english": None}, "has no words for its tagger's classes"),
+        ({"tags_english": "{"}, "has no list under tags_english"),
+        ({"seesr_nano": "2"}, "not a nano of this version"),
+    ],
+)
+def test_a_damaged_header_is_told(tmp_path: Path, change: dict[str, str | None], told: str) -> None:
+    rewritten(tmp_path / "nano.safetensors", change, {})
+    with pytest.raises(SeeSRError, match=told):
+        nano.load_nano(tmp_path / "nano.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("vae.decoder.weight", "the autoencoder"),
+        ("vae.encoder.weight", "The autoencoder"),
+        ("vae.refiner.layers.0.weight", "The autoencoder"),
+        ("unet.conv_in.weight", "nano's UNet does not take"),
+        ("unet.conv_norm_out.bias", "the UNet"),
+        ("text_encoder.final_layer_norm.bias", "nano's text encoder"),
+        ("text_encoder.embeddings.token_embedding.weight", "the known_tokens"),
+    ],
+)
+def test_a_missing_tensor_is_told(tmp_path: Path, name: str, what: str) -> None:
+    rewritten(tmp_path / "nano.safetensors", {}, {name: f"{name.partition('.')[0]}.other"})
+    with pytest.raises(SeeSRError, match=what):
+        nano.load_nano(tmp_path / "nano.safetensors")
+
+
+def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]) -> None:
+    """Write nano again with other header texts, None for none, and other names of tensors."""
+    content = NANO_FILE.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    changed = {**header.pop("__metadata__"), **metadata}
+    described = {names.get(name, name): entry for name, entry in header.items()}
+    texts = {key: text for key, text in changed.items() if text is not None}
+    coded = json.dumps({"__metadata__": texts, **described}).encode()
+    path.write_bytes(len(coded).to_bytes(8, "little") + coded + content[start:])
 
 
 def test_every_sampler_name_of_the_workflow_is_the_hosts() -> None:

@@ -91,7 +91,7 @@ def test_a_process_of_its_own_is_measured(files: Path) -> None:
 def test_packing_that_fails_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SeeSRError, match="packing failed"):
         loading_work.main(["pack", str(tmp_path)])
-    assert "'SeeSR' does not hold both unet and controlnet" in capsys.readouterr().err
+    assert "'SeeSR' holds no unet and no controlnet" in capsys.readouterr().err
 
 
 def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyPatch) -> None:

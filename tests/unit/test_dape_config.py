@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 from seesr_pack.seesr_modules.dape.tagger import Dape
+from seesr_pack.seesr_modules.dape.weights import size_telling_mask
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 MANIFESTS = Path(__file__).parents[1] / "golden" / "manifests"
@@ -70,26 +71,47 @@ def test_published_sizes() -> None:
     [
         SMALL,
         replace(SMALL, embed_dim=10, mlp_ratio=2, num_heads=(5, 5, 10, 10), tag_layers=3),
-        replace(SMALL, depths=(1, 2, 2), num_heads=(1, 1, 1)),
+        replace(SMALL, depths=(1, 2, 2), num_heads=(1, 1, 1), image_size=192),
+        replace(SMALL, depths=(2, 2), num_heads=(1, 1), image_size=96),
         replace(SMALL, depths=(2,) * 5, num_heads=(1,) * 5),
-        replace(SMALL, window_size=6),
+        replace(SMALL, window_size=6, image_size=192),
         replace(SMALL, window_size=7, image_size=224),
         replace(SMALL, window_size=24),
         replace(SMALL, window_size=48, image_size=768),
         replace(SMALL, patch_size=8, window_size=6),
     ],
-    ids=["small", "widths", "3 stages", "5 stages", "window 6", "224 px", "window 24", "768 px", "patch 8"],
+    ids=["small", "widths", "3 stages", "2 stages", "5 stages", "window 6", "224 px", "window 24", "768 px", "patch 8"],
 )
 def test_sizes_come_from_shapes(config: DapeConfig) -> None:
     assert DapeConfig.from_shapes(shapes_of(config)) == config
 
 
 def test_image_size_comes_from_a_mask_where_there_is_one() -> None:
-    config = replace(SMALL, image_size=192, window_size=6)
+    config = replace(SMALL, window_size=6)
     shapes = shapes_of(config)
-    assert DapeConfig.from_shapes(shapes).image_size == 384
-    assert DapeConfig.from_shapes({**shapes, MASK.format(0): (64, 36, 36)}) == config
-    assert DapeConfig.from_shapes({**shapes, MASK.format(2): (4, 36, 36)}) == config
+    assert DapeConfig.from_shapes(shapes).image_size == 192
+    assert DapeConfig.from_shapes({**shapes, MASK.format(0): (256, 36, 36)}) == config
+    assert DapeConfig.from_shapes({**shapes, MASK.format(2): (16, 36, 36)}) == config
+
+
+@pytest.mark.parametrize("depths", [(2, 2, 2, 2), (1, 2, 2, 2)])
+def test_a_mask_of_ones_own_tells_the_image_size(depths: tuple[int, ...]) -> None:
+    """Also where the first stage has no second block, in which published files have theirs."""
+    config = replace(SMALL, window_size=6, depths=depths)
+    mask = {name: tuple(tensor.shape) for name, tensor in size_telling_mask(config).items()}
+    assert DapeConfig.from_shapes({**shapes_of(config), **mask}) == config
+
+
+def test_the_published_network_for_another_size_is_refused() -> None:
+    """Whether its size is told by the tables or by a mask: SeeSR cannot use its soft prompt."""
+    published = manifest("ram_full")
+    small = {n: (169, shape[1]) if n.endswith("bias_table") else shape for n, shape in published.items()}
+    with pytest.raises(
+        SeeSRError, match=r"windows of 7 patches, so for pictures of 224 px, and SeeSR needs RAM for 38"
+    ):
+        DapeConfig.from_shapes(small)
+    with pytest.raises(SeeSRError, match="windows of 12 patches, so for pictures of 768 px"):
+        DapeConfig.from_shapes({**published, MASK.format(0): (256, 144, 144)})
 
 
 def test_tag_head_under_other_names() -> None:

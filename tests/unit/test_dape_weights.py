@@ -184,7 +184,24 @@ def test_derived_buffers_are_not_read(ram: MemoryFile, dape: MemoryFile) -> None
 def test_whole_dape_stands_in_for_ram(ram: MemoryFile) -> None:
     whole = MemoryFile("merged.pth", {n: t + 1 for n, t in ram.state.items() if "text_decoder" not in n})
     assert_same(dape_state_dict(ram, whole), dape_state_dict(whole))
-    assert ram.read == []
+    assert ram.read == ["visual_encoder.layers.0.blocks.0.attn.qkv.weight"]
+    with_captioner = MemoryFile("merged.pth", {n: t + 1 for n, t in ram.state.items()})
+    assert_same(dape_state_dict(ram, with_captioner), dape_state_dict(whole))
+
+
+def test_files_in_each_others_place_are_told(ram: MemoryFile, dape: MemoryFile) -> None:
+    with pytest.raises(SeeSRError, match=r"^RAM and DAPE are exchanged: RAM file 'DAPE.pth' .* the other way round"):
+        dape_state_dict(dape, ram)
+    whole = MemoryFile("merged.pth", {n: t + 1 for n, t in ram.state.items() if "text_decoder" not in n})
+    with pytest.raises(SeeSRError, match=r"DAPE file 'ram.pth' has the captioner .* RAM file 'merged.pth' has none"):
+        dape_state_dict(whole, ram)
+
+
+@pytest.mark.parametrize("change", [lambda tensor: tensor, Tensor.half])
+def test_plain_ram_is_no_dape(ram: MemoryFile, change: Callable[[Tensor], Tensor]) -> None:
+    copy = MemoryFile("copy.pth", {name: change(tensor) for name, tensor in ram.state.items()})
+    with pytest.raises(SeeSRError, match=r"DAPE file 'copy.pth' holds plain RAM's weights, .*; give DAPE.pth, or none"):
+        dape_state_dict(ram, copy)
 
 
 def test_merges_in_float32_and_stores_as_asked(ram: MemoryFile, dape: MemoryFile) -> None:
@@ -203,6 +220,31 @@ def test_8_bit_is_for_matrices(ram: MemoryFile, dape: MemoryFile) -> None:
     tables = {name for name in state if "bias_table" in name or "label_embed" in name}
     assert wide == tables | {name for name, tensor in state.items() if tensor.ndim == 1}
     assert {state[name].dtype for name in set(state) - wide} == {torch.float8_e4m3fn}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_no_numbers_are_refused(ram: MemoryFile, dape: MemoryFile, value: float) -> None:
+    for name in (f"{QUERY}.weight", "fc.bias", "label_embed"):
+        broken = ram.changed(lambda state, name=name: state.update({name: torch.full_like(state[name], value)}))
+        with pytest.raises(SeeSRError, match=rf"^RAM file 'ram.pth': the tensor {name} has values that are NaN or inf"):
+            dape_state_dict(broken, dape, torch.float16)
+    name = f"{QKV}.lora_B"
+    broken = dape.changed(lambda state: state.update({name: torch.full_like(state[name], value)}))
+    with pytest.raises(SeeSRError, match=rf"^DAPE file 'DAPE.pth': the tensor {name} has values that are NaN"):
+        load_dape(ram, broken)
+    unused = ram.changed(lambda state: state.update({"text_decoder.x": torch.tensor(value)}))
+    assert_same(dape_state_dict(unused, dape), dape_state_dict(ram, dape))
+
+
+def test_values_that_the_type_does_not_hold_are_refused(ram: MemoryFile, dape: MemoryFile) -> None:
+    """Those of the merged weights count."""
+    name = f"{QKV}.lora_B"
+    large = dape.changed(lambda state: state.update({name: torch.full_like(state[name], 1e5)}))
+    for dtype in (torch.float16, torch.float8_e4m3fn):
+        told = rf"the tensor {QKV}.weight has values that {str(dtype)[6:]} does not hold; choose bfloat16 or float32"
+        with pytest.raises(SeeSRError, match=told):
+            load_dape(ram, large, dtype)
+    load_dape(ram, large, torch.bfloat16)
 
 
 def test_loaded_module_is_frozen_and_whole(ram: MemoryFile, dape: MemoryFile) -> None:
@@ -261,6 +303,8 @@ def test_wrong_files_are_named(ram: MemoryFile, dape: MemoryFile) -> None:
         dape_state_dict(ram, unet)
     with pytest.raises(SeeSRError, match=r"RAM file 'DAPE.pth' is DAPE's LoRA"):
         dape_state_dict(dape, dape)
+    with pytest.raises(SeeSRError, match=r"RAM file 'unet.safetensors' is .*UNet"):
+        dape_state_dict(unet, ram)
     with pytest.raises(SeeSRError, match=r"the same file 'ram.pth'"):
         dape_state_dict(ram, ram)
     with pytest.raises(SeeSRError, match=r"perhaps merged already"):

@@ -152,7 +152,9 @@ def test_values_that_do_not_fit_are_refused(models: Path) -> None:
     large = {**CONTROLNET, "conv_in.bias": torch.full_like(CONTROLNET["conv_in.bias"], 1e6)}
     shutil.rmtree(models / "seesr" / "SeeSR")
     builders.save_seesr(models / "seesr" / "SeeSR", UNET, large)
-    with pytest.raises(SeeSRError, match=r"controlnet\.conv_in\.bias has values that float16 does not hold"):
+    with pytest.raises(
+        SeeSRError, match=r"'SeeSR': the tensor controlnet\.conv_in\.bias has values that float16 does not hold"
+    ):
         pack_seesr(models, "float16")
     assert list((models / "packed").iterdir()) == []
     assert pack_seesr(models, "bfloat16").exists()
@@ -170,7 +172,7 @@ def test_an_image_size_that_would_be_lost_is_refused(models: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda seesr: shutil.rmtree(seesr / "controlnet"), "'SeeSR' does not hold both unet and controlnet"),
+        (lambda seesr: shutil.rmtree(seesr / "controlnet"), "'SeeSR' holds no controlnet"),
         (
             lambda seesr: shutil.copytree(seesr / "unet", seesr / "controlnet", dirs_exist_ok=True),
             "ControlNet was expected, but the file is the SeeSR UNet",
@@ -216,6 +218,23 @@ def test_writer_gives_what_the_library_reads(tmp_path: Path) -> None:
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"a": "ä"}
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
+    """While one writes, another writes the same file from start to end; both give a whole file."""
+    path = tmp_path / "a.safetensors"
+
+    def meanwhile() -> Any:
+        for number, item in enumerate(some().items()):
+            if number == 2:
+                write(path, some(), metadata={"by": "the other"})
+                assert open_weights(path).metadata == {"by": "the other"}
+            yield item
+
+    write(path, some(), tensors=meanwhile())
+    assert open_weights(path).metadata == {"a": "ä"}
+    assert_same(load_file(path), some())
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -97,11 +97,12 @@ def test_casting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ste
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
 def test_views_and_parameters_of_torch_files(tmp_path: Path, name: str) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
-    tree = {"turned": whole.t(), "row": whole[1], "whole": torch.nn.Parameter(whole)}
+    other = torch.arange(4.0)
+    tree = {"turned": whole.t(), "row": whole[1], "whole": torch.nn.Parameter(whole), "other": other}
     weights = open_weights(save(tmp_path / name, tree))
     for dtype in (torch.float32, torch.float16):
         found = dict(weights.tensors(weights, dtype))
-        assert_equal(found, {"turned": whole.t().to(dtype), "row": whole[1].to(dtype), "whole": whole.to(dtype)})
+        assert_equal(found, {name: tensor.detach().to(dtype) for name, tensor in tree.items()})
         assert not found["whole"].requires_grad
 
 
@@ -290,9 +291,16 @@ def test_other_content(tmp_path: Path, suffix: str, content: bytes, sentence: st
 def test_other_names(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
-    refused(path, "use .safetensors or .pth")
+    refused(path, "is no weight file; use .safetensors or .pth")
     error = refused(tmp_path / "gone.pth", r"cannot be read \(No such file")
     assert isinstance(error.__cause__, FileNotFoundError)
+
+
+@pytest.mark.parametrize("written", ["a.safetensors", "a.pth", "legacy.pth"])
+@pytest.mark.parametrize("named", ["b.safetensors", "b.bin", "b.ckpt", "b.sft"])
+def test_what_a_file_is_does_not_depend_on_its_name(tmp_path: Path, written: str, named: str) -> None:
+    path = save(tmp_path / written, INNER).rename(tmp_path / named)
+    assert_same_inner(path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes and devices in folders there")
@@ -492,7 +500,7 @@ def test_a_rewritten_archive_is_good(tmp_path: Path) -> None:
         ("data/0", lambda name, content: [(name, content, zipfile.ZIP_DEFLATED)], "compressed record 'a/data/0'"),
         ("data.pkl", lambda name, content: [(name, content, zipfile.ZIP_BZIP2)], "compressed record 'a/data.pkl'"),
         ("data/0", lambda name, content: [(name, content, 0)] * 2, "two records of one name"),
-        ("data/0", lambda name, content: [], "PytorchStreamReader"),
+        ("data/0", lambda name, content: [], "asks for 8 bytes of the record 'data/0', which are not in the file"),
         ("data/0", lambda name, content: [(name, content[:4], 0)], "are not in the file as described"),
         ("data.pkl", lambda name, content: [("a/other.pkl", content, 0)], "not one that torch.save wrote"),
         ("data.pkl", lambda name, content: [(name, content, 0), ("b/data.pkl", content, 0)], "not one that torch"),
@@ -510,6 +518,50 @@ def test_forged_archives(tmp_path: Path, record: str, change: Callable[..., Any]
 
 def keep(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
     return [(name, content, zipfile.ZIP_STORED)]
+
+
+def test_swapped_sizes_of_two_records(tmp_path: Path) -> None:
+    """Each size is one that the file has, and so is their sum: only record by record is it seen."""
+    path = save(tmp_path / "a.pth", {"small": torch.ones(3), "large": torch.arange(200.0)})
+
+    def swap(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
+        if name.endswith("data.pkl"):
+            three, two_hundred = b"cpuq\x06K\x03", b"h\x06K\xc8"
+            assert content.count(three) == content.count(two_hundred) == 1
+            content = content.replace(three, b"cpuq\x06K\xc8").replace(two_hundred, b"h\x06K\x03")
+            content = content.replace(b"K\x00K\x03\x85", b"K\x00K\xc8\x85", 1)  # shapes, to fit
+        return keep(name, content)
+
+    refused(rewrite(path, swap), "asks for 800 bytes of the record 'data/0', which are not in the file as described")
+
+
+def test_records_that_overlap(tmp_path: Path) -> None:
+    """The directory says how long a record is, the record itself where its data begin."""
+    path = save(tmp_path / "a.pth", INNER)
+    content = path.read_bytes()
+    entry = content.index(b"a/data/0", content.index(b"PK\x01\x02")) - 46
+    longer = struct.pack("<II", 2000, 2000)
+    path.write_bytes(content[: entry + 20] + longer + content[entry + 28 :])
+    refused(path, "the record 'a/data/0' overlaps the next|asks for 8 bytes|declares more data")
+    header = content.index(b"a/data/0") - 30
+    path.write_bytes(content[: header + 28] + b"\xff\xff" + content[header + 30 :])
+    refused(path, "the record 'a/data/0' overlaps the next")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (b"X\x07\x00\x00\x00storage", b"X\x07\x00\x00\x00storagE"),
+        (b"K\x02tq\x07Q", b"K\x02tq\x07N"),
+        (b"K\x02tq", b"K\x02Ntq"),
+    ],
+)
+def test_requests_for_data_in_another_form(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
+    path = save(tmp_path / "a.pth", {"a": torch.ones(2)})
+    with zipfile.ZipFile(path) as archive:
+        assert change[0] in archive.read("a/data.pkl")
+    rewrite(path, lambda name, content: keep(name, content.replace(*change)))
+    refused(path, "does not ask for its data as torch.save does|is no readable weight file")
 
 
 def test_an_archive_that_declares_more_than_it_holds(tmp_path: Path) -> None:
@@ -535,6 +587,15 @@ def test_a_zip_directory_of_absurd_size(tmp_path: Path) -> None:
 def test_tensors_larger_than_their_data(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, {"a": torch.zeros(2).expand(10**12, 2)})
     refused(path, "tensor 'a' is larger than its data")
+
+
+@pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
+def test_many_names_of_one_tensor(tmp_path: Path, name: str) -> None:
+    """Two are what RAM's own file has; copies of hundreds would fill the memory from a small file."""
+    whole = torch.arange(1000.0)
+    assert len(open_weights(save(tmp_path / name, {"tag_encoder": whole, "tagging_head": whole}))) == 2
+    path = save(tmp_path / name, {f"t{i}": whole for i in range(300)})
+    refused(path, r"holds 4\d\d\d bytes under so many names that they make 1200000 bytes of tensors")
 
 
 def test_old_pickles_that_declare_more_than_they_hold(tmp_path: Path) -> None:
@@ -593,6 +654,16 @@ def test_shards(tmp_path: Path) -> None:
         "c": (3, torch.float16),
         "b": (2, torch.float16),
     }
+
+
+def test_the_only_index_of_a_folder_is_meant_under_any_name(tmp_path: Path) -> None:
+    folder = save_shards(tmp_path)
+    (folder / INDEX).rename(folder / "model.safetensors.index.json")
+    assert sorted(open_weights(folder)) == ["a", "b", "c"]
+    (folder / "model.safetensors.index.json").rename(folder / "model.safetensors.index.fp16.json")
+    assert sorted(open_weights(folder)) == ["a", "b", "c"]
+    (folder / "other.safetensors.index.json").write_text("{}")
+    refused(folder, r"several weight files \(model.safetensors.index.fp16.json, other.safetensors.index.json\)")
 
 
 def test_the_only_file_of_a_folder_is_meant_under_any_name(tmp_path: Path) -> None:

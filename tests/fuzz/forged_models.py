@@ -1,44 +1,27 @@
-"""Feed forged SeeSR and DAPE files and tag lists to their loaders: each must load or end in one SeeSRError.
+"""SeeSR, DAPE and nano files with forged names, shapes, dtypes and header texts, and tag lists, for their loaders.
 
-    COMFYUI_PATH=... python tests/fuzz/fuzz_loaders.py --files 20000 --seed 1
-
-The files are well-formed (fuzz_weight_file.py damages those): what is forged are names, shapes, dtypes and
-header texts. The values are all zero, so that the files are holes on the disk. Each file depends only on the
-seed and its number, so `--files 1 --first N` makes file N again.
+The files are well-formed but for a few bytes (damaged_files.py damages all of them), and nearly all values are zero,
+so that the files are holes on the disk.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import random
 import re
-import shutil
-import sys
-import tempfile
-import time
-import traceback
-import warnings
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-
-if "seesr_pack" not in sys.modules:  # run as a program: bring in the host and the pack as the tests do
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    import conftest  # noqa: F401
-
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.tags import read_vocabulary
-from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.host import folders
 from seesr_pack.seesr_modules.host.loading import load_seesr_path
+from seesr_pack.seesr_modules.host.nano import load_nano
 from seesr_pack.seesr_modules.host.tagging import load_dape_path
+from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
 from seesr_pack.seesr_modules.packed import FORMAT_KEY, open_dape, packed_vocabulary
 from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
 
@@ -69,49 +52,10 @@ LINES = (b"", b"nan", b"inf", b"-1", b"2", b"1e-400", b"1_0", b"\xff\xfe", b"\x0
 LINES += (b"\x0b", b"\xef\xbb\xbf", b"a" * 100_000, b"9" * 5000, "\u0661".encode(), b"0.5 0.5", b"0x1", b"\xed\xa0\x80")
 
 
-@dataclass
-class Tally:
-    """What became of the files."""
-
-    tried: int = 0
-    loaded: int = 0
-    sentences: Counter[str] = field(default_factory=Counter)
-    crashes: list[str] = field(default_factory=list)
-    slowest_s: float = 0.0
-
-
-def fuzz(first: int, stop: int, seed: int, folder: Path) -> Tally:
-    """Make and load the files `first` to `stop` in a folder."""
-    tally = Tally()
-    for number in range(first, stop):
-        rng = random.Random(f"{seed}-{number}")
-        case = folder / "case"
-        shutil.rmtree(case, ignore_errors=True)
-        case.mkdir()
-        load = rng.choice((_seesr, _dape, _packed_words, _tag_lists))(rng, case)
-        started = time.perf_counter()
-        try:
-            load()
-            tally.loaded += 1
-        except SeeSRError as error:
-            tally.sentences[_sentence(str(error))] += 1
-        except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            place = f"{Path(where.filename).name}:{where.lineno}"
-            tally.crashes.append(f"file {number}: {type(error).__name__} in {place}: {error}"[:300])
-        tally.slowest_s = max(tally.slowest_s, time.perf_counter() - started)
-        tally.tried += 1
-    return tally
-
-
-def _sentence(message: str) -> str:
-    """Return a message without what differs from file to file: quoted text, paths, tensors, numbers."""
-    words = message.replace("'", '"').split('"')
-    text = re.sub(r"/\S+|[\w.-]+\.[\w.-]*\w|\(such as.*", "...", "...".join(words[::2]))
-    return re.sub(r"[\[(]?-?\d+(, -?\d+)*,?[\])]?", "#", text)[:110]
-
-
-# --- the files ---------------------------------------------------------------------------------------
+def make(rng: random.Random, folder: Path) -> Callable[[], object]:
+    """Write the files of one model into a folder; return what loads it."""
+    kinds = (_seesr, _dape, _packed_words, _tag_lists, _nano)
+    return rng.choices(kinds, weights=(6, 6, 4, 4, 1))[0](rng, folder)
 
 
 @cache
@@ -123,7 +67,32 @@ def _originals() -> dict[str, Header]:
     for part, manifest in (("ram", "ram_tiny"), ("dape", "dape_lora_tiny")):
         content = json.loads((MANIFESTS / f"{manifest}.json").read_text())
         shapes[part] = {name: tuple(shape) for name, shape in content.items()}
+    with torch.device("meta"):
+        vae = PatchAutoencoder(4, 8, 2).state_dict()
+    shapes["vae"] = {name: tuple(tensor.shape) for name, tensor in vae.items()}
+    shapes["text_encoder"] = _text_encoder(64)
     return {part: {name: ("F32", shape) for name, shape in held.items()} for part, held in shapes.items()}
+
+
+def _text_encoder(width: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a CLIP of one layer that knows two tokens."""
+    layer = "encoder.layers.0."
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.token_embedding.weight": (3, width),
+        "embeddings.position_embedding.weight": (77, width),
+        f"{layer}mlp.fc1.weight": (4 * width, width),
+        f"{layer}mlp.fc1.bias": (4 * width,),
+        f"{layer}mlp.fc2.weight": (width, 4 * width),
+        f"{layer}mlp.fc2.bias": (width,),
+    }
+    for norm in (f"{layer}layer_norm1", f"{layer}layer_norm2", "final_layer_norm"):
+        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    for part in "qkv":
+        shapes |= {
+            f"{layer}self_attn.{part}_proj.weight": (width, width),
+            f"{layer}self_attn.{part}_proj.bias": (width,),
+        }
+    return {**shapes, f"{layer}self_attn.out_proj.weight": (width, width), f"{layer}self_attn.out_proj.bias": (width,)}
 
 
 def _write(path: Path, header: Header, metadata: dict[str, str] | None = None) -> None:
@@ -140,6 +109,16 @@ def _write(path: Path, header: Header, metadata: dict[str, str] | None = None) -
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
+
+
+def _scribble(rng: random.Random, path: Path) -> None:
+    """Overwrite a few bytes, now and then: of the header, or of the values, which may be no numbers then."""
+    if rng.random() < 0.2:
+        with path.open("r+b") as file:
+            end = 8 + int.from_bytes(file.read(8), "little")
+            file.seek(rng.choice((rng.randrange(end), end, end + rng.randrange(10_000))))
+            if file.tell() < path.stat().st_size - 8:
+                file.write(rng.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff" * 8, rng.randbytes(4))))
 
 
 def _forge(rng: random.Random, header: Header) -> Header:
@@ -222,11 +201,14 @@ def _seesr(rng: random.Random, folder: Path) -> Callable[[], object]:
     if layout == "packed":
         packed = {f"{part}.{name}": held for part in headers for name, held in headers[part].items()}
         _write(folder / "seesr.safetensors", _forge(rng, packed) if rng.random() < 0.2 else packed)
+        _scribble(rng, folder / "seesr.safetensors")
         return lambda: load_seesr_path(folder / "seesr.safetensors", "float32")
     for part, header in headers.items():
         if layout == "folders":
             (folder / part).mkdir()
-        _write(folder / (f"{part}.safetensors" if layout == "files" else f"{part}/any.safetensors"), header)
+        path = folder / (f"{part}.safetensors" if layout == "files" else f"{part}/any.safetensors")
+        _write(path, header)
+        _scribble(rng, path)
     return lambda: load_seesr_path(folder, "float32")
 
 
@@ -242,24 +224,40 @@ def _dape(rng: random.Random, folder: Path) -> Callable[[], object]:
         metadata = _words(rng, _originals()["ram"]["label_embed"][1][0])
     for part, header in headers.items():
         _write(folder / f"{part}.safetensors", header, metadata if part == "ram" else None)
+        _scribble(rng, folder / f"{part}.safetensors")
     _write_tag_lists(folder, _originals()["ram"]["label_embed"][1][0])
     dape = None if rng.random() < 0.3 else folder / "dape.safetensors"
     return lambda: load_dape_path(folder / "ram.safetensors", dape, "float32")
 
 
-def _words(rng: random.Random, classes: int) -> dict[str, str]:
-    """Return the header texts of a packed DAPE, forged."""
+def _nano(rng: random.Random, folder: Path) -> Callable[[], object]:
+    parts = {"unet": "unet", "controlnet": "controlnet", "text_encoder": "text_encoder", "vae": "vae", "dape": "ram"}
+    header = {f"{part}.{name}": held for part, of in parts.items() for name, held in _originals()[of].items()}
+    metadata = {"seesr_nano": "1", "prediction_type": "v_prediction", "known_tokens": "[7, 49407]"}
+    for key in metadata:
+        if rng.random() < 0.1:
+            metadata[key] = rng.choice((*TEXTS, "[7, 49408]", "[7, 7]", "epsilon", "sample"))
+    if rng.random() < 0.1:
+        del metadata[rng.choice(list(metadata))]
+    words = _words(rng, _originals()["ram"]["label_embed"][1][0], 0.3)
+    _write(folder / "nano.safetensors", _forge(rng, header), {**metadata, **words})
+    _scribble(rng, folder / "nano.safetensors")
+    return lambda: load_nano(folder / "nano.safetensors")
+
+
+def _words(rng: random.Random, classes: int, share: float = 1.0) -> dict[str, str]:
+    """Return the header texts of a packed DAPE, a share of them forged."""
     lists: dict[str, list[Any]] = {key: [f"{key} {i}" for i in range(classes)] for key in ("english", "chinese")}
     lists["thresholds"] = [0.5] * classes
     for values in lists.values():
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 * share:
             values[rng.randrange(classes)] = rng.choice(VALUES)
-        if rng.random() < 0.1:
+        if rng.random() < 0.1 * share:
             del values[rng.randrange(classes) :]
     names = {"english": "tags_english", "chinese": "tags_chinese", "thresholds": "tag_thresholds"}
     metadata = {names[key]: json.dumps(values) for key, values in lists.items()} | {FORMAT_KEY: "1"}
     for key in list(metadata):
-        action = rng.randrange(20)
+        action = rng.randrange(round(20 / share))
         if action == 0:
             del metadata[key]
         elif action == 1:
@@ -313,30 +311,3 @@ def _tag_lists(rng: random.Random, folder: Path) -> Callable[[], object]:
     if rng.random() < 0.3:
         del files["chinese"]
     return lambda: read_vocabulary(**files, num_classes=classes)
-
-
-def main() -> int:
-    """Run from the command line; the exit status is 1 where anything but a SeeSRError came out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=2000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first file")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    folders.register()
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        tally = fuzz(args.first, args.first + args.files, args.seed, Path(folder))
-    for sentence, count in tally.sentences.most_common():
-        print(f"{count:7d}  {sentence}")
-    print(
-        f"{tally.tried} files: {tally.loaded} loaded, {sum(tally.sentences.values())} refused "
-        f"({len(tally.sentences)} sentences), {len(tally.crashes)} crashes; slowest {tally.slowest_s:.2f} s"
-    )
-    for crash in tally.crashes:
-        print(crash)
-    return 1 if tally.crashes else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

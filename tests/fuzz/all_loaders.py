@@ -1,0 +1,185 @@
+"""Feed damaged and forged files to every loader: each must load, or end in one SeeSRError, in bounded time and memory.
+
+    COMFYUI_PATH=... python tests/fuzz/all_loaders.py --files 100000 --seed 1
+
+Each file depends only on the seed and its number, so `--files 1 --first N` makes file N again. The files are read in
+child processes: one that dies, hangs or grows is reported by number, and the run goes on after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import multiprocessing
+import random
+import re
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if "seesr_pack" not in sys.modules:  # run as a program: bring in the host and the pack as the tests do
+    import conftest  # noqa: F401
+
+from fuzz import damaged_files, forged_models
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.host import folders
+
+FILES_PER_CHILD = 2500
+WARM_UP = 100
+"""Files of a child after which its memory is taken as what it needs."""
+
+
+@dataclass
+class Tally:
+    """What became of the files."""
+
+    tried: int = 0
+    loaded: int = 0
+    sentences: Counter[str] = field(default_factory=Counter)
+    crashes: list[str] = field(default_factory=list)
+    slowest_s: float = 0.0
+    slowest: int = 0
+    growth_mib: float = 0.0
+
+    def add(self, other: Tally) -> None:
+        """Count another tally in."""
+        if other.slowest_s > self.slowest_s:
+            self.slowest_s, self.slowest = other.slowest_s, other.slowest
+        self.tried += other.tried
+        self.loaded += other.loaded
+        self.sentences += other.sentences
+        self.crashes += other.crashes
+        self.growth_mib = max(self.growth_mib, other.growth_mib)
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.tried} files: {self.loaded} loaded, {sum(self.sentences.values())} refused in "
+            f"{len(self.sentences)} sentences, {len(self.crashes)} crashed; slowest {self.slowest_s:.2f} s (file "
+            f"{self.slowest}), memory grew by {self.growth_mib:.0f} MiB at most"
+        )
+
+
+def fuzz(first: int, stop: int, seed: int, folder: Path, watch: Callable[[int], None] = lambda _: None) -> Tally:
+    """Make and load the files `first` to `stop` in a folder; `watch` is told the number of each."""
+    tally = Tally()
+    case = folder / "case"
+    for number in range(first, stop):
+        watch(number)
+        rng = random.Random(f"{seed}-{number}")
+        shutil.rmtree(case, ignore_errors=True)
+        case.mkdir()
+        load = rng.choice((damaged_files, forged_models)).make(rng, case)
+        started = time.perf_counter()
+        try:
+            load()
+            tally.loaded += 1
+        except SeeSRError as error:
+            tally.sentences[_sentence(str(error), case)] += 1
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            tally.crashes.append(f"file {number}: {type(error).__name__} in {place}: {error}"[:300])
+        seconds = time.perf_counter() - started
+        if seconds > tally.slowest_s:
+            tally.slowest_s, tally.slowest = seconds, number
+        tally.tried += 1
+    return tally
+
+
+def _sentence(message: str, folder: Path) -> str:
+    """Return a message without what differs from file to file: quoted text, paths, tensors, numbers."""
+    words = re.sub(r"code \(.*\)", "code", message.replace(str(folder), "")).replace("'", '"').split('"')
+    text = re.sub(r"/\S+|[\w.-]+\.[\w.-]*\w|\(such as.*", "...", "...".join(words[::2]))
+    return re.sub(r"[\[(]?-?\d+(, -?\d+)*,?[\])]?", "#", text)[:110]
+
+
+# --- the run -----------------------------------------------------------------------------------------
+
+
+def _child(first: int, stop: int, seed: int, seconds: float, current: Any, results: Any) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    folders.register()
+
+    def watch(number: int) -> None:
+        current.value = number
+        faulthandler.dump_traceback_later(seconds, exit=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(first, stop):
+            results.put(fuzz(number, number + 1, seed, Path(folder), watch))
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _memory_mib(pid: int) -> float:
+    """Return the memory of a process; 0 where the system does not tell, or once it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        return 0.0
+
+
+def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: float) -> Tally:
+    """Try files in a process of its own until one of them ends it."""
+    context = multiprocessing.get_context("spawn")
+    current, results = context.Value("q", first), context.SimpleQueue()
+    child = context.Process(target=_child, args=(first, stop, seed, seconds, current, results))
+    child.start()
+    tally, usual, growth = Tally(), 0.0, 0.0
+    while child.is_alive() or not results.empty():
+        child.join(0.02)
+        while not results.empty():
+            tally.add(results.get())
+        memory = _memory_mib(child.pid)
+        if current.value < first + WARM_UP:
+            usual = max(usual, memory)
+        growth = max(growth, memory - usual)
+        if growth > limit_mib:
+            child.kill()
+            break
+    child.join()
+    if child.exitcode or first + tally.tried < stop:
+        fault = "memory grew" if growth > limit_mib else f"the process ended with {child.exitcode}: it died or hung"
+        tally.tried, tally.crashes = current.value + 1 - first, [*tally.crashes, f"file {current.value}: {fault}"]
+    tally.growth_mib = growth
+    return tally
+
+
+def main() -> int:
+    """Run from the command line; the exit status is 1 where anything but a SeeSRError came out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seconds", type=float, default=20.0, help="time for one file before it counts as hanging")
+    parser.add_argument("--memory", type=float, default=512.0, help="MiB that a child may grow by")
+    args = parser.parse_args()
+    total, first, stop = Tally(), args.first, args.first + args.files
+    while first < stop:
+        last = min(stop, first + FILES_PER_CHILD)
+        total.add(_fuzz_in_child(first, last, args.seed, args.seconds, args.memory))
+        first = args.first + total.tried
+        print(total, file=sys.stderr)
+    for sentence, count in total.sentences.most_common():
+        print(f"{count:7d}  {sentence}")
+    print(total)
+    for crash in total.crashes:
+        print(crash)
+    return 1 if total.crashes else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
