@@ -252,12 +252,21 @@ def prefer_packed(host: HeadlessHost, workflow: Workflow, chosen: Collection[Set
 
 def check_models(host: HeadlessHost, workflow: Workflow) -> None:
     """Raise one SeeSRError that names every model file of the workflow that the host does not have."""
-    missing = [
+    from ..dape.tags import TAG_LIST, THRESHOLDS
+    from ..packed import named_as_packed
+
+    missing: list[tuple[Kind, str]] = [
         (kind, node["inputs"][name])
         for (class_type, name), kind in MODEL_FILES.items()
         for node in workflow.values()
         if node["class_type"] == class_type and node["inputs"][name] not in host.choices(class_type, name)
     ]
+    rams = [node["inputs"]["ram"] for node in workflow.values() if node["class_type"] == "SeeSR_LoadDAPE"]
+    if not all(named_as_packed("dape", ram) for ram in rams):
+        lists = [
+            name for name in (TAG_LIST, THRESHOLDS) if not (host.has_file("seesr", name) or host.has_file("rams", name))
+        ]
+        missing += [("seesr", name) for name in lists]
     if missing:
         sentences = [missing_file_message(kind, name) for kind, name in missing]
         sentences.append("To try this machine before downloading: --model synthetic (the picture is noise).")

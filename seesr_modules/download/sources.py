@@ -264,13 +264,16 @@ def missing_file_message(kind: Kind, name: str) -> str:
         name: the file or folder that was looked for: its path below that folder, or the end of it.
     """
     for target, files in CATALOGUE.items():
-        for file in files:
-            if file.kind == kind and f"/{name}/" in f"/{file.path}/":
-                place = file.path[: f"/{file.path}/".index(f"/{name}/")] + name
-                return (
-                    f"{name} is missing: run `{_command(target)}` in the folder of this node pack, "
-                    f"or get it from {file.sources[0].page} and put it at models/{kind}/{place}."
-                )
+        parts = [file for file in files if file.kind == kind and f"/{name}/" in f"/{file.path}/"]
+        if parts:
+            path = parts[0].path
+            place = path[: f"/{path}/".index(f"/{name}/")] + name
+            inside = [file.path[len(place) + 1 :] for file in parts if file.path.endswith(".safetensors")]
+            by_hand = "get it from {} and put it at" if path == place else f"get {' and '.join(inside)} from {{}} into"
+            return (
+                f"{name} is missing: run `{_command(target)}` in the folder of this node pack, "
+                f"or {by_hand.format(parts[0].sources[0].page)} models/{kind}/{place}."
+            )
     commands = " or ".join(f"`{_command(t)}`" for t in _smallest_targets(kind))
     return (
         f"{name} is not in models/{kind}: choose a file that is there, "

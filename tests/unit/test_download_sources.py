@@ -111,6 +111,13 @@ def test_missing_file_message(kind: Kind, name: str, command: str, page: str, pl
     assert message.count(". ") == 0
 
 
+def test_a_missing_folder_is_told_by_its_files() -> None:
+    assert (
+        "get unet/diffusion_pytorch_model.safetensors and controlnet/diffusion_pytorch_model.safetensors from "
+        "https://huggingface.co/CSWRY/SeeSR into models/seesr/SeeSR."
+    ) in missing_file_message("seesr", "SeeSR")
+
+
 def test_sources_load_nothing_heavy() -> None:
     code = (
         "import sys; before = set(sys.modules); import seesr_modules.download.sources;"

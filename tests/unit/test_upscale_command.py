@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 from seesr_pack.seesr_modules.commands import upscale
+from seesr_pack.seesr_modules.dape.tags import TAG_LIST, THRESHOLDS
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 
@@ -77,6 +78,9 @@ class Host:
     def choices(self, class_type: str, name: str) -> list[str]:
         return list(self.offered)
 
+    def has_file(self, kind: str, name: str) -> bool:
+        return f"{kind}/{name}" in self.offered
+
     def model_folder(self, kind: str) -> Path:
         return Path("somewhere") / kind
 
@@ -113,6 +117,7 @@ def test_the_published_models_are_used_where_they_are(
     published = load(photo)
     for class_type, name in upscale.MODEL_FILES:
         host.offered += (values(published, class_type)[name],)
+    host.offered += (f"seesr/{TAG_LIST}", f"seesr/{THRESHOLDS}")
     assert chosen() == published
     assert "--preset published" in capsys.readouterr().err
     assert chosen("--preset", "nano") == load(photo, "--preset", "nano")
@@ -133,9 +138,9 @@ def test_every_missing_model_is_told_at_once(photo: Path) -> None:
         upscale.check_models(cast(Any, host), workflow)
     text = str(told.value)
     assert "ckpt_name.pth" in text and "ram.pth" in text and "dape.pth" not in text
-    assert "python run.py download" in text
-    assert str(Path("somewhere", "rams")) in text and str(Path("somewhere", "seesr")) not in text
-    host.offered += ("ckpt_name.pth", "ram.pth")
+    assert "python run.py download" in text and "ram_tag_list_threshold.txt" in text
+    assert str(Path("somewhere", "rams")) in text
+    host.offered += ("ckpt_name.pth", "ram.pth", f"rams/{TAG_LIST}", f"seesr/{THRESHOLDS}")
     upscale.check_models(cast(Any, host), workflow)
 
 
