@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import random
@@ -192,7 +193,7 @@ def _forge_json(rng: random.Random, node: Any) -> None:
         elif action == 3 and type(node[key]) is int:
             node[key] += rng.choice((-8, -4, -1, 1, 2, 4, 8))
         else:
-            node[key] = rng.choice((*VALUES, *NAMES))
+            node[key] = copy.deepcopy(rng.choice((*VALUES, *NAMES)))
         return
 
 
