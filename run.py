@@ -247,7 +247,8 @@ def developer_host(given: str | None, dev: bool) -> Host:
 def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     """Run the tests; pytest takes the arguments after --."""
     host = developer_host(options.comfyui, dev=True)
-    variables = {**os.environ, "COMFYUI_PATH": str(host.path)}
+    # Nearly all models of the tests are so small that threads would wait for each other longer than they work.
+    variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(host.path)}
     # -I keeps this folder off sys.path, where nodes/ would shadow ComfyUI's nodes.py.
     return call([str(host.python), "-I", "-m", "pytest", *passed_on], cwd=ROOT, env=variables)
 
