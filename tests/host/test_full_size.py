@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,15 @@ from seesr_pack.seesr_modules.weight_file import open_weights
 from torch import Tensor
 
 SYNTH = builders.load_synth(builders.GOLDEN)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_core() -> Iterator[None]:
+    """Networks of the published size have work for all cores, unlike those of the other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or before)
+    yield
+    torch.set_num_threads(before)
 
 
 class Shapes:

@@ -62,7 +62,7 @@ def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(
-    "schedule", [*((SEESR_SCHEDULER, steps) for steps in (2, 7, 15, 50, 333)), ("normal", 6), ("karras", 6)]
+    "schedule", [*((SEESR_SCHEDULER, steps) for steps in (2, 7, 50)), ("normal", 6), ("karras", 6)]
 )
 def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
     """What reaches the model first is the published start, to float32's rounding."""
