@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..bench.gmac import SOFT_PROMPT_TOKENS, TEXT_TOKENS
+from ..checkpoint import InMemory
 from ..config import LATENT_PX, SD2
 from ..train.denoiser import SOFT_PROMPT_DIM, Control, SeeSRDenoiser
 from .base_model import base_model
@@ -26,23 +27,6 @@ if TYPE_CHECKING:
 
 Weights = dict[str, dict[str, Tensor]]
 """Tensors of ``unet`` and ``controlnet`` under their published names."""
-
-
-class InMemory:
-    """Tensors in memory, as the loaders read them from a file."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take the tensors over."""
-        self._tensors = tensors
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name -> shape."""
-        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
-
-    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield the named tensors, in ``dtype`` where one is given."""
-        for name in names:
-            yield name, self._tensors[name].to(dtype or self._tensors[name].dtype)
 
 
 def random_weights(seed: int = 0) -> Weights:

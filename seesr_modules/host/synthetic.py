@@ -55,7 +55,7 @@ _VAE = {
 
 
 def write_synthetic(folder: Path) -> dict[Kind, Path]:
-    """Write a base checkpoint, a packed SeeSR and a packed DAPE, 4.7 GB in float16, each below its model folder.
+    """Write a base checkpoint, a packed SeeSR and a packed DAPE, 4.5 GB in float16, each below its model folder.
 
     Args:
         folder: An existing folder; it gets the folders ``checkpoints``, ``seesr`` and ``rams``.

@@ -10,6 +10,7 @@ import comfy.samplers
 import pytest
 import torch
 from scenes import Tiny, apply_scene, make_scene
+from seesr_pack.seesr_modules.checkpoint import InMemory
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host.base_model import base_model
@@ -22,7 +23,6 @@ from seesr_pack.seesr_modules.host.sampling import (
     sampler_sigmas,
     start_from_lr,
 )
-from seesr_pack.seesr_modules.host.steps import InMemory
 from seesr_pack.seesr_modules.schedule import alphas_cumprod, leading_timesteps
 from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
 from torch import Tensor
