@@ -247,10 +247,12 @@ def developer_host(given: str | None, dev: bool) -> Host:
 def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     """Run the tests; pytest takes the arguments after --."""
     host = developer_host(options.comfyui, dev=True)
-    # Nearly all models of the tests are so small that threads would wait for each other longer than they work.
+    # Nearly all models of the tests are so small that threads would wait for each other longer than they work:
+    # a process on each core, four at most for memory's sake, and one thread in each.
     variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(host.path)}
+    everything = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
     # -I keeps this folder off sys.path, where nodes/ would shadow ComfyUI's nodes.py.
-    return call([str(host.python), "-I", "-m", "pytest", *passed_on], cwd=ROOT, env=variables)
+    return call([str(host.python), "-I", "-m", "pytest", *(passed_on or everything)], cwd=ROOT, env=variables)
 
 
 def lint(options: argparse.Namespace, passed_on: list[str]) -> int:

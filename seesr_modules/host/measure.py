@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..bench.figures import Figure
+from ..bench.process import give_back_free_memory
 from ..bench.timing import PairedTiming, paired
 from ..dape.config import PUBLISHED_DAPE
 from ..dape.tagger import Dape
@@ -148,7 +149,9 @@ class Used:
 @contextmanager
 def peak_memory() -> Iterator[Used]:
     """Watch time and memory of what is done meanwhile: the process's on a CPU, torch's on an accelerator."""
-    used, start = Used(), time.perf_counter()
+    used = Used()
+    give_back_free_memory()
+    start = time.perf_counter()
     if comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device()):
         process, done = psutil.Process(), threading.Event()
         before = highest = process.memory_info().rss

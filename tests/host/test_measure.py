@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import mmap
+import sys
 import time
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_steps_in_half_precision_are_compared_whole_and_in_tiles(monkeypatch: py
 
 
 def test_peak_memory_is_that_above_the_start() -> None:
-    """What was freed again counts; what was there before does not. Mapped, lest the heap has room from before."""
+    """What was freed again counts; what was there before does not."""
     size = 200_000_000
 
     def taken() -> mmap.mmap:
@@ -95,6 +96,25 @@ def test_peak_memory_is_that_above_the_start() -> None:
     before.close()
     assert 0.9 * size < used.peak_bytes < 1.5 * size
     assert used.seconds > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a heap cannot be told to give memory back")
+def test_peak_memory_counts_what_takes_the_place_of_freed_memory() -> None:
+    """Whatever the process held before in its heap: the same memory taken again is growth."""
+    block, count = 100_000, 2000
+
+    def taken() -> list[bytearray]:
+        return [bytearray(block) for _ in range(count)]
+
+    blocks = taken()
+    above_them = bytearray(block)  # the heap cannot shrink below it by itself
+    del blocks
+    with measure.peak_memory() as used:
+        held = taken()
+        time.sleep(0.2)
+        del held
+    assert 0.9 * block * count < used.peak_bytes < 1.5 * block * count
+    del above_them
 
 
 def test_peak_memory_of_an_accelerator_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
