@@ -11,25 +11,18 @@ import pytest
 import torch
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.host import tiling
+from seesr_pack.seesr_modules.host.patching import patcher_for
 from seesr_pack.seesr_modules.host.tiling import tile_model
 from torch import Tensor
 
 SIGMA = torch.full((1,), 3.0)
 
 
-class _Patcher:
-    def prepare_state(self, _timestep: Tensor) -> None:
-        """Take the host's word of a step."""
-
-    def apply_hooks(self, hooks: None) -> dict[str, Any]:
-        return {}
-
-
 class _Pointwise:
     """A model that sees one cell at a time, so what it is cut into makes no difference to it."""
 
     latent_format = comfy.latent_formats.SD15()
-    current_patcher = _Patcher()
+    current_patcher = patcher_for(torch.nn.Identity())
 
     def memory_required(self, _shape: list[int], **_given: Any) -> int:
         return 0
