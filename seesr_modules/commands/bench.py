@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"what to measure: {', '.join(SECTIONS)} (all)",
     )
     add("--size", type=int, default=512, help="side of the picture of the section step, in pixels (512)")
-    add("--rounds", type=int, default=5, help="timed pairs of the section step (5)")
+    add("--rounds", type=int, default=9, help="timed pairs of the section step (9); one alone is off by up to a tenth")
     add("--sizes", type=int, nargs="+", default=[512, 768, 2048, 4096], help="sides for the section memory")
     add("--json", type=Path, metavar="FILE", help="write the figures there, too")
     return command
