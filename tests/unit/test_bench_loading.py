@@ -112,6 +112,7 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
         asked.append(module)
         return costs[arguments[0] if module == "bench.loading_work" else "packed"]
 
+    monkeypatch.setattr(loading, "NEEDED_BYTES", 0)
     monkeypatch.setattr(loading, "make_files", make)
     monkeypatch.setattr(loading, "cost_of", cost_of)
     figures = {figure.name: figure for figure in loading.rows()}
