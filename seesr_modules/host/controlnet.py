@@ -24,6 +24,7 @@ from ..config import (
 )
 from ..errors import SeeSRError
 from ..image_attention import SOFT_PROMPT_KEY, ImageAttention, attached, require_match
+from ..shared_rows import halves_shared
 
 RGB = 3
 """Channels of a hint."""
@@ -179,7 +180,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY)
         features = (stem_features or StemFeatures()).get(self.stem, hint)
         blocks = self.image_attention.located(self._paths)
-        with attached(self, blocks, soft_prompt, soft_prompt_strength):
+        with attached(self, blocks, soft_prompt, soft_prompt_strength), halves_shared(self):
             return super().forward(x, features, timesteps, context, y=y, **kwargs)
 
 

@@ -26,6 +26,7 @@ from ..image_attention import (
     attached,
     require_match,
 )
+from ..shared_rows import OVERRIDE, halves_shared
 from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet, transformer_paths
 from .device import cpu_is_fast_in_bfloat16
 from .patching import WRAPPER_KEY, Conditioning, patcher_for, replace_wrapper
@@ -181,12 +182,15 @@ def _image_attention_wrapper(
 
     def wrapper(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY, None)
+        if strength == 0.0:
+            return executor(x, *args, **kwargs)
         if soft_prompt is None:
             soft_prompt = comfy.utils.repeat_to_batch_size(default, x.shape[0])
         soft_prompt = soft_prompt.to(device=x.device, dtype=x.dtype)
         options = args[_OPTIONS_POSITION] if len(args) > _OPTIONS_POSITION else kwargs.get("transformer_options", {})
-        carried = {key: options[key] for key in ("optimized_attention_override",) if key in options}
-        with attached(executor.class_obj, blocks, soft_prompt, strength, carried):
+        carried = {key: options[key] for key in (OVERRIDE,) if key in options}
+        unet = executor.class_obj
+        with attached(unet, blocks, soft_prompt, strength, carried), halves_shared(unet):
             return executor(x, *args, **kwargs)
 
     return wrapper

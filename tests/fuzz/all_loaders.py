@@ -154,6 +154,8 @@ def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: 
     if child.exitcode or first + tally.tried < stop:
         fault = "memory grew" if growth > limit_mib else f"the process ended with {child.exitcode}: it died or hung"
         tally.tried, tally.crashes = current.value + 1 - first, [*tally.crashes, f"file {current.value}: {fault}"]
+    elif tally.slowest_s > seconds:  # it ended just before the child was to
+        tally.crashes.append(f"file {tally.slowest}: it took {tally.slowest_s:.4f} s, as if it died or hung")
     tally.growth_mib = growth
     return tally
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
+from comfy.ldm.modules.attention import CrossAttention
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from other_models import save_controlnet
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -257,6 +260,37 @@ def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: S
     predict(model, positive, negative, scene, steps=3)
     handle.remove()
     assert calls == [2, 2, 2]
+
+
+@pytest.mark.parametrize("sides", [(8, 12), (9, 7)])
+def test_what_comes_before_the_text_is_computed_once_for_both(
+    tiny: Tiny, seesr: Any, sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UNet and ControlNet compute it for two pictures, not for both texts of each; the result stays the same."""
+    rows: list[int] = []
+    before_text = {ResBlock: "input_blocks.1.0", CrossAttention: "input_blocks.1.1.transformer_blocks.0.attn1"}
+    networks = (tiny.model.model.diffusion_model, seesr.controlnet.control_model)
+    watched = [network.get_submodule(path) for network in networks for path in before_text.values()]
+    for kind in before_text:
+        monkeypatch.setattr(kind, "forward", _noting(kind.forward, watched, rows))
+    scene = make_scene(*sides, 2)
+    applied = apply_scene(tiny, seesr, scene)
+    once = predict(*applied, scene, steps=3)
+    assert rows == [2] * len(watched) * 3
+    rows.clear()
+    for module in (controlnet, host_model):
+        monkeypatch.setattr(module, "halves_shared", lambda _network: nullcontext())
+    torch.testing.assert_close(predict(*applied, scene, steps=3), once, rtol=0, atol=1e-4)
+    assert rows == [4] * len(watched) * 3
+
+
+def _noting(forward: Any, watched: list[nn.Module], rows: list[int]) -> Any:
+    def noting(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if any(self is module for module in watched):
+            rows.append(len(x))
+        return forward(self, x, *args, **kwargs)
+
+    return noting
 
 
 def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:

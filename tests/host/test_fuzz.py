@@ -28,7 +28,7 @@ def test_damaged_and_forged_files_load_or_end_in_one_sentence(tmp_path: Path, mo
     ("options", "exit_code", "told"),
     [
         (["--seconds", "60"], 0, "1 files: "),
-        (["--seconds", "0.0001"], 1, "it died or hung"),
+        (["--seconds", "0.00001"], 1, "it died or hung"),
         (["--memory", "-1"], 1, "file 0: memory grew"),
     ],
 )

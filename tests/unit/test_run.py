@@ -325,6 +325,24 @@ def test_command_is_started_again_inside(
     assert json.loads(options["env"]["SEESR_COMFYUI_FLAGS"])[-1] == "--lowvram"
 
 
+def test_freed_memory_is_kept_unless_the_user_says_otherwise(
+    run: ModuleType, started: list[tuple[list[str], dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first, second), set_by_user = run.KEEP_MEMORY, "131072"
+    monkeypatch.delenv(first, raising=False)
+    monkeypatch.setenv(second, set_by_user)
+    monkeypatch.setattr(run, "answers", lambda _port: False)
+    monkeypatch.setattr(run, "announce", lambda _port: None)
+    for flags in (["--cpu"], []):
+        monkeypatch.setattr(run, "device_flags", lambda _python, flags=flags: flags)
+        assert run.main(["serve"]) == 3
+    assert run.main(["bench", "cost"]) == 3
+    on_cpu, on_accelerator, command = (options["env"] for _, options in started)
+    for variables in (on_cpu, command):
+        assert (variables[first], variables[second]) == (run.KEEP_MEMORY[first], set_by_user)
+    assert first not in on_accelerator
+
+
 def test_command_inside_sees_comfyui_and_not_this_folder(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     module = SimpleNamespace(main=lambda arguments: seen.extend([arguments, list(sys.path)]) or 5)
