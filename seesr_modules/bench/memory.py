@@ -1,9 +1,9 @@
 """Peak memory and time of one tiled step without guidance, from small to large pictures.
 
-Each size has two processes of its own. In one the system's allocator works as it was told to: its time counts, and its peak is
-what a user sees, holes in the heap included, which are others in every run. In the other every larger piece of memory
-is mapped by itself and goes back as soon as it is free, so that the peak is what was in use: that is compared. (Only
-Linux can do so; an accelerator's memory is counted by torch.)
+Each size has two processes of its own. In one the system's allocator works as it was told to: its time counts, and its
+peak is what a user sees, holes in the heap included, which are others in every run. In the other every larger piece of
+memory is mapped by itself and goes back as soon as it is free, so that the peak is what was in use: that is compared.
+(Only Linux can do so; an accelerator's memory is counted by torch.)
 
 What is as large as the picture by nature is named apart: the hint and the latent that go in, the latents that a sampler
 keeps, and the stem's features, which are kept because they serve every step.
