@@ -24,7 +24,7 @@ from ..config import (
 )
 from ..errors import SeeSRError
 from ..image_attention import SOFT_PROMPT_KEY, ImageAttention, attached, require_match
-from ..shared_rows import halves_shared
+from .shared_rows import halves_shared
 
 RGB = 3
 """Channels of a hint."""

@@ -26,12 +26,12 @@ from ..image_attention import (
     attached,
     require_match,
 )
-from ..shared_rows import OVERRIDE, halves_shared
 from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet, transformer_paths
 from .device import cpu_is_fast_in_bfloat16
 from .patching import WRAPPER_KEY, Conditioning, patcher_for, replace_wrapper
 from .progress import Watched
 from .sampling import require_latent_of, start_from_lr
+from .shared_rows import OVERRIDE, halves_shared
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -182,7 +182,7 @@ def _image_attention_wrapper(
 
     def wrapper(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY, None)
-        if strength == 0.0:
+        if strength == 0.0:  # the base model as it is, to the last bit: nothing is shared either
             return executor(x, *args, **kwargs)
         if soft_prompt is None:
             soft_prompt = comfy.utils.repeat_to_batch_size(default, x.shape[0])

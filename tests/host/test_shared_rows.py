@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from seesr_pack.seesr_modules.shared_rows import OVERRIDE, halves_shared
+from seesr_pack.seesr_modules.host.shared_rows import OVERRIDE, halves_shared
 from torch import Tensor, nn
 
 
