@@ -17,6 +17,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from likeness import assert_alike
 from other_models import save_controlnet
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -68,7 +69,7 @@ def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scen
     from seesr_pack.seesr_modules.host.sampling import start_from_lr
 
     start_from_lr(bare)
-    assert torch.equal(predict(model, positive, negative, scene), predict(bare, scene.positive, scene.negative, scene))
+    assert_alike(predict(model, positive, negative, scene), predict(bare, scene.positive, scene.negative, scene))
 
 
 def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> None:
@@ -77,7 +78,7 @@ def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> N
     predict(*apply_scene(tiny, seesr, scene), scene)
     assert hooks(tiny.model.model) == 0
     assert scene.positive[0][1] == {}
-    assert torch.equal(predict(tiny.model, scene.positive, scene.negative, scene), before)
+    assert_alike(predict(tiny.model, scene.positive, scene.negative, scene), before)
 
 
 def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
@@ -89,7 +90,7 @@ def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: 
         predict(model, positive, negative, scene)
     handle.remove()
     assert hooks(network) == 0
-    assert torch.equal(predict(model, positive, negative, scene), plain)
+    assert_alike(predict(model, positive, negative, scene), plain)
 
 
 @pytest.mark.parametrize("tiled", [False, True])
@@ -117,13 +118,13 @@ def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene
         handle.remove()
     assert len(calls) == (3 if tiled else 1)
     assert hooks(network) == 0
-    assert torch.equal(predict(model, positive, negative, scene), before)
+    assert_alike(predict(model, positive, negative, scene), before)
 
 
 def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
     """The second Apply on a MODEL replaces the first."""
     model, _, _ = apply_scene(tiny, seesr, scene)
-    assert torch.equal(predict(*apply_scene(tiny, seesr, scene, model=model), scene), plain)
+    assert_alike(predict(*apply_scene(tiny, seesr, scene, model=model), scene), plain)
 
 
 @pytest.mark.parametrize("name", ["positive", "negative"])
@@ -138,7 +139,7 @@ def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any
 def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
     """Other nodes clone the MODEL."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    assert torch.equal(predict(model.clone().clone(), positive, negative, scene), plain)
+    assert_alike(predict(model.clone().clone(), positive, negative, scene), plain)
 
 
 def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
@@ -149,7 +150,7 @@ def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene:
     patched.add_patches({key: ("diff", (torch.ones(shape) * 0.1,))}, 1.0)
     with_lora = predict(*apply_scene(tiny, seesr, scene, model=patched), scene)
     assert (with_lora - plain).abs().max() > 1e-3
-    assert torch.equal(predict(*apply_scene(tiny, seesr, scene), scene), plain)
+    assert_alike(predict(*apply_scene(tiny, seesr, scene), scene), plain)
 
 
 def rebuilt(conds: list[Any]) -> list[Any]:
@@ -162,7 +163,7 @@ def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
 ) -> None:
     """They get it from the MODEL and the ControlNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    torch.testing.assert_close(predict(model, rebuilt(positive), negative, scene), plain, rtol=0, atol=1e-4)
+    assert_alike(predict(model, rebuilt(positive), negative, scene), plain)
 
 
 @pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])
@@ -176,7 +177,7 @@ def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene:
     first = result(*one)
     other = apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=-scene.soft_prompt))
     assert (result(*other) - first).abs().max() > 1e-3
-    assert torch.equal(result(*one), first)
+    assert_alike(result(*one), first)
 
 
 def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) -> None:
@@ -210,7 +211,7 @@ def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) ->
             seed=3,
             disable_pbar=True,
         )
-        torch.testing.assert_close(result, together[one], rtol=0, atol=2e-4)
+        assert_alike(result, together[one])
 
 
 def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene, tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene
     first = predict(*apply_scene(tiny, seesr, scene, positive=before), scene, cfg=1.0)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     last = predict(model, chained(positive), negative, scene, cfg=1.0)
-    torch.testing.assert_close(first, last, rtol=0, atol=1e-4)
+    assert_alike(first, last)
     only_seesr = predict(model, positive, negative, scene, cfg=1.0)
     only_other = predict(*apply_scene(tiny, seesr, scene, positive=before, strength=0.0), scene, cfg=1.0)
     for alone in (only_seesr, only_other):
@@ -280,7 +281,7 @@ def test_what_comes_before_the_text_is_computed_once_for_both(
     rows.clear()
     for module in (controlnet, host_model):
         monkeypatch.setattr(module, "halves_shared", lambda _network: nullcontext())
-    torch.testing.assert_close(predict(*applied, scene, steps=3), once, rtol=0, atol=1e-4)
+    assert_alike(predict(*applied, scene, steps=3), once)
     assert rows == [4] * len(watched) * 3
 
 

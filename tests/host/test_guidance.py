@@ -6,9 +6,9 @@ from typing import Any
 
 import comfy.samplers
 import pytest
-import torch
 from comfy_extras.nodes_custom_sampler import Guider_Basic, Guider_DualCFG
 from comfy_extras.nodes_perpneg import Guider_PerpNeg
+from likeness import assert_alike
 from scenes import Scene, Tiny, apply_scene, make_scene
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host.guidance import limit_guidance
@@ -67,7 +67,7 @@ def test_a_dual_guider_follows_the_positive_outside(
     """Its list begins with the negative, or with nothing; an interval of nothing is the positive alone."""
     for model in arrangements(applied[0], (1.0, 0.0)):
         expected = alone(model, applied[1], scene)
-        torch.testing.assert_close(dual(model, applied, scene, cfg2, nested), expected, rtol=0, atol=1e-5)
+        assert_alike(dual(model, applied, scene, cfg2, nested), expected)
 
 
 def test_a_dual_guider_is_guided_inside(applied: tuple[Any, ...], scene: Scene) -> None:
@@ -75,8 +75,9 @@ def test_a_dual_guider_is_guided_inside(applied: tuple[Any, ...], scene: Scene) 
     model = applied[0]
     plain, tiled = dual(model, applied, scene), dual(tile_model(model, 8, 2), applied, scene)
     untiled, before, after = (dual(each, applied, scene) for each in arrangements(model, (0.0, 1.0)))
-    assert torch.equal(untiled, plain)
-    assert torch.equal(before, tiled) and torch.equal(after, tiled)
+    assert_alike(untiled, plain)
+    assert_alike(before, tiled)
+    assert_alike(after, tiled)
     rows: list[int] = []
     handle = model.model.diffusion_model.register_forward_pre_hook(lambda _m, given: rows.append(given[0].shape[0]))
     half = dual(limit_guidance(model, 0.2, 0.6), applied, scene)
@@ -92,7 +93,7 @@ def test_a_guider_of_another_formula_follows_the_positive_too(applied: tuple[Any
         guider = Guider_PerpNeg(model)
         guider.set_conds(applied[1], applied[2], applied[3])
         guider.set_cfg(3.0, 1.0)
-        torch.testing.assert_close(run(guider, scene), alone(model, applied[1], scene), rtol=0, atol=1e-5)
+        assert_alike(run(guider, scene), alone(model, applied[1], scene))
 
 
 def test_samplers_that_ask_for_the_negative_get_the_positive(applied: tuple[Any, ...], scene: Scene) -> None:
@@ -101,8 +102,7 @@ def test_samplers_that_ask_for_the_negative_get_the_positive(applied: tuple[Any,
     guider.set_conds(applied[1], applied[2])
     guider.set_cfg(3.0)
     expected = alone(guider.model_patcher, applied[1], scene)
-    # It steps by other sums: a rounding at the first sigmas.
-    torch.testing.assert_close(run(guider, scene, "euler_cfg_pp"), expected, rtol=0, atol=1e-4)
+    assert_alike(run(guider, scene, "euler_cfg_pp"), expected)
 
 
 def test_a_guider_without_a_positive_is_refused(applied: tuple[Any, ...], scene: Scene) -> None:

@@ -13,6 +13,7 @@ import builders
 import comfy.model_management
 import pytest
 import torch
+from likeness import assert_alike
 from scenes import Tiny
 from seesr_pack.seesr_modules.bench.gmac import PRESETS
 from seesr_pack.seesr_modules.bench.memory import MemoryUse
@@ -65,7 +66,7 @@ def test_a_step_without_guidance_is_the_positive_alone() -> None:
     inputs = steps.step_inputs(64, 72)
     positive, _ = steps.host_step(base, seesr, inputs)()
     (alone,) = steps.host_step(base, seesr, inputs, guided=False)()
-    torch.testing.assert_close(alone, positive, rtol=0, atol=1e-5 * float(positive.std()))
+    assert_alike(alone, positive)
 
 
 def test_steps_in_half_precision_are_compared_whole_and_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:

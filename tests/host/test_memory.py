@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 from graphs import canonical, photo
+from likeness import assert_alike
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.host import model as host_model
 from seesr_pack.seesr_modules.host.loading import load_seesr_path
@@ -75,16 +76,16 @@ def deviation(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def test_unloaded_models_come_back_the_same(tiny: Tiny, seesr: Any) -> None:
-    """The picture and the tagger's output are the same to the bit after everything was unloaded."""
+    """The picture and the tagger's output are the same after everything was unloaded."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
     before, seen = picture(tiny, seesr), look(dape, photos)
     assert comfy.model_management.loaded_models()
     comfy.model_management.unload_all_models()
     assert not any(comfy.model_management.loaded_models()), "a model that is gone counts as None"
-    assert torch.equal(picture(tiny, seesr), before)
+    assert_alike(picture(tiny, seesr), before)
     for tensor, again in zip(seen, look(dape, photos), strict=True):
-        assert torch.equal(tensor, again)
+        assert_alike(again, tensor)
 
 
 def live_bytes() -> int:
@@ -139,9 +140,9 @@ def test_models_that_fit_in_part_give_the_same(tiny: Tiny, seesr: Any, monkeypat
         return model
 
     monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", with_little_room)
-    assert torch.equal(picture(tiny, seesr), before)
+    assert_alike(picture(tiny, seesr), before)
     for tensor, again in zip(seen, look(dape, photos), strict=True):
-        assert torch.equal(tensor, again)
+        assert_alike(again, tensor)
     networks = {seesr.image_attention.model, seesr.controlnet.control_model, dape.patcher.model}
     assert networks < shares.keys()
     for network in networks:

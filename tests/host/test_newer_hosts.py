@@ -24,6 +24,7 @@ import folder_paths
 import pytest
 import torch
 from comfy_api.latest import io
+from likeness import assert_alike
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.host import guidance, headless, patching, sampling, sockets, tiling, vae
 from seesr_pack.seesr_modules.host.images import from_host
@@ -203,7 +204,7 @@ def test_hints_kept_by_size_are_not_taken_for_another_tiles(
 
     expected = tiled()
     request.getfixturevalue("newer_controlnets")
-    torch.testing.assert_close(tiled(), expected, rtol=0, atol=1e-5)
+    assert_alike(tiled(), expected)
 
 
 def test_a_clone_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> None:
@@ -217,7 +218,7 @@ def test_a_clone_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> N
     clone.control_model_wrapped = patching.patcher_for(clone.control_model)
     for conditioning in (positive, negative):
         conditioning[0][1]["control"] = clone
-    assert torch.equal(predict(model, positive, negative, scene), expected)
+    assert_alike(predict(model, positive, negative, scene), expected)
 
 
 class _Control:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from likeness import assert_alike
 from scenes import Tiny
 from seesr_pack.seesr_modules.host import folders
 from seesr_pack.seesr_modules.host.tagging import load_dape_path, look
@@ -45,4 +46,4 @@ def test_batches_change_nothing_and_keep_the_order(dape: Any, seen: list[int]) -
     assert seen == [8, 4, 1, 1]
     alone = [look(dape, [image]) for stack in stacks for image in stack.split(1)]
     for found, singles in zip(together, zip(*alone, strict=True), strict=True):
-        torch.testing.assert_close(found, torch.cat(singles), rtol=0, atol=1e-5 * float(found.std()))
+        assert_alike(found, torch.cat(singles))

