@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,6 +32,13 @@ if ALIAS not in sys.modules:
     module = importlib.util.module_from_spec(spec)
     sys.modules[ALIAS] = module
     spec.loader.exec_module(module)
+
+
+# How long an example takes tells how busy the machine is, and nothing of the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

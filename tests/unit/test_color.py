@@ -38,7 +38,7 @@ def wavelet_by_levels(target: Tensor, source: Tensor) -> Tensor:
     return split(target)[0] + split(source)[1]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(batch=st.integers(1, 3), height=st.integers(1, 70), width=st.integers(1, 70), seed=st.integers(0, 2**31))
 def test_wavelet_equals_the_levels(batch: int, height: int, width: int, seed: int) -> None:
     target, source = pictures(seed, 2, batch, 3, height, width)

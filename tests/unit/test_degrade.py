@@ -274,7 +274,7 @@ def test_a_picture_of_a_batch_is_the_one_that_its_own_generator_gives() -> None:
         assert torch.equal(damaged, degrade_one(image, own))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     scale=st.integers(1, 8),
     height=st.integers(2, 9),

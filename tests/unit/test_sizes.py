@@ -111,7 +111,7 @@ def test_values_out_of_range_are_refused(arguments: tuple, message: str) -> None
         plan_size(*arguments)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     old=st.tuples(st.integers(1, 60), st.integers(1, 60)),
     new=st.tuples(st.integers(2, 100), st.integers(2, 100)),

@@ -54,7 +54,7 @@ def per_tile(layout: TileLayout, seed: int = 0) -> list[Tensor]:
     return [torch.randn(2, 4, tile.height, tile.width, generator=generator) for tile in layout.tiles]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(height=SIDES, width=SIDES, sizes=tile_sizes(), mode=MODES)
 def test_layout(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> None:
     layout = planned(height, width, sizes, mode)
@@ -81,7 +81,7 @@ def test_layout(height: int, width: int, sizes: tuple[int, int], mode: BlendMode
             assert (strides[:-1] == length - overlap).all()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(height=SIDES, width=SIDES, sizes=tile_sizes(), mode=MODES)
 def test_weights_sum_to_one(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> None:
     layout = planned(height, width, sizes, mode)
@@ -93,7 +93,7 @@ def test_weights_sum_to_one(height: int, width: int, sizes: tuple[int, int], mod
     assert (total - 1).abs().max() <= 1e-7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(height=SIDES, width=SIDES, sizes=tile_sizes(), mode=MODES, seed=st.integers(0, 2**31))
 def test_order_of_tiles_does_not_matter(
     height: int, width: int, sizes: tuple[int, int], mode: BlendMode, seed: int
@@ -106,7 +106,7 @@ def test_order_of_tiles_does_not_matter(
     torch.testing.assert_close(shuffled, blended(layout, predictions), atol=1e-5, rtol=0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(height=SIDES, width=SIDES, extra=st.integers(0, 50), mode=MODES)
 def test_a_tile_as_large_as_the_canvas_changes_nothing(height: int, width: int, extra: int, mode: BlendMode) -> None:
     layout = plan_tiles(height, width, max(height, width) + extra, 0, mode)
@@ -151,7 +151,7 @@ def published_blend(layout: TileLayout, predictions: list[Tensor]) -> Tensor:
     return torch.from_numpy(result / contributed)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(height=SIDES, width=SIDES, sizes=tile_sizes())
 @example(height=8, width=18, sizes=(12, 4))  # no more cells than a square tile: not cut
 @example(height=8, width=19, sizes=(12, 4))
@@ -173,7 +173,7 @@ def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
     return blended(layout, [tile[None, None] for tile in tiles])[0, 0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     height=st.integers(20, 150),
     width=st.integers(20, 150),
@@ -221,7 +221,7 @@ def test_no_seam_at_common_sizes(size: tuple[int, int], tile: int, overlap: int,
         assert across <= 1.05 * inside
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(height=SIDES, width=SIDES, tile=st.integers(8, 40), overlap=st.integers(4, 39))
 def test_tiles_fade_out_before_they_end(height: int, width: int, tile: int, overlap: int) -> None:
     assume(overlap < tile)
