@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -58,14 +59,16 @@ class BuildPrompts(io.ComfyNode):
         quality_prompt: list[str],
         negative_prompt: list[str],
         single_chunk: list[bool],
+        literal: Sequence[bool] = (False,),
     ) -> io.NodeOutput:
         """Encode one positive text per picture, the pictures of a batch together, and the negative texts given."""
         texts = []
         for i, batch in enumerate(batches_of(tags)):
             user, quality = (words[min(i, len(words) - 1)] for words in (user_prompt, quality_prompt))
             texts.append([positive_text(text, user, quality) for text in batch])
+        how = single_chunk[0], literal[0]
         return io.NodeOutput(
-            [encode_texts(clip[0], batch, single_chunk[0]) for batch in texts],
-            [encode_texts(clip[0], [text], single_chunk[0]) for text in negative_prompt],
+            [encode_texts(clip[0], batch, *how) for batch in texts],
+            [encode_texts(clip[0], [text], *how) for text in negative_prompt],
             ["\n".join(batch) for batch in texts],
         )

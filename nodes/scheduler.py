@@ -1,4 +1,4 @@
-"""SeeSR Scheduler: the published timesteps, for the host's custom samplers."""
+"""SeeSR Scheduler: the published schedules, for the host's custom samplers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..seesr_modules.config import TRAIN_STEPS
-from ..seesr_modules.host.sampling import leading_sigmas
+from ..seesr_modules.host.sampling import seesr_sigmas
 from ..seesr_modules.host.sockets import schema
+from ..seesr_modules.schedule import SPACINGS, Spacing
 
 
 class Scheduler(io.ComfyNode):
-    """Gives the leading schedule at any number of steps."""
+    """Gives the published schedules at any number of steps."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,8 +21,8 @@ class Scheduler(io.ComfyNode):
         return schema(
             "SeeSR_Scheduler",
             "SeeSR Scheduler",
-            description="The published schedule (leading spacing, offset 1) as sigmas for SamplerCustom.",
-            search_aliases=["seesr sigmas", "leading schedule"],
+            description="The published schedules as sigmas for SamplerCustom: leading, and trailing for SD-Turbo.",
+            search_aliases=["seesr sigmas", "leading schedule", "trailing schedule", "turbo scheduler"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that will be sampled."),
                 io.Int.Input(
@@ -29,7 +30,14 @@ class Scheduler(io.ComfyNode):
                     default=50,
                     min=1,
                     max=TRAIN_STEPS,
-                    tooltip="Number of steps; published is 50, Turbo 2.",
+                    tooltip="Number of steps; published is 50, and 2 for SD-Turbo.",
+                ),
+                io.Combo.Input(
+                    "spacing",
+                    options=list(SPACINGS),
+                    default=SPACINGS[0],
+                    optional=True,
+                    tooltip="leading is the published schedule, trailing the published one for SD-Turbo.",
                 ),
             ],
             outputs=[
@@ -40,6 +48,6 @@ class Scheduler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, steps: int) -> io.NodeOutput:
+    def execute(cls, model: Any, steps: int, spacing: Spacing = "leading") -> io.NodeOutput:
         """Compute the sigmas."""
-        return io.NodeOutput(leading_sigmas(model, steps))
+        return io.NodeOutput(seesr_sigmas(model, steps, spacing))

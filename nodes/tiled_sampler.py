@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..seesr_modules.host.sampling import SEESR_SCHEDULER, sample, sampler_sigmas
+from ..seesr_modules.host.sampling import SEESR_SCHEDULERS, sample, sampler_sigmas
 from ..seesr_modules.host.sockets import schema, tile_inputs
 from ..seesr_modules.host.tiling import Tiling, tile_model
 from ..seesr_modules.tiles import latent_tile
@@ -38,7 +38,13 @@ class TiledSampler(io.ComfyNode):
                     control_after_generate=True,
                     tooltip="Which noise; the same seed gives the same picture.",
                 ),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Published 50; more steps, more detail."),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="Published 50, for SD-Turbo 2; more steps, more detail.",
+                ),
                 io.Float.Input(
                     "cfg",
                     default=5.5,
@@ -55,9 +61,10 @@ class TiledSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "scheduler",
-                    options=[SEESR_SCHEDULER, *comfy.samplers.SCHEDULER_NAMES],
-                    default=SEESR_SCHEDULER,
-                    tooltip="seesr is the published schedule at any number of steps; the others are ComfyUI's.",
+                    options=[*SEESR_SCHEDULERS, *comfy.samplers.SCHEDULER_NAMES],
+                    default="seesr",
+                    tooltip="seesr is the published schedule, seesr_trailing the published one for SD-Turbo; the "
+                    "others are ComfyUI's.",
                 ),
                 io.Float.Input(
                     "denoise",

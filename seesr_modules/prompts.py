@@ -18,6 +18,20 @@ def positive_text(tags: str, user_prompt: str, quality_prompt: str) -> str:
     return f"{described},{quality_prompt}" if described else quality_prompt
 
 
+def literal(text: str) -> str:
+    """Return what to give ComfyUI's tokenizer for exactly the tokens of ``text``, each at weight 1.
+
+    ComfyUI reads brackets as weights and a backslash in front of one as its escape, and takes words that start with
+    ``embedding:`` for the names of files. CLIP knows no capitals, so in capitals such a word is only a word. ComfyUI
+    marks escaped brackets by NUL characters, which text does not hold: they are dropped.
+
+    The published code reads all text in this way.
+    """
+    for plain, escaped in (("\0", ""), ("(", "\\("), (")", "\\)"), ("embedding:", "EMBEDDING:")):
+        text = text.replace(plain, escaped)
+    return text
+
+
 def cut_to_one_chunk(chunks: Sequence[Sequence[tuple]], empty: Sequence[tuple]) -> list[list[tuple]]:
     """Return the tokens of a text cut at 77, as the published tokenizer cuts them.
 

@@ -6,9 +6,11 @@ Variance exploding (VE): x_ve = x_vp sqrt(1 + sigma^2) = z + sigma eps, the one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +18,10 @@ from .config import TRAIN_STEPS
 from .errors import SeeSRError
 
 BETA_START, BETA_END = 0.00085, 0.012
+
+Spacing = Literal["leading", "trailing"]
+"""How the timesteps of a run are spread: ``leading`` is Stable Diffusion 2's way, ``trailing`` SD-Turbo's."""
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
 
 
 def leading_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> Tensor:
@@ -36,19 +42,49 @@ def leading_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> Tensor:
 
     Source: the scheduler settings of Stable Diffusion 2, which the published pipeline uses.
     """
-    if not 1 <= steps <= train_steps:
-        raise SeeSRError(f"steps is {steps}: give a number from 1 to {train_steps}.")
+    _require_steps(steps, train_steps)
     stride = train_steps // steps
     offset = 1 if steps < train_steps else 0
     return torch.arange(steps - 1, -1, -1) * stride + offset
 
 
+def trailing_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> Tensor:
+    """Return the timesteps of "trailing" spacing, which starts at the last one: 999, 499 for 2 steps.
+
+    Strides of ``train_steps / steps`` are laid from the top down and rounded by NumPy, as in diffusers. NumPy decides
+    the ties, so no other rounding gives the same timesteps at every number of steps. At some numbers of steps, 61 for
+    example, diffusers appends a timestep of -1, since its range ends a rounding error too late; it is left out here.
+
+    Arguments, result and errors are those of `leading_timesteps`.
+
+    Source: the scheduler settings of SD-Turbo, which the published pipeline uses with SD-Turbo.
+    """
+    _require_steps(steps, train_steps)
+    from_the_top = np.arange(train_steps, 0, -train_steps / steps)[:steps]
+    return torch.from_numpy(np.round(from_the_top).astype(np.int64)) - 1
+
+
+_TIMESTEPS: dict[Spacing, Callable[[int], Tensor]] = {"leading": leading_timesteps, "trailing": trailing_timesteps}
+
+
+def spaced_timesteps(steps: int, spacing: Spacing) -> Tensor:
+    """Return the timesteps [steps] of a spacing; see `leading_timesteps` and `trailing_timesteps`."""
+    return _TIMESTEPS[spacing](steps)
+
+
+def _require_steps(steps: int, train_steps: int) -> None:
+    if not 1 <= steps <= train_steps:
+        raise SeeSRError(f"steps is {steps}: give a number from 1 to {train_steps}.")
+
+
 def starts_at_the_top(timesteps: Sequence[int], train_steps: int = TRAIN_STEPS) -> bool:
     """Tell whether a sampling run begins where the noise is greatest, rather than in mid-schedule.
 
-    It does where its first timestep is the last one trained, and where even strides down to timestep 1 are all of
-    a schedule: leading spacing at any number of steps (50 begin at 981, 7 at 853), or as many strides as there is
-    room for. Of a run that is cut short only its beginning matters; one step alone at 1 is a whole leading schedule.
+    The answer is yes if the first timestep is the last one trained, as trailing spacing always has it, or if even
+    strides lead down to timestep 1 and are all of a schedule: leading spacing at any number of steps (50 start at 981,
+    7 at 853), or as many strides as there is room for. A run may stop early: only its beginning counts. One step alone
+    at 1 is the whole leading schedule of one step. The end of a schedule that equals a whole leading one, number for
+    number, cannot be told from it.
 
     Args:
         timesteps: Descending, without the final zero noise.
@@ -64,7 +100,9 @@ def starts_at_the_top(timesteps: Sequence[int], train_steps: int = TRAIN_STEPS) 
         return False
     (stride,) = strides
     below, rest = divmod(first - 1, stride)
-    return rest == 0 and (first + stride >= train_steps or train_steps // (below + 1) == stride)
+    if rest or timesteps[-1] < 1:
+        return False
+    return first + stride >= train_steps or train_steps // (below + 1) == stride
 
 
 def alphas_cumprod(train_steps: int = TRAIN_STEPS) -> Tensor:

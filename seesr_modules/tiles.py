@@ -83,12 +83,15 @@ def latent_tile(tile_px: int, overlap_px: int) -> tuple[int, int]:
 def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode = "gaussian") -> TileLayout:
     """Lay tiles over a canvas.
 
-    As few tiles as overlap by ``overlap`` cells or more, spread evenly, so that none has to share nearly
-    all of itself with its neighbour. A side no longer than the tile is covered by one tile of its length.
+    A canvas of no more than tile * tile cells is not cut, as published, however long it is: what a pass costs and
+    the memory it takes go by the number of cells.
+
+    Mode ``gaussian`` takes as few tiles as overlap by ``overlap`` cells or more and spreads them evenly, so that none
+    has to share nearly all of itself with its neighbour. A side no longer than the tile is covered by one tile of its
+    length.
 
     Mode ``reference`` follows the published code: tiles start every ``tile - overlap`` cells and the last
-    one is pulled back to the edge; a canvas of no more than tile * tile cells is not cut, and tiles are
-    square, no larger than the shorter side.
+    one is pulled back to the edge; they are square, no larger than the shorter side.
 
     Args:
         height: Cells down the canvas, 1 or more.
@@ -105,12 +108,12 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
     """
     if min(height, width, tile) < 1:
         raise SeeSRError(f"Cannot lay tiles of {tile} cells over a latent of {width}x{height}: both need 1 or more.")
-    tile_height, tile_width = min(tile, height), min(tile, width)
-    if mode == "reference":
-        if height * width <= tile * tile:
-            tile_height, tile_width = height, width
-        else:
-            tile = tile_height = tile_width = min(tile_height, tile_width)
+    if height * width <= tile * tile:
+        tile_height, tile_width = height, width
+    elif mode == "reference":
+        tile = tile_height = tile_width = min(tile, height, width)
+    else:
+        tile_height, tile_width = min(tile, height), min(tile, width)
     if not 0 <= overlap < tile:
         remedy = ", or choose tiling 'gaussian'" if mode == "reference" else ""
         raise SeeSRError(

@@ -9,7 +9,7 @@ from typing import Any
 import builders
 import torch
 from seesr_pack.seesr_modules.host.model import apply_seesr
-from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
+from seesr_pack.seesr_modules.host.sampling import sample, seesr_sigmas
 
 
 @dataclass(frozen=True)
@@ -61,5 +61,5 @@ def apply_scene(tiny: Tiny | None, seesr: Any, scene: Scene, **settings: Any) ->
 
 def predict(model: Any, positive: Any, negative: Any, scene: Scene, cfg: float = 3.0, steps: int = 2) -> torch.Tensor:
     """Sample a few deterministic steps (euler, seesr schedule) and return the latent."""
-    sigmas = leading_sigmas(model, steps)
+    sigmas = seesr_sigmas(model, steps)
     return sample(model, positive, negative, scene.latent, 3, cfg, "euler", sigmas)["samples"]

@@ -165,6 +165,7 @@ captioner.
 ## What to change
 - To have the caption alone, link it to **Build Prompts, tags** in place of **Concatenate**.
 - A captioner that writes for SDXL or Flux writes too much: SD2 does best with a sentence of plain words.
+- **Build Prompts, literal** takes brackets in a caption as text. Turn it off to write weights, such as (beard:1.2).
 - Let the captioner see the photo itself, as DAPE does, not the upscaled picture.
 """
     + WEIGHTS,
@@ -180,7 +181,7 @@ captioner.
             "prompts": UPSCALE.groups[UNDERSTAND]["prompts"],
         },
     },
-    prompts={"tags": ("joined", "STRING")},
+    prompts={"tags": ("joined", "STRING"), "literal": True},
 )
 
 EXTRA_CONTROLNET = variant(

@@ -285,11 +285,12 @@ Two steps on SD-Turbo: the fastest way, less detail than **seesr_upscale**.
 - **LR Embed, upscale**: how much larger the result is.
 - **Build Prompts, user_prompt**: what the tags miss.
 - Leave **cfg** at 1.0: SD-Turbo is made for it, and the negative prompt has no effect there.
+- Leave **scheduler** at seesr_trailing, SD-Turbo's own schedule: seesr leaves noise in the picture.
 - Leave **overlap_px** wide: two steps leave tiles little chance to grow together.
 """
     + TURBO_WEIGHTS,
     checkpoint={"ckpt_name": "sd_turbo.safetensors"},
-    sampler={"steps": 2, "cfg": 1.0, "overlap_px": 256},
+    sampler={"steps": 2, "cfg": 1.0, "scheduler": "seesr_trailing", "overlap_px": 256},
 )
 
 MANUAL_PROMPT = variant(

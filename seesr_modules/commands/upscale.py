@@ -53,6 +53,7 @@ OPTIONS: dict[str, Setting] = {
     "tiling": ("SeeSR_TiledSampler", "tiling"),
     "prompt": ("SeeSR_BuildPrompts", "user_prompt"),
 }
+LITERAL: Setting = ("SeeSR_BuildPrompts", "literal")
 
 MODEL_FILES: dict[Setting, Kind] = {
     OPTIONS["checkpoint"]: "checkpoints",
@@ -95,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, help="sampling steps; fewer are faster")
     add("--cfg", type=float, help="guidance; more gives more detail and less fidelity")
     add("--seed", type=int, help="seed of the noise")
-    add("--prompt", help="words to add to the tags found in the photo")
+    add("--prompt", help="words to add to the tags found in the photo, taken literally")
     add("--checkpoint", metavar="NAME", help="a Stable Diffusion 2 base in models/checkpoints")
     add("--tiling", choices=("gaussian", "reference", "off"), help="how large photos are cut up")
     add(
@@ -188,6 +189,8 @@ def load_workflow(options: argparse.Namespace, preset: str) -> Workflow:
     workflow: Workflow = json.loads((WORKFLOWS / PRESETS[preset]).read_text("utf-8"))
     chosen = {name: getattr(options, name) for name in OPTIONS}
     settings = {OPTIONS[name]: value for name, value in chosen.items() if value is not None}
+    if options.prompt is not None:
+        settings[LITERAL] = True
     for setting, value in {**settings, **dict(options.settings)}.items():
         set_input(workflow, setting, value)
     return workflow

@@ -29,6 +29,10 @@ from .shared_rows import halves_shared
 RGB = 3
 """Channels of a hint."""
 
+ATTENTION_PRECISION = torch.float32
+"""The least type that attention scores are computed in, as ComfyUI sets it for Stable Diffusion 2: in half precision
+they overflow."""
+
 
 def image_attention_block(
     place: ImageAttentionPlace, dtype: torch.dtype | None, device: Any, operations: Any
@@ -41,7 +45,7 @@ def image_attention_block(
         depth=place.depth,
         context_dim=place.context_dim,
         use_linear=True,
-        attn_precision=torch.float32,
+        attn_precision=ATTENTION_PRECISION,
         dtype=dtype,
         device=device,
         operations=operations,
@@ -154,6 +158,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         super().__init__(
             **sizes.host_config(),
             hint_channels=stem.hint_channels,
+            attn_precision=ATTENTION_PRECISION,
             dtype=dtype,
             device=device,
             operations=operations,

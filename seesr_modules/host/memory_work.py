@@ -51,14 +51,14 @@ def _step(base: ModelPatcher, seesr: SeeSRModel, inputs: StepInputs) -> int:
     from ..tiles import latent_tile, plan_tiles
     from .measure import OVERLAP_PX, TILE_PX
     from .model import apply_seesr
-    from .sampling import leading_sigmas, sample
+    from .sampling import sample, seesr_sigmas
     from .tiling import tile_model
 
     cond = [[inputs.positive, {}]]
     model, positive, negative = apply_seesr(base, seesr, cond, cond, inputs.hint, inputs.soft_prompt)
     tile, overlap = latent_tile(TILE_PX, OVERLAP_PX)
     model = tile_model(model, tile, overlap, tile_batch=1)
-    sample(model, positive, negative, {"samples": inputs.latent}, 0, 1.0, "euler", leading_sigmas(model, 1))
+    sample(model, positive, negative, {"samples": inputs.latent}, 0, 1.0, "euler", seesr_sigmas(model, 1))
     height, width = inputs.latent.shape[-2:]
     layout = plan_tiles(height, width, tile, overlap)
     cells = len(layout.tiles) * layout.tile_height * layout.tile_width

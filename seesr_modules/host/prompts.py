@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import SeeSRError
-from ..prompts import cut_to_one_chunk
+from ..prompts import cut_to_one_chunk, literal
 from .patching import Conditioning
 
 
@@ -35,7 +35,7 @@ def batches_of(texts: Sequence[str]) -> list[Sequence[str]]:
     return [texts[start:end] for start, end in pairwise([*starts, len(texts)])]
 
 
-def encode_texts(clip: Any, texts: list[str], single_chunk: bool) -> Conditioning:
+def encode_texts(clip: Any, texts: list[str], single_chunk: bool, as_plain_text: bool = False) -> Conditioning:
     """Encode one text per picture into one CONDITIONING with a batch of texts.
 
     Texts of different length are repeated to a common one, which changes nothing: attention over a
@@ -45,6 +45,8 @@ def encode_texts(clip: Any, texts: list[str], single_chunk: bool) -> Conditionin
         clip: The host's CLIP.
         texts: One for each picture.
         single_chunk: Cut each at 77 tokens, as published.
+        as_plain_text: Read brackets, backslashes and ``embedding:`` as they stand, as published, and not in the
+            host's prompt syntax.
 
     Raises:
         SeeSRError: The checkpoint that ``clip`` comes from has no text encoder.
@@ -54,7 +56,9 @@ def encode_texts(clip: Any, texts: list[str], single_chunk: bool) -> Conditionin
             "The input 'clip' is empty: the checkpoint holds no text encoder. Load a whole SD2-type checkpoint, "
             "or add the text encoder with ComfyUI's Load CLIP node (type stable_diffusion)."
         )
-    encoded = {text: _encode(clip, text, single_chunk) for text in dict.fromkeys(texts)}
+    encoded = {
+        text: _encode(clip, literal(text) if as_plain_text else text, single_chunk) for text in dict.fromkeys(texts)
+    }
     if len(encoded) == 1:
         return next(iter(encoded.values()))
     length = math.lcm(*(conditioning[0][0].shape[1] for conditioning in encoded.values()))

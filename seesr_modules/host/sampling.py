@@ -1,4 +1,4 @@
-"""SeeSR's schedule and LR start on the host's samplers."""
+"""SeeSR's schedules and LR start on the host's samplers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from torch import Tensor
 from ..config import LATENT_PX, TRAIN_STEPS
 from ..errors import SeeSRError
 from ..schedule import (
+    Spacing,
     alpha_bar_from_sigma,
-    leading_timesteps,
     lr_start,
     noise_for_start,
+    spaced_timesteps,
     starts_at_the_top,
     vp_to_ve,
 )
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
 
     from .patching import Conditioning
 
-SEESR_SCHEDULER = "seesr"
-"""Name of the leading schedule beside the host's own."""
+SEESR_SCHEDULERS: dict[str, Spacing] = {"seesr": "leading", "seesr_trailing": "trailing"}
+"""The published schedules, by their names beside the host's own."""
 
 SEEDS = 2**64
 """How many seeds there are; the one after the last is the first."""
@@ -41,16 +42,24 @@ _FULL_RUN_KEY = "seesr_full_run"
 """Transformer option: whether a run begins where the noise is greatest, where the sampler node knows."""
 
 
-def leading_sigmas(model: ModelPatcher, steps: int) -> Tensor:
-    """Return the sigmas [steps + 1] of the published schedule for ``model``, with the final zero."""
+def seesr_sigmas(model: ModelPatcher, steps: int, spacing: Spacing = "leading") -> Tensor:
+    """Return the sigmas [steps + 1] of a published schedule for ``model``, with the final zero.
+
+    Raises:
+        SeeSRError: ``steps`` is out of its range.
+    """
     sampling = model.get_model_object("model_sampling")
-    timesteps = leading_timesteps(steps, TRAIN_STEPS)
+    timesteps = spaced_timesteps(steps, spacing)
     return torch.cat([sampling.sigma(timesteps.float()).cpu(), torch.zeros(1)])
 
 
 def sampler_sigmas(model: ModelPatcher, sampler_name: str, scheduler: str, steps: int, denoise: float) -> Tensor:
-    """Return the sigmas that ``steps`` steps of a scheduler take, from ``denoise`` of the noise down."""
-    if scheduler != SEESR_SCHEDULER:
+    """Return the sigmas that ``steps`` steps of a scheduler take, from ``denoise`` of the noise down.
+
+    Raises:
+        SeeSRError: ``steps`` is out of the range that ``denoise`` leaves.
+    """
+    if scheduler not in SEESR_SCHEDULERS:
         return comfy.samplers.KSampler(
             model, steps, model.load_device, sampler_name, scheduler, denoise, model.model_options
         ).sigmas
@@ -62,7 +71,7 @@ def sampler_sigmas(model: ModelPatcher, sampler_name: str, scheduler: str, steps
             f"steps is {steps}: with denoise {denoise:g} there are {int(TRAIN_STEPS * denoise)} timesteps left, "
             "so give that many steps at most, or raise denoise."
         )
-    return leading_sigmas(model, total)[-(steps + 1) :]
+    return seesr_sigmas(model, total, SEESR_SCHEDULERS[scheduler])[-(steps + 1) :]
 
 
 def start_from_lr(model: ModelPatcher) -> None:

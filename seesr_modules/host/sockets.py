@@ -88,4 +88,11 @@ def prompt_inputs() -> list[io.Input]:
             default=False,
             tooltip="Cut the text at 77 tokens as published; off keeps every tag.",
         ),
+        io.Boolean.Input(
+            "literal",
+            default=False,
+            optional=True,
+            tooltip="Take brackets, weights and embedding names in all texts as plain words, as published; off reads "
+            "them as ComfyUI does.",
+        ),
     ]

@@ -75,6 +75,7 @@ class PromptInputs:
     quality_prompt: str
     negative_prompt: str
     single_chunk: bool
+    literal: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,11 +140,14 @@ def tag_tiles(
     def text(found: list[Tag]) -> str:
         return positive_text(join_tags(found), prompts.user_prompt, prompts.quality_prompt)
 
-    encoded = encode_texts(clip, [text(found) for row in tile_tags for found in row], prompts.single_chunk)
-    texts = comfy.utils.repeat_to_batch_size(encoded[0][0], len(tiles) * batch).unflatten(0, (len(tiles), batch))
+    def encoded(texts: list[str]) -> Conditioning:
+        return encode_texts(clip, texts, prompts.single_chunk, prompts.literal)
+
+    of_tiles = encoded([text(found) for row in tile_tags for found in row])
+    texts = comfy.utils.repeat_to_batch_size(of_tiles[0][0], len(tiles) * batch).unflatten(0, (len(tiles), batch))
     soft_prompts = soft_prompt[batch:].unflatten(0, (len(tiles), batch))
-    positive = encode_texts(clip, [text(found) for found in whole], prompts.single_chunk)
-    negative = encode_texts(clip, [prompts.negative_prompt], prompts.single_chunk)
+    positive = encoded([text(found) for found in whole])
+    negative = encoded([prompts.negative_prompt])
     return TiledTagging(
         positive=_with(positive, TilePrompts(tiles, soft_prompts, texts)),
         negative=_with(negative, TilePrompts(tiles, soft_prompts)),

@@ -197,14 +197,14 @@ def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) ->
             both.noise[one],
         )
         model, positive, negative = apply_scene(tiny, seesr, alone)
-        from seesr_pack.seesr_modules.host.sampling import leading_sigmas
+        from seesr_pack.seesr_modules.host.sampling import seesr_sigmas
 
         result = comfy.sample.sample_custom(
             model,
             noise[one],
             3.0,
             comfy.samplers.sampler_object("euler"),
-            leading_sigmas(model, 2),
+            seesr_sigmas(model, 2),
             positive,
             negative,
             alone.latent["samples"],

@@ -31,6 +31,7 @@ PROMPTS = {
     "quality_prompt": "clean, high-resolution, 8k",
     "negative_prompt": "dotted, noise, blur, lowres, smooth",
     "single_chunk": False,
+    "literal": False,
 }
 TILE = {"tile_px": 768, "overlap_px": 128}
 TILING = {**TILE, "tile_batch": 0, "tiling": ["gaussian", "reference", "off"]}
@@ -78,7 +79,7 @@ CONTRACT = {
             "steps": 50,
             "cfg": 5.5,
             "sampler_name": ["ddpm"],
-            "scheduler": ["seesr"],
+            "scheduler": ["seesr", "seesr_trailing"],
             "denoise": 1.0,
             **TILING,
             "seed_per_image": False,
@@ -92,7 +93,9 @@ CONTRACT = {
         {**TILE, "context": 0.5, **TAGS, "max_tags": 0, **PROMPTS},
         {**CONDS, "soft_prompt": "SEESR_SOFT_PROMPT", "tile_tags": "STRING"},
     ),
-    "SeeSR_Scheduler": Node("SeeSR Scheduler", {"model": "MODEL"}, {"steps": 50}, {"sigmas": "SIGMAS"}),
+    "SeeSR_Scheduler": Node(
+        "SeeSR Scheduler", {"model": "MODEL"}, {"steps": 50, "spacing": ["leading", "trailing"]}, {"sigmas": "SIGMAS"}
+    ),
     "SeeSR_GuidanceInterval": Node(
         "Guidance Interval", {"model": "MODEL"}, {"start_percent": 0.0, "end_percent": 0.6}, {"model": "MODEL"}
     ),
@@ -107,7 +110,13 @@ CONTRACT = {
         "Degrade", {"image": "IMAGE"}, {"scale": 4, "strength": 1.0, "seed": 0}, {"degraded": "IMAGE", "clean": "IMAGE"}
     ),
 }
-OPTIONAL = {("SeeSR_Tagger", "pin"), ("SeeSR_TiledSampler", "seed_per_image")}
+OPTIONAL = {
+    ("SeeSR_Tagger", "pin"),
+    ("SeeSR_BuildPrompts", "literal"),
+    ("SeeSR_TileTagger", "literal"),
+    ("SeeSR_TiledSampler", "seed_per_image"),
+    ("SeeSR_Scheduler", "spacing"),
+}
 LISTS = {
     ("SeeSR_Tagger", "tags"),
     ("SeeSR_BuildPrompts", "positive"),

@@ -178,7 +178,7 @@ def sample(tile_batch):
     sizes.clear()
     warnings.clear()
     model = modules["tiling"].tile_model(applied, 64, 8, tile_batch)
-    sigmas = modules["sampling"].leading_sigmas(model, 2)
+    sigmas = modules["sampling"].seesr_sigmas(model, 2)
     latent = modules["sampling"].sample(model, positive, negative, start, 1, 2.0, "euler", sigmas)["samples"]
     allocated = torch.cuda.max_memory_allocated()
     return latent, {"sizes": list(sizes), "warnings": list(warnings), "allocated": allocated}

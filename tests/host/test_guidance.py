@@ -12,7 +12,7 @@ from likeness import assert_alike
 from scenes import Scene, Tiny, apply_scene, make_scene
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host.guidance import limit_guidance
-from seesr_pack.seesr_modules.host.sampling import leading_sigmas
+from seesr_pack.seesr_modules.host.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.host.tiling import tile_model
 from torch import Tensor
 
@@ -35,7 +35,7 @@ def applied(tiny: Tiny, seesr: Any, scene: Scene) -> tuple[Any, Any, Any, Any]:
 
 def run(guider: Any, scene: Scene, sampler_name: str = "euler") -> Tensor:
     """Sample a few steps with a guider of the host's."""
-    sampler, sigmas = comfy.samplers.sampler_object(sampler_name), leading_sigmas(guider.model_patcher, STEPS)
+    sampler, sigmas = comfy.samplers.sampler_object(sampler_name), seesr_sigmas(guider.model_patcher, STEPS)
     return guider.sample(scene.noise, scene.latent["samples"], sampler, sigmas, disable_pbar=True, seed=3)
 
 

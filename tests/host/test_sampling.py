@@ -1,4 +1,4 @@
-"""SeeSR's start and schedule with every sampler and scheduler of the host."""
+"""SeeSR's start and schedules with every sampler and scheduler of the host."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from seesr_pack.seesr_modules.host.base_model import base_model
 from seesr_pack.seesr_modules.host.model import load_seesr
 from seesr_pack.seesr_modules.host.sampling import (
     SEEDS,
-    SEESR_SCHEDULER,
-    leading_sigmas,
+    SEESR_SCHEDULERS,
     sample,
     sampler_sigmas,
+    seesr_sigmas,
     start_from_lr,
 )
-from seesr_pack.seesr_modules.schedule import alphas_cumprod, leading_timesteps
+from seesr_pack.seesr_modules.schedule import SPACINGS, Spacing, alphas_cumprod, spaced_timesteps
 from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
 from torch import Tensor
 
 SAMPLERS = comfy.samplers.SAMPLER_NAMES
-SCHEDULERS = [SEESR_SCHEDULER, *comfy.samplers.SCHEDULER_NAMES]
+SCHEDULERS = [*SEESR_SCHEDULERS, *comfy.samplers.SCHEDULER_NAMES]
 SCALE = 0.18215
 
 
@@ -63,7 +63,8 @@ def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize(
-    "schedule", [*((SEESR_SCHEDULER, steps) for steps in (2, 7, 50)), ("normal", 6), ("karras", 6)]
+    "schedule",
+    [*((name, steps) for name in SEESR_SCHEDULERS for steps in (2, 7, 50)), ("normal", 6), ("karras", 6)],
 )
 def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
     """What reaches the model first is the published start, to float32's rounding."""
@@ -77,9 +78,10 @@ def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, sch
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6, 7, 12, 15, 18, 30, 36, 999, 1000])
+@pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("told", [True, None], ids=["by the sampler node", "by the timesteps"])
-def test_the_leading_schedule_starts_from_the_lr_latent_at_any_number_of_steps(
-    smallest: Any, steps: int, told: bool | None
+def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
+    smallest: Any, steps: int, spacing: Spacing, told: bool | None
 ) -> None:
     """Our sampler node says that a run is whole; of others' the timesteps tell."""
     scene, (model, positive, negative) = smallest
@@ -91,7 +93,7 @@ def test_the_leading_schedule_starts_from_the_lr_latent_at_any_number_of_steps(
         raise InterruptedError
 
     model.set_model_unet_function_wrapper(stop)
-    sigmas = leading_sigmas(model, steps)
+    sigmas = seesr_sigmas(model, steps, spacing)
     with pytest.raises(InterruptedError):
         sample(model, positive, negative, scene.latent, 5, 1.0, "euler", sigmas, full_run=told)
     latent = scene.latent["samples"]
@@ -101,7 +103,15 @@ def test_the_leading_schedule_starts_from_the_lr_latent_at_any_number_of_steps(
 
 @pytest.mark.parametrize(
     ("scheduler", "steps", "denoise"),
-    [(SEESR_SCHEDULER, 1, 0.5), ("ddim_uniform", 1, 0.5), ("simple", 10, 0.9), ("normal", 3, 0.7), ("simple", 3, 0.7)],
+    [
+        ("seesr", 1, 0.5),
+        ("seesr_trailing", 1, 0.5),
+        ("seesr_trailing", 200, 0.4),  # ends in 1, as all of leading spacing with 200 steps of a stride of 5 does
+        ("ddim_uniform", 1, 0.5),
+        ("simple", 10, 0.9),
+        ("normal", 3, 0.7),
+        ("simple", 3, 0.7),
+    ],
 )
 def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str, steps: int, denoise: float) -> None:
     """Whatever the timesteps look like: the latent keeps its share."""
@@ -119,16 +129,23 @@ def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5 * float(expected.std()))
 
 
-def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny) -> None:
+@pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
+def test_denoise_takes_the_end_of_a_longer_schedule(tiny: Tiny, scheduler: str) -> None:
+    whole = seesr_sigmas(tiny.model, 8, SEESR_SCHEDULERS[scheduler])
+    assert torch.equal(sampler_sigmas(tiny.model, "euler", scheduler, 2, 0.25), whole[-3:])
+
+
+@pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
+def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny, scheduler: str) -> None:
     """Rather than begun higher up than asked."""
-    assert len(sampler_sigmas(tiny.model, "euler", SEESR_SCHEDULER, 500, 0.5)) == 501
+    assert len(sampler_sigmas(tiny.model, "euler", scheduler, 500, 0.5)) == 501
     with pytest.raises(SeeSRError, match=r"steps is 501: with denoise 0\.5 there are 500 timesteps left"):
-        sampler_sigmas(tiny.model, "euler", SEESR_SCHEDULER, 501, 0.5)
+        sampler_sigmas(tiny.model, "euler", scheduler, 501, 0.5)
 
 
 def test_noise_start_is_the_published_one(started: Any) -> None:
     """From an empty latent sampling starts at unit variance."""
-    sigmas = leading_sigmas(started, 50)
+    sigmas = seesr_sigmas(started, 50)
     noise = torch.randn(1, 4, 4, 4)
     seen = first_input(started, torch.zeros(1, 4, 4, 4), comfy.samplers.sampler_object("ddpm"), sigmas, noise.clone())
     torch.testing.assert_close(seen, noise * torch.sqrt(1 + sigmas[0] ** 2), rtol=1e-5, atol=1e-5)
@@ -147,7 +164,7 @@ def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, schedule
 def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
     """The second half of KSamplerAdvanced adds none."""
     latent, noise = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
-    euler, sigmas = comfy.samplers.sampler_object("euler"), leading_sigmas(started, 10)
+    euler, sigmas = comfy.samplers.sampler_object("euler"), seesr_sigmas(started, 10)
     assert torch.equal(
         first_input(started, latent, euler, sigmas, noise), first_input(tiny.model, latent, euler, sigmas, noise)
     )
@@ -164,7 +181,7 @@ def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
     conds = [[torch.zeros(1, 77, 64), {}]]
     latent = torch.zeros(1, 4, 8, 8)
     noise = comfy.sample.prepare_noise(latent, 9)
-    sigmas = leading_sigmas(model, 3)
+    sigmas = seesr_sigmas(model, 3)
     sampler = comfy.samplers.sampler_object("ddpm")
     comfy.sample.sample_custom(model, noise, 1.0, sampler, sigmas, conds, conds, latent, seed=9, disable_pbar=True)
     drawn += inputs[1:]
@@ -175,10 +192,11 @@ def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 30, 50, 333, 999, 1000])
-def test_leading_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int) -> None:
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Spacing) -> None:
     """There are exactly as many as asked, at the published timesteps, and a final zero."""
-    sigmas = leading_sigmas(tiny.model, steps)
-    alpha = alphas_cumprod()[leading_timesteps(steps)]
+    sigmas = seesr_sigmas(tiny.model, steps, spacing)
+    alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)]
     assert sigmas.shape == (steps + 1,)
     assert sigmas[-1] == 0
     torch.testing.assert_close(sigmas[:-1], ((1 - alpha) / alpha).sqrt(), rtol=1e-4, atol=0)
@@ -187,24 +205,23 @@ def test_leading_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int) -> None:
 def test_ddim_uniform_is_the_published_schedule_at_50(tiny: Tiny) -> None:
     """The host's own scheduler and SeeSR's agree where the host's counts right."""
     torch.testing.assert_close(
-        sampler_sigmas(tiny.model, "ddpm", "ddim_uniform", 50, 1.0), leading_sigmas(tiny.model, 50)
+        sampler_sigmas(tiny.model, "ddpm", "ddim_uniform", 50, 1.0), seesr_sigmas(tiny.model, 50)
     )
 
 
 @pytest.mark.parametrize("steps", [0, 1001])
-def test_impossible_steps_are_refused(tiny: Tiny, steps: int) -> None:
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_impossible_steps_are_refused(tiny: Tiny, steps: int, spacing: Spacing) -> None:
     """The sentence names the range."""
     with pytest.raises(SeeSRError, match="from 1 to 1000"):
-        leading_sigmas(tiny.model, steps)
+        seesr_sigmas(tiny.model, steps, spacing)
 
 
 def test_denoise_zero_returns_the_latent(started: Any) -> None:
     """Nothing is sampled and nothing is lost."""
     latent = {"samples": torch.randn(1, 4, 4, 4), "batch_index": [0]}
     conds = [[torch.zeros(1, 77, 64), {}]]
-    result = sample(
-        started, conds, conds, latent, 0, 1.0, "euler", sampler_sigmas(started, "euler", SEESR_SCHEDULER, 5, 0.0)
-    )
+    result = sample(started, conds, conds, latent, 0, 1.0, "euler", sampler_sigmas(started, "euler", "seesr", 5, 0.0))
     torch.testing.assert_close(result["samples"], latent["samples"])
     assert result["batch_index"] == [0]
 
@@ -270,7 +287,7 @@ def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
     _, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
     latent = {"samples": torch.ones(2, 4, 4, 4)}
-    result = sample(model, conds, conds, latent, SEEDS - 1, 1.0, "ddpm", leading_sigmas(model, 2), per_image)
+    result = sample(model, conds, conds, latent, SEEDS - 1, 1.0, "ddpm", seesr_sigmas(model, 2), per_image)
     assert torch.isfinite(result["samples"]).all()
 
 
@@ -279,12 +296,12 @@ def test_a_latent_that_is_not_of_the_hint_is_refused(smallest: Any, shape: tuple
     """The host would stretch the hint."""
     _, (model, positive, negative) = smallest
     with pytest.raises(SeeSRError, match=rf"The latent is of 1 pictures of {shape[3] * 8}x{shape[2] * 8} pixels"):
-        sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", leading_sigmas(model, 2))
+        sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", seesr_sigmas(model, 2))
 
 
 def test_a_latent_may_repeat_the_hints_pictures(smallest: Any) -> None:
     """Several tries at one picture, as Repeat Latent Batch makes them."""
     scene, (model, positive, negative) = smallest
     latent = {"samples": scene.latent["samples"].repeat(3, 1, 1, 1)}
-    result = sample(model, positive, negative, latent, 0, 1.0, "euler", leading_sigmas(model, 2))
+    result = sample(model, positive, negative, latent, 0, 1.0, "euler", seesr_sigmas(model, 2))
     assert result["samples"].shape == latent["samples"].shape

@@ -22,11 +22,13 @@ SCORES = [
 """Of sky, tree and car; each is on above 0.5."""
 
 
-def tagged(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, context: float) -> TiledTagging:
+WORDS = PromptInputs("", "clean", "noise", False)
+
+
+def tagged(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, context: float, words: PromptInputs = WORDS) -> TiledTagging:
     """Tag a picture of three tiles with a tagger that says SCORES."""
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
     monkeypatch.setattr(tile_prompts, "look", lambda *_: (torch.randn(4, 145, 512), torch.tensor(SCORES).logit()))
-    words = PromptInputs("", "clean", "noise", False)
     return tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), 8, 2, words, context)
 
 
@@ -57,3 +59,18 @@ def test_each_tiles_text_names_its_tags(tiny: Tiny, monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(own, expected)
     torch.testing.assert_close(found.positive[0][0][0], texts[0])
     assert found.negative[0][1][TILE_PROMPTS_KEY].texts is None
+
+
+@pytest.mark.parametrize("literal", [True, False])
+def test_literal_is_for_the_texts_of_tiles_and_whole(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, literal: bool
+) -> None:
+    found = tagged(tiny, monkeypatch, 0.5, PromptInputs("(dog:1.3)", "clean", "(noise)", False, literal))
+    texts = [positive_text(tag, "(dog:1.3)", "clean") for tag in ("sky", "tree")]
+    expected = [encode_texts(tiny.clip, [text], False, literal)[0][0][0] for text in (*texts, "(noise)")]
+    assert not torch.equal(expected[0], encode_texts(tiny.clip, texts[:1], False, not literal)[0][0][0])
+    prompts = found.positive[0][1][TILE_PROMPTS_KEY]
+    for own, wanted in zip(prompts.texts[:2, 0], expected, strict=False):
+        torch.testing.assert_close(own, wanted)
+    torch.testing.assert_close(found.positive[0][0][0], expected[0])
+    torch.testing.assert_close(found.negative[0][0][0], expected[2])

@@ -20,7 +20,7 @@ import pytest
 import torch
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.config import EncoderSizes
-from seesr_pack.seesr_modules.host.sampling import leading_sigmas
+from seesr_pack.seesr_modules.host.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.host.tile_prompts import TILE_PROMPTS_KEY, TilePrompts
 from seesr_pack.seesr_modules.host.tiling import tile_model
 from seesr_pack.seesr_modules.tiles import Tile, plan_tiles
@@ -48,7 +48,7 @@ def run(applied: Applied, scene: Scene) -> Tensor:
         scene.noise,
         2.0,
         comfy.samplers.sampler_object("euler"),
-        leading_sigmas(model, 2),
+        seesr_sigmas(model, 2),
         positive,
         negative,
         scene.latent["samples"],

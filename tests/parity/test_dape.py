@@ -6,9 +6,9 @@ Float32 on the CPU; the largest difference may be 1e-4 of the expected tensor's 
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
+import builders
 import comfy.ops
 import pytest
 import torch
@@ -39,14 +39,10 @@ def weights(golden_case: Case, golden_dir: Path, tmp_path: Path) -> Callable[[st
     RAM's gets one of the masks that published files have and manifests leave out: it tells the case's image size,
     where the other shapes do not.
     """
-    spec = importlib.util.spec_from_file_location("golden_synth", golden_dir / "synth.py")
-    assert spec is not None and spec.loader is not None
-    synth = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(synth)
 
     def write(manifest: str) -> WeightFile:
         path = tmp_path / f"{manifest}.safetensors"
-        state = synth.synthetic_state_dict(synth.load_shapes(manifest))
+        state = dict(builders.synthetic(golden_dir, manifest))
         patches = state.get("visual_encoder.patch_embed.proj.weight")
         swin = golden_case.get("swin", {})
         if patches is not None and {"image_size", "window_size"} <= swin.keys():

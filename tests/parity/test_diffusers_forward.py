@@ -9,6 +9,7 @@ from typing import Any
 import builders
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.tiles import add_tile, blend_weights, plan_tiles
 from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
@@ -76,16 +77,18 @@ def test_trajectory(golden_case: dict[str, Any], golden_dir: Path) -> None:
         x = abar[999].sqrt() * tensors["z_lr"] + (1 - abar[999]).sqrt() * x
     _assert_close(x, tensors["start"], ONE_FORWARD, "start")
 
-    both = torch.cat([tensors["negative"], tensors["positive"]])
-    stride = 1000 // steps
-    timesteps = [1 + stride * i for i in reversed(range(steps))]
+    scheduler = DDPMScheduler(timestep_spacing=golden_case["spacing"], steps_offset=1)
+    scheduler.set_timesteps(steps)
+    timesteps = scheduler.timesteps.tolist()
     assert timesteps == tensors["timesteps"].tolist()
+    batch = len(x)
+    both = torch.cat([tensors[text].expand(batch, -1, -1) for text in ("negative", "positive")])
     for i, t in enumerate(timesteps):
         eps = torch.zeros_like(x, dtype=torch.float32)
         for tile, weight in zip(layout.tiles, blend_weights(layout), strict=True):
             negative, positive = denoiser(
                 tile.cut(x).float().repeat(2, 1, 1, 1),
-                torch.tensor([t, t]),
+                torch.full((2 * batch,), t),
                 both,
                 tensors["image_embed"].repeat(2, 1, 1),
                 tile.in_pixels().cut(tensors["hint"]).repeat(2, 1, 1, 1),
@@ -93,6 +96,6 @@ def test_trajectory(golden_case: dict[str, Any], golden_dir: Path) -> None:
             ).chunk(2)
             add_tile(eps, tile, negative + golden_case["cfg"] * (positive - negative), weight)
         _assert_close(eps, tensors["eps"][i], WHOLE_TRAJECTORY, f"eps of step {i}")
-        abar_next = abar[t - stride] if t > stride else torch.ones(())
+        abar_next = abar[timesteps[i + 1]] if i + 1 < steps else torch.ones(())
         x = _ddpm_step(x, eps, tensors["step_noise"][i], abar[t], abar_next)
         _assert_close(x, tensors["latents"][i], WHOLE_TRAJECTORY, f"latent after step {i}")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from seesr_pack.seesr_modules.host.base_model import base_model
 from seesr_pack.seesr_modules.host.loading import load_seesr_path
 from seesr_pack.seesr_modules.host.model import apply_seesr
-from seesr_pack.seesr_modules.host.sampling import leading_sigmas
+from seesr_pack.seesr_modules.host.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.host.tiling import tile_model
 
 pytestmark = pytest.mark.golden("sample")
@@ -43,7 +43,7 @@ def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Pat
     )
     model = tile_model(model, golden_case["tile"], golden_case["overlap"], tile_batch=1, mode="reference")
 
-    sigmas = leading_sigmas(model, golden_case["steps"])
+    sigmas = seesr_sigmas(model, golden_case["steps"], golden_case["spacing"])
     sampling = model.get_model_object("model_sampling")
     assert sampling.timestep(sigmas[:-1]).tolist() == data["timesteps"].tolist()
 

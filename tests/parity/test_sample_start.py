@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.schedule import alphas_cumprod, leading_timesteps, lr_start
+from seesr_pack.seesr_modules.schedule import alphas_cumprod, lr_start, spaced_timesteps
 
 pytestmark = pytest.mark.golden("sample")
 
 
 def test_timesteps_and_start(golden_case: dict, golden_dir: Path) -> None:
     data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
-    assert leading_timesteps(golden_case["steps"]).tolist() == data["timesteps"].tolist()
+    assert spaced_timesteps(golden_case["steps"], golden_case["spacing"]).tolist() == data["timesteps"].tolist()
     if golden_case["start"] == "lr":
         start = lr_start(data["z_lr"], data["noise"], alphas_cumprod()[-1])
         # Two products and a sum in float32; the published alpha_bar is itself accumulated in float32.

@@ -4,52 +4,89 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.schedule import (
+    SPACINGS,
+    Spacing,
     alpha_bar_from_sigma,
     alphas_cumprod,
     leading_timesteps,
     lr_start,
     noise_for_start,
     sigma_from_alpha_bar,
+    spaced_timesteps,
     starts_at_the_top,
+    trailing_timesteps,
     vp_to_ve,
 )
 
 
 @pytest.mark.parametrize(
-    ("steps", "expected"),
-    [(50, list(range(981, 0, -20))), (2, [501, 1]), (1, [1]), (7, [853, 711, 569, 427, 285, 143, 1])],
+    ("spacing", "steps", "expected"),
+    [
+        ("leading", 50, list(range(981, 0, -20))),
+        ("leading", 2, [501, 1]),
+        ("leading", 1, [1]),
+        ("leading", 7, [853, 711, 569, 427, 285, 143, 1]),
+        ("trailing", 1, [999]),
+        ("trailing", 2, [999, 499]),
+        ("trailing", 4, [999, 749, 499, 249]),
+        ("trailing", 16, [999, 937, 874, 811, 749, 687, 624, 561, 499, 437, 374, 311, 249, 187, 124, 61]),
+    ],
 )
-def test_published_timesteps(steps: int, expected: list[int]) -> None:
-    assert leading_timesteps(steps).tolist() == expected
+def test_published_timesteps(spacing: Spacing, steps: int, expected: list[int]) -> None:
+    assert spaced_timesteps(steps, spacing).tolist() == expected
 
 
-def test_any_number_of_steps_gives_that_many_valid_timesteps() -> None:
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_any_number_of_steps_gives_that_many_valid_timesteps(spacing: Spacing) -> None:
     for steps in range(1, 1001):
-        timesteps = leading_timesteps(steps).tolist()
+        timesteps = spaced_timesteps(steps, spacing).tolist()
         assert len(timesteps) == len(set(timesteps)) == steps
         assert timesteps == sorted(timesteps, reverse=True)
-        assert timesteps[0] <= 999 and timesteps[-1] == (0 if steps == 1000 else 1)
+        assert timesteps[0] <= 999 and timesteps[-1] >= 0
+        assert spacing == "trailing" or timesteps[-1] == (0 if steps == 1000 else 1)
+
+
+def test_trailing_timesteps_are_those_of_diffusers() -> None:
+    """At every number of steps; where diffusers has one too many, that one is no timestep."""
+    scheduler = DDPMScheduler(timestep_spacing="trailing")
+    for steps in range(1, 1001):
+        scheduler.set_timesteps(steps)
+        assert trailing_timesteps(steps).tolist() == [t for t in scheduler.timesteps.tolist() if t != -1]
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001])
-def test_impossible_numbers_of_steps_are_refused(steps: int) -> None:
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_impossible_numbers_of_steps_are_refused(spacing: Spacing, steps: int) -> None:
     with pytest.raises(SeeSRError, match=f"steps is {steps}"):
-        leading_timesteps(steps)
+        spaced_timesteps(steps, spacing)
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_leading_schedule_starts_at_the_top_at_any_number_of_steps(whole: bool) -> None:
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_both_schedules_start_at_the_top_at_any_number_of_steps(spacing: Spacing, whole: bool) -> None:
     """Whole, and in the first stage of two."""
     for steps in range(1, 1001):
-        timesteps = leading_timesteps(steps).tolist()
+        timesteps = spaced_timesteps(steps, spacing).tolist()
         assert starts_at_the_top(timesteps if whole or steps < 3 else timesteps[: steps // 2 + 1]), steps
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_the_end_of_a_schedule_starts_at_the_top_only_where_it_equals_a_whole_one(spacing: Spacing) -> None:
+    """As 1 alone does, the end of many, which is the leading schedule of one step."""
+    for steps in range(2, 1001):
+        timesteps = spaced_timesteps(steps, spacing).tolist()
+        for left_out in {1, steps // 2, steps - 1}:
+            end = timesteps[left_out:]
+            assert starts_at_the_top(end) == (end == leading_timesteps(len(end)).tolist()), (steps, left_out)
 
 
 def test_other_starts_at_the_top() -> None:
     assert starts_at_the_top([999, 700, 13])
     assert starts_at_the_top([999])
+    assert starts_at_the_top([999, 500]), "sgm_uniform's two steps"
     assert starts_at_the_top(list(range(995, 0, -142))), "as many strides as there is room for"
 
 

@@ -73,7 +73,7 @@ def test_layout(height: int, width: int, sizes: tuple[int, int], mode: BlendMode
         strides = np.diff(starts)
         assert ((strides >= 1) & (strides <= length - overlap)).all()
         if mode == "gaussian":
-            assert length == min(tile, side)
+            assert length == (side if height * width <= tile * tile else min(tile, side))
             assert len(strides) == 0 or np.ptp(strides) <= 1
             if length < side:
                 assert len(strides) == -(-(side - length) // (length - overlap)), "no tile too many"
@@ -113,6 +113,16 @@ def test_a_tile_as_large_as_the_canvas_changes_nothing(height: int, width: int, 
     assert layout.tiles == (Tile(0, 0, height, width),)
     prediction = per_tile(layout)
     assert torch.equal(blended(layout, prediction), prediction[0])
+
+
+@BOTH
+@pytest.mark.parametrize("overlap", [4, 16, 95])
+def test_a_canvas_of_no_more_cells_than_one_tile_is_not_cut(mode: BlendMode, overlap: int) -> None:
+    """1024x576 pixels are as many as 768x768; one row or column more is too much."""
+    for height, width in ((72, 128), (128, 72), (96, 96), (64, 144), (9, 1024)):
+        assert plan_tiles(height, width, 96, overlap, mode).tiles == (Tile(0, 0, height, width),)
+    assert len(plan_tiles(96, 97, 96, overlap, mode).tiles) == 2
+    assert len(plan_tiles(97, 96, 96, overlap, mode).tiles) == 2
 
 
 @BOTH
@@ -237,13 +247,13 @@ def test_tiles_fade_out_before_they_end(height: int, width: int, tile: int, over
 
 
 def test_a_tile_keeps_full_weight_where_it_is_alone() -> None:
-    first, last = blend_weights(plan_tiles(8, 50, 30, 10))
+    first, last = blend_weights(plan_tiles(30, 50, 30, 10))
     assert (first[:, :20] == 1).all() and (last[:, 10:] == 1).all()
     torch.testing.assert_close(first, last.flip(1))
 
 
 def test_fade_is_a_gaussian_of_three_deviations_to_each_side() -> None:
-    first, last = blend_weights(plan_tiles(4, 18, 10, 2))
+    first, last = blend_weights(plan_tiles(10, 18, 10, 2))
     # Two cells share six deviations: their centres lie 1.5 from the middle.
     expected = torch.tensor([0.9331928, 0.0668072])
     torch.testing.assert_close(first[0, 8:], expected)

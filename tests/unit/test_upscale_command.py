@@ -54,6 +54,21 @@ def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
         upscale.set_input(workflow, setting, "value")
 
 
+def test_turbo_runs_on_sd_turbos_schedule(photo: Path) -> None:
+    sampler = values(load(photo, "--preset", "turbo"), "SeeSR_TiledSampler")
+    assert sampler.items() >= {"steps": 2, "cfg": 1.0, "sampler_name": "ddpm", "scheduler": "seesr_trailing"}.items()
+
+
+def test_the_prompt_is_literal_unless_set_otherwise(photo: Path) -> None:
+    def prompts(*arguments: str) -> dict[str, object]:
+        return values(load(photo, *arguments), "SeeSR_BuildPrompts")
+
+    assert prompts()["literal"] is False
+    given = ("--prompt", "a portrait (close-up)")
+    assert prompts(*given).items() >= {"user_prompt": "a portrait (close-up)", "literal": True}.items()
+    assert prompts(*given, "--set", "SeeSR_BuildPrompts.literal=false")["literal"] is False
+
+
 def test_zero_is_a_value(photo: Path) -> None:
     assert values(load(photo, "--cfg", "0"), "SeeSR_TiledSampler")["cfg"] == 0
 
