@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comfy.hooks import HookGroup, TransformerOptionsHook
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..config import LATENT_PX
@@ -13,21 +13,12 @@ from ..errors import SeeSRError
 from .controlnet import SeeSRControlNet, controlnets
 from .patching import WRAPPER_KEY
 
-if TYPE_CHECKING:
-    from comfy.model_patcher import ModelPatcher
 
-
-class _LatentCheck(TransformerOptionsHook):
-    """Puts the check on the sampling run of whatever MODEL a ControlNet's conditioning is used with.
-
-    ComfyUI asks the hooks of ControlNets before each run. This one adds a wrapper and does not register itself, so
-    ComfyUI groups the conds as if there were no hook.
-    """
-
-    def add_hook_patches(self, model: ModelPatcher, model_options: dict[str, Any], *_unused: Any) -> bool:
-        key = f"{WRAPPER_KEY}_latent"
-        add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, key, _checked, model_options, is_model_options=True)
-        return False
+def latent_check() -> HookGroup:
+    """Return hooks for a ControlNet that check the latent of each run, whatever MODEL its conds are sampled with."""
+    hooks = HookGroup()
+    hooks.add(TransformerOptionsHook({"wrappers": {WrappersMP.SAMPLER_SAMPLE: {f"{WRAPPER_KEY}_latent": [_checked]}}}))
+    return hooks
 
 
 def _checked(
@@ -53,8 +44,3 @@ def _require_same_pictures(latent: Tensor, hint: Tensor) -> None:
             f"{batch} of {width}x{height}: take latent and hint from the same LR Embed. To sample again at a larger "
             "size, run LR Embed and SeeSR ControlNet Apply again at that size."
         )
-
-
-LATENT_CHECK = HookGroup()
-"""For a SeeSR ControlNet's ``extra_hooks``."""
-LATENT_CHECK.add(_LatentCheck())

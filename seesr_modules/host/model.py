@@ -30,7 +30,7 @@ from ..image_attention import (
 )
 from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet, transformer_paths
 from .device import cpu_is_fast_in_bfloat16
-from .latent_check import LATENT_CHECK
+from .latent_check import latent_check
 from .patching import WRAPPER_KEY, Conditioning, reloadable_patcher, replace_callback, replace_wrapper
 from .progress import Watched
 from .sampling import start_from_lr
@@ -262,12 +262,13 @@ def with_controlnet(
         percent_range: Part of the sampling run in which the ControlNet works, 0 to 1.
     """
     made: dict[Any, SeeSRControlNet] = {}
+    check = latent_check()
 
     def behind(previous: Any) -> SeeSRControlNet:
         if previous not in made:
             control = seesr.controlnet.copy().set_cond_hint(hint, strength, percent_range)
             control.default_soft_prompt = soft_prompt
-            control.extra_hooks = LATENT_CHECK
+            control.extra_hooks = check
             control.set_extra_arg("soft_prompt_strength", soft_prompt_strength)
             made[previous] = control.set_previous_controlnet(previous)
         return made[previous]

@@ -239,25 +239,16 @@ def test_what_has_no_latent_of_its_own_to_check_runs(tiny: Tiny, seesr: Any, cha
         assert torch.isfinite(predict(model, change(positive), change(negative), larger)).all()
 
 
-def test_the_check_leaves_the_conds_in_one_batch(tiny: Tiny, seesr: Any) -> None:
-    """ComfyUI runs conds apart whose hooks differ: a cond without the ControlNet has none."""
+def test_conds_with_the_check_run_as_one_batch(tiny: Tiny, seesr: Any) -> None:
+    """ComfyUI runs conds apart whose hooks differ; those of chained ControlNets are joined."""
     scene, calls = make_scene(8, 8), []
-    model, positive, negative = apply_scene(tiny, seesr, scene, strength=0.0)
-    control = apply_scene(tiny, seesr, scene)[1][0][1]["control"]
-    seen: list[Any] = []
-
-    def note(executor: Any, _model: Any, conds: Any, *args: Any) -> Any:
-        seen.extend(cond.get("hooks") for group in conds for cond in group)
-        return executor(_model, conds, *args)
-
-    model.add_wrapper_with_key("calc_cond_batch", "test", note)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    both = behind_another([*positive, *negative])
+    both[1][1]["control"] = both[0][1]["control"]
     handle = tiny.model.model.diffusion_model.register_forward_pre_hook(lambda _m, given: calls.append(len(given[0])))
-    for conds in (positive, negative):
-        conds[0][1]["control"] = control
-    predict(model, positive, negative, scene, steps=2)
+    predict(model, both[:1], both[1:], scene, steps=2)
     handle.remove()
     assert calls == [2, 2]
-    assert set(seen) == {None}
 
 
 # ------------------------------------------------------------------------------------- two copies
