@@ -18,7 +18,7 @@ import torch
 from comfy.ldm.modules.attention import CrossAttention
 from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from other_models import save_controlnet
-from scenes import Scene, Tiny, apply_scene, make_scene, predict
+from scenes import Scene, Tiny, apply_scene, make_scene, predict, require_same
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import controlnet
@@ -280,7 +280,7 @@ def test_what_comes_before_the_text_is_computed_once_for_both(
     rows.clear()
     for module in (controlnet, host_model):
         monkeypatch.setattr(module, "halves_shared", lambda _network: nullcontext())
-    torch.testing.assert_close(predict(*applied, scene, steps=3), once, rtol=0, atol=1e-4)
+    require_same(predict(*applied, scene, steps=3), once)
     assert rows == [4] * len(watched) * 3
 
 
