@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from ..seesr_modules.host import folders
+from ..seesr_modules.host.other_copy import warn_of_other_copy
 from .build_prompts import BuildPrompts
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
@@ -26,8 +27,9 @@ class SeeSRExtension(ComfyExtension):
     """What the host loads: the model folders and the list of nodes."""
 
     def __init__(self) -> None:
-        """Let the host know where SeeSR's models lie."""
+        """Let the host know where SeeSR's models lie, and the user whether the pack is there twice."""
         folders.register()
+        warn_of_other_copy(LoadModel)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node of the pack."""

@@ -5,6 +5,7 @@ The host's own loaders know SD2 only at its published width.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import comfy.latent_formats
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..checkpoint import InMemory, TensorSource, load_strict
 from ..config import EncoderSizes
-from .patching import patcher_for
+from .patching import reloadable_patcher
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -42,6 +43,16 @@ def base_model(
         SeeSRError: The weights are not those of an SD2-type UNet, or not numbers.
     """
     source = InMemory(unet) if isinstance(unet, dict) else unet
+    return reloadable_patcher(partial(_load, source, dtype, compute_dtype, model_type, latent_format))
+
+
+def _load(
+    source: TensorSource,
+    dtype: torch.dtype,
+    compute_dtype: torch.dtype | None,
+    model_type: comfy.model_base.ModelType,
+    latent_format: comfy.latent_formats.LatentFormat | None,
+) -> comfy.model_base.BaseModel:
     shapes = source.shapes()
     sizes = EncoderSizes.from_shapes(shapes)
     channels = {"out_channels": sizes.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
@@ -52,4 +63,4 @@ def base_model(
     names = {name: path for name, path in comfy.utils.unet_to_diffusers(config.unet_config).items() if name in shapes}
     load_strict(model.diffusion_model, source, names, dtype, "the UNet")
     model.requires_grad_(False)
-    return patcher_for(model)
+    return model

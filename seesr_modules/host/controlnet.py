@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import comfy.cldm.cldm
 import comfy.controlnet
@@ -25,6 +27,9 @@ from ..config import (
 from ..errors import SeeSRError
 from ..image_attention import SOFT_PROMPT_KEY, ImageAttention, attached, require_match
 from .shared_rows import halves_shared
+
+if TYPE_CHECKING:
+    from comfy.controlnet import ControlBase
 
 RGB = 3
 """Channels of a hint."""
@@ -96,34 +101,19 @@ class _HintIsFeatures(nn.Module):
         return features
 
 
-class StemFeatures:
-    """The stem's outputs of one sampling run: they depend on the hint alone, not on the step.
+class StemOutput:
+    """The stem's features for one hint: computed in the first call, kept for the steps that follow."""
 
-    Entries go with their hints; a batch that repeats the hints for several conds is computed once.
-    """
+    def __init__(self, rows: int) -> None:
+        """``rows`` is how many of the prepared hint's rows differ; ComfyUI repeats them for each cond of a batch."""
+        self.rows = rows
+        self.features: Tensor | None = None
 
-    def __init__(self) -> None:
-        """Start empty."""
-        self._features = WeakTensorKeyDictionary()
-        self.source: Tensor | None = None
-        """The hint as it was given, before the host prepares it for the device."""
-        self.repeats = 1
-        """How often the host repeats the hints in a batch, once for each cond."""
-
-    def get(self, stem: Stem, hint: Tensor) -> Tensor:
-        """Return ``stem(hint)``, computed at the first call for the current source."""
-        unique = hint if hint.shape[0] == 1 else hint[: hint.shape[0] // self.repeats]
-        key = (tuple(unique.shape), unique.dtype, unique.device)
-        known = self._features.setdefault(self.source, {}) if self.source is not None else {}
-        if key not in known:
-            known[key] = stem(unique)
-        repeats = hint.shape[0] // unique.shape[0]
-        return known[key] if repeats == 1 else known[key].repeat(repeats, 1, 1, 1)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._features.clear()
-        self.source = None
+    def get(self, stem: Stem, hint: Tensor, batch: int) -> Tensor:
+        """Return the features of ``batch`` rows, or of one row that serves all."""
+        if self.features is None:
+            self.features = stem(hint[: self.rows])
+        return self.features if self.rows == 1 else self.features.repeat(batch // self.rows, 1, 1, 1)
 
 
 class ControlModel(comfy.cldm.cldm.ControlNet):
@@ -178,12 +168,12 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         timesteps: Tensor,
         context: Tensor,
         y: Tensor | None = None,
-        stem_features: StemFeatures | None = None,
+        stem_output: StemOutput | None = None,
         soft_prompt_strength: float = 1.0,
         **kwargs: Any,
     ) -> dict[str, list[Tensor]]:
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY)
-        features = (stem_features or StemFeatures()).get(self.stem, hint)
+        features = stem_output.get(self.stem, hint, len(x)) if stem_output else self.stem(hint)
         blocks = self.image_attention.located(self._paths)
         with attached(self, blocks, soft_prompt, soft_prompt_strength), halves_shared(self):
             return super().forward(x, features, timesteps, context, y=y, **kwargs)
@@ -215,17 +205,50 @@ class SeeSRControlNet(comfy.controlnet.ControlNet):
     default_soft_prompt: Tensor | None = None
     """Soft prompt for conds that carry none, because another node rebuilt them."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the host's arguments."""
+        super().__init__(*args, **kwargs)
+        self.stem_outputs = WeakTensorKeyDictionary()
+        """Hint as it was given -> what the stem makes of it, by the form in which ComfyUI asks for it."""
+
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, *args: Any, **kwargs: Any
     ) -> Any:
         """Return the residuals for one batch of conds (the host calls this before each UNet pass)."""
-        features: StemFeatures = self.extra_args["stem_features"]
-        features.source = self.cond_hint_original
-        features.repeats = batched_number
         if SOFT_PROMPT_KEY not in cond and self.default_soft_prompt is not None:
             prompt = comfy.utils.repeat_to_batch_size(self.default_soft_prompt, x_noisy.shape[0])
             cond = {**cond, SOFT_PROMPT_KEY: prompt}
-        return super().get_control(x_noisy, t, cond, batched_number, *args, **kwargs)
+        with self._stem_runs_once(x_noisy, batched_number):
+            return super().get_control(x_noisy, t, cond, batched_number, *args, **kwargs)
+
+    @contextmanager
+    def _stem_runs_once(self, x: Tensor, conds: int) -> Iterator[None]:
+        """Keep the stem's features of ``cond_hint_original`` from call to call, in place of the prepared pixels.
+
+        The stem depends on the hint alone, not on the step. A hint that is prepared before the call comes from other
+        code, which may show another crop in the next call: there the stem runs in every call.
+
+        Args:
+            x: The latents [N, C, h, w] of the call.
+            conds: How many conds they hold; ComfyUI repeats a batch of hints for each, unless it has N rows already.
+        """
+        if self.cond_hint is not None or getattr(self, "cond_hints", None):
+            yield
+            return
+        hint = self.cond_hint_original
+        rows = len(hint) if len(hint) in (1, len(x)) else len(x) // conds
+        outputs = self.stem_outputs.setdefault(hint, {})
+        output = outputs.setdefault((rows, *x.shape[2:]), StemOutput(rows))
+        self.extra_args["stem_output"] = output
+        if output.features is not None:
+            # ComfyUI need not prepare the hint again. NaN would show in the result if anything read it.
+            self.cond_hint_original = x.new_full((1, 1, 1, 1), torch.nan)
+        try:
+            yield
+        finally:
+            del self.extra_args["stem_output"]
+            self.cond_hint_original, self.cond_hint = hint, None
+            getattr(self, "cond_hints", {}).clear()  # where newer hosts keep it
 
     def copy(self) -> SeeSRControlNet:
         """Return a ControlNet that shares the weights and has its own settings."""
@@ -234,13 +257,26 @@ class SeeSRControlNet(comfy.controlnet.ControlNet):
         copied.control_model_wrapped = self.control_model_wrapped
         self.copy_to(copied)
         copied.default_soft_prompt = self.default_soft_prompt
-        copied.extra_args["stem_features"] = StemFeatures()
         return copied
 
     def cleanup(self) -> None:
         """Forget what belongs to the sampling run that ended."""
-        self.extra_args["stem_features"].clear()
+        self.stem_outputs.clear()
         super().cleanup()
+
+
+def controlnets(conds: Iterable[Mapping[str, Any]]) -> list[ControlBase]:
+    """Return every ControlNet in the conds, each once, with all that are chained before it.
+
+    A newer host that runs on several devices keeps a clone for each further one.
+    """
+    found: dict[Any, None] = {}
+    for cond in conds:
+        control = cond.get("control")
+        while control is not None:
+            found.update(dict.fromkeys((control, *getattr(control, "multigpu_clones", {}).values())))
+            control = control.previous_controlnet
+    return list(found)
 
 
 def load_controlnet(
@@ -260,11 +296,9 @@ def load_controlnet(
     shapes = source.shapes()
     model = ControlModel(shapes, dtype=dtype, device="meta", operations=comfy.ops.manual_cast)
     load_strict(model, source, parameter_names(shapes), dtype, "the SeeSR ControlNet")
-    control = SeeSRControlNet(
+    return SeeSRControlNet(
         model,
         load_device=load_device,
         manual_cast_dtype=compute_dtype,
         extra_conds=[SOFT_PROMPT_KEY],
     )
-    control.set_extra_arg("stem_features", StemFeatures())
-    return control

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import comfy.conds
 import comfy.model_management
@@ -13,8 +15,8 @@ import comfy.ops
 import comfy.utils
 import torch
 from comfy.cli_args import args
-from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from comfy.patcher_extension import CallbacksMP, WrappersMP
+from torch import Tensor, nn
 
 from ..checkpoint import TensorSource, load_strict, unet_image_attention_names
 from ..config import image_attention_places
@@ -28,9 +30,10 @@ from ..image_attention import (
 )
 from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet, transformer_paths
 from .device import cpu_is_fast_in_bfloat16
-from .patching import WRAPPER_KEY, Conditioning, patcher_for, replace_wrapper
+from .latent_check import latent_check
+from .patching import WRAPPER_KEY, Conditioning, reloadable_patcher, replace_callback, replace_wrapper
 from .progress import Watched
-from .sampling import require_latent_of, start_from_lr
+from .sampling import start_from_lr
 from .shared_rows import OVERRIDE, halves_shared
 
 if TYPE_CHECKING:
@@ -89,14 +92,26 @@ def load_seesr(unet: TensorSource, controlnet: TensorSource, weight_dtype: str =
     """
     stored, compute = storage_dtypes(weight_dtype)
     device = comfy.model_management.get_torch_device()
+    bar = comfy.utils.ProgressBar(len(unet_image_attention_names(unet.shapes())) + len(controlnet.shapes()))
+    return SeeSRModel(
+        reloadable_patcher(partial(load_image_attention, Watched(unet, bar), stored)),
+        load_controlnet(Watched(controlnet, bar), stored, compute, device),
+    )
+
+
+def load_image_attention(unet: TensorSource, dtype: torch.dtype) -> ImageAttention:
+    """Load the UNet's image attention from the published UNet, stored in ``dtype``.
+
+    Raises:
+        SeeSRError: The file is something else, or incomplete.
+    """
     names = unet_image_attention_names(unet.shapes())
-    bar = comfy.utils.ProgressBar(len(names) + len(controlnet.shapes()))
     network = ImageAttention(
         image_attention_places(unet.shapes()),
-        lambda place: image_attention_block(place, stored, "meta", comfy.ops.manual_cast),
+        lambda place: image_attention_block(place, dtype, "meta", comfy.ops.manual_cast),
     )
-    load_strict(network, Watched(unet, bar), {name: name for name in names}, stored, "SeeSR's image attention")
-    return SeeSRModel(patcher_for(network), load_controlnet(Watched(controlnet, bar), stored, compute, device))
+    load_strict(network, unet, {name: name for name in names}, dtype, "SeeSR's image attention")
+    return network
 
 
 def apply_seesr(
@@ -134,7 +149,6 @@ def apply_seesr(
     if computes_in(model.model_dtype(), model.load_device):
         model.add_object_patch("manual_cast_dtype", model.model_dtype())
     start_from_lr(model)
-    require_latent_of(model, hint)
     conditionings = [with_soft_prompt(cond, soft_prompt) for cond in (positive, negative)]
     if strength > 0.0:
         conditionings = with_controlnet(
@@ -149,9 +163,16 @@ def apply_image_attention(model: ModelPatcher, seesr: SeeSRModel, soft_prompt: T
     The arguments are those of :func:`apply_seesr`; ``soft_prompt`` serves conds that carry none.
     """
     paths = _matching_paths(model, seesr)
+    own: WeakKeyDictionary[nn.Module, ImageAttention] = WeakKeyDictionary()
+
+    def find_own(patcher: ModelPatcher) -> None:
+        (image_attention,) = patcher.get_additional_models_with_key(WRAPPER_KEY)
+        own[patcher.model.diffusion_model] = image_attention.model
+
     model = model.clone()
     model.set_additional_models(WRAPPER_KEY, [seesr.image_attention])
-    wrapper = _image_attention_wrapper(seesr.image_attention.model, paths, soft_prompt, strength)
+    replace_callback(model, CallbacksMP.ON_PRE_RUN, find_own)
+    wrapper = _image_attention_wrapper(seesr.image_attention.model, own, paths, soft_prompt, strength)
     replace_wrapper(model, WrappersMP.DIFFUSION_MODEL, wrapper)
     return model
 
@@ -176,9 +197,21 @@ def _matching_paths(model: ModelPatcher, seesr: SeeSRModel) -> dict[str, str]:
 
 
 def _image_attention_wrapper(
-    network: ImageAttention, paths: dict[str, str], default: Tensor, strength: float
+    network: ImageAttention,
+    own: Mapping[nn.Module, ImageAttention],
+    paths: dict[str, str],
+    default: Tensor,
+    strength: float,
 ) -> Callable[..., Tensor]:
-    blocks = network.located(paths)
+    """Return the wrapper around the UNet.
+
+    Args:
+        network: The image attention of a UNet that is not in ``own``.
+        own: UNet -> its image attention: a newer host that runs on several devices makes copies of both for each.
+        paths: Published name of a text transformer -> its path in the UNet.
+        default: Soft prompt [B, tokens, width] for conds that carry none.
+        strength: Scales what image attention adds.
+    """
 
     def wrapper(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY, None)
@@ -190,6 +223,7 @@ def _image_attention_wrapper(
         options = args[_OPTIONS_POSITION] if len(args) > _OPTIONS_POSITION else kwargs.get("transformer_options", {})
         carried = {key: options[key] for key in (OVERRIDE,) if key in options}
         unet = executor.class_obj
+        blocks = own.get(unet, network).located(paths)
         with attached(unet, blocks, soft_prompt, strength, carried), halves_shared(unet):
             return executor(x, *args, **kwargs)
 
@@ -228,11 +262,13 @@ def with_controlnet(
         percent_range: Part of the sampling run in which the ControlNet works, 0 to 1.
     """
     made: dict[Any, SeeSRControlNet] = {}
+    check = latent_check()
 
     def behind(previous: Any) -> SeeSRControlNet:
         if previous not in made:
             control = seesr.controlnet.copy().set_cond_hint(hint, strength, percent_range)
             control.default_soft_prompt = soft_prompt
+            control.extra_hooks = check
             control.set_extra_arg("soft_prompt_strength", soft_prompt_strength)
             made[previous] = control.set_previous_controlnet(previous)
         return made[previous]

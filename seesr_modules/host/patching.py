@@ -18,14 +18,28 @@ WRAPPER_KEY = "seesr"
 """Key of everything that this pack puts on a MODEL."""
 
 
-def patcher_for(network: nn.Module) -> ModelPatcher:
-    """Hand a network to the host, which then loads, offloads and counts it like its own models."""
-    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+def patcher_for(network: nn.Module, disable_dynamic: bool = False) -> ModelPatcher:
+    """Hand a network to the host, which then loads, offloads and counts it like its own models.
+
+    ``disable_dynamic`` asks for the plain patcher where a newer host would take that of its dynamic memory.
+    """
+    newest = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
+    patcher_class = ModelPatcher if disable_dynamic else newest
     return patcher_class(
         network,
         load_device=comfy.model_management.get_torch_device(),
         offload_device=comfy.model_management.unet_offload_device(),
     )
+
+
+def reloadable_patcher(load: Callable[[], nn.Module], disable_dynamic: bool = False) -> ModelPatcher:
+    """Load a network and hand it to the host, which may load it once more for each further device.
+
+    A newer host asks ``cached_patcher_init`` for a patcher with weights of its own.
+    """
+    patcher = patcher_for(load(), disable_dynamic)
+    patcher.cached_patcher_init = (reloadable_patcher, (load,))
+    return patcher
 
 
 def free_memory(patcher: ModelPatcher | None, device: torch.device) -> float:
@@ -49,3 +63,9 @@ def replace_wrapper(model: ModelPatcher, kind: str, wrapper: Callable[..., Any],
     """Put ``wrapper`` on ``model`` in place of an earlier one of that kind under the same key."""
     model.remove_wrappers_with_key(kind, key)
     model.add_wrapper_with_key(kind, key, wrapper)
+
+
+def replace_callback(model: ModelPatcher, kind: str, callback: Callable[..., Any], key: str = WRAPPER_KEY) -> None:
+    """Put ``callback`` on ``model`` in place of an earlier one of that kind under the same key."""
+    model.remove_callbacks_with_key(kind, key)
+    model.add_callback_with_key(kind, key, callback)

@@ -14,7 +14,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..config import LATENT_PX, TRAIN_STEPS
+from ..config import TRAIN_STEPS
 from ..errors import SeeSRError
 from ..schedule import (
     Spacing,
@@ -112,27 +112,6 @@ def _start_wrapper(
     if extra_args.get("seed") is not None:
         extra_args = {**extra_args, "seed": (extra_args["seed"] + 1) % SEEDS}
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs)
-
-
-def require_latent_of(model: ModelPatcher, hint: Tensor) -> None:
-    """Make the sampling runs of ``model`` refuse, with SeeSRError, a latent that is not of the pictures [B, 3, H, W].
-
-    The host would enlarge or repeat the hint until it fits.
-    """
-    batch, _, height, width = hint.shape
-
-    def wrapper(
-        executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, noise: Tensor, *args: Any, **kw: Any
-    ) -> Tensor:
-        count, _, rows, columns = noise.shape
-        if (rows * LATENT_PX, columns * LATENT_PX) != (height, width) or count % batch:
-            raise SeeSRError(
-                f"The latent is of {count} pictures of {columns * LATENT_PX}x{rows * LATENT_PX} pixels and the hint of "
-                f"{batch} of {width}x{height}: take latent and hint from the same LR Embed."
-            )
-        return executor(guider, sigmas, extra_args, callback, noise, *args, **kw)
-
-    replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, wrapper, f"{WRAPPER_KEY}_latent")
 
 
 def _step_noise_per_picture(

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..config import LATENT_PX
 from ..tiles import BlendMode, Tile, TileLayout, add_tile, blend_weights, plan_tiles
-from .controlnet import SeeSRControlNet
+from .controlnet import controlnets
 from .crop import Cond, Crop
 from .patching import WRAPPER_KEY, free_memory, is_out_of_memory, replace_wrapper
 
@@ -43,8 +43,6 @@ _KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.CALC_
 _HINT_ATTRIBUTES = ("cond_hint_original", "cond_hint", "extra_concat_orig", "extra_concat", "control_input")
 _HINT_CACHES = ("cond_hints", "control_inputs")
 """What ControlNets of this and of newer hosts keep of a hint."""
-_PREPARED = ("cond_hint", "cond_hints")
-"""Where they keep the pixels that they have prepared."""
 
 
 def tile_model(
@@ -132,7 +130,7 @@ class _TiledPrediction:
         if self.weights is None or self.weights[0] != layout:
             self.weights = (layout, [weight.to(x.device) for weight in blend_weights(layout)])
         shares = dict(zip(tiles, self.weights[1], strict=True))
-        controls = _controls(conds)
+        controls = controlnets(cond for group in conds for cond in group or [])
         blended = [torch.zeros_like(x) for _ in conds]
         self.progress = self.progress or _Progress(model_options, len(tiles))
         self.preview = self.preview or _Preview(model, x)
@@ -204,7 +202,7 @@ class _Hints:
                 _set_hint_state(control, self.kept[key])
             yield
             for control in controls:
-                self.kept[control, crop.tiles] = _worth_keeping(control)
+                self.kept[control, crop.tiles] = _hint_state(control)
         finally:
             for control, state in whole.items():
                 _set_hint_state(control, state)
@@ -288,41 +286,9 @@ class _Preview:
         return kind, canvas.copy(), largest_side  # the host encodes it later, beside the next tile
 
 
-def _controls(conds: list[list[Cond] | None]) -> list[ControlBase]:
-    """Return every ControlNet in the conds, each once, with all that are chained before it.
-
-    A newer host that runs on several devices keeps a clone for each further one.
-    """
-    found: dict[Any, None] = {}
-    for cond in (cond for group in conds for cond in group or []):
-        control = cond.get("control")
-        while control is not None:
-            found.update(dict.fromkeys((control, *getattr(control, "multigpu_clones", {}).values())))
-            control = control.previous_controlnet
-    return list(found)
-
-
 def _hint_state(control: ControlBase) -> dict[str, Any]:
     state = {name: getattr(control, name) for name in _HINT_ATTRIBUTES if hasattr(control, name)}
     return state | {name: dict(getattr(control, name)) for name in _HINT_CACHES if hasattr(control, name)}
-
-
-def _worth_keeping(control: ControlBase) -> dict[str, Any]:
-    """Return a ControlNet's state after a pass, of SeeSR's own without the prepared pixels.
-
-    Its stem has read them and keeps its features by the source: only their form is asked for again.
-    """
-    state = _hint_state(control)
-    if isinstance(control, SeeSRControlNet):
-        state.update({name: _form(state[name]) for name in _PREPARED if name in state})
-    return state
-
-
-def _form(prepared: Any) -> Any:
-    """Return tensors of the same shape, type and device that are not a number: whoever read one would be found out."""
-    if isinstance(prepared, Tensor):
-        return prepared.new_full((), torch.nan).expand(prepared.shape)
-    return {key: _form(value) for key, value in prepared.items()} if isinstance(prepared, dict) else prepared
 
 
 def _set_hint_state(control: ControlBase, state: dict[str, Any]) -> None:

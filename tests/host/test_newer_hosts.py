@@ -26,9 +26,10 @@ import torch
 from comfy_api.latest import io
 from likeness import assert_alike
 from scenes import Tiny, apply_scene, make_scene, predict
-from seesr_pack.seesr_modules.host import guidance, headless, patching, sampling, sockets, tiling, vae
+from seesr_pack.seesr_modules.host import guidance, headless, nano, patching, sampling, sockets, tiling, vae
 from seesr_pack.seesr_modules.host.images import from_host
 from seesr_pack.seesr_modules.host.tiling import tile_model
+from seesr_pack.seesr_modules.image_attention import ImageAttention
 from seesr_pack.seesr_modules.tiles import plan_tiles
 from torch import Tensor
 
@@ -207,7 +208,7 @@ def test_hints_kept_by_size_are_not_taken_for_another_tiles(
     assert_alike(tiled(), expected)
 
 
-def test_a_clone_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> None:
+def test_a_controlnet_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> None:
     """A newer host that runs on several devices makes one for each: a copy with weights of its own."""
     scene = make_scene(8, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
@@ -219,6 +220,7 @@ def test_a_clone_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> N
     for conditioning in (positive, negative):
         conditioning[0][1]["control"] = clone
     assert_alike(predict(model, positive, negative, scene), expected)
+    require_weights_of_its_own(clone.control_model, control.control_model)
 
 
 class _Control:
@@ -246,6 +248,104 @@ def test_the_clones_on_further_devices_see_the_crop_too() -> None:
     conds = [[{"model_conds": {}, "control": control}]]
     torch.testing.assert_close(tiled.calc_cond_batch(predictor, _Model(), conds, x, torch.ones(1), {})[0], x)
     assert clone.cond_hint_original is hint
+
+
+# ------------------------------------------------------------------------------------- further devices
+
+
+def for_a_further_device(patcher: Any) -> Any:
+    """Return what a newer host makes of a MODEL for a further device: it is a clone whose weights are loaded anew."""
+    load, arguments = patcher.cached_patcher_init
+    clone = patcher.clone()
+    clone.model = load(*arguments).model
+    for models in clone.additional_models.values():
+        models[:] = map(for_a_further_device, models)
+    return clone
+
+
+@pytest.fixture
+def newer_patchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have clones of a patcher keep how it is loaded, as newer hosts do."""
+    clone = comfy.model_patcher.ModelPatcher.clone
+
+    def newer_clone(self: Any, *args: Any, **kwargs: Any) -> Any:
+        cloned = clone(self, *args, **kwargs)
+        cloned.cached_patcher_init = getattr(self, "cached_patcher_init", None)
+        return cloned
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "clone", newer_clone)
+
+
+def require_weights_of_its_own(network: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Compare the weights of two networks to the bit; they lie in different places."""
+    weights, others = network.state_dict(), other.state_dict()
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, others[name]), name
+        assert tensor.data_ptr() != others[name].data_ptr(), name
+
+
+@pytest.fixture
+def ran(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> list[ImageAttention]:
+    """The image attentions of UNets in the order in which they run."""
+    networks: list[ImageAttention] = []
+    located = ImageAttention.located
+
+    def noting(self: ImageAttention, paths: Any) -> Any:
+        if self.places == seesr.image_attention.model.places:
+            networks.append(self)
+        return located(self, paths)
+
+    monkeypatch.setattr(ImageAttention, "located", noting)
+    return networks
+
+
+@pytest.mark.usefixtures("newer_patchers")
+def test_a_model_for_a_further_device_runs_its_own_image_attention(
+    tiny: Tiny, seesr: Any, ran: list[ImageAttention]
+) -> None:
+    scene = make_scene(8, 8)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    further = for_a_further_device(model)
+    (own,) = further.get_additional_models_with_key("seesr")
+    require_weights_of_its_own(own.model, seesr.image_attention.model)
+    results = [predict(patcher, positive, negative, scene, steps=1) for patcher in (model, further, model)]
+    assert_alike(results[1], results[0])
+    expected = [seesr.image_attention.model, own.model, seesr.image_attention.model]
+    assert list(map(id, ran)) == list(map(id, expected))
+
+
+def test_nano_can_be_loaded_for_a_further_device() -> None:
+    loaded = nano.load_nano()
+    load, arguments = loaded.model.cached_patcher_init
+    again = load(*arguments, disable_dynamic=True)
+    assert type(again) is comfy.model_patcher.ModelPatcher
+    require_weights_of_its_own(again.model, loaded.model.model)
+
+
+@pytest.mark.skipif(
+    not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"), reason="this host runs on one device"
+)
+@pytest.mark.parametrize("split", ["before", "after"])
+def test_a_host_that_runs_on_several_devices_gives_each_its_own(
+    tiny: Tiny, seesr: Any, split: str, ran: list[ImageAttention], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor stands for two devices: one runs the positive, the other the negative.
+
+    The node that splits the work may stand before SeeSR ControlNet Apply or after it.
+    """
+    further = importlib.import_module("comfy.multigpu").create_multigpu_deepclones
+    devices = [torch.device("cpu"), torch.device("cpu:0")]
+    monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda **_: devices)
+    monkeypatch.setattr(comfy.model_management, "set_torch_device", lambda _device: None)
+    scene = make_scene(8, 8)
+    expected = predict(*apply_scene(tiny, seesr, scene), scene, steps=1)
+    ran.clear()
+    base = further(tiny.model, 2) if split == "before" else tiny.model
+    model, positive, negative = apply_scene(tiny, seesr, scene, model=base)
+    model = further(model, 2) if split == "after" else model
+    assert_alike(predict(model, positive, negative, scene, steps=1), expected)
+    assert len(ran) == len(set(map(id, ran))) == 2
 
 
 # ------------------------------------------------------------------------------------- memory
@@ -371,7 +471,8 @@ def test_a_controlnet_hands_on_arguments_that_newer_hosts_add(seesr: Any, monkey
     monkeypatch.setattr(
         comfy.controlnet.ControlNet, "get_control", lambda _self, *args, **kwargs: seen.append((args[4:], kwargs))
     )
-    seesr.controlnet.get_control(torch.zeros(1), torch.zeros(1), {}, 1, "options", newer=7)
+    control = seesr.controlnet.copy().set_cond_hint(torch.zeros(1, 3, 8, 8))
+    control.get_control(torch.zeros(1, 4, 1, 1), torch.zeros(1), {}, 1, "options", newer=7)
     assert seen == [(("options",), {"newer": 7})]
 
 
