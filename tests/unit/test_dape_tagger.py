@@ -146,8 +146,9 @@ def test_preprocess_normalises_and_enlarges_bilinearly() -> None:
     torch.testing.assert_close(row, expected_row)
 
 
-def test_preprocess_does_not_alias_where_it_shrinks() -> None:
-    stripes = torch.arange(96).remainder(3).eq(0).float()[None, None, None].expand(1, 3, 96, 96)
+@pytest.mark.parametrize("height", [96, 8], ids=["large", "panorama"])
+def test_preprocess_does_not_alias_where_it_shrinks(height: int) -> None:
+    stripes = torch.arange(96).remainder(3).eq(0).float()[None, None, None].expand(1, 3, height, 96)
     shrunk = preprocess(stripes, 16)[0, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
     assert (shrunk - 1 / 3).abs().max() < 0.05
 
