@@ -247,9 +247,15 @@ def preload() -> None:
 
 def drawn(tree: Path, places: list[str], count: int, seed: int) -> Iterator[tuple[str, Mutant]]:
     """Yield (file, mutant) for ``count`` faults of the given files and folders, drawn without replacement."""
-    files = [file for place in places for file in ([tree / place] if (tree / place).is_file() else (tree / place).rglob("*.py"))]
+    files = [
+        file
+        for place in places
+        for file in ([tree / place] if (tree / place).is_file() else (tree / place).rglob("*.py"))
+    ]
     everything = [
-        (str(file.relative_to(tree)), mutant) for file in sorted(set(files)) for mutant in mutants(file.read_text("utf-8"))
+        (str(file.relative_to(tree)), mutant)
+        for file in sorted(set(files))
+        for mutant in mutants(file.read_text("utf-8"))
     ]
     yield from random.Random(seed).sample(everything, min(count or len(everything), len(everything)))
 
@@ -261,7 +267,9 @@ def main() -> int:
     parser.add_argument("--draw", type=int, default=60, help="number of faults, 0 for all (60)")
     parser.add_argument("--seed", type=int, default=1, help="which ones (1)")
     parser.add_argument("--budget", type=float, default=60, help="seconds of tests that a fault is shown to (60)")
-    parser.add_argument("--tests", nargs="+", help="show every fault to these test files in place of those that reach it")
+    parser.add_argument(
+        "--tests", nargs="+", help="show every fault to these test files in place of those that reach it"
+    )
     parser.add_argument("--again", action="store_true", help="try once more what no test noticed before")
     options = parser.parse_args()
     KEPT.mkdir(parents=True, exist_ok=True)

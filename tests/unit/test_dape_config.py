@@ -100,6 +100,7 @@ def test_a_mask_of_ones_own_tells_the_image_size(depths: tuple[int, ...]) -> Non
     config = replace(SMALL, window_size=6, depths=depths)
     mask = {name: tuple(tensor.shape) for name, tensor in size_telling_mask(config).items()}
     assert DapeConfig.from_shapes({**shapes_of(config), **mask}) == config
+    assert list(mask.values()) == [(256, 36, 36)], "as published ones are: a square of a window's patches for each"
 
 
 def test_the_published_network_for_another_size_is_refused() -> None:
