@@ -40,7 +40,7 @@ def pictures(count: int = 1, height: int = 6, width: int = 9, channels: int = 3)
     return torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(count))
 
 
-class Noted(Exception):
+class NotedError(Exception):
     """Ends a node where its work would begin."""
 
 
@@ -53,10 +53,10 @@ def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: 
         bound = signature.bind(*args, **named)
         bound.apply_defaults()
         noted.update(bound.arguments)
-        raise Noted
+        raise NotedError
 
     monkeypatch.setattr(module, function, note)
-    with pytest.raises(Noted):
+    with pytest.raises(NotedError):
         BY_ID[node_id].execute(**inputs)
     return noted
 

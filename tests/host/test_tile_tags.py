@@ -141,8 +141,8 @@ def test_dape_looks_at_every_tile_of_every_picture(tiny: Tiny, monkeypatch: pyte
     means = torch.stack([picture.mean((1, 2, 3)) for picture in shown])
     torch.testing.assert_close(found.whole.soft_prompt[:, 0, 0], means[0])
     torch.testing.assert_close(prompts.soft_prompts[:, :, 0, 0], means[1:])
-    texts = [[positive_text(", ".join(tags), "own", "clean") for tags in tile] for tile in words]
-    for own, text in zip(found.positive[0][1][TILE_PROMPTS_KEY].texts.flatten(0, 1), sum(texts, []), strict=True):
+    texts = [positive_text(", ".join(tags), "own", "clean") for tile in words for tags in tile]
+    for own, text in zip(found.positive[0][1][TILE_PROMPTS_KEY].texts.flatten(0, 1), texts, strict=True):
         torch.testing.assert_close(own, encode_texts(tiny.clip, [text], False)[0][0][0], rtol=0, atol=1e-5)
     torch.testing.assert_close(found.negative[0][0], encode_texts(tiny.clip, ["noise"], False)[0][0])
 

@@ -1,7 +1,7 @@
 """Small faults for a Python file: what a slip of the hand would leave behind.
 
-A comparison, a boolean or a number changes, or a line, an argument, an entry or a bound goes. Names, texts, annotations,
-imports, docstrings and messages stay.
+A comparison, a boolean or a number changes, or a line, an argument, an entry or a bound goes. Names, texts,
+annotations, imports, docstrings and messages stay.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
+from seesr_pack.seesr_modules.dape.tags import Vocabulary
 from seesr_pack.seesr_modules.train import taggers
 from seesr_pack.seesr_modules.train.autoencoding import DecoderStage, jittered
 from seesr_pack.seesr_modules.train.diffusion import BaseStage, SeeSRStage, enlarged
@@ -235,6 +236,15 @@ def test_dape_learns_to_say_of_the_degraded_picture_what_the_teacher_says_of_the
     wanted, found = Noting(1.0)(batch["gt"].float() / 255), Noting(0.2)(batch["lq"].float() / 255)
     tags = binary_cross_entropy_with_logits(found.logits, wanted.logits.sigmoid())
     torch.testing.assert_close(loss, (found.soft_prompt - wanted.soft_prompt).square().mean() + tags)
+
+
+def test_a_picture_without_labels_gets_the_words_above_their_thresholds() -> None:
+    writer = taggers.TagWriter.__new__(taggers.TagWriter)
+    nn.Module.__init__(writer)
+    writer.ram, writer._vocabulary = Noting(3.0), Vocabulary(("dog", "sea", "sky"), (0.9, 0.5, 0.85))
+    batch = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])  # logits 3, -3, 1.5 and 4, -2, 2.5
+    assert writer(batch) == ["dog", "dog, sky"]
+    assert torch.equal(writer.ram.seen[0], batch)
 
 
 def test_thresholds_are_those_of_the_best_f1() -> None:

@@ -162,10 +162,14 @@ def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Tra
     stage = build(trained["seesr"].model_copy(update={"photos": plain}))
     batch = {name: tensor[None] for name, tensor in stage.dataset()[0].items()}
     (words,) = stage.tag_writer(batch["gt"] / 255)
-    assert set(words.split(", ")) <= {"", *(word for word, _ in build(trained["seesr"]).pairs.vocabulary)}
+    with torch.no_grad():
+        logits = stage.tag_writer.ram(batch["gt"] / 255).logits[0]
+    english, thresholds = stage.tag_writer._vocabulary.english, torch.tensor(stage.tag_writer._vocabulary.thresholds)
+    wanted = [word for word, on in zip(english, logits.sigmoid() > thresholds, strict=True) if on]
+    assert words == ", ".join(wanted) and english == tuple(word for word, _ in build(trained["seesr"]).pairs.vocabulary)
     stage(batch, torch.Generator().manual_seed(0)).backward()
     nowhere = trained["seesr"].model.model_copy(update={"ram": trained["dape"].output / "DAPE.pth"})
-    with pytest.raises(SeeSRError):
+    with pytest.raises(SeeSRError, match=r"RAM file 'DAPE\.pth' is DAPE's LoRA parts"):
         build(trained["seesr"].model_copy(update={"photos": plain, "model": nowhere}))
 
 

@@ -147,7 +147,7 @@ def test_strength_scales_the_residuals(inputs: dict[str, Tensor]) -> None:
 
 def test_image_attention_leaves_no_hook_behind_when_a_run_fails(inputs: dict[str, Tensor]) -> None:
     denoiser = random_denoiser()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
         denoiser(**{**inputs, "image_embed": torch.randn(2, 145, 7)})
     assert not any(module._forward_hooks for module in denoiser.modules())
 
