@@ -114,6 +114,7 @@ def test_steps_and_average_are_those_of_the_definition(linear: Callable[..., Tra
     weight, average = by_hand(stage, OPTIONS, OPTIONS["steps"])
     state = torch.load(training.output / CHECKPOINT, weights_only=True)
     assert state["step"] == OPTIONS["steps"]
+    assert set(state) == {"step", "weights", "optimizer", "average", "scaler"}
     torch.testing.assert_close(state["weights"]["weight"], weight, rtol=1e-5, atol=1e-6)
     saved = torch.load(training.output / SAVED, weights_only=True)
     torch.testing.assert_close(saved, average, rtol=1e-5, atol=1e-6)

@@ -187,6 +187,9 @@ def test_sharpening_overshoots_at_edges_and_leaves_faint_detail() -> None:
     faint[..., 32:] += 15 / 255  # half of a step lies on either side of the blurred edge
     torch.testing.assert_close(sharpen(faint), faint, rtol=0, atol=1e-5)
     assert (sharpen(faint, threshold=5) - faint).abs().max() > 0.002
+    for steps, kept in ((19, True), (22, False)):  # 9.5 and 11 of 255 on either side
+        faint[..., 32:] = 0.5 + steps / 255
+        assert ((sharpen(faint) - faint).abs().max() < 1e-5) == kept
 
 
 @pytest.mark.parametrize("gray", [True, False])
