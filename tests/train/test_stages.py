@@ -73,7 +73,9 @@ def test_a_chain_of_stages_writes_what_the_nodes_load(trained: dict[str, Trainin
         files = tag_files(output[stage])
         assert files is not None
         assert len(read_vocabulary(**files, num_classes=classes).words("chinese")) == classes
-    assert load_base(output["base"]).schedule.config.prediction_type == "v_prediction"
+    schedule = load_base(output["base"]).schedule.config
+    assert (schedule.prediction_type, schedule.clip_sample, schedule.steps_offset) == ("v_prediction", False, 1)
+    assert (schedule.beta_schedule, schedule.beta_start, schedule.beta_end) == ("scaled_linear", 0.00085, 0.012)
     assert unet_image_attention_names(open_weights(output["seesr"] / "unet").shapes())
     assert "controlnet_cond_embedding.conv_in.weight" in open_weights(output["seesr"] / "controlnet")
     for stage in ("base", "seesr"):

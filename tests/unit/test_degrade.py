@@ -381,6 +381,13 @@ def test_any_size_gives_an_8_bit_picture_of_the_asked_size(
     assert torch.equal(result, (result * 255).round() / 255)
 
 
+def test_what_filters_overshoot_is_cut_off() -> None:
+    """Black and white squares, whose ringing goes beyond both."""
+    squares = ((torch.arange(64) // 16).view(-1, 1) + torch.arange(64) // 16) % 2
+    result = degrade(squares.float().expand(24, 3, -1, -1), seeded())
+    assert result.min() == 0 and result.max() == 1
+
+
 def test_strength_zero_only_shrinks() -> None:
     images = scene(2)
     wanted = (resize_bicubic(images, 12, 16) * 255).round() / 255
