@@ -253,9 +253,9 @@ def test_guidance_interval_saves_the_negative_branch(run_graph: Any) -> None:
     everywhere = sampled(0.0, 1.0)
     assert calls == [2, 2, 2, 2]
     calls.clear()
-    half = sampled(0.2, 0.6)
+    half = sampled(0.4, 0.8)
     handle.remove()
-    assert calls == [2, 2, 1, 1] or calls == [1, 2, 2, 1]
+    assert calls == [1, 2, 2, 1], "of timesteps 751, 501, 251 and 1 those from 599 down to 200"
     assert_alike(everywhere, run_graph(canonical(sampler__steps=4), ("sampler", 0))[0]["samples"])
     assert (everywhere - half).abs().max() > 1e-3
 

@@ -498,6 +498,8 @@ def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> No
     result = predict(tile_model(model, 8, 3), positive, negative, scene, steps=1)
     assert result.shape[-2:] == size
     assert torch.isfinite(result).all()
+    pointwise = run_tiled(lambda _m, _c, part, *_: [part * 2], [[cond()]], result, 8, 3, tile_batch=4)[0]
+    torch.testing.assert_close(pointwise, result * 2, rtol=1e-5, atol=1e-5)
 
 
 def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(

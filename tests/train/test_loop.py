@@ -136,6 +136,53 @@ def test_settings_that_are_wrong(text: str, message: str, tmp_path: Path) -> Non
         read_training(file, "autoencoder")
 
 
+@pytest.mark.parametrize(
+    ("setting", "wrong", "right"),
+    [
+        ("steps", 0, 1),
+        ("batch", 0, 1),
+        ("accumulation", 0, 1),
+        ("learning_rate", 0, 1e-9),
+        ("final_learning_rate", -1e-9, 0),
+        ("weight_decay", -0.1, 0),
+        ("warmup", -1, 0),
+        ("max_norm", 0, 0.1),
+        ("ema_decay", 1, 0.9999),
+        ("ema_decay", -0.1, 0),
+        ("precision", "fp8", "fp16"),
+        ("workers", -1, 0),
+        ("log_every", 0, 1),
+        ("save_every", 0, 1),
+        ("sample_every", 0, 1),
+    ],
+)
+def test_settings_at_the_ends_of_their_ranges(settings: Settings, setting: str, wrong: object, right: object) -> None:
+    assert getattr(settings("autoencoder", {"channels": 8}, **{setting: right}).optimisation, setting) == right
+    with pytest.raises(SeeSRError, match=rf"autoencoder\.yaml: the setting optimisation\.{setting} is wrong"):
+        settings("autoencoder", {"channels": 8}, **{setting: wrong})
+
+
+def test_settings_left_out_are_what_the_file_need_not_say(settings: Settings) -> None:
+    """As published where that is published: the paper's optimiser has no decay, no warm-up and a norm of 1 at most."""
+    found = settings("autoencoder", {"channels": 8}).optimisation
+    told = {"steps": 2, "batch": 2, "learning_rate": 1e-3, "log_every": 1}
+    assert found.model_dump() == {
+        **told,
+        "accumulation": 1,
+        "final_learning_rate": 0,
+        "weight_decay": 0,
+        "warmup": 0,
+        "max_norm": 1,
+        "ema_decay": 0.999,
+        "precision": "no",
+        "seed": 0,
+        "workers": 0,
+        "gradient_checkpointing": False,
+        "save_every": 1000,
+        "sample_every": 1000,
+    }
+
+
 @pytest.mark.parametrize("file", sorted(NANO_FILE.parent.glob("*.yaml")), ids=lambda file: file.stem)
 def test_nanos_own_settings_are_right(file: Path) -> None:
     """The examples that the documentation names; one stage has two files."""

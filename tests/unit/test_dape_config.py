@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from seesr_pack.seesr_modules.dape.config import DapeConfig
@@ -100,6 +101,7 @@ def test_a_mask_of_ones_own_tells_the_image_size(depths: tuple[int, ...]) -> Non
     config = replace(SMALL, window_size=6, depths=depths)
     mask = {name: tuple(tensor.shape) for name, tensor in size_telling_mask(config).items()}
     assert DapeConfig.from_shapes({**shapes_of(config), **mask}) == config
+    assert list(mask.values()) == [(256, 36, 36)], "as published ones are: a square of a window's patches for each"
 
 
 def test_the_published_network_for_another_size_is_refused() -> None:
@@ -172,6 +174,22 @@ def test_impossible_table_is_refused() -> None:
 def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> None:
     with pytest.raises(SeeSRError, match=message):
         replace(SMALL, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image_size": 96, "window_size": 3},
+        {"image_size": 32, "window_size": 1},
+        {"image_size": 224, "window_size": 7},
+        {"num_classes": 1},
+        {"depths": (1, 1), "num_heads": (1, 2), "image_size": 8, "window_size": 1},
+    ],
+)
+def test_the_smallest_possible_sizes_are_taken(change: dict[str, Any]) -> None:
+    """Stages that end with a window, or with a single patch."""
+    config = replace(SMALL, **change)
+    assert config.tokens == (config.image_size // (4 << (len(config.depths) - 1))) ** 2 + 1
 
 
 def test_tokens() -> None:

@@ -135,6 +135,15 @@ def test_computes_in_the_type_asked_for(model: Dape) -> None:
     assert 0 < (rough.soft_prompt - exact.soft_prompt).abs().max() < 0.1 * exact.soft_prompt.std()
 
 
+def test_norms_add_what_the_published_ones_add(model: Dape) -> None:
+    """Swin's a hundred-thousandth to the variance, BERT's next to nothing."""
+    added = {name.split(".")[0]: set() for name, _ in model.named_modules()}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            added[name.split(".")[0]].add(module.eps)
+    assert {part: eps for part, eps in added.items() if eps} == {"visual_encoder": {1e-5}, "tagging_head": {1e-12}}
+
+
 def test_preprocess_normalises_and_enlarges_bilinearly() -> None:
     flat = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None].expand(1, 3, 5, 7)
     result = preprocess(flat, 16)
@@ -147,8 +156,9 @@ def test_preprocess_normalises_and_enlarges_bilinearly() -> None:
     torch.testing.assert_close(row, expected_row)
 
 
-def test_preprocess_does_not_alias_where_it_shrinks() -> None:
-    stripes = torch.arange(96).remainder(3).eq(0).float()[None, None, None].expand(1, 3, 96, 96)
+@pytest.mark.parametrize("height", [96, 8], ids=["large", "panorama"])
+def test_preprocess_does_not_alias_where_it_shrinks(height: int) -> None:
+    stripes = torch.arange(96).remainder(3).eq(0).float()[None, None, None].expand(1, 3, height, 96)
     shrunk = preprocess(stripes, 16)[0, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
     assert (shrunk - 1 / 3).abs().max() < 0.05
 

@@ -89,7 +89,7 @@ def test_a_pinned_tag_is_kept_whatever_its_score(logits: Tensor, pin: str | list
 
 @pytest.mark.parametrize(
     ("pin", "max_tags", "kept"),
-    [("owl", 1, ["owl"]), ("owl", 2, ["red fox", "owl"]), ("dog, cat, owl", 2, ["cat", "Dog", "owl"])],
+    [("owl", 1, ["owl"]), ("owl", 2, ["red fox", "owl"]), ("dog, cat", 1, ["cat", "Dog"])],
 )
 def test_a_pinned_tag_counts_among_max_tags_and_stays(logits: Tensor, pin: str, max_tags: int, kept: list[str]) -> None:
     assert words_of(select_tags(logits, WORDS, pin=pin, max_tags=max_tags)) == kept

@@ -187,6 +187,8 @@ def test_whole_dape_stands_in_for_ram(ram: MemoryFile) -> None:
     assert ram.read == ["visual_encoder.layers.0.blocks.0.attn.qkv.weight"]
     with_captioner = MemoryFile("merged.pth", {n: t + 1 for n, t in ram.state.items()})
     assert_same(dape_state_dict(ram, with_captioner), dape_state_dict(whole))
+    bare = ram.changed(lambda state: [state.pop(name) for name in list(state) if name.startswith("text_decoder.")])
+    assert_same(dape_state_dict(bare, whole), dape_state_dict(whole))
 
 
 def test_files_in_each_others_place_are_told(ram: MemoryFile, dape: MemoryFile) -> None:

@@ -173,7 +173,7 @@ def test_a_bad_copy_is_replaced_only_by_a_good_one(hub: FakeHub, folders: dict[s
     target.write_bytes(OTHER)
     hub.fail(NAME, Fault("HEAD", status=404))
     said: list[str] = []
-    with pytest.raises(SeeSRError):
+    with pytest.raises(SeeSRError, match=rf"{NAME}.*404"):
         fetch(weight_file(), folders, said.append)
     assert target.read_bytes() == OTHER
     assert any("is replaced: its checksum is" in line for line in said)

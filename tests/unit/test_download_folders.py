@@ -34,6 +34,13 @@ def test_comfyui_is_told_by_argument_or_environment(comfyui: Path, monkeypatch: 
     assert find_folders()["rams"] == (comfyui / "models" / "rams",)
 
 
+@pytest.mark.parametrize("content", ["", "# nothing yet\n", "a:\n", "a:\n  checkpoints: elsewhere\n"])
+def test_a_configuration_without_these_folders_changes_nothing(comfyui: Path, content: str) -> None:
+    """As the one that ComfyUI brings is, where nobody has filled it in."""
+    (comfyui / "extra_model_paths.yaml").write_text(content)
+    assert find_folders(comfyui=comfyui)["seesr"] == (comfyui / "models" / "seesr",)
+
+
 def test_comfyui_is_found_around_the_pack(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = comfyui / "custom_nodes" / "any-name" / "seesr_modules" / "download" / "folders.py"
     monkeypatch.setattr(folders, "__file__", str(module))

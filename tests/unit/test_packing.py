@@ -248,7 +248,7 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write(path, some(), tensors=broken())
-    with pytest.raises(ValueError):  # fewer tensors than announced
+    with pytest.raises(ValueError, match="shorter than"):  # fewer tensors than announced
         write(path, some(), tensors=list(some().items())[:-1])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -47,6 +47,7 @@ def test_a_picture_of_the_right_size_is_not_resized() -> None:
     assert plan.resizes == ()
     image = torch.rand(1, 3, 768, 512)
     assert torch.equal(apply_plan(image, plan), image)
+    assert torch.equal(apply_plan(2 * image - 0.5, plan), (2 * image - 0.5).clamp(0, 1))
 
 
 @pytest.mark.parametrize(("upscale", "output"), [(2.3, (230, 253)), (1.1, (110, 121)), (7.9, (790, 869))])

@@ -141,14 +141,17 @@ def test_strength_scales_the_residuals(inputs: dict[str, Tensor]) -> None:
         full_down, full_mid = denoiser.control(**inputs)
         half_down, half_mid = denoiser.control(**inputs, strength=0.5)
         torch.testing.assert_close([*half_down, half_mid], [0.5 * residual for residual in (*full_down, full_mid)])
+        whole = [denoiser(**inputs), denoiser(**inputs, strength=0.5)]
         inputs.pop("hint")
         with_full = denoiser.denoise(**inputs, control=(full_down, full_mid))
         assert not torch.allclose(with_full, denoiser.denoise(**inputs))
+        torch.testing.assert_close(whole[0], with_full)
+        torch.testing.assert_close(whole[1], denoiser.denoise(**inputs, control=(half_down, half_mid)))
 
 
 def test_image_attention_leaves_no_hook_behind_when_a_run_fails(inputs: dict[str, Tensor]) -> None:
     denoiser = random_denoiser()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
         denoiser(**{**inputs, "image_embed": torch.randn(2, 145, 7)})
     assert not any(module._forward_hooks for module in denoiser.modules())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import math
 
 import pytest
@@ -99,6 +100,90 @@ def test_a_batch_is_labelled_image_by_image() -> None:
     assert labels.dtype == torch.float32
     for image, row in zip(images, labels, strict=True):
         assert torch.equal(computed_labels(image[None])[0], row)
+
+
+BOUNDS = {  # hue in degrees, saturation, value, share of the picture; an end at 0 or 1 is none
+    "black": ((0, 360), (0, 1), (0, 0.12), 0.15),
+    "blue": ((185, 255), (0.25, 1), (0.2, 1), 0.25),
+    "brown": ((8, 48), (0.25, 1), (0.12, 0.6), 0.25),
+    "gray": ((0, 360), (0, 0.15), (0.2, 0.8), 0.4),
+    "green": ((70, 170), (0.25, 1), (0.15, 1), 0.25),
+    "orange": ((15, 42), (0.45, 1), (0.6, 1), 0.15),
+    "purple": ((250, 335), (0.12, 1), (0.2, 1), 0.05),
+    "red": ((335, 375), (0.35, 1), (0.25, 1), 0.1),
+    "white": ((0, 360), (0, 0.15), (0.8, 1), 0.2),
+    "yellow": ((42, 70), (0.4, 1), (0.4, 1), 0.1),
+}
+
+
+@pytest.mark.parametrize("color", BOUNDS)
+def test_a_colour_ends_where_its_bounds_are(color: str) -> None:
+    """A hundredth inside it is on, a hundredth outside it is off: a degree for hues, and a 32nd of the picture."""
+    *ranges, share = BOUNDS[color]
+    middle = [sum(bounds) / 2 for bounds in ranges]
+
+    def shows(hue: float, saturation: float, value: float, part: float = 1.0) -> bool:
+        image = torch.full((3, PX, PX), 2.0)  # no colour's
+        image[:, : round(part * PX)] = plain(*colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value))[:, :1]
+        return color in tags(image)
+
+    for axis, (bounds, step, whole) in enumerate(zip(ranges, (1, 0.01, 0.01), ((0, 360), (0, 1), (0, 1)), strict=True)):
+        for end, inwards in zip(bounds, (step, -step), strict=True):
+            inside, outside = [*middle], [*middle]
+            inside[axis], outside[axis] = end + inwards, end - inwards
+            assert shows(*inside), (axis, end)
+            assert end in whole or not shows(*outside), (axis, end)
+    rows = math.ceil(share * 32)
+    assert shows(*middle, rows / 32)
+    assert not shows(*middle, (rows - 1) / 32)
+
+
+def stripes(low: float, high: float) -> Tensor:
+    """Gray rows of two values, half of each: two to a stripe."""
+    return torch.tensor([low, low, high, high]).repeat(PX // 4)[None, :, None].expand(3, PX, PX)
+
+
+def zigzag(slope: float) -> Tensor:
+    """Gray that rises and falls by ``slope`` a pixel, eight pixels each; at the turns, a quarter, no slope is seen."""
+    way = 8 - (torch.arange(PX) % 16 - 8).abs()
+    return (0.5 + slope * (way - 4)).expand(3, PX, PX)
+
+
+@pytest.mark.parametrize(
+    ("tag", "on", "off"),
+    [
+        ("bright", plain(0.61, 0.61, 0.61), plain(0.59, 0.59, 0.59)),
+        ("bright", plain(0.5, 0.8, 0.0), plain(0.5, 0.72, 0.0)),  # green counts most
+        ("dark", plain(0.26, 0.26, 0.26), plain(0.28, 0.28, 0.28)),
+        ("colorful", plain(0.5, 0.09, 0.3), plain(0.5, 0.11, 0.3)),
+        ("high contrast", stripes(0.26, 0.74), stripes(0.28, 0.72)),
+        ("low contrast", stripes(0.44, 0.56), stripes(0.42, 0.58)),
+        ("smooth", zigzag(0.0085), zigzag(0.0095)),
+        ("detailed", zigzag(0.072), zigzag(0.066)),
+        ("horizontal lines", zigzag(0.012).mT, zigzag(0.011).mT),
+        ("vertical lines", zigzag(0.012), zigzag(0.011)),
+    ],
+)
+def test_light_and_texture_end_where_they_should(tag: str, on: Tensor, off: Tensor) -> None:
+    assert tag in tags(on)
+    assert tag not in tags(off)
+
+
+def test_sharp_edges_need_a_step_and_some_length() -> None:
+    """A step of 0.4 between two pixels is a gradient of 0.2 in both; a twenty-fifth of the picture has it."""
+    image = plain(0.3, 0.3, 0.3).clone()
+    image[:, :, PX // 2 :] += 0.41
+    assert "sharp edges" not in tags(image), "two columns are a thirty-first"
+    image[:, :, PX - 8 :] -= 0.41
+    assert "sharp edges" in tags(image)
+    assert "sharp edges" not in tags((image - 0.3) * 0.39 / 0.41)
+
+
+@pytest.mark.parametrize(("angle", "lines"), [(20, "vertical"), (25, "diagonal"), (65, "diagonal"), (70, "horizontal")])
+def test_lines_are_diagonal_beyond_an_eighth_of_a_turn(angle: float, lines: str) -> None:
+    for sign in (1, -1):
+        found = tags(waves(sign * math.radians(angle), contrast=0.4))
+        assert {tag for tag in found if tag.endswith("lines")} == {f"{lines} lines"}
 
 
 VOCABULARY = ["bird", "sky", "tree"]

@@ -50,8 +50,9 @@ def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
     workflow = load(photo, "--preset", preset)
     models = () if preset == "nano" else (upscale.OPTIONS["checkpoint"], *upscale.MODEL_FILES)
     others = [setting for name, setting in upscale.OPTIONS.items() if name != "checkpoint"]
-    for setting in (*others, *models, ("LoadImage", "image")):
-        upscale.set_input(workflow, setting, "value")
+    for number, setting in enumerate((*others, *models, ("LoadImage", "image"))):
+        upscale.set_input(workflow, setting, number)
+        assert values(workflow, setting[0])[setting[1]] == number
 
 
 def test_turbo_runs_on_sd_turbos_schedule(photo: Path) -> None:

@@ -252,7 +252,7 @@ def test_opening_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     weights = open_weights(save(tmp_path / "a.pth", TENSORS))
     monkeypatch.setattr(torch, "load", None)
     pending = weights.tensors(TENSORS)
-    with pytest.raises(SeeSRError):
+    with pytest.raises(SeeSRError, match=r"a\.pth.*'NoneType' object is not callable"):
         next(pending)
 
 

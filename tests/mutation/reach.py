@@ -1,0 +1,134 @@
+"""Which tests reach which functions: noted once for each test file, by a copy of the pack that tells of its calls."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import hashlib
+import json
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from children import forked, run_pytest
+
+TEST_FOLDERS = ("unit", "parity", "host", "train")
+TOO_LARGE = {"test_full_size.py", "test_cuda.py"}
+TOLD = "seesr_function_called"
+AROUND = "(around tests)"
+"""Stands for fixtures and imports, which serve every test of a file."""
+
+Calls = dict[str, Any]
+"""Test file -> {"sha256": of its text, "tests": {test: [seconds, ["file:function", ...]]}}."""
+
+
+class Recorder:
+    """Notes which functions of the pack each passing test calls."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.tests: dict[str, list[Any]] = {AROUND: [0.0, []]}
+        self.called: set[str] = set()
+        self._around: set[str] = set()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Put what was called since the last report down to a test, or to what surrounds all of them."""
+        called = set(self.called)
+        self.called.clear()
+        if report.when == "call" and report.passed:
+            self.tests[report.nodeid] = [round(report.duration, 3), sorted(called)]
+        else:
+            self._around |= called
+            self.tests[AROUND][1] = sorted(self._around)
+
+
+class Told(ast.NodeTransformer):
+    """Has every function of a file say that it was called."""
+
+    def __init__(self, file: str) -> None:
+        """``file``: the place that the functions name."""
+        self._file = file
+
+    def visit_FunctionDef(self, node: Any) -> Any:
+        """Put a call in front of the body; without a recorder it does nothing."""
+        self.generic_visit(node)
+        word = f"__import__('builtins').__dict__.get({TOLD!r}, id)('{self._file}:{node.name}')"
+        node.body[: 1 if ast.get_docstring(node) else 0] += ast.parse(word).body
+        return node
+
+    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 - ast's name
+
+
+def record(tree: Path, file: str) -> dict[str, list[Any]]:
+    """Return test -> [seconds, functions] for a test file of a tree whose functions tell of their calls."""
+    result = tree.parent / "record.json"
+
+    def work() -> int:
+        recorder = Recorder()
+        setattr(builtins, TOLD, recorder.called.add)
+        code = run_pytest(tree, [file], [recorder])
+        result.write_text(json.dumps(recorder.tests), "utf-8")
+        return code
+
+    code = forked(work, tree.parent / "output.txt", 3600)
+    if code != 0:
+        print(f"{file}: not all of its tests pass (exit code {code}); the others are used.", flush=True)
+    tests: dict[str, list[Any]] = json.loads(result.read_text("utf-8"))
+    result.unlink()
+    return tests
+
+
+def calls_of_tests(tree: Path, kept: Path) -> Calls:
+    """Return what every test calls, read from ``kept`` and recorded anew for test files that have changed."""
+    calls: Calls = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+    files = [file for folder in TEST_FOLDERS for file in sorted((tree / "tests" / folder).glob("test_*.py"))]
+    files = [file for file in files if file.name not in TOO_LARGE]
+    digests = {str(file.relative_to(tree)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    telling = shutil.copytree(tree, tree.with_name("telling"))
+    for file in pack_files(telling):
+        told = Told(str(file.relative_to(telling))).visit(ast.parse(file.read_text("utf-8")))
+        file.write_text(ast.unparse(told), "utf-8")
+    for file, digest in digests.items():
+        if calls.get(file, {}).get("sha256") != digest:
+            print(f"noting what {file} calls ...", flush=True)
+            calls[file] = {"sha256": digest, "tests": record(telling, file)}
+            kept.write_text(json.dumps(calls), "utf-8")
+    return {file: calls[file] for file in digests}
+
+
+def pack_files(tree: Path) -> list[Path]:
+    """Return the files of the pack that hold functions worth a fault."""
+    return [*(tree / "seesr_modules").rglob("*.py"), *(tree / "nodes").glob("*.py")]
+
+
+def users_of(tree: Path) -> dict[str, set[str]]:
+    """Return name -> the functions that mention it, and file -> all of its functions."""
+    users: dict[str, set[str]] = defaultdict(set)
+    for file in pack_files(tree):
+        place = str(file.relative_to(tree))
+        for function in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                users[place].add(f"{place}:{function.name}")
+                for node in ast.walk(function):
+                    if isinstance(node, (ast.Name, ast.Attribute)):
+                        name = node.id if isinstance(node, ast.Name) else node.attr
+                        users[name].add(f"{place}:{function.name}")
+    return users
+
+
+def tests_for(functions: set[str], calls: Calls, module: str, budget_s: float) -> list[str]:
+    """Return the tests that call any of the functions: first those of the module's own file, then the quick ones."""
+    found = []
+    for file, entry in calls.items():
+        whole_file = not functions.isdisjoint(entry["tests"].get(AROUND, [0, []])[1])
+        own = Path(module).stem in Path(file).stem
+        for test, (seconds, called) in entry["tests"].items():
+            if test != AROUND and (whole_file or not functions.isdisjoint(called)):
+                found.append((whole_file and functions.isdisjoint(called), not own, seconds, test))
+    chosen, total = [], 0.0
+    for *_, seconds, test in sorted(found):
+        total += seconds
+        if total <= budget_s:
+            chosen.append(test)
+    return chosen

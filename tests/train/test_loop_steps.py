@@ -1,0 +1,218 @@
+"""The arithmetic of the training loop, on a stage of one weight: held against the same steps written out by hand."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from seesr_pack.seesr_modules.train.config import Training
+from seesr_pack.seesr_modules.train.loop import CHECKPOINT, LOG, Stage, train
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+START = (0.5, -2.0, 1.5)
+SAVED = "weight.pt"
+
+
+class Numbers(Dataset[dict[str, Tensor]]):
+    """Item i is the number i."""
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"number": torch.tensor(float(index))}
+
+
+class Slope(Stage):
+    """A weight whose loss is linear in it, so that its gradient is known: the number of the batch and a draw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(START))
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.seen: list[list[float]] = []
+        self.draws: list[float] = []
+        self.checkpointing = False
+
+    def dataset(self) -> Numbers:
+        return Numbers()
+
+    def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
+        self.seen.append(batch["number"].tolist())
+        self.draws.append(torch.rand((), generator=generator).item())
+        return (self.weight * gradient(self.seen[-1], self.draws[-1])).sum()
+
+    def save(self, folder: Path) -> None:
+        torch.save(self.weight.detach().clone(), folder / SAVED)
+
+    def picture(self) -> Tensor:
+        """Show the weight's first value, as red beyond what a picture can hold, green in it, blue below it."""
+        return torch.stack([torch.full((4, 4), value) for value in (2.0, float(self.weight[0]), -1.0)])
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.checkpointing = True
+
+
+def gradient(numbers: list[float], draw: float) -> Tensor:
+    """Return the gradient of a batch."""
+    return torch.tensor([numbers[0] - 4.5, draw * numbers[1], -3.0 * draw])
+
+
+def by_hand(stage: Slope, options: dict[str, Any], steps: int) -> tuple[Tensor, Tensor]:
+    """Take the steps of a stage that was trained anew, from its draws: the weight, and its moving average."""
+    weight = nn.Parameter(torch.tensor(START))
+    optimizer = torch.optim.AdamW([weight], weight_decay=options["weight_decay"])
+    average, parts = torch.tensor(START), options["accumulation"]
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = options["learning_rate"] * min(1, (step + 1) / options["warmup"])
+        drawn = zip(stage.seen, stage.draws, strict=True)
+        each = [gradient(*pair) for pair in list(drawn)[step * parts : (step + 1) * parts]]
+        weight.grad = torch.stack(each).mean(0)
+        weight.grad *= min(1, options["max_norm"] / float(weight.grad.norm()))
+        optimizer.step()
+        # The average of an early step forgets faster, else it would be the start's for long.
+        decay = 0 if step == 0 else min(options["ema_decay"], (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight.detach()
+    return weight.detach(), average
+
+
+OPTIONS = {
+    "steps": 8,
+    "batch": 2,
+    "accumulation": 2,
+    "learning_rate": 0.1,
+    "weight_decay": 0.3,
+    "warmup": 3,
+    "max_norm": 2.0,
+    "ema_decay": 0.3,
+    "save_every": 3,
+    "log_every": 3,
+    "sample_every": 4,
+    "seed": 7,
+}
+
+
+@pytest.fixture
+def linear(settings: Callable[..., Training]) -> Callable[..., Training]:
+    """Return a function that makes settings for Slope; the settings' own model is not looked at."""
+    model = {"channels": 8}
+    return lambda **changes: settings("autoencoder", model, **{**OPTIONS, **changes})
+
+
+def test_steps_and_average_are_those_of_the_definition(linear: Callable[..., Training]) -> None:
+    """Accumulated, clipped, decayed, warmed up; float32's rounding is allowed for."""
+    training, stage = linear(), Slope()
+    train(stage, training)
+    weight, average = by_hand(stage, OPTIONS, OPTIONS["steps"])
+    state = torch.load(training.output / CHECKPOINT, weights_only=True)
+    assert state["step"] == OPTIONS["steps"]
+    assert set(state) == {"step", "weights", "optimizer", "average", "scaler"}
+    torch.testing.assert_close(state["weights"]["weight"], weight, rtol=1e-5, atol=1e-6)
+    saved = torch.load(training.output / SAVED, weights_only=True)
+    torch.testing.assert_close(saved, average, rtol=1e-5, atol=1e-6)
+    assert torch.equal(stage.weight.detach(), saved), "after training the stage has the averaged weights"
+    assert min((saved - weight).abs().max(), (saved - torch.tensor(START)).abs().max()) > 1e-2
+    assert set(state["weights"]) == {"weight"}, "what is frozen is not kept"
+
+
+def test_without_an_average_the_weights_themselves_are_saved(linear: Callable[..., Training]) -> None:
+    training, stage = linear(ema_decay=0), Slope()
+    train(stage, training)
+    weight, _ = by_hand(stage, OPTIONS, OPTIONS["steps"])
+    saved = torch.load(training.output / SAVED, weights_only=True)
+    torch.testing.assert_close(saved, weight, rtol=1e-5, atol=1e-6)
+    assert torch.load(training.output / CHECKPOINT, weights_only=True)["average"] is None
+
+
+def test_every_picture_is_seen_once_with_draws_of_its_own(linear: Callable[..., Training]) -> None:
+    """In order, and other draws under another seed."""
+    stage, other = Slope(), Slope()
+    train(stage, linear())
+    train(other, linear(seed=8))
+    assert stage.seen == [[2.0 * part, 2.0 * part + 1] for part in range(16)]
+    assert len(set(stage.draws)) == 16
+    assert not set(stage.draws) & set(other.draws)
+
+
+def test_a_run_goes_on_where_its_checkpoint_is(linear: Callable[..., Training]) -> None:
+    """The steps that are left, with the pictures and draws that belong to them, and the log goes on."""
+    whole, first, second = Slope(), Slope(), Slope()
+    train(whole, linear())
+    short = linear(steps=3)
+    train(first, short)
+    longer = short.model_copy(update={"optimisation": short.optimisation.model_copy(update={"steps": 8})})
+    train(second, longer)
+    assert first.seen + second.seen == whole.seen
+    assert first.draws + second.draws == whole.draws
+    assert torch.equal(second.weight, whole.weight)
+    assert [row["step"] for row in log(longer)] == ["3", "6", "8"]
+
+
+def log(training: Training) -> list[dict[str, str]]:
+    """Return the log's rows."""
+    with (training.output / LOG).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_log_has_the_mean_loss_of_its_lines(linear: Callable[..., Training]) -> None:
+    """Every third step and the last; the loss of a step is the mean of its parts."""
+    training, stage = linear(learning_rate=1e-9, weight_decay=0), Slope()
+    last = train(stage, training)
+    losses = [
+        float((torch.tensor(START) * gradient(*pair)).sum()) for pair in zip(stage.seen, stage.draws, strict=True)
+    ]
+    rows = log(training)
+    assert list(rows[0]) == ["step", "loss", "learning_rate", "images_per_second"]
+    assert [row["step"] for row in rows] == ["3", "6", "8"]
+    wanted = [sum(losses[first:end]) / (end - first) for first, end in ((0, 6), (6, 12), (12, 16))]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(wanted, rel=1e-4)
+    assert last == pytest.approx(wanted[-1], rel=1e-4)
+    assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-9] * 3)
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+
+
+def test_sample_pictures_show_the_averaged_weights(linear: Callable[..., Training]) -> None:
+    """At every fourth step; values that no picture can hold are clamped."""
+    training, stage = linear(), Slope()
+    train(stage, training)
+    files = sorted((training.output / "samples").iterdir())
+    assert [file.name for file in files] == ["000004.png", "000008.png"]
+    red, green, blue = np.asarray(Image.open(files[1]))[0, 0].tolist()
+    assert (red, blue) == (255, 0)
+    shown = float(stage.weight.detach()[0])
+    assert 0.1 < shown < 0.9, "else a clamp would hide it"
+    assert green == pytest.approx(255 * shown, abs=0.51), "rounded to 8 bits"
+
+
+def test_the_weights_are_their_own_again_after_a_save(linear: Callable[..., Training]) -> None:
+    """A run that saves at every step learns what one that saves at the end learns."""
+    often, seldom = linear(save_every=1, sample_every=1), linear(save_every=100, sample_every=100)
+    states = []
+    for training in (often, seldom):
+        train(Slope(), training)
+        states.append(torch.load(training.output / CHECKPOINT, weights_only=True)["weights"]["weight"])
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_gradient_checkpointing_is_passed_on(linear: Callable[..., Training], asked: bool) -> None:
+    stage = Slope()
+    train(stage, linear(steps=1, gradient_checkpointing=asked))
+    assert stage.checkpointing == asked
+
+
+def test_a_loss_is_looked_at_with_every_line(linear: Callable[..., Training]) -> None:
+    """An infinite loss stops the run, and the sentence has the step."""
+    stage = Slope()
+    forward = stage.forward
+    stage.forward = lambda *given: forward(*given) * (math.inf if len(stage.seen) == 8 else 1)  # type: ignore[method-assign]
+    with pytest.raises(Exception, match=r"The loss is (nan|-?inf) after step 6: lower learning_rate"):
+        train(stage, linear())

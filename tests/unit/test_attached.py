@@ -1,0 +1,72 @@
+"""Image attention joins a network for the length of a pass: which block follows which layer, and how strongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from seesr_pack.seesr_modules.image_attention import attached
+from seesr_pack.seesr_modules.prompts import cut_to_one_chunk, positive_text
+from torch import Tensor, nn
+
+
+class Block(nn.Module):
+    """Adds a share of the soft prompt, and notes its options."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.options: list[Any] = []
+
+    def forward(self, hidden: Tensor, context: Tensor, options: dict[str, Any]) -> Tensor:
+        self.options.append(dict(options))
+        options["block_index"] = 1  # as the host's blocks do
+        return hidden + self.factor * context.mean()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25, 0.5, 1.0, 2.0])
+def test_blocks_follow_their_layers_with_a_strength(strength: float) -> None:
+    """The first is followed, then the second sees what came of it; afterwards nothing is left."""
+    network, x = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity()), torch.arange(4.0)
+    blocks = {"0": Block(1.0), "2": Block(10.0)}
+    options = {"kept": 1}
+    with attached(network, blocks, torch.full((1, 2, 3), 2.0), strength, options):
+        torch.testing.assert_close(network(x), x + strength * 22.0)
+        torch.testing.assert_close(network[1](x), x)
+    assert torch.equal(network(x), x)
+    assert [block.options for block in blocks.values()] == ([[{"kept": 1}]] * 2 if strength else [[], []])
+    assert options == {"kept": 1}
+
+
+def test_blocks_go_when_a_pass_fails() -> None:
+    network, x = nn.Sequential(nn.Identity()), torch.ones(2)
+    with pytest.raises(ZeroDivisionError), attached(network, {"0": Block(1.0)}, torch.ones(1, 1, 1)):
+        raise ZeroDivisionError
+    assert torch.equal(network(x), x)
+
+
+@pytest.mark.parametrize(
+    ("tags", "user", "text"),
+    [
+        ("cat, dog", "", "cat, dog, ,clean"),
+        ("cat", "a photo", "cat, a photo,clean"),
+        ("", "a photo", "a photo,clean"),
+        ("", "", "clean"),
+    ],
+)
+def test_the_text_is_put_together_as_published(tags: str, user: str, text: str) -> None:
+    assert positive_text(tags, user, "clean") == text
+
+
+@pytest.mark.parametrize("count", [0, 1, 74, 75, 76, 150, 200])
+def test_one_chunk_holds_the_first_75_tokens(count: int) -> None:
+    """The host's chunks have start, up to 75 tokens, end and padding; the last is filled up."""
+    start, end, padding = (1, 1.0), (2, 1.0), (0, 1.0)
+    words = [(10 + number, 1.5) for number in range(count)]
+    parts = [words[first : first + 75] for first in range(0, max(count, 1), 75)]
+    chunks = [[start, *part, end, *[padding] * (75 - len(part))] for part in parts]
+    (found,) = cut_to_one_chunk(chunks, [start, end, *[padding] * 75])
+    kept = words[:75]
+    assert found == [start, *kept, end, *[padding] * (75 - len(kept))]
+    assert len(found) == 77
