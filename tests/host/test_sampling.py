@@ -297,7 +297,7 @@ def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> No
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., :2] = 1
     latent = {**scene.latent, "noise_mask": mask}
-    result = sample(model, positive, negative, latent, 0, 1.5, "euler", leading_sigmas(model, 3))
+    result = sample(model, positive, negative, latent, 0, 1.5, "euler", seesr_sigmas(model, 3))
     before, after = latent["samples"], result["samples"]
     torch.testing.assert_close(after[..., 2:], before[..., 2:], rtol=0, atol=1e-5)
     assert (after - before)[..., :2].abs().max() > 1e-2
@@ -308,7 +308,7 @@ def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> No
 def test_the_seed_decides(smallest: Any, sampler: str) -> None:
     """The start's noise and the steps': the same seed gives the same latent, another one another."""
     scene, (model, positive, negative) = smallest
-    sigmas = leading_sigmas(model, 3)
+    sigmas = seesr_sigmas(model, 3)
     first, again, other = (
         sample(model, positive, negative, scene.latent, seed, 1.5, sampler, sigmas)["samples"] for seed in (4, 4, 5)
     )
@@ -320,7 +320,7 @@ def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
     """Latent From Batch leaves the picture's place in ``batch_index``: it gets the noise that it had there."""
     scene, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
-    sigmas, pictures = leading_sigmas(model, 3), scene.latent["samples"].repeat(3, 1, 1, 1)
+    sigmas, pictures = seesr_sigmas(model, 3), scene.latent["samples"].repeat(3, 1, 1, 1)
     whole = sample(model, conds, conds, {"samples": pictures}, 4, 1.0, "euler", sigmas)["samples"]
     latent = {"samples": pictures[2:], "batch_index": [2]}
     alone = sample(model, conds, conds, latent, 4, 1.0, "euler", sigmas)["samples"]
