@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.host import folders
+from ..seesr_modules.host.choices import AUTO, PLAIN_RAM, find_tagger, fingerprint
 from ..seesr_modules.host.model import WEIGHT_DTYPES
 from ..seesr_modules.host.sockets import DapeSocket, schema
-from ..seesr_modules.host.tagging import PLAIN_RAM, load_dape_named, missing_file
-from ..seesr_modules.packed import named_as_packed
+from ..seesr_modules.host.tagging import load_dape_named
 
 
 class LoadDape(io.ComfyNode):
@@ -17,8 +18,6 @@ class LoadDape(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         """Describe the node to the host."""
-        rams = folders.ram_choices()
-        packed_is_there = bool(rams) and named_as_packed("dape", rams[0])
         return schema(
             "SeeSR_LoadDAPE",
             "Load DAPE",
@@ -27,17 +26,17 @@ class LoadDape(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "ram",
-                    options=rams,
-                    tooltip="The Recognize Anything weights, or a packed DAPE: a file in models/rams or models/seesr.",
+                    options=[AUTO, *folders.ram_choices()],
+                    default=AUTO,
+                    tooltip="The Recognize Anything weights, or a packed DAPE: a file in models/rams or models/seesr; "
+                    "auto takes what is there, a packed DAPE before the published RAM.",
                 ),
                 io.Combo.Input(
                     "dape",
-                    options=[*folders.dape_choices(), PLAIN_RAM],
-                    default=PLAIN_RAM if packed_is_there else None,
-                    tooltip=(
-                        "DAPE's LoRA. Beside a packed DAPE, which has it in already, choose none; beside RAM, "
-                        "none tags with plain RAM, which degraded pictures mislead."
-                    ),
+                    options=[AUTO, *folders.dape_choices(), PLAIN_RAM],
+                    default=AUTO,
+                    tooltip="DAPE's LoRA. auto takes the published one beside RAM, and none beside a packed DAPE, "
+                    "which has it in already. none beside RAM is plain RAM, which degraded pictures mislead.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -50,9 +49,22 @@ class LoadDape(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, ram: str, dape: str) -> bool | str:
-        """Say what to fetch where a chosen file is not there."""
-        return missing_file("ram", ram) or missing_file("dape", dape) or True
+    def validate_inputs(cls, ram: str | None, dape: str | None) -> bool | str:
+        """Say what to fetch where a chosen file is not there; a link (None) is looked at when the node runs."""
+        try:
+            if ram is not None and dape is not None:
+                find_tagger(ram, dape)
+        except SeeSRError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, ram: str | None, dape: str | None, weight_dtype: str | None) -> str:
+        """Tell the host's cache that other files are behind the choices; behind a link (None) auto may be."""
+        try:
+            return fingerprint(*find_tagger(ram or AUTO, dape or AUTO))
+        except SeeSRError as error:
+            return str(error)
 
     @classmethod
     def execute(cls, ram: str, dape: str, weight_dtype: str) -> io.NodeOutput:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.host import folders
-from ..seesr_modules.host.loading import load_seesr_named, missing_seesr
+from ..seesr_modules.host.choices import AUTO, find_seesr, fingerprint
+from ..seesr_modules.host.loading import load_seesr_named
 from ..seesr_modules.host.model import WEIGHT_DTYPES
 from ..seesr_modules.host.sockets import SeeSRModelSocket, schema
 
@@ -24,8 +26,10 @@ class LoadModel(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "seesr",
-                    options=folders.seesr_choices(),
-                    tooltip="A folder under models/seesr that holds unet and controlnet, or one packed file.",
+                    options=[AUTO, *folders.seesr_choices()],
+                    default=AUTO,
+                    tooltip="A folder under models/seesr that holds unet and controlnet, or one packed file; auto "
+                    "takes what is there, a packed file before the published folder.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -43,9 +47,22 @@ class LoadModel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, seesr: str) -> bool | str:
-        """Say what to fetch where the chosen model is not there."""
-        return missing_seesr(seesr) or True
+    def validate_inputs(cls, seesr: str | None) -> bool | str:
+        """Say what to fetch where the chosen model is not there; a link (None) is looked at when the node runs."""
+        try:
+            if seesr is not None:
+                find_seesr(seesr)
+        except SeeSRError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, seesr: str | None, weight_dtype: str | None) -> str:
+        """Tell the host's cache that other files are behind the choice; behind a link (None) auto may be."""
+        try:
+            return fingerprint(find_seesr(seesr or AUTO))
+        except SeeSRError as error:
+            return str(error)
 
     @classmethod
     def execute(cls, seesr: str, weight_dtype: str) -> io.NodeOutput:

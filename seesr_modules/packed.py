@@ -105,6 +105,16 @@ def open_dape(ram: Path, dape: Path | None) -> DapeFiles:
     return files
 
 
+def is_packed_dape(path: Path) -> bool:
+    """Tell from its header, not from its name, whether a file is a packed DAPE; a damaged one is not."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        return _ENGLISH in open_weights(path).metadata
+    except SeeSRError:
+        return False
+
+
 def vocabulary_metadata(vocabulary: Vocabulary) -> dict[str, str]:
     """Return a vocabulary as text for the header."""
     lists = {_ENGLISH: vocabulary.english, _CHINESE: vocabulary.chinese, _THRESHOLDS: vocabulary.thresholds}

@@ -74,31 +74,33 @@ WEIGHTS = """
 ## The models
 In the folder of this node pack:
 
-`python run.py download seesr base`
+`python run.py download seesr base --pack`
 
-fetches SeeSR, DAPE and RAM (about 12 GB) and Stable Diffusion 2 base (5 GB) into ComfyUI's model folders. Then press \
-**R**, so that the loaders list them.
+fetches SeeSR, DAPE and RAM (12 GB) and Stable Diffusion 2 base (5 GB) into ComfyUI's model folders, packs the first \
+three into 1.9 GB and deletes what it packed (`--keep` keeps it). Then press **R**, so that Load Checkpoint lists its \
+file. `auto` in Load SeeSR and Load DAPE takes what is there, packed or not.
 """
 
 TURBO_WEIGHTS = """
 ## The models
 In the folder of this node pack:
 
-`python run.py download seesr turbo --accept-license`
+`python run.py download seesr turbo --accept-license --pack`
 
-fetches SeeSR, DAPE and RAM (about 12 GB) and SD-Turbo (5 GB) into ComfyUI's model folders. SD-Turbo has a licence of \
-its own, which you accept by this: read it first at [its page](https://huggingface.co/stabilityai/sd-turbo). Then \
-press **R**, so that the loaders list them.
+fetches SeeSR, DAPE and RAM (12 GB) and SD-Turbo (5 GB) into ComfyUI's model folders, packs the first three into 1.9 \
+GB and deletes what it packed (`--keep` keeps it). SD-Turbo has a licence of its own, which you accept by this: read \
+it first at [its page](https://huggingface.co/stabilityai/sd-turbo). Then press **R**, so that Load Checkpoint lists \
+its file. `auto` in Load SeeSR and Load DAPE takes what is there, packed or not.
 """
 
 TAGGER_WEIGHTS = """
 ## The models
 In the folder of this node pack:
 
-`python run.py download seesr`
+`python run.py download seesr --pack`
 
-fetches SeeSR, DAPE and RAM (about 12 GB) into ComfyUI's model folders. Then press **R**, so that the loaders list \
-them.
+fetches SeeSR, DAPE and RAM (12 GB) into ComfyUI's model folders, packs them into 1.9 GB and deletes what it packed \
+(`--keep` keeps it). `auto` in Load DAPE takes what is there, packed or not.
 """
 
 UPSCALE = Graph(
@@ -123,8 +125,8 @@ SeeSR's guidance. These are the published settings.
     {
         LOAD: {
             "checkpoint": node("CheckpointLoaderSimple", ckpt_name="512-base-ema.ckpt"),
-            "seesr": node("SeeSR_LoadModel", seesr="SeeSR"),
-            "dape": node("SeeSR_LoadDAPE", ram="ram_swin_large_14m.pth", dape="DAPE.pth"),
+            "seesr": node("SeeSR_LoadModel"),
+            "dape": node("SeeSR_LoadDAPE"),
             "photo": node("LoadImage", image="example.png"),
         },
         UNDERSTAND: {

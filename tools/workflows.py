@@ -243,10 +243,6 @@ def editor_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
         "groups": groups,
         "config": {},
         "extra": {},
-        # A node's own links the page shows only where a widget says the file's name: these are files of a folder.
-        "models": [
-            model for part in parts.values() for model in linked(part) if model["name"] not in part.values.values()
-        ],
         "version": 0.4,
     }
 
@@ -267,7 +263,7 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
     ]
     if any(slot.options.get("image_upload") for slot in slots):
         inputs.append({"name": "upload", "type": "IMAGEUPLOAD", "widget": {"name": "upload"}, "link": None})
-    models = [model for model in linked(part) if model["name"] in part.values.values()]
+    models = list(linked(part))
     return {
         "id": part.id,
         "type": part.type,
@@ -294,13 +290,14 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
 
 
 def linked(part: Part) -> Iterator[dict[str, str]]:
-    """Yield what the page wants to know of the model files that a node names, and of those in the folder of a SeeSR."""
+    """Yield what the page wants to know of the model files that a node names.
+
+    It cannot know those behind ``auto``: either of two sets of files will do, and the page would call one missing.
+    """
     if UPSCALER["name"] in part.values.values():
         yield UPSCALER
-    folder = f"{part.values['seesr']}/" if part.type == "SeeSR_LoadModel" else None
     for file in importlib.import_module(f"{ALIAS}.seesr_modules.download.sources").CATALOGUE["all"]:
-        weights_inside = folder and file.path.startswith(folder) and file.path.endswith(".safetensors")
-        if weights_inside or file.path in part.values.values():
+        if file.path in part.values.values():
             source = file.sources[0]
             url = f"{source.page}/resolve/{source.revision}/{source.path}"
             known = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}

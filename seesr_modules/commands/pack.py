@@ -35,10 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     """Pack both files. Exit code 0 done, 2 wrong or missing files, or a folder that cannot be written to."""
     options = vars(parser().parse_args(arguments))
     from ..download.folders import find_folders
-    from ..download.pack import pack_published
+    from ..download.pack import PACKED_FROM, pack_published
 
     try:
-        pack_published(find_folders(options.pop("models")), _say, anew=True, **options)
+        pack_published(find_folders(options.pop("models")), _say, anew=PACKED_FROM.keys(), **options)
     except SeeSRError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -13,11 +13,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from ..download.sources import Kind, missing_file_message
+from ..download.sources import missing_file_message
 from ..errors import SeeSRError
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ PRESETS = {
     "turbo": "seesr_turbo.json",
 }
 ABOUT_NANO = (
-    "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base`; "
-    "`python run.py upscale PHOTO --model synthetic` tries it on this machine before.\n"
+    "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base "
+    "--pack`; `python run.py upscale PHOTO --model synthetic` tries it on this machine before.\n"
 )
 ABOUT_PUBLISHED = (
     "The published weights are here: this is --preset published; balanced takes about a quarter as long.\n"
@@ -55,19 +55,12 @@ OPTIONS: dict[str, Setting] = {
 }
 LITERAL: Setting = ("SeeSR_BuildPrompts", "literal")
 
-MODEL_FILES: dict[Setting, Kind] = {
-    OPTIONS["checkpoint"]: "checkpoints",
-    ("SeeSR_LoadModel", "seesr"): "seesr",
-    ("SeeSR_LoadDAPE", "ram"): "rams",
-    ("SeeSR_LoadDAPE", "dape"): "seesr",
-}
-"""The inputs that name a model file, and the model folder it belongs in."""
-
-PACKED: dict[Literal["seesr", "dape"], Setting] = {
+MODEL_FILES: dict[str, Setting] = {
+    "checkpoints": OPTIONS["checkpoint"],
     "seesr": ("SeeSR_LoadModel", "seesr"),
-    "dape": ("SeeSR_LoadDAPE", "ram"),
+    "rams": ("SeeSR_LoadDAPE", "ram"),
 }
-"""Where the two files that `run.py pack` makes are chosen."""
+"""Model folder -> the input that names the file in it that a workflow needs."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -159,8 +152,8 @@ def choose_workflow(host: HeadlessHost, options: argparse.Namespace, scratch: Pa
 
 def _with_models(host: HeadlessHost, options: argparse.Namespace, preset: str) -> Workflow:
     workflow = load_workflow(options, preset)
-    prefer_packed(host, workflow, set(dict(options.settings)))
-    check_models(host, workflow)
+    if names := check_models(host, workflow):
+        say(f"Models: {', '.join(names)}\n")
     return workflow
 
 
@@ -170,17 +163,14 @@ def _with_synthetic_models(host: HeadlessHost, options: argparse.Namespace, scra
         raise SeeSRError("--model synthetic stands for the full model: choose --preset published, balanced or turbo.")
     workflow = load_workflow(options, preset)
     from ..host.synthetic import write_synthetic
-    from ..host.tagging import PLAIN_RAM
 
     say(ABOUT_SYNTHETIC)
     folder = scratch / "models"
     folder.mkdir()
     files = write_synthetic(folder)
     host.add_models(folder)
-    settings = {"checkpoints": OPTIONS["checkpoint"], "seesr": PACKED["seesr"], "rams": PACKED["dape"]}
     for kind, file in files.items():
-        set_input(workflow, settings[kind], file.name)
-    set_input(workflow, ("SeeSR_LoadDAPE", "dape"), PLAIN_RAM)
+        set_input(workflow, MODEL_FILES[kind], file.name)
     return workflow
 
 
@@ -237,44 +227,48 @@ def check_readable(photo: Path) -> None:
         ) from error
 
 
-def prefer_packed(host: HeadlessHost, workflow: Workflow, chosen: Collection[Setting]) -> None:
-    """Load packed weights in place of the published files where they are there, but for loaders that were set."""
-    from ..host.tagging import PLAIN_RAM
-    from ..packed import named_as_packed
+def check_models(host: HeadlessHost, workflow: Workflow) -> list[str]:
+    """Return the names of the model files that the workflow loads, those behind ``auto`` among them.
 
-    for kind, (class_type, name) in PACKED.items():
-        if class_type not in {node["class_type"] for node in workflow.values()}:
-            continue
-        packed = next((file for file in host.choices(class_type, name) if named_as_packed(kind, file)), None)
-        if packed is None or any(setting[0] == class_type for setting in chosen):
-            continue
-        set_input(workflow, (class_type, name), packed)
-        if kind == "dape":
-            set_input(workflow, ("SeeSR_LoadDAPE", "dape"), PLAIN_RAM)
+    Raises:
+        SeeSRError: some are missing; it names them all.
+    """
+    from ..host.choices import find_seesr, find_tagger
 
+    def checkpoint(inputs: dict[str, str]) -> list[str]:
+        if inputs["ckpt_name"] not in host.choices(*OPTIONS["checkpoint"]):
+            raise SeeSRError(missing_file_message("checkpoints", inputs["ckpt_name"]))
+        return [inputs["ckpt_name"]]
 
-def check_models(host: HeadlessHost, workflow: Workflow) -> None:
-    """Raise one SeeSRError that names every model file of the workflow that the host does not have."""
-    from ..dape.tags import TAG_LIST, THRESHOLDS
-    from ..packed import named_as_packed
+    def seesr(inputs: dict[str, str]) -> list[str]:
+        return [find_seesr(inputs["seesr"]).name]
 
-    missing: list[tuple[Kind, str]] = [
-        (kind, node["inputs"][name])
-        for (class_type, name), kind in MODEL_FILES.items()
-        for node in workflow.values()
-        if node["class_type"] == class_type and node["inputs"][name] not in host.choices(class_type, name)
-    ]
-    rams = [node["inputs"]["ram"] for node in workflow.values() if node["class_type"] == "SeeSR_LoadDAPE"]
-    if not all(named_as_packed("dape", ram) for ram in rams):
-        lists = [
-            name for name in (TAG_LIST, THRESHOLDS) if not (host.has_file("seesr", name) or host.has_file("rams", name))
-        ]
-        missing += [("seesr", name) for name in lists]
+    def tagger(inputs: dict[str, str]) -> list[str]:
+        return [path.name for path in find_tagger(inputs["ram"], inputs["dape"]) if path]
+
+    loaders = {
+        "CheckpointLoaderSimple": (checkpoint, ["checkpoints"]),
+        "SeeSR_LoadModel": (seesr, ["seesr"]),
+        "SeeSR_LoadDAPE": (tagger, ["rams", "seesr"]),
+    }
+    names: list[str] = []
+    missing: list[str] = []
+    kinds: list[str] = []
+    for node in workflow.values():
+        inputs = node["inputs"]
+        if node["class_type"] not in loaders or any(isinstance(value, list) for value in inputs.values()):
+            continue  # what a link brings is looked at when the node runs
+        find, places = loaders[node["class_type"]]
+        try:
+            names += find(inputs)
+        except SeeSRError as error:
+            missing.append(str(error))
+            kinds += places
     if missing:
-        sentences = [missing_file_message(kind, name) for kind, name in missing]
-        sentences.append("To try this machine before downloading: --model synthetic (the picture is noise).")
-        places = [f"models/{kind} is {host.model_folder(kind)}" for kind in dict.fromkeys(kind for kind, _ in missing)]
-        raise SeeSRError("\n".join([*sentences, *places]))
+        to_try = "To try this machine before downloading: --model synthetic (the picture is noise)."
+        where = [f"models/{kind} is {host.model_folder(kind)}" for kind in dict.fromkeys(kinds)]
+        raise SeeSRError("\n".join([*missing, to_try, *where]))
+    return names
 
 
 def free_path(path: Path) -> Path:

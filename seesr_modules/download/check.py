@@ -43,12 +43,17 @@ def defect(path: Path, file: WeightFile, say: Say, stated_digest: str | None = N
     if file.size_bytes is not None and size != file.size_bytes:
         return f"it has {size:,} bytes instead of {file.size_bytes:,}"
     expected = file.sha256 or stated_digest or ""
-    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", expected):
+    if is_checksum(expected):
         say(f"{file.title}: checking {path}")
         digest = _sha256(path) if len(expected) == 64 else _git_sha1(path)
         if digest != expected:
             return f"its checksum is {digest} instead of {expected}"
     return _wrong_content(path, file) if file.sha256 is None else None
+
+
+def is_checksum(digest: str) -> bool:
+    """Tell whether what a source states is a sha256, or git's sha1 of a blob."""
+    return re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", digest) is not None
 
 
 def other_copy(path: Path, file: WeightFile) -> Path | None:

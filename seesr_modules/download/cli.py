@@ -38,20 +38,12 @@ def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
     files = list(dict.fromkeys(file for target in targets for file in catalogue[target]))
     try:
         folders = find_folders(args.models, args.comfyui)
+        if args.pack:
+            return _fetch_and_pack(files, folders, args)
         if args.dry_run:
             _show(files, folders)
-            if args.pack:
-                _say(f"To pack: two files of about 1.9 GB together, into {folders['seesr'][0]}")
             return 0
-        code = _fetch_all(files, folders, args.accept_license)
-        if not args.pack:
-            return code
-        if code:
-            return _fail("Nothing was packed: run the same command again once everything can be fetched.")
-        from .pack import pack_published  # loads torch, which fetching does without
-
-        pack_published(folders, _say, anew=False)
-        return 0
+        return int(_fetch_all(files, folders, args.accept_license) is None)
     except SeeSRError as error:
         return _fail(str(error))
     except OSError as error:  # fetching words its own: this is a folder that cannot even be looked into
@@ -71,10 +63,14 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
         metavar="TARGET",
         help=f"{', '.join(catalogue)} (default: {' '.join(_DEFAULT_TARGETS)})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be fetched, packed and deleted")
     parser.add_argument(
-        "--pack", action="store_true", help="then pack SeeSR and DAPE into two small files, as `run.py pack` does"
+        "--pack",
+        action="store_true",
+        help="then pack SeeSR and DAPE into two small files, as `run.py pack` does, and delete what was packed; what "
+        "is packed already is not fetched",
     )
+    parser.add_argument("--keep", action="store_true", help="with --pack: delete nothing")
     parser.add_argument("--accept-license", action="store_true", help="accept the licences that ask for it")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--models", type=Path, metavar="DIR", help="the models folder to fill")
@@ -82,8 +78,44 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
     return parser
 
 
-def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool) -> int:
-    wanted, failed = [], False
+def _fetch_and_pack(files: list[WeightFile], folders: Folders, args: argparse.Namespace) -> int:
+    """Fetch what is not packed yet, pack it, and delete what the packed files stand in for."""
+    from . import pack  # loads torch, which fetching does without
+    from .replaced import delete, replaced
+
+    parts = pack.parts_of(files)
+    there = {kind for kind in parts if pack.find_packed(folders, kind)}
+    wanted = [file for file in files if not any(file in parts[kind] for kind in there)]
+    packed_bytes = sum(size for kind, size in pack.PACKED_BYTES.items() if kind not in there)
+    if args.keep:
+        parts = {}
+    packable = [kind for kind in parts if kind not in there or pack.can_pack(folders, kind)]
+
+    if args.dry_run:
+        missing = _show(wanted, folders)
+        coming = {target_path(file, folders): file.planned_bytes for file in missing}
+        _say(f"To pack: {_in_words(packed_bytes)}, into {folders['seesr'][0]}")
+        freed = 0
+        for kind in packable:
+            for path in replaced(parts[kind], folders, coming, _say, look=False):
+                freed += coming.get(path) or path.stat().st_size
+                _say(f"To delete once it is packed: {path}")
+        to_come = sum(coming.values()) + packed_bytes
+        _say(f"Disk space: {_in_words(to_come)} are needed, and {_in_words(freed)} become free by deleting")
+        return 0
+    fetched = _fetch_all(wanted, folders, args.accept_license, packed_bytes)
+    if fetched is None:
+        return _fail("Nothing was packed: run the same command again once everything can be fetched.")
+    spare = {kind: replaced(parts[kind], folders, fetched, _say) for kind in packable}
+    pack.pack_published(folders, _say, anew=[kind for kind, paths in spare.items() if paths])
+    for paths in spare.values():
+        delete(paths, folders, _say)
+    return 0
+
+
+def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool, packed_bytes: int = 0) -> set[Path] | None:
+    """Fetch what no folder has; return what was fetched, None where something could not be."""
+    wanted, fetched, failed = [], set(), False
     for file in files:
         if found := find(file, folders, _say):
             _say(f"{file.title}: have {found}")
@@ -97,22 +129,27 @@ def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool) -> int
             wanted.append(file)
     if wanted and constants.HF_HUB_OFFLINE:
         names = ", ".join(file.title for file in wanted)
-        return _fail(f"HF_HUB_OFFLINE is set, so these cannot be fetched: {names}; unset it and run again.")
-    require_space(wanted, folders)
+        _fail(f"HF_HUB_OFFLINE is set, so these cannot be fetched: {names}; unset it and run again.")
+        return None
+    require_space(wanted, folders, packed_bytes)
     for file in wanted:
         try:
-            _say(f"{file.title}: done, {fetch(file, folders, _say)}")
+            path = fetch(file, folders, _say)
+            fetched.add(path)
+            _say(f"{file.title}: done, {path}")
         except SeeSRError as error:
             _fail(str(error))
             failed = True
-    return int(failed)
+    return None if failed else fetched
 
 
-def _show(files: list[WeightFile], folders: Folders) -> None:
-    to_come = 0
+def _show(files: list[WeightFile], folders: Folders) -> list[WeightFile]:
+    """Say of each file whether it is there, and all about it; return those that are not."""
+    missing = []
     for file in files:
         found = find(file, folders, _say)
-        to_come += 0 if found else file.planned_bytes
+        if not found:
+            missing.append(file)
         about = "" if file.size_bytes is not None else "about "
         accept = ", to be accepted with --accept-license" if file.licence.must_accept else ""
         _say(f"{file.title}: {'have' if found else 'missing'}")
@@ -120,7 +157,8 @@ def _show(files: list[WeightFile], folders: Folders) -> None:
         _say(f"  size     {about}{_in_words(file.planned_bytes)}")
         _say(f"  from     {', else '.join(dict.fromkeys(source.page for source in file.sources))}")
         _say(f"  licence  {file.licence.name}, {file.licence.url}{accept}")
-    _say(f"To fetch: {_in_words(to_come)}")
+    _say(f"To fetch: {_in_words(sum(file.planned_bytes for file in missing))}")
+    return missing
 
 
 def _in_words(size_bytes: int) -> str:

@@ -23,7 +23,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from ..errors import SeeSRError
-from .check import Say, defect, other_copy, seen_defect
+from .check import Say, defect, is_checksum, other_copy, seen_defect
 from .folders import Folders
 from .sources import HubSource, WebSource, WeightFile
 
@@ -40,6 +40,9 @@ _LONGEST_WAIT_S = 300
 
 class _UnfitError(Exception):
     """What a source offers or sent is not the file: the message says why."""
+
+
+_NO_ANSWER: tuple[type[Exception], ...] = (_UnfitError, *_SOURCE_ERRORS)
 
 
 @dataclass(frozen=True)
@@ -68,20 +71,38 @@ def target_path(file: WeightFile, folders: Folders) -> Path:
     return folders[file.kind][0] / file.path
 
 
-def require_space(files: Iterable[WeightFile], folders: Folders) -> None:
-    """Check that every disk has room for what is still to come of the files.
+def is_published(path: Path, file: WeightFile, say: Say) -> bool:
+    """Tell whether a copy is the published file to the byte.
+
+    Where no checksum is published, the first source that answers states one; without an answer it is not known.
+    """
+    if file.sha256 is not None:
+        return seen_defect(path, file, say) is None
+    for source in file.sources:
+        try:
+            digest = _ask(source, file).digest
+        except _NO_ANSWER:
+            continue
+        return is_checksum(digest) and defect(path, file, say, digest) is None
+    return False
+
+
+def require_space(files: Iterable[WeightFile], folders: Folders, packed_bytes: int = 0) -> None:
+    """Check that every disk has room for what is still to come of the files, and for what will be packed from them.
 
     Raises:
         SeeSRError: one has not.
     """
     needs: dict[int, tuple[Path, int]] = {}
-    for file in files:
-        target = target_path(file, folders)
+    targets = [(target_path(file, folders), file.planned_bytes) for file in files]
+    if packed_bytes:
+        targets.append((folders["seesr"][0] / "packed", packed_bytes))
+    for target, planned_bytes in targets:
         existing = next((folder for folder in target.parents if folder.is_dir()), None)
         if existing is None:  # a drive that is not there: making the folder will say so
             continue
         disk = existing.stat().st_dev
-        needed = max(0, file.planned_bytes - _arrived(target))
+        needed = max(0, planned_bytes - _arrived(target))
         needs[disk] = (existing, needed + needs.get(disk, (existing, 0))[1])
     for folder, needed in needs.values():
         _require_free(folder, needed)

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from ..dape.tags import tag_files
 from ..errors import SeeSRError
-from ..packed import FORMAT, FORMAT_KEY
+from ..packed import FORMAT, FORMAT_KEY, missing_parts
 from ..packing import NAMES, pack_dape, pack_seesr
 from ..weight_file import open_weights
 from .check import Say
 from .folders import Folders
-from .sources import DAPE, RAM, SEESR, TAG_LISTS, Kind, missing_file_message
+from .sources import DAPE, RAM, SEESR, TAG_LISTS, Kind, WeightFile, missing_file_message
+
+PackedKind = Literal["seesr", "dape"]
+
+PACKED_FROM: dict[PackedKind, tuple[WeightFile, ...]] = {"seesr": SEESR, "dape": (RAM, DAPE, *TAG_LISTS)}
+"""What a packed file is made from, and stands in for: its kind, with which its name begins -> published files."""
+
+PACKED_BYTES: dict[PackedKind, int] = {"seesr": 1_480_000_000, "dape": 424_434_122}
+"""About the size of each packed file in float16."""
+
+_PLACES: dict[str, tuple[Kind, str]] = {
+    "seesr": ("seesr", Path(SEESR[0].path).parts[0]),
+    "ram": (RAM.kind, RAM.path),
+    "dape": (DAPE.kind, DAPE.path),
+    "tags": (TAG_LISTS[0].kind, TAG_LISTS[0].path),
+}
+"""Argument of :func:`pack_published` -> the model folder and the name under which it is looked for."""
+
+_ROLES: dict[PackedKind, tuple[str, ...]] = {"seesr": ("seesr",), "dape": ("ram", "dape", "tags")}
+
+
+def find_packed(folders: Folders, kind: PackedKind) -> Path | None:
+    """Return a whole packed file of a kind, in any precision, from the folders that the loaders search."""
+    places = folders["seesr"] if kind == "seesr" else (*folders["seesr"], *folders["rams"])
+    files = (place / f"{kind}_{name}.safetensors" for place in places for name in NAMES.values())
+    return next(filter(_is_whole, files), None)
+
+
+def parts_of(files: Iterable[WeightFile]) -> dict[PackedKind, list[WeightFile]]:
+    """Return kind -> those of the files that a packed file of this kind stands in for."""
+    names = {kind: {(file.kind, file.path) for file in made_from} for kind, made_from in PACKED_FROM.items()}
+    return {kind: [file for file in files if (file.kind, file.path) in names[kind]] for kind in PACKED_FROM}
+
+
+def can_pack(folders: Folders, kind: PackedKind) -> bool:
+    """Tell whether all that a packed file is made from is in the model folders."""
+    return all(_find(folders, role) for role in _ROLES[kind])
 
 
 def pack_published(
     folders: Folders,
     say: Say,
-    anew: bool,
+    anew: Collection[PackedKind],
     dtype: str = "float16",
     output: Path | None = None,
     seesr: Path | None = None,
@@ -29,10 +65,12 @@ def pack_published(
 ) -> None:
     """Pack the published weights into one file for SeeSR and one for DAPE.
 
+    Where only a packed file is left of a kind, that is enough, but for what is to be packed anew.
+
     Args:
         folders: kind -> model folders, searched for what the arguments do not name.
         say: told of each file when it is done.
-        anew: pack also where a packed file is newer than all that it is made from.
+        anew: pack these also where a packed file is newer than all that it is made from.
         dtype: how the weights are stored.
         output: folder for the two files; default: the first of the kind ``seesr``.
         seesr: folder that holds ``unet`` and ``controlnet``.
@@ -43,38 +81,66 @@ def pack_published(
     Raises:
         SeeSRError: a file is missing or something else, or the folder cannot hold the packed ones.
     """
-    seesr = seesr or _find(folders, "seesr", Path(SEESR[0].path).parts[0])
-    ram = ram or _find(folders, RAM.kind, RAM.path)
-    dape = dape or _find(folders, DAPE.kind, DAPE.path)
-    tags = tags or _find(folders, TAG_LISTS[0].kind, TAG_LISTS[0].path).parent
     output = output or folders["seesr"][0]
-    lists = (tag_files(tags) or {}).values()
-    for kind, sources, make in (
-        ("seesr", [seesr], partial(pack_seesr, seesr, dtype, output)),
-        ("dape", [ram, dape, *lists], partial(pack_dape, ram, dape, tags, dtype, output)),
-    ):
+    given = {"seesr": seesr, "ram": ram, "dape": dape, "tags": tags}
+    sources = {kind: _sources(folders, kind, given, must=kind in anew) for kind in PACKED_FROM}
+    for kind, found in sources.items():
         packed = output / f"{kind}_{NAMES[dtype]}.safetensors"
-        if not anew and _is_current(packed, sources):
+        if not found:
+            say(f"{find_packed(folders, kind)}: packed already")
+        elif kind not in anew and _is_current(packed, found):
             say(f"{packed}: packed already")
         else:
-            size_bytes = make().stat().st_size
-            say(f"{packed} ({size_bytes / 1e9:.2f} GB)")
+            if kind == "seesr":
+                path = pack_seesr(found["seesr"], dtype, output)
+            else:
+                path = pack_dape(found["ram"], found["dape"], found["tags"], dtype, output)
+            say(f"{path} ({path.stat().st_size / 1e9:.2f} GB)")
 
 
-def _find(folders: Folders, kind: Kind, name: str) -> Path:
-    """Return a published file or folder in ComfyUI's model folders, unchecked: opening it tells what it is."""
-    found = next((folder / name for folder in folders[kind] if (folder / name).exists()), None)
-    if found is None:
-        raise SeeSRError(missing_file_message(kind, name))
-    return found
+def _sources(folders: Folders, kind: PackedKind, given: Mapping[str, Path | None], must: bool) -> dict[str, Path]:
+    """Return what a packed file is made from, unchecked: opening it tells what it is; empty where only that is left.
+
+    Raises:
+        SeeSRError: Something is missing, and there is no packed file or it ``must`` be made anew.
+    """
+    looked_for = {role: given[role] or _find(folders, role) for role in _ROLES[kind]}
+    found = {role: path for role, path in looked_for.items() if path}
+    missing = [role for role in looked_for if role not in found]
+    packed = find_packed(folders, kind) if missing else None
+    if missing and packed is None:
+        raise SeeSRError(missing_file_message(*_PLACES[missing[0]]))
+    if missing and must:
+        names = ", ".join(_PLACES[role][1] for role in missing)
+        raise SeeSRError(
+            f"The published files of {packed} are gone ({names}), so it cannot be packed anew, and need not be to be "
+            "used: for another precision fetch them again with `python run.py download seesr` (12 GB)."
+        )
+    return {} if missing else found
 
 
-def _is_current(packed: Path, sources: Iterable[Path]) -> bool:
-    """Tell whether a packed file is of this version, and no older than its sources, files or folders of files."""
-    try:
-        if open_weights(packed).metadata.get(FORMAT_KEY) != FORMAT:
-            return False
-    except SeeSRError:  # there is none, or it is broken
+def _find(folders: Folders, role: str) -> Path | None:
+    """Return a published file or folder in ComfyUI's model folders."""
+    kind, name = _PLACES[role]
+    paths = [folder / name for folder in folders[kind] if (folder / name).exists()]
+    if role == "seesr":
+        paths = [path for path in paths if not missing_parts(path)]
+    return next((path.parent if role == "tags" else path for path in paths), None)
+
+
+def _is_current(packed: Path, sources: Mapping[str, Path]) -> bool:
+    """Tell whether a packed file is whole, and no older than its sources, files or folders of files."""
+    if not _is_whole(packed):
         return False
-    files = [file for source in sources for file in (source, *source.rglob("*")) if file.is_file()]
+    weights = [path for role, path in sources.items() if role != "tags"]
+    lists = (tag_files(sources["tags"]) or {}).values() if "tags" in sources else ()
+    files = [file for source in (*weights, *lists) for file in (source, *source.rglob("*")) if file.is_file()]
     return packed.stat().st_mtime_ns >= max(file.stat().st_mtime_ns for file in files)
+
+
+def _is_whole(packed: Path) -> bool:
+    """Tell whether a packed file is there, of this version, and as long as its header says."""
+    try:
+        return open_weights(packed).metadata.get(FORMAT_KEY) == FORMAT
+    except SeeSRError:
+        return False

@@ -76,10 +76,6 @@ class HeadlessHost:
         """Return the folder in which the host looks first for models of a kind, such as ``checkpoints``."""
         return Path(self._folder_paths.get_folder_paths(kind)[0])
 
-    def has_file(self, kind: str, name: str) -> bool:
-        """Tell whether a model folder of a kind holds a file, whatever its suffix."""
-        return self._folder_paths.get_full_path(kind, name) is not None
-
     def add_models(self, folder: Path) -> None:
         """Add the folders below ``folder`` to the model folders of their names."""
         for kind in folder.iterdir():

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from ..errors import SeeSRError
-from ..packed import HOW_TO_PACK, missing_parts, named_as_packed, open_seesr
-from . import folders
+from ..packed import open_seesr
+from .choices import AUTO, find_seesr
 from .model import SeeSRModel, load_seesr
 
-_FETCH_SEESR = (
-    "Run `python run.py download seesr` in the pack's folder, or put the published folders unet and controlnet "
-    "(huggingface.co/CSWRY/SeeSR, folder seesr) into models/seesr/SeeSR."
-)
-
-
-def missing_seesr(name: str) -> str | None:
-    """Return the sentence about a SeeSR that is not there, or not whole; None where it is."""
-    path = folders.find(name, folders.SEESR)
-    if path is None:
-        remedy = HOW_TO_PACK if named_as_packed("seesr", name) else _FETCH_SEESR
-        return f"Load SeeSR: there is no '{name}' under models/seesr. {remedy}"
-    missing = missing_parts(path) if path.is_dir() else None
-    return f"Load SeeSR: {missing} {_FETCH_SEESR}" if missing else None
+logger = logging.getLogger(__name__)
 
 
 def load_seesr_named(name: str, weight_dtype: str) -> SeeSRModel:
-    """Load a SeeSR by its name under ``models/seesr``.
+    """Load the SeeSR that a choice of Load SeeSR means, and log what ``auto`` takes.
 
     Raises:
         SeeSRError: It is missing, incomplete or something else.
     """
-    if missing := missing_seesr(name):
-        raise SeeSRError(missing)
-    path = folders.find(name, folders.SEESR)
-    assert path is not None
+    path = find_seesr(name)
+    if name == AUTO:
+        logger.info("Load SeeSR: auto takes %s.", path.name)
     return load_seesr_path(path, weight_dtype)
 
 

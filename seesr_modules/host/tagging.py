@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,19 +15,17 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..dape.tags import TAG_LIST, THRESHOLDS, Language, Tag, Vocabulary, read_vocabulary, select_tags, tag_files
+from ..dape.tags import Language, Tag, Vocabulary, read_vocabulary, select_tags
 from ..dape.weights import load_dape
-from ..errors import SeeSRError
-from ..packed import HOW_TO_PACK, named_as_packed, open_dape, packed_vocabulary
-from . import folders
+from ..packed import open_dape, packed_vocabulary
+from .choices import AUTO, find_tag_lists, find_tagger
 from .model import storage_dtypes
 from .patching import patcher_for
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-PLAIN_RAM = "none"
-"""Choice in the DAPE slot for RAM as it is, without DAPE's LoRA."""
+logger = logging.getLogger(__name__)
 
 BATCH = 8
 """Images that the tagger sees at once."""
@@ -55,33 +54,16 @@ class Tagging:
     """One list per image, in class order."""
 
 
-def missing_file(slot: str, name: str) -> str | None:
-    """Return the sentence about a tagger file that is not there, None where it is."""
-    if name == PLAIN_RAM or folders.find(name, folders.RAMS, folders.SEESR):
-        return None
-    nowhere = f"Load DAPE: there is no '{name}' under models/rams or models/seesr."
-    if named_as_packed("dape", name):
-        return f"{nowhere} {HOW_TO_PACK}"
-    source = {
-        "ram": "ram_swin_large_14m.pth (huggingface.co/xinyu1205/recognize_anything_model) into models/rams",
-        "dape": "DAPE.pth (huggingface.co/CSWRY/SeeSR) into models/seesr",
-    }[slot]
-    return f"{nowhere} Run `python run.py download seesr` in the pack's folder, or put {source}."
-
-
 def load_dape_named(ram: str, dape: str, weight_dtype: str) -> DapeModel:
-    """Load the tagger by the names of its files under ``models/rams`` and ``models/seesr``.
+    """Load the tagger that the choices of Load DAPE mean, and log what ``auto`` takes.
 
     Raises:
         SeeSRError: A file is missing, incomplete or something else.
     """
-    for slot, name in (("ram", ram), ("dape", dape)):
-        if missing := missing_file(slot, name):
-            raise SeeSRError(missing)
-    ram_path = folders.find(ram, folders.RAMS, folders.SEESR)
-    assert ram_path is not None
-    dape_path = None if dape == PLAIN_RAM else folders.find(dape, folders.RAMS, folders.SEESR)
-    return load_dape_path(ram_path, dape_path, weight_dtype)
+    paths = find_tagger(ram, dape)
+    if AUTO in (ram, dape):
+        logger.info("Load DAPE: auto takes %s.", " and ".join(path.name for path in paths if path))
+    return load_dape_path(*paths, weight_dtype)
 
 
 def load_dape_path(ram: Path, dape: Path | None, weight_dtype: str) -> DapeModel:
@@ -110,22 +92,7 @@ def find_vocabulary(num_classes: int, beside: list[Path]) -> Vocabulary:
     Raises:
         SeeSRError: They are nowhere, damaged, or for another number of classes.
     """
-    places = [*beside, *folders.roots(folders.SEESR), *folders.roots(folders.RAMS)]
-    files = next(filter(None, map(tag_files, places)), None)
-    if files is None:
-        lists = (TAG_LIST, THRESHOLDS)
-        missing = [name for name in lists if not any((place / name).is_file() for place in places)]
-        if len(missing) == 1:
-            fault = f"Load DAPE: the tag list {missing[0]} is missing."
-        elif missing:
-            fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} are missing."
-        else:
-            fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} lie in two folders."
-        raise SeeSRError(
-            f"{fault} Run `python run.py download tags` in the pack's folder, or put them (ram/data in "
-            "github.com/cswry/SeeSR) into models/seesr."
-        )
-    return read_vocabulary(**files, num_classes=num_classes)
+    return read_vocabulary(**find_tag_lists(beside), num_classes=num_classes)
 
 
 def look(dape: DapeModel, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

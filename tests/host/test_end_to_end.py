@@ -24,7 +24,7 @@ from likeness import assert_alike
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.commands import pack
 from seesr_pack.seesr_modules.download import cli
-from seesr_pack.seesr_modules.download.sources import CATALOGUE, DAPE, RAM, SD2_BASE, WebSource, WeightFile
+from seesr_pack.seesr_modules.download.sources import CATALOGUE, RAM, SD2_BASE, WebSource, WeightFile
 
 SUFFIXES = {".ckpt", ".pth", ".safetensors"}
 
@@ -124,17 +124,21 @@ def test_nothing_but_this_machine_can_be_asked(address: str) -> None:
 def test_download_pack_and_upscale(
     hub: FakeHub, published: Any, run_graph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The packed files give the picture of the published ones; nothing else is needed beside the base model.
+    """One graph, set to auto, runs on the published files and on packed ones, and gives the same picture.
 
-    In float16 the prompt is the same and the picture within its rounding, in float32 it is the same.
+    Nothing but the packed files is needed beside the base model. In float16 the prompt is the same and the picture
+    within its rounding, in float32 it is the same.
     """
-    models, exact = tmp_path / "models", tmp_path / "exact"
-    assert cli.main(["seesr", "base", "--pack", "--models", str(models)], publish(hub, published)) == 0
+    models, exact, small = tmp_path / "models", tmp_path / "exact", tmp_path / "small"
+    catalogue = publish(hub, published)
+    assert cli.main(["seesr", "base", "--pack", "--keep", "--models", str(models)], catalogue) == 0
+    assert cli.main(["seesr", "base", "--pack", "--models", str(small)], catalogue) == 0
+    weights = {path.relative_to(small).as_posix() for path in small.rglob("*") if path.suffix != ".txt"}
+    packed_alone = {"seesr/seesr_fp16.safetensors", "seesr/dape_fp16.safetensors", f"checkpoints/{SD2_BASE.path}"}
+    assert weights == {"seesr", "rams", "checkpoints"} | packed_alone, "what was packed is deleted"
     assert pack.main(["--models", str(models), "--output", str(exact), "--dtype", "float32"]) == 0
-    packed = tmp_path / "packed"
-    packed.mkdir()
     for name in ("seesr_fp16.safetensors", "dape_fp16.safetensors"):
-        (models / "seesr" / name).rename(packed / name)
+        (models / "seesr" / name).unlink()
     asked = len(hub.requests)
     lists = [file for file in published if isinstance(file.sources[0], WebSource)]
     assert len(lists) == 3
@@ -144,15 +148,13 @@ def test_download_pack_and_upscale(
     monkeypatch.setattr(comfy.supported_models, "models", [TinySD2, *comfy.supported_models.models])
     run_graph.values["image"] = photo(1, 32, 48)
     texts, pictures = [], []
-    for places, seesr, ram, dape in (
-        ((models / "seesr", models / "rams"), "SeeSR", Path(RAM.path).name, Path(DAPE.path).name),
-        ((packed, packed), "seesr_fp16.safetensors", "dape_fp16.safetensors", "none"),
-        ((exact, exact), "seesr_fp32.safetensors", "dape_fp32.safetensors", "none"),
-    ):
-        folders = dict(zip(("seesr", "rams"), places, strict=True)) | {"checkpoints": models / "checkpoints"}
+    for place in (models, small, exact):
+        folders = {kind: place / kind for kind in ("seesr", "rams", "checkpoints")}
+        if place == exact:
+            folders = {"seesr": exact, "rams": exact, "checkpoints": models / "checkpoints"}
         for kind, folder in folders.items():
             monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], SUFFIXES))
-        graph = canonical(tagger__language="chinese", seesr__seesr=seesr, dape__ram=ram, dape__dape=dape)
+        graph = canonical(tagger__language="chinese", seesr__seesr="auto", dape__ram="auto", dape__dape="auto")
         graph["checkpoint"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": SD2_BASE.path}}
         text, picture = run_graph(graph, ("prompts", 2), ("color", 0))
         texts.append(text)
@@ -163,4 +165,5 @@ def test_download_pack_and_upscale(
     # 0.008 of the picture's deviation is what rounding the weights makes after two steps; 0.02 leaves room.
     assert (pictures[1] - pictures[0]).square().mean().sqrt() < 0.02 * pictures[0].std()
     assert_alike(pictures[2], pictures[0])
-    assert len(hub.requests) == asked
+    assert cli.main(["seesr", "base", "--pack", "--models", str(small)], catalogue) == 0
+    assert len(hub.requests) == asked, "packed files are as good as the published ones"

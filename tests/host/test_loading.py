@@ -20,9 +20,10 @@ from seesr_pack.nodes.load_model import LoadModel
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import folders, loading_work
+from seesr_pack.seesr_modules.host.choices import PLAIN_RAM, find_seesr, find_tagger
 from seesr_pack.seesr_modules.host.controlnet import parameter_names
-from seesr_pack.seesr_modules.host.loading import load_seesr_named, load_seesr_path, missing_seesr
-from seesr_pack.seesr_modules.host.tagging import find_vocabulary, load_dape_path, missing_file
+from seesr_pack.seesr_modules.host.loading import load_seesr_named, load_seesr_path
+from seesr_pack.seesr_modules.host.tagging import find_vocabulary, load_dape_path
 from seesr_pack.seesr_modules.packing import pack_dape, pack_seesr
 from torch import Tensor
 
@@ -167,32 +168,39 @@ def test_links_out_of_a_seesr_folder_are_refused(tmp_path: Path, models: Path, p
 def test_names_that_lead_out_or_nowhere_are_not_found(models: Path, name: str) -> None:
     (models / "C:x").mkdir()
     assert folders.find(name, folders.SEESR) is None
-    assert missing_seesr(name) is not None
-    assert missing_file("ram", name) is not None
+    with pytest.raises(SeeSRError, match=r"^Load SeeSR: there is no"):
+        find_seesr(name)
+    with pytest.raises(SeeSRError, match=r"^Load DAPE: there is no"):
+        find_tagger(name, PLAIN_RAM)
 
 
 def test_what_is_missing_is_named(models: Path) -> None:
     published, packing = (
-        "Run `python run.py download seesr` in",
-        "run `python run.py download seesr`, then `python run.py pa",
+        r"Run `python run\.py download seesr` in",
+        r"run `python run\.py download seesr`, then `python run\.py pa",
     )
-    for told, remedy in (
-        (missing_seesr("SeeSR"), published),
-        (missing_seesr("seesr_fp16.safetensors"), packing),
-        (missing_file("ram", "ram.pth"), published),
-        (missing_file("ram", "dape_fp16.safetensors"), packing),
-        (missing_file("dape", "DAPE.pth"), published),
+    (models / "there.pth").touch()
+    for find, names, remedy in (
+        (find_seesr, ("SeeSR",), published),
+        (find_seesr, ("seesr_fp16.safetensors",), packing),
+        (find_tagger, ("ram.pth", PLAIN_RAM), published),
+        (find_tagger, ("dape_fp16.safetensors", PLAIN_RAM), packing),
+        (find_tagger, ("there.pth", "DAPE.pth"), published),
     ):
-        assert told is not None and remedy in told
+        with pytest.raises(
+            SeeSRError, match=f"there is no '{names[-1] if names[0] == 'there.pth' else names[0]}'.*{remedy}"
+        ):
+            find(*names)
     (models / "SeeSR" / "unet").mkdir(parents=True)
-    assert "'SeeSR' holds no controlnet." in (missing_seesr("SeeSR") or "")
+    with pytest.raises(SeeSRError, match=r"'SeeSR' holds no controlnet\."):
+        find_seesr("SeeSR")
     (models / "SeeSR" / "unet").rmdir()
-    assert "'SeeSR' holds no unet and no controlnet." in (missing_seesr("SeeSR") or "")
     with pytest.raises(SeeSRError, match=r"^Load SeeSR: 'SeeSR' holds no unet and no controlnet\."):
         load_seesr_named("SeeSR", "float32")
     lists = ("ram_tag_list.txt", "ram_tag_list_threshold.txt")
-    with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} are missing. Run"):
-        find_vocabulary(3, [])
+    for find, names in ((find_vocabulary, (3, [])), (find_tagger, ("there.pth", PLAIN_RAM))):
+        with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} are missing. Run"):
+            find(*names)
     for there, gone in (lists, lists[::-1]):
         (models / there).touch()
         with pytest.raises(SeeSRError, match=f"the tag list {gone} is missing. Run"):
@@ -204,8 +212,7 @@ def test_what_is_missing_is_named(models: Path) -> None:
         find_vocabulary(3, [models / "SeeSR"])
 
 
-def test_the_loaders_offer_packed_files_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new Load SeeSR and a new Load DAPE are set to the packed pair where it is, else to the published files."""
+def test_the_loaders_list_packed_files_behind_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seesr, rams = tmp_path / "seesr", tmp_path / "rams"
     for kind, folder in (("seesr", seesr), ("rams", rams)):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], {".pth", ".safetensors"}))
@@ -215,20 +222,20 @@ def test_the_loaders_offer_packed_files_first(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
 
-    def offered(node: Any, name: str) -> tuple[list[str], str]:
+    def offered(node: Any, name: str) -> list[str]:
         _, options = node.INPUT_TYPES()["required"][name]
-        return options["options"], options.get("default", options["options"][0])
+        return options["options"]
 
-    assert offered(LoadModel, "seesr") == (["SeeSR"], "SeeSR")
-    assert offered(LoadDape, "ram") == (["ram_swin_large_14m.pth", "DAPE.pth"], "ram_swin_large_14m.pth")
-    assert offered(LoadDape, "dape") == (["DAPE.pth", "ram_swin_large_14m.pth", "none"], "DAPE.pth")
+    assert offered(LoadModel, "seesr") == ["auto", "SeeSR"]
+    assert offered(LoadDape, "ram") == ["auto", "ram_swin_large_14m.pth", "DAPE.pth"]
+    assert offered(LoadDape, "dape") == ["auto", "DAPE.pth", "ram_swin_large_14m.pth", "none"]
 
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     for name in ("seesr_fp16.safetensors", "dape_fp16.safetensors"):
         (seesr / name).touch()
-    assert offered(LoadModel, "seesr")[0] == ["seesr_fp16.safetensors", "SeeSR", "dape_fp16.safetensors"]
-    assert offered(LoadDape, "ram")[1] == "dape_fp16.safetensors"
-    assert offered(LoadDape, "dape")[1] == "none"
+    assert offered(LoadModel, "seesr") == ["auto", "seesr_fp16.safetensors", "SeeSR", "dape_fp16.safetensors"]
+    assert offered(LoadDape, "ram")[:2] == ["auto", "dape_fp16.safetensors"]
+    assert offered(LoadDape, "dape")[:2] == ["auto", "DAPE.pth"]
 
 
 def test_seesr_of_image_attention_alone(tmp_path: Path) -> None:

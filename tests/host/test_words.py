@@ -15,6 +15,7 @@ import pytest
 from pack_nodes import NODES, SCHEMAS
 from seesr_pack.run import COMMANDS, HANDLERS
 from seesr_pack.seesr_modules.download.sources import CATALOGUE
+from seesr_pack.seesr_modules.host.choices import AUTO, PLAIN_RAM
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tools"))
@@ -30,6 +31,9 @@ BROKEN_BY = set("{}@|")
 
 FEW = 6
 """A list of so few choices belongs to the node itself, and its page explains each; longer ones are the host's."""
+
+FILES = {"seesr", "ram", "dape"}
+"""Inputs that list a user's files behind the choices of their own."""
 
 PRODUCTS = {"Recognize Anything", "Stable Diffusion"}
 OTHER_NAMES = {"custom_nodes", "true", "false", *CATALOGUE}
@@ -239,10 +243,12 @@ def test_a_page_explains_each_choice(node_id: str, language: str) -> None:
 
 
 def choices(socket: Any) -> list[str]:
-    """Return the choices that are the node's own: not files, which have no default, and not the host's."""
-    if socket.get_io_type() != "COMBO" or socket.default is None or len(socket.options) > FEW:
+    """Return the choices that are the node's own: not a user's files, and not the host's."""
+    if socket.get_io_type() != "COMBO" or socket.default is None:
         return []
-    return list(socket.options)
+    if socket.id in FILES:
+        return [option for option in socket.options if option in (AUTO, PLAIN_RAM)]
+    return list(socket.options) if len(socket.options) <= FEW else []
 
 
 @cache

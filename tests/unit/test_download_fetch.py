@@ -381,6 +381,8 @@ def test_space_is_needed_for_all_files_less_what_has_arrived(
     target.mkdir(parents=True)
     (target / f"{NAME}.0.part").write_bytes(CONTENT[:HALF])
     require_space(files, folders)
+    with pytest.raises(SeeSRError, match="make room"):
+        require_space(files, folders, packed_bytes=len(CONTENT))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, cast
 
+import folder_paths
 import pytest
 from PIL import Image
 from seesr_pack.seesr_modules.commands import upscale
@@ -48,7 +49,7 @@ def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
 def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
     """But for those that name a model file: nano is one file, which needs no choice."""
     workflow = load(photo, "--preset", preset)
-    models = () if preset == "nano" else (upscale.OPTIONS["checkpoint"], *upscale.MODEL_FILES)
+    models = () if preset == "nano" else (upscale.OPTIONS["checkpoint"], *upscale.MODEL_FILES.values())
     others = [setting for name, setting in upscale.OPTIONS.items() if name != "checkpoint"]
     for number, setting in enumerate((*others, *models, ("LoadImage", "image"))):
         upscale.set_input(workflow, setting, number)
@@ -87,37 +88,66 @@ def test_unknown_setting_is_told(photo: Path, setting: str) -> None:
 
 
 class Host:
-    """Stands for the host: what its lists offer, where its models lie."""
+    """Stands for the host: which checkpoints it lists, where its models lie."""
 
-    offered: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
 
     def choices(self, class_type: str, name: str) -> list[str]:
-        return list(self.offered)
-
-    def has_file(self, kind: str, name: str) -> bool:
-        return f"{kind}/{name}" in self.offered
+        assert (class_type, name) == ("CheckpointLoaderSimple", "ckpt_name")
+        return list(self.checkpoints)
 
     def model_folder(self, kind: str) -> Path:
         return Path("somewhere") / kind
 
 
-def test_packed_weights_are_preferred(photo: Path) -> None:
-    """Where they are there, and the loader was not set to something else."""
+PUBLISHED = (
+    "seesr/SeeSR/unet/a.safetensors",
+    "seesr/SeeSR/controlnet/a.safetensors",
+    "seesr/DAPE.pth",
+    f"seesr/{TAG_LIST}",
+    f"seesr/{THRESHOLDS}",
+    "rams/ram_swin_large_14m.pth",
+)
+
+
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that puts empty files into a models folder, which is empty at first."""
+    models = tmp_path / "models"
+    for kind in ("seesr", "rams"):
+        places = ([str(models / kind)], {".pth", ".safetensors"})
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, places)
+
+    def put(*names: str) -> Path:
+        for name in names:
+            (models / name).parent.mkdir(parents=True, exist_ok=True)
+            (models / name).touch()
+        monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+        return models
+
+    put()
+    return put
+
+
+def test_the_models_that_are_taken_are_named(photo: Path, put: Any) -> None:
+    """Those behind ``auto``, which choose as in the nodes; a name means itself."""
     host, workflow = cast(Any, Host()), load(photo, "--preset", "balanced")
-    published = values(workflow, "SeeSR_LoadDAPE").copy()
-    upscale.prefer_packed(host, workflow, ())
-    assert values(workflow, "SeeSR_LoadDAPE") == published
-    host.offered = ("SeeSR", "DAPE.pth", "dape_fp16.safetensors", "seesr_fp16.safetensors")
-    upscale.prefer_packed(host, workflow, {("SeeSR_LoadModel", "seesr")})
-    assert values(workflow, "SeeSR_LoadModel")["seesr"] == "SeeSR"
-    dape = values(workflow, "SeeSR_LoadDAPE")
-    assert (dape["ram"], dape["dape"]) == ("dape_fp16.safetensors", "none")
-    upscale.prefer_packed(host, workflow, ())
-    assert values(workflow, "SeeSR_LoadModel")["seesr"] == "seesr_fp16.safetensors"
+    host.checkpoints = ("512-base-ema.ckpt",)
+    put(*PUBLISHED)
+    published = ["512-base-ema.ckpt", "SeeSR", "ram_swin_large_14m.pth", "DAPE.pth"]
+    assert upscale.check_models(host, workflow) == published
+    put("seesr/seesr_fp16.safetensors")
+    assert upscale.check_models(host, workflow) == [published[0], "seesr_fp16.safetensors", *published[2:]]
+    chosen = load(
+        photo, "--preset", "balanced", "--set", "SeeSR_LoadModel.seesr=SeeSR", "--set", "SeeSR_LoadDAPE.dape=none"
+    )
+    assert upscale.check_models(host, chosen) == published[:3]
+    values(chosen, "SeeSR_LoadDAPE")["ram"] = ["7", 0]
+    assert upscale.check_models(host, chosen) == published[:2], "what is behind a link is seen when it runs"
 
 
 def test_the_published_models_are_used_where_they_are(
-    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photo: Path, tmp_path: Path, put: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And nano where they are not, unless the published ones are asked for."""
     host = Host()
@@ -126,16 +156,20 @@ def test_the_published_models_are_used_where_they_are(
         return upscale.choose_workflow(cast(Any, host), options(photo, *arguments), tmp_path)
 
     assert chosen() == load(photo, "--preset", "nano")
-    assert "This is nano" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "This is nano" in told and "Models:" not in told
     for asked in (("--preset", "balanced"), ("--checkpoint", "mine.safetensors")):
         with pytest.raises(SeeSRError, match="--model synthetic"):
             chosen(*asked)
-    published = load(photo)
-    for class_type, name in upscale.MODEL_FILES:
-        host.offered += (values(published, class_type)[name],)
-    host.offered += (f"seesr/{TAG_LIST}", f"seesr/{THRESHOLDS}")
-    assert chosen() == published
-    assert "--preset published" in capsys.readouterr().err
+    host.checkpoints = ("512-base-ema.ckpt",)
+    for name in PUBLISHED:
+        assert chosen() == load(photo, "--preset", "nano"), f"without {name}"
+        put(name)
+    capsys.readouterr()
+    assert chosen() == load(photo)
+    told = capsys.readouterr().err
+    assert "--preset published" in told
+    assert "Models: 512-base-ema.ckpt, SeeSR, ram_swin_large_14m.pth, DAPE.pth\n" in told
     assert chosen("--preset", "nano") == load(photo, "--preset", "nano")
 
 
@@ -145,19 +179,30 @@ def test_nano_is_never_synthetic(photo: Path, tmp_path: Path) -> None:
         upscale.choose_workflow(cast(Any, Host()), given, tmp_path)
 
 
-def test_every_missing_model_is_told_at_once(photo: Path) -> None:
-    host, workflow = Host(), load(photo, "--preset", "published")
-    for (class_type, name), kind in upscale.MODEL_FILES.items():
-        values(workflow, class_type)[name] = f"{name}.pth"
-        host.offered += (f"{name}.pth",) if kind == "seesr" else ()
+def test_every_missing_model_is_told_at_once(photo: Path, put: Any) -> None:
+    host, workflow = cast(Any, Host()), load(photo, "--preset", "published")
     with pytest.raises(SeeSRError) as told:
-        upscale.check_models(cast(Any, host), workflow)
+        upscale.check_models(host, workflow)
     text = str(told.value)
-    assert "ckpt_name.pth" in text and "ram.pth" in text and "dape.pth" not in text
-    assert "python run.py download" in text and "ram_tag_list_threshold.txt" in text
-    assert str(Path("somewhere", "rams")) in text
-    host.offered += ("ckpt_name.pth", "ram.pth", f"rams/{TAG_LIST}", f"seesr/{THRESHOLDS}")
-    upscale.check_models(cast(Any, host), workflow)
+    for words in (
+        "512-base-ema.ckpt",
+        "SeeSR/unet",
+        "SeeSR/controlnet",
+        "ram_swin_large_14m.pth",
+        "DAPE.pth",
+        TAG_LIST,
+    ):
+        assert words in text
+    assert text.count("python run.py download seesr base --pack") == 2 and "--model synthetic" in text
+    for kind in ("checkpoints", "seesr", "rams"):
+        assert text.count(f"models/{kind} is {Path('somewhere', kind)}") == 1
+    put(*PUBLISHED)
+    with pytest.raises(SeeSRError) as told:
+        upscale.check_models(host, workflow)
+    assert "512-base-ema.ckpt" in str(told.value) and "DAPE" not in str(told.value)
+    values(workflow, "SeeSR_LoadDAPE")["ram"] = "mine.pth"
+    with pytest.raises(SeeSRError, match=r"there is no 'mine\.pth' under models/rams"):
+        upscale.check_models(host, workflow)
 
 
 def test_unreadable_photos_are_told(tmp_path: Path, photo: Path) -> None:
