@@ -277,13 +277,12 @@ MOTIFS: dict[str, Callable[[], Image.Image]] = {
 def thumbnail(graph: Graph) -> Image.Image:
     """Draw a workflow's picture [SIDE_PX, SIDE_PX] with its title, which is the first line of its note."""
     image = MOTIFS.get(graph.name, halves)()
-    title = graph.note.partition("\n")[0].removeprefix("# ")
     top = (1 - BAND) * SIDE
     ImageDraw.Draw(image).rectangle((0, top, SIDE, SIDE), NIGHT)
     room, size = 0.9 * SIDE, 0.075 * SIDE
-    size *= min(1, room / ImageFont.load_default(size).getlength(title))
+    size *= min(1, room / ImageFont.load_default(size).getlength(graph.title))
     place = (0.05 * SIDE, (1 - BAND / 2) * SIDE)
-    ImageDraw.Draw(image).text(place, title, LETTERS, ImageFont.load_default(size), anchor="lm")
+    ImageDraw.Draw(image).text(place, graph.title, LETTERS, ImageFont.load_default(size), anchor="lm")
     return image.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
 
 
