@@ -52,7 +52,8 @@ LINKS = {
 # What ComfyUI 0.33 deprecates of the pinned host's own nodes, beyond what the pinned host says itself.
 DEPRECATED_LATER = {"ImageBatch", "ImageCrop", "LatentBatch", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus"}
 
-# A workflow opens at the zoom at which it fills this part of the window; on less zoom the classic canvas writes no text.
+# A workflow opens at the zoom at which it fills this part of the window; below the least zoom the classic canvas
+# writes no text.
 FILLED, LEAST_ZOOM, WINDOW = 0.75, 8 / 14, (1900, 1000)
 
 WIDGET_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
