@@ -24,6 +24,7 @@ class BuildPrompts(io.ComfyNode):
             description="Joins the tags, your own words and the quality words, and encodes them as conditioning.",
             search_aliases=["seesr prompt", "clip text encode"],
             is_input_list=True,
+            advanced=["single_chunk"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder of the SD2-type checkpoint."),
                 io.String.Input(

@@ -24,6 +24,7 @@ class ControlNetApply(io.ComfyNode):
             description="Makes an SD2-type model restore the hint: image attention and the LR start go on the "
             "model, the ControlNet and the soft prompt on the conditioning.",
             search_aliases=["seesr apply", "controlnet"],
+            advanced=["start_percent", "end_percent"],
             inputs=[
                 io.Model.Input("model", tooltip="An SD2-type model at 512 px; LoRAs go in front of this node."),
                 SeeSRModelSocket.Input("seesr", tooltip="From Load SeeSR."),

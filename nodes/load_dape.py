@@ -23,6 +23,7 @@ class LoadDape(io.ComfyNode):
             "Load DAPE",
             description="Loads the degradation-aware tagger: the Recognize Anything model with DAPE's LoRA in it.",
             search_aliases=["seesr tagger", "recognize anything", "ram"],
+            advanced=["weight_dtype"],
             inputs=[
                 io.Combo.Input(
                     "ram",

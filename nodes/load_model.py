@@ -23,6 +23,7 @@ class LoadModel(io.ComfyNode):
             "Load SeeSR",
             description="Loads what SeeSR adds to Stable Diffusion 2: the ControlNet and the image attention.",
             search_aliases=["seesr loader", "upscale", "super resolution"],
+            advanced=["weight_dtype"],
             inputs=[
                 io.Combo.Input(
                     "seesr",

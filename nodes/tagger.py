@@ -27,6 +27,7 @@ class Tagger(io.ComfyNode):
             description="Names what is in a degraded picture and gives the embedding that image attention reads.",
             is_output_node=True,  # so that it can run alone, and its tags are shown even where they are cached
             search_aliases=["seesr tagger", "caption", "interrogate", "ram tags"],
+            advanced=["max_tags"],
             inputs=[
                 DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
                 io.Image.Input("image", tooltip="The picture as it is, before any upscaling."),

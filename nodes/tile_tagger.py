@@ -28,6 +28,7 @@ class TileTagger(io.ComfyNode):
             description="Tags the whole picture and every tile of it, so that a face far off is not described by the "
             "sky; gives the conditioning for the tiled sampler.",
             search_aliases=["seesr tile tagger", "regional prompt", "per tile prompt"],
+            advanced=["overlap_px", "max_tags", "single_chunk"],
             inputs=[
                 DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
                 io.Clip.Input("clip", tooltip="The text encoder of the SD2-type checkpoint."),

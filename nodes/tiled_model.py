@@ -23,6 +23,7 @@ class TiledModel(io.ComfyNode):
             description="Makes a model predict in tiles, whatever sampler follows; ControlNets, masks and regional "
             "prompts are cut along.",
             search_aliases=["tiled diffusion", "multidiffusion", "mixture of diffusers"],
+            advanced=["overlap_px", "tile_batch", "tiling"],
             inputs=[
                 io.Model.Input("model", tooltip="From SeeSR ControlNet Apply, or any SD-type model."),
                 *tile_inputs(),

@@ -25,6 +25,7 @@ class TiledSampler(io.ComfyNode):
             description="Samples with any of ComfyUI's samplers and schedulers, in tiles where the picture is "
             "larger than one.",
             search_aliases=["seesr sampler", "ksampler", "tiled diffusion"],
+            advanced=["overlap_px", "tile_batch", "tiling", "seed_per_image"],
             inputs=[
                 io.Model.Input("model", tooltip="From SeeSR ControlNet Apply."),
                 io.Conditioning.Input("positive", tooltip="From SeeSR ControlNet Apply."),

@@ -26,7 +26,7 @@ ABOUT = (
 )
 ENTRY, EXIT = -10, -20  # the page's ids for the two ends of a subgraph
 SLOT_WIDTH = 160
-OUTSIDE = ("photo", "save", "pair", "compare")  # nodes of the workflow that are not part of it
+OUTSIDE = ("photo", "save", "plain")  # nodes of the workflow that are not part of it
 
 
 class Socket(NamedTuple):
@@ -59,7 +59,9 @@ def blueprint(host: Mapping[str, type]) -> dict[str, Any]:
     photo = everything["photo"].id
     parts = {key: part for key, part in everything.items() if key not in OUTSIDE}
     groups = {
-        ("Match colours" if title == SAVE else title): {key: node for key, node in group.items() if key in parts}
+        ("Match colours 校正颜色" if title == SAVE else title): {
+            key: node for key, node in group.items() if key in parts
+        }
         for title, group in UPSCALE.groups.items()
     }
     boxes, frames = place(replace(UPSCALE, groups=groups), parts)

@@ -3,6 +3,7 @@
 
 ``workflows/NAME.jpg`` stands beside ``workflows/NAME.json``: a drawn landscape, damaged at the left and sharp at the
 right, with what is particular to the workflow on it. One that ``MOTIFS`` does not know gets the landscape alone.
+The page lays a badge over the left top corner: BADGE stays free of words.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ SHARPER = 2  # how much larger everything is drawn before it is shrunk
 SIDE = SIDE_PX * SHARPER
 SQUARES = 40
 BAND = 0.17  # of the height, for the title
+BADGE = (0.3, 0.13)  # width and height of the left top corner, as shares of the side
 
 ZENITH, HORIZON, SUN = (46, 84, 152), (255, 190, 140), (255, 240, 206)
 FAR, NEAR, SNOW = (112, 116, 158), (58, 74, 104), (240, 244, 252)
@@ -141,7 +143,13 @@ def write(
     ink: tuple = LETTERS,
     back: tuple = (*NIGHT, 215),
 ) -> float:
-    """Write words on a rounded patch whose left top corner is ``at``; return where it ends at the right."""
+    """Write words on a rounded patch whose left top corner is ``at``; return where it ends at the right.
+
+    Raises:
+        ValueError: The words lie where the page lays its badge.
+    """
+    if at[0] < BADGE[0] and at[1] < BADGE[1]:
+        raise ValueError(f"{words!r} at {at} lies under the page's badge")
     font = ImageFont.load_default(size * SIDE)
     left, top = (share * SIDE for share in at)
     pad = 0.4 * size * SIDE
@@ -163,12 +171,12 @@ def halves() -> Image.Image:
 
 
 def with_words(*lines: str) -> Callable[[], Image.Image]:
-    """Return the motif of words at the top."""
+    """Return the motif of words above the title."""
 
     def draw() -> Image.Image:
         image = halves()
         for number, words in enumerate(lines):
-            write(image, words, (0.05, 0.06 + 0.11 * number), 0.058)
+            write(image, words, (0.05, 0.69 - 0.11 * (len(lines) - 1 - number)), 0.058)
         return image
 
     return draw
@@ -179,7 +187,7 @@ def chips() -> Image.Image:
     image = to_image(damaged())
     tags = ("mountain 0.94", "lake 0.91", "hut 0.83", "pine 0.78", "sunset 0.71", "boat 0.69")
     for number, tag in enumerate(tags):
-        left, top = 0.06 + 0.46 * (number % 2), 0.1 + 0.19 * (number // 2)
+        left, top = 0.06 + 0.46 * (number % 2), 0.18 + 0.19 * (number // 2)
         right = write(image, tag, (left, top), 0.056, PALE if tag == tags[-1] else LETTERS)
         if tag == tags[-1]:
             ImageDraw.Draw(image).line(scaled((left + 0.02, top + 0.05), (right - 0.02, top + 0.05)), PALE, 3 * SHARPER)
@@ -192,7 +200,7 @@ def tiles() -> Image.Image:
     for number, words in enumerate(("sky", "sun", "pines", "hut")):
         left, top = 0.04 + 0.43 * (number % 2), 0.04 + 0.37 * (number // 2)
         frame(image, (left, top, left + 0.49, top + 0.42), ACCENT)
-        write(image, words, (left + 0.03, top + 0.03), 0.05)
+        write(image, words, (left + 0.03, top + 0.25), 0.05)
     return image
 
 
@@ -210,7 +218,7 @@ def cleaned_first() -> Image.Image:
     smooth = np.asarray(to_image(damaged()).filter(ImageFilter.GaussianBlur(SIDE / SQUARES / 1.6)), float)
     image = side_by_side(damaged(), smooth, sharp())
     for left, words in ((0.06, "photo"), (0.38, "clean"), (0.72, "SeeSR")):
-        write(image, words, (left, 0.06))
+        write(image, words, (left, 0.7))
     return image
 
 
@@ -221,7 +229,7 @@ def painted_mask() -> Image.Image:
     ImageDraw.Draw(mask).ellipse([share * SIDE for share in (0.5, 0.36, 0.9, 0.76)], fill=255)
     image = Image.composite(to_image(sharp()), to_image(smooth), mask)
     ImageDraw.Draw(image).ellipse([share * SIDE for share in (0.5, 0.36, 0.9, 0.76)], outline=WARM, width=4 * SHARPER)
-    write(image, "second look", (0.06, 0.06), 0.058)
+    write(image, "second look", (0.56, 0.2), 0.058)
     return image
 
 
@@ -237,7 +245,7 @@ def regions() -> Image.Image:
     image = halves()
     for box, words in (((0.04, 0.06, 0.46, 0.8), "snowy mountains"), ((0.55, 0.4, 0.86, 0.8), "wooden hut")):
         frame(image, box)
-        write(image, words, (box[0] + 0.02, box[1] + 0.02), 0.042)
+        write(image, words, (box[0] + 0.02, box[3] - 0.1), 0.042)
     return image
 
 
@@ -245,18 +253,19 @@ def nodes() -> Image.Image:
     """The nodes of the host's own sampler over the picture."""
     image = halves()
     draw = ImageDraw.Draw(image)
-    rows = {name: 0.08 + 0.17 * row for row, name in enumerate(("Noise", "Guider", "Sampler", "Sigmas"))}
+    rows = {name: 0.15 + 0.17 * row for row, name in enumerate(("Noise", "Guider", "Sampler", "Sigmas"))}
     for top in rows.values():
-        draw.line(scaled((0.2, top + 0.05), (0.6, 0.385)), WARM, 4 * SHARPER)
+        draw.line(scaled((0.2, top + 0.05), (0.6, 0.455)), WARM, 4 * SHARPER)
     for name, top in rows.items():
         write(image, name, (0.08, top), 0.06, back=NIGHT)
-    write(image, "SamplerCustom", (0.52, 0.34), 0.052, back=NIGHT)
+    write(image, "SamplerCustom", (0.52, 0.41), 0.052, back=NIGHT)
     return image
 
 
 MOTIFS: dict[str, Callable[[], Image.Image]] = {
     "seesr_balanced": with_words("18 steps"),
     "seesr_nano": with_words("nothing to download"),
+    "seesr_app": with_words("photo in, photo out"),
     "seesr_turbo": with_words("2 steps"),
     "seesr_large_photo": tiles,
     "seesr_manual_prompt": with_words("\u201ca hut at a lake,", "snowy mountains\u201d"),
@@ -277,13 +286,12 @@ MOTIFS: dict[str, Callable[[], Image.Image]] = {
 def thumbnail(graph: Graph) -> Image.Image:
     """Draw a workflow's picture [SIDE_PX, SIDE_PX] with its title, which is the first line of its note."""
     image = MOTIFS.get(graph.name, halves)()
-    title = graph.note.partition("\n")[0].removeprefix("# ")
     top = (1 - BAND) * SIDE
     ImageDraw.Draw(image).rectangle((0, top, SIDE, SIDE), NIGHT)
     room, size = 0.9 * SIDE, 0.075 * SIDE
-    size *= min(1, room / ImageFont.load_default(size).getlength(title))
+    size *= min(1, room / ImageFont.load_default(size).getlength(graph.title))
     place = (0.05 * SIDE, (1 - BAND / 2) * SIDE)
-    ImageDraw.Draw(image).text(place, title, LETTERS, ImageFont.load_default(size), anchor="lm")
+    ImageDraw.Draw(image).text(place, graph.title, LETTERS, ImageFont.load_default(size), anchor="lm")
     return image.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
 
 

@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from workflow_graphs import LOAD, PREPARE, SAVE, UNDERSTAND, UPSCALE, WEIGHTS, Group, node, variant
+from workflow_graphs import LOAD, PREPARE, RESTORE, SAVE, UPSCALE, Group, node, variant
 
 LORA = variant(
     UPSCALE,
     "seesr_lora",
-    """# SeeSR with a LoRA
-As **seesr_upscale**, with a LoRA on the base model: for a style, a face or a material that the base does not know.
-
-## First
-1. Get the models (below).
-2. Put a LoRA made for Stable Diffusion 2 into models/loras, press **R**, and choose it in **Load LoRA**.
-3. Choose your photo in **Load Image**.
-4. Name the LoRA's trigger word in **Build Prompts, user_prompt**.
-5. Run.
-
-## What to change
-- **Load LoRA, strength_model**: how much of it is used.
-- LoRAs for SD 1.5 or SDXL do not fit.
-"""
-    + WEIGHTS,
     {
         LOAD: {
             "checkpoint": UPSCALE.groups[LOAD]["checkpoint"],
@@ -41,40 +26,20 @@ As **seesr_upscale**, with a LoRA on the base model: for a style, a face or a ma
 UPSCALE_MODEL_FIRST = variant(
     UPSCALE,
     "seesr_upscale_model_first",
-    """# SeeSR after an upscale model
-A model of the Real-ESRGAN kind takes noise, blur and JPEG blocks away first; its result, shrunk back to the photo's \
-size, is what SeeSR paints anew. For photos so bad that SeeSR alone paints the damage in, as DiffBIR does it. DAPE \
-still looks at the photo itself: it was trained on bad ones.
-
-## First
-1. Get the models (below).
-2. Put an upscale model such as RealESRGAN_x4plus.pth \
-([Real-ESRGAN](https://github.com/xinntao/Real-ESRGAN)) into models/upscale_models, press **R**, and choose it in \
-**Load Upscale Model**.
-3. Choose your photo in **Load Image**.
-4. Run.
-
-## What to change
-- **Shrink back, scale_by**: one over the upscale model's factor; 0.25 for x4, 0.5 for x2.
-- **LR Embed, upscale**: how much larger the result is.
-- A result that looks like plastic: link **Load Image** to **LR Embed, image** again, which is **seesr_upscale**.
-"""
-    + WEIGHTS,
-    {
-        LOAD: {
-            **UPSCALE.groups[LOAD],
-            "upscaler": node("UpscaleModelLoader", model_name="RealESRGAN_x4plus.pth"),
-        },
-    },
     before=(
         PREPARE,
-        "Clean",
+        "Clean 清理",
         {
+            "upscaler": node("UpscaleModelLoader", model_name="RealESRGAN_x4plus.pth"),
             "enlarged": node(
                 "ImageUpscaleWithModel", upscale_model=("upscaler", "UPSCALE_MODEL"), image=("photo", "IMAGE")
             ),
             "cleaned": node(
-                "ImageScaleBy", "Shrink back", image=("enlarged", "IMAGE"), upscale_method="area", scale_by=0.25
+                "ImageScaleBy",
+                "Shrink back 缩回原尺寸",
+                image=("enlarged", "IMAGE"),
+                upscale_method="area",
+                scale_by=0.25,
             ),
         },
     ),
@@ -84,14 +49,14 @@ still looks at the photo itself: it was trained on bad ones.
 DETAIL: Group = {
     "detail_prompts": node(
         "SeeSR_BuildPrompts",
-        "Build Prompts for the detail",
+        "Prompts for the detail 细节提示词",
         clip=("checkpoint", "CLIP"),
         tags="",
         user_prompt="close-up of a face, detailed eyes, natural skin",
     ),
     "detail_apply": node(
         "SeeSR_ControlNetApply",
-        "SeeSR ControlNet Apply for the detail",
+        "Apply to the detail 应用到细节",
         model=("checkpoint", "MODEL"),
         seesr=("seesr", "seesr"),
         positive=("detail_prompts", "positive"),
@@ -100,10 +65,11 @@ DETAIL: Group = {
         soft_prompt=("tagger", "soft_prompt"),
         strength=0.6,
     ),
+    "decode": UPSCALE.groups[SAVE]["decode"],
     "masked": node("SetLatentNoiseMask", samples=("sampler", "latent"), mask=("photo", "MASK")),
     "detail": node(
         "SeeSR_TiledSampler",
-        "Tiled Sampler for the detail",
+        "Sampler for the detail 细节采样",
         model=("detail_apply", "model"),
         positive=("detail_apply", "positive"),
         negative=("detail_apply", "negative"),
@@ -129,56 +95,27 @@ DETAIL: Group = {
 DETAIL_INPAINT = variant(
     UPSCALE,
     "seesr_detail_inpaint",
-    """# SeeSR with a second look at a detail
-As **seesr_upscale**, then a second pass over what you painted a mask on: a face, a hand, lettering. It begins at 40 \
-percent of the noise, with words of its own and less hold of the photo; outside the mask nothing changes.
-
-## First
-1. Get the models (below).
-2. Choose your photo in **Load Image**. Right-click it, **Open in MaskEditor**, paint over the detail, save.
-3. Say what is there in **Build Prompts for the detail, user_prompt**.
-4. Run. Without a mask the second pass changes nothing.
-
-## What to change
-- **Tiled Sampler for the detail, denoise**: 0.3 keeps more, 0.6 invents more.
-- **SeeSR ControlNet Apply for the detail, strength**: 1 keeps to the photo, 0.3 to your words.
-- **Tiled Sampler for the detail, seed**: until you like the detail; the first pass is not computed again.
-"""
-    + WEIGHTS,
-    before=(SAVE, "Detail", DETAIL),
+    {SAVE: {key: found for key, found in UPSCALE.groups[SAVE].items() if key != "decode"}},
+    before=(SAVE, "Detail 细节", DETAIL),
     fix={"image": ("composite", "IMAGE")},
 )
 
 OWN_CAPTION = variant(
     UPSCALE,
     "seesr_own_caption",
-    """# SeeSR with a caption of your own
-As **seesr_upscale**, with a sentence in front of DAPE's tags: from you, or from any node that writes text, such as a \
-captioner.
-
-## First
-1. Get the models (below).
-2. Choose your photo in **Load Image**.
-3. Say what is in it in **Caption**. Or delete that node and link your captioner's text to **Concatenate, string_a**.
-4. Run.
-
-## What to change
-- To have the caption alone, link it to **Build Prompts, tags** in place of **Concatenate**.
-- A captioner that writes for SDXL or Flux writes too much: SD2 does best with a sentence of plain words.
-- **Build Prompts, literal** takes brackets in a caption as text. Turn it off to write weights, such as (beard:1.2).
-- Let the captioner see the photo itself, as DAPE does, not the upscaled picture.
-"""
-    + WEIGHTS,
     {
-        UNDERSTAND: {
-            "tagger": UPSCALE.groups[UNDERSTAND]["tagger"],
+        PREPARE: {
+            "tagger": UPSCALE.groups[PREPARE]["tagger"],
             "caption": node(
-                "PrimitiveStringMultiline", "Caption", value="a photo of an elderly man in a woollen coat on a street"
+                "PrimitiveStringMultiline",
+                "Caption 图像描述",
+                value="a photo of an elderly man in a woollen coat on a street",
             ),
             "joined": node(
                 "StringConcatenate", string_a=("caption", "STRING"), string_b=("tagger", "tags"), delimiter=", "
             ),
-            "prompts": UPSCALE.groups[UNDERSTAND]["prompts"],
+            "prompts": UPSCALE.groups[PREPARE]["prompts"],
+            "embed": UPSCALE.groups[PREPARE]["embed"],
         },
     },
     prompts={"tags": ("joined", "STRING"), "literal": True},
@@ -187,32 +124,11 @@ captioner.
 EXTRA_CONTROLNET = variant(
     UPSCALE,
     "seesr_extra_controlnet",
-    """# SeeSR with another ControlNet
-As **seesr_upscale**, with a Canny ControlNet in front of SeeSR's own: it holds the edges of buildings, lettering and \
-drawings in place. Any ControlNet for Stable Diffusion 2 fits here, and several may be chained.
-
-## First
-1. Get the models (below).
-2. Put a ControlNet made for Stable Diffusion 2.1, such as control_v11p_sd21_canny.safetensors \
-([thibaud/controlnet-sd21](https://huggingface.co/thibaud/controlnet-sd21)), into models/controlnet, press **R**, and \
-choose it in **Load ControlNet Model**.
-3. Choose your photo in **Load Image**.
-4. Run.
-
-## What to change
-- **Canny, low_threshold** and **high_threshold**: lower for a photo without contrast. Look at **Edges**: noise that \
-shows there as edges is painted in.
-- **Apply ControlNet, strength** and **end_percent**: less where the result gets hard outlines.
-- ControlNets for SD 1.5 or SDXL do not fit.
-"""
-    + WEIGHTS,
-    {
-        LOAD: {
-            **UPSCALE.groups[LOAD],
+    before=(
+        RESTORE,
+        "Edges 边缘",
+        {
             "other": node("ControlNetLoader", control_net_name="control_v11p_sd21_canny.safetensors"),
-        },
-        PREPARE: {
-            "embed": UPSCALE.groups[PREPARE]["embed"],
             "edges": node("Canny", image=("embed", "hint"), low_threshold=0.1, high_threshold=0.3),
             "held": node(
                 "ControlNetApplyAdvanced",
@@ -225,40 +141,22 @@ shows there as edges is painted in.
                 end_percent=0.6,
                 vae=("checkpoint", "VAE"),
             ),
-            "apply": UPSCALE.groups[PREPARE]["apply"],
+            "look": node("PreviewImage", "Edges 边缘", images=("edges", "IMAGE")),
         },
-        SAVE: {**UPSCALE.groups[SAVE], "look": node("PreviewImage", "Edges", images=("edges", "IMAGE"))},
-    },
+    ),
     apply={"positive": ("held", "positive"), "negative": ("held", "negative")},
 )
 
 REGIONAL_PROMPTS = variant(
     UPSCALE,
     "seesr_regional_prompts",
-    """# SeeSR with regional prompts
-As **seesr_upscale**, with words that count only in a part of the photo: one text where you painted a mask, another \
-where you did not, and the tags everywhere.
-
-## First
-1. Get the models (below).
-2. Choose your photo in **Load Image**. Right-click it, **Open in MaskEditor**, paint over the part, save.
-3. Say in **Text inside the mask** and **Text outside the mask** what is there.
-4. Run.
-
-## What to change
-- **Conditioning (Set Mask), strength**: how much the words of a part count beside the tags.
-- For more parts, repeat the three nodes of a part; **Load Image (as Mask)** brings in masks of other files.
-- Keep to masks and **set_cond_area** at default: with areas and bounds ComfyUI squeezes the whole photo into the \
-part before a ControlNet sees it.
-"""
-    + WEIGHTS,
     before=(
-        PREPARE,
-        "Regions",
+        RESTORE,
+        "Regions 分区",
         {
             "inside_text": node(
                 "CLIPTextEncode",
-                "Text inside the mask",
+                "Text inside the mask 遮罩内文本",
                 clip=("checkpoint", "CLIP"),
                 text="face of an elderly man, wrinkled skin, grey beard",
             ),
@@ -272,7 +170,7 @@ part before a ControlNet sees it.
             "rest": node("InvertMask", mask=("photo", "MASK")),
             "outside_text": node(
                 "CLIPTextEncode",
-                "Text outside the mask",
+                "Text outside the mask 遮罩外文本",
                 clip=("checkpoint", "CLIP"),
                 text="street with brick houses, cobblestones, overcast sky",
             ),

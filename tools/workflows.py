@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Write the shipped workflows: ``COMFYUI_PATH=DIR python tools/workflows.py``.
 
-``workflow_graphs.py`` and ``workflow_chains.py`` say what is in them. Each becomes ``workflows/NAME.json``, which
-ComfyUI's page lists among its templates and opens, and ``workflows/api/NAME.json``, which its server runs. Names,
-order and defaults of the inputs come from the nodes themselves, so run this again after changing a node.
+``workflow_graphs.py`` and ``workflow_chains.py`` say what is in them, ``workflows/notes`` what is said beside them.
+Each becomes ``workflows/NAME.json``, which ComfyUI's page lists among its templates and opens, and
+``workflows/api/NAME.json``, which its server runs. Names, order and defaults of the inputs come from the nodes
+themselves, so run this again after changing a node.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,19 +37,22 @@ UPSCALER = {
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 # Geometry of the page, in its pixels. A node's position is that of its body, below the title; above the title the
-# page writes the pack's name.
-TITLE, ROW, WIDGET, TEXT_AREA = 30, 20, 24, 104
-GAP, MARGIN, GROUP_HEAD = 40, 20, 60
-NODE_WIDTH, TEXT_WIDTH, NOTE_WIDTH = 340, 420, 440
-NOTE_LINE, NOTE_LETTERS, NOTE_HEADING, NOTE_BREAK = 15, 75, 36, 12
+# classic canvas writes the pack's name. Heights are those of the classic canvas; in Nodes 2.0 a node is up to
+# TALLER higher, which the gaps leave room for. A workflow opens at the zoom at which it fills three quarters of the
+# window, and below a zoom of 0.57 the classic canvas writes no text: so columns are narrow and of about one height.
+TITLE, ROW, WIDGET, TEXT_AREA = 30, 20, 24, 74
+TALLER = 40
+GAP, MARGIN, GROUP_HEAD, COLUMN = TALLER, 10, 52, 1000
+NODE_WIDTH, TEXT_WIDTH, NOTE_WIDTH = 280, 320, 320
+PICTURE = 220  # the least height that the page gives a picture
 ROOM = {  # for the photo, for results and previews
-    "LoadImage": 240,
-    "SaveImage": 300,
-    "PreviewImage": 300,
+    "LoadImage": PICTURE,
+    "SaveImage": PICTURE,
+    "PreviewImage": PICTURE,
     "PreviewAny": 200,
-    "SeeSR_Tagger": 130,
-    "SeeSR_TiledSampler": 240,
-    "SamplerCustomAdvanced": 240,
+    "SeeSR_Tagger": 110,
+    "SeeSR_TiledSampler": PICTURE,
+    "SamplerCustomAdvanced": PICTURE,
 }
 
 
@@ -111,6 +115,10 @@ class Part(NamedTuple):
     definition: Definition
     values: Mapping[str, Any]
     links: Mapping[str, Link]
+
+    def changes(self, slot: Input) -> bool:
+        """Whether this is an advanced input with another value than its default: the page then shows all of them."""
+        return bool(slot.options.get("advanced")) and self.values[slot.name] != slot.options.get("default")
 
     def link(self, name: str) -> Link:
         """Return a link from the output of this name."""
@@ -206,7 +214,7 @@ def api_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
 
 
 def editor_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
-    """Return a graph as the page opens it: a column for each group, and the note at the left."""
+    """Return a graph as the page opens it: the groups from left to right, and the note at the left."""
     parts = resolve(graph, host)
     ends = [
         (link, part.id, number)
@@ -221,14 +229,14 @@ def editor_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
     note = {
         "id": len(parts) + 1,
         "type": "MarkdownNote",
-        "pos": [-NOTE_WIDTH - GAP, TITLE],
-        "size": [NOTE_WIDTH, note_height(graph.note)],
+        "pos": [-NOTE_WIDTH - GAP // 2, TITLE],
+        "size": [NOTE_WIDTH, max(group["bounding"][3] for group in groups) - TITLE],
         "flags": {},
         "order": 0,
         "mode": 0,
         "inputs": [],
         "outputs": [],
-        "title": "Read this first",
+        "title": "Read this first 请先阅读",
         "properties": {},
         "widgets_values": [graph.note],
         "color": "#432",
@@ -242,8 +250,19 @@ def editor_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {},
+        "extra": app_mode(graph, parts) if graph.form else {},
         "version": 0.4,
+    }
+
+
+def app_mode(graph: Graph, parts: Mapping[str, Part]) -> dict[str, Any]:
+    """Return what newer pages read of an app: its inputs in order, and the nodes whose results are shown."""
+    return {
+        "linearMode": True,
+        "linearData": {
+            "inputs": [[parts[key].id, name] for key, name in graph.form],
+            "outputs": [part.id for part in parts.values() if part.type == "SaveImage"],
+        },
     }
 
 
@@ -272,6 +291,7 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
         "flags": {},
         "order": part.id,
         "mode": 0,
+        **({"showAdvanced": True} if any(map(part.changes, slots)) else {}),
         "inputs": inputs,
         "outputs": [
             {"name": output.name, "type": output.type, "links": numbers or None}
@@ -313,17 +333,34 @@ def place(graph: Graph, parts: Mapping[str, Part]) -> tuple[dict[int, list[int]]
     groups: list[dict[str, Any]] = []
     left = 0
     for title, group in graph.groups.items():
-        width = max(width_of(parts[key]) for key in group)
-        top = GROUP_HEAD
-        for key in group:
-            boxes[parts[key].id] = [left + MARGIN, top + TITLE, width, height_of(parts[key])]
-            top += TITLE + height_of(parts[key]) + GAP
-        bounding = [left, 0, width + 2 * MARGIN, top - GAP + MARGIN]
-        look = {"color": "#3f789e", "font_size": 24, "flags": {}}
+        x, bottom = left + MARGIN, 0
+        for column in columns(parts[key] for key in group):
+            width, y = max(map(width_of, column)), GROUP_HEAD
+            for part in column:
+                boxes[part.id] = [x, y + TITLE, width, height_of(part)]
+                y += TITLE + height_of(part) + GAP
+            x += width + GAP
+            bottom = max(bottom, y)
+        bounding = [left, 0, x - GAP + MARGIN - left, bottom + MARGIN]
+        look = {"color": "#3f789e", "font_size": 20, "flags": {}}
         number = len(groups) + 1
         groups.append({"id": number, "title": f"{number} {title}", "bounding": bounding, **look})
-        left += bounding[2] + GAP
+        left += bounding[2] + GAP // 2
     return boxes, groups
+
+
+def columns(parts: Iterable[Part]) -> list[list[Part]]:
+    """Return a group's nodes in columns, each as high as COLUMN allows."""
+    found: list[list[Part]] = []
+    top = COLUMN
+    for part in parts:
+        height = TITLE + height_of(part)
+        if top + height > COLUMN:
+            found.append([])
+            top = 0
+        found[-1].append(part)
+        top += height + GAP
+    return found
 
 
 def width_of(part: Part) -> int:
@@ -337,15 +374,6 @@ def height_of(part: Part) -> int:
     rows = max(sum(not slot.is_widget for slot in inputs), len(part.definition.outputs))
     widgets = sum(slot.height for slot in inputs)
     return rows * ROW + widgets + (14 if widgets else 6) + ROOM.get(part.type, 0)
-
-
-def note_height(text: str) -> int:
-    """Return about the height that a note needs."""
-    heights = (
-        NOTE_HEADING if line.startswith("#") else NOTE_LINE * -(-len(line) // NOTE_LETTERS) if line else NOTE_BREAK
-        for line in text.splitlines()
-    )
-    return sum(heights) + TITLE
 
 
 # ------------------------------------------------------------------------------------- the files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any
 
 from comfy_api.latest import io
@@ -19,8 +20,15 @@ SoftPromptSocket = io.Custom("SEESR_SOFT_PROMPT")
 _KNOWN_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
-def schema(node_id: str, display_name: str, **fields: Any) -> io.Schema:
-    """Return a node's schema, without the fields that an older host does not know."""
+def schema(node_id: str, display_name: str, advanced: Collection[str] = (), **fields: Any) -> io.Schema:
+    """Return a node's schema, without the fields that an older host does not know.
+
+    The page hides the widgets of the inputs named in ``advanced`` until the user asks for them. The mark goes into
+    ``extra_dict``, which every host passes on; the inputs' own argument came after ComfyUI 0.3.75.
+    """
+    for socket in fields.get("inputs", ()):
+        if socket.id in advanced:
+            socket.extra_dict = {**socket.extra_dict, "advanced": True}
     known = {name: value for name, value in fields.items() if name in _KNOWN_FIELDS}
     return io.Schema(node_id=node_id, display_name=display_name, category=CATEGORY, **known)
 

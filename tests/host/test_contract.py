@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import pytest
-from pack_nodes import SCHEMAS
+from pack_nodes import NODES, SCHEMAS
 
 
 class Node(NamedTuple):
@@ -118,6 +118,17 @@ OPTIONAL = {
     ("SeeSR_TiledSampler", "seed_per_image"),
     ("SeeSR_Scheduler", "spacing"),
 }
+ADVANCED = {
+    "SeeSR_LoadModel": {"weight_dtype"},
+    "SeeSR_LoadDAPE": {"weight_dtype"},
+    "SeeSR_Tagger": {"max_tags"},
+    "SeeSR_BuildPrompts": {"single_chunk"},
+    "SeeSR_ControlNetApply": {"start_percent", "end_percent"},
+    "SeeSR_TiledSampler": {"overlap_px", "tile_batch", "tiling", "seed_per_image"},
+    "SeeSR_TiledModel": {"overlap_px", "tile_batch", "tiling"},
+    "SeeSR_TileTagger": {"overlap_px", "max_tags", "single_chunk"},
+}
+"""Inputs whose widgets Nodes 2.0 shows only where the user asks for them."""
 LISTS = {
     ("SeeSR_Tagger", "tags"),
     ("SeeSR_BuildPrompts", "positive"),
@@ -149,3 +160,13 @@ def test_a_node_is_what_others_know(node_id: str) -> None:
             assert socket.default == (said[0] if isinstance(said, list) else said), socket.id
     for socket in schema.outputs:
         assert socket.is_output_list == ((node_id, socket.display_name) in LISTS), socket.display_name
+
+
+def test_the_page_is_told_which_inputs_are_advanced() -> None:
+    """As the host hands it to the page, which is the same on every host."""
+    told = {}
+    for node in NODES:
+        inputs = node.INPUT_TYPES()
+        options = {**inputs.get("required", {}), **inputs.get("optional", {})}
+        told[node.GET_SCHEMA().node_id] = {name for name, (_, words) in options.items() if words.get("advanced")}
+    assert {node_id: names for node_id, names in told.items() if names} == ADVANCED

@@ -34,6 +34,7 @@ FOLDER = ROOT / "workflows"
 NAMES = [graph.name for graph in (*workflows.GRAPHS, *workflows.CHAINS)]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
+PAGE_WORDS = ("R", "Graph", "Open in MaskEditor", "Load Image (as Mask)")  # of the page, in bold as titles are
 OTHERS = (f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")
 
 # What the pinned page offers to download where it is missing, and what it only names, with the link in the tooltip.
@@ -45,6 +46,13 @@ LINKS = {
     "seesr_turbo": (["checkpoints/sd_turbo.safetensors"], []),
     "seesr_upscale_model_first": ([f"upscale_models/{UPSCALER}"], [BASE]),
 }
+# What ComfyUI 0.33 deprecates of the pinned host's own nodes, beyond what the pinned host says itself.
+DEPRECATED_LATER = {"ImageBatch", "ImageCrop", "LatentBatch", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus"}
+
+# A workflow opens at the zoom at which it fills this part of the window; below the least zoom the classic canvas
+# writes no text.
+FILLED, LEAST_ZOOM, WINDOW = 0.75, 8 / 14, (1900, 1000)
+
 WIDGET_TYPES = {"INT": int, "FLOAT": (int, float), "STRING": str, "BOOLEAN": bool, "COMBO": str}
 
 Json = dict[str, Any]
@@ -183,8 +191,40 @@ def test_the_api_file_is_the_editor_file_converted(name: str, host: dict[str, ty
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_node_is_deprecated(name: str, host: dict[str, type]) -> None:
+    types = {node["type"] for node in real_nodes(editor(name))}
+    assert not {type_ for type_ in types if getattr(host[type_], "DEPRECATED", False)} | (types & DEPRECATED_LATER)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_advanced_inputs_are_shown_where_one_of_them_is_changed(name: str, host: dict[str, type]) -> None:
+    for node in real_nodes(editor(name)):
+        specs, values = input_specs(host[node["type"]]), api(name)[str(node["id"])]["inputs"]
+        advanced = {slot: options for slot, (_, options) in specs.items() if options.get("advanced")}
+        if node["type"].startswith("SeeSR_"):  # newer hosts have advanced inputs of their own
+            changed = any(values[slot] != options["default"] for slot, options in advanced.items())
+            assert node.get("showAdvanced", False) == changed, node["type"]
+
+
+def test_turbo_shows_its_wide_overlap() -> None:
+    assert [node["type"] for node in editor("seesr_turbo")["nodes"] if "showAdvanced" in node] == ["SeeSR_TiledSampler"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_texts_can_be_read_as_it_opens(name: str) -> None:
+    boxes = [_box(*node["pos"], *node["size"]) for node in editor(name)["nodes"]]
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    sizes = max(rights) - min(lefts), max(bottoms) - min(tops)
+    zoom = min(FILLED * window / size for window, size in zip(WINDOW, sizes, strict=True))
+    assert zoom > LEAST_ZOOM, sizes
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_nothing_overlaps_and_every_node_lies_in_one_group(name: str) -> None:
+    """In Nodes 2.0, too, where nodes are higher."""
     workflow = editor(name)
+    for node in real_nodes(workflow):
+        node["size"][1] += workflows.TALLER
     boxes = {node["id"]: _box(*node["pos"], *node["size"]) for node in workflow["nodes"]}
     for (one, a), (other, b) in itertools.combinations(boxes.items(), 2):
         assert not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]), (one, other)
@@ -201,6 +241,53 @@ def test_nothing_overlaps_and_every_node_lies_in_one_group(name: str) -> None:
 
 def _box(left: float, top: float, width: float, height: float) -> tuple[float, float, float, float]:
     return left, top - workflows.TITLE, left + width, top + height
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_titles_are_in_both_languages(name: str) -> None:
+    workflow = editor(name)
+    titles = [group["title"] for group in workflow["groups"]]
+    titles += [node["title"] for node in workflow["nodes"] if "title" in node]
+    assert [title for title in titles if not re.fullmatch(r"[ -~]*[a-z] [一-鿿]+", title)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_note_says_the_same_in_both_languages(name: str) -> None:
+    workflow = editor(name)
+    (note,) = (node["widgets_values"][0] for node in workflow["nodes"] if node["type"] == "MarkdownNote")
+    english, chinese = note.split("\n---\n\n")
+    assert re.search("[一-鿿]", chinese) and not re.search("[一-鿿{}]", english)
+    marks = r"^(#+|[0-9]\.|-) "
+    assert re.findall(marks, english, re.MULTILINE) == re.findall(marks, chinese, re.MULTILINE)
+    assert re.findall(r"`.+?`|https?://[^)]+", english) == re.findall(r"`.+?`|https?://[^)]+", chinese)
+
+    slots = {node["id"]: {slot["name"] for slot in [*node["inputs"], *node["outputs"]]} for node in workflow["nodes"]}
+    titles: dict[str, set[str]] = {}
+    for number, node in api(name).items():
+        titles.setdefault(english_part(node["_meta"]["title"]), set()).update(slots[int(number)])
+    for words in re.findall(r"\*\*(.+?)\*\*", english):
+        title, _, slot = words.partition(", ")
+        if slot:
+            assert slot in titles[title], words
+        assert title in {*titles, *NAMES, *PAGE_WORDS}, words
+
+
+def test_every_note_is_used() -> None:
+    notes = {path.name for path in (FOLDER / "notes").iterdir()}
+    assert notes == {f"{stem}{language}.md" for stem in (*NAMES, "models") for language in ("", ".zh")}
+
+
+def test_the_app_asks_for_the_photo_first_and_shows_the_result() -> None:
+    (name,) = (name for name in NAMES if editor(name)["extra"])
+    workflow = editor(name)
+    by_id = {node["id"]: node for node in workflow["nodes"]}
+    assert workflow["extra"]["linearMode"]
+    asked = [(by_id[number]["type"], slot) for number, slot in workflow["extra"]["linearData"]["inputs"]]
+    assert name == "seesr_app" and asked[0] == ("LoadImage", "image")
+    for number, slot in workflow["extra"]["linearData"]["inputs"]:
+        (found,) = (entry for entry in by_id[number]["inputs"] if entry["name"] == slot)
+        assert found["widget"] and found["link"] is None
+    assert [by_id[number]["type"] for number in workflow["extra"]["linearData"]["outputs"]] == ["SaveImage"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -280,8 +367,12 @@ def run_small(
     return run
 
 
+def english_part(title: str) -> str:
+    return re.sub(" [一-鿿]+$", "", title)
+
+
 def node_named(graph: Json, title: str) -> str:
-    (number,) = (number for number, node in graph.items() if node["_meta"]["title"] == title)
+    (number,) = (number for number, node in graph.items() if english_part(node["_meta"]["title"]) == title)
     return number
 
 
@@ -297,7 +388,7 @@ def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_small: Ca
     graph = api(name)
     end = "Tags" if name == "dape_tagging" else "Save Image"
     (source,) = (value for value in graph[node_named(graph, end)]["inputs"].values() if isinstance(value, list))
-    (result,) = run_small(graph, (graph[source[0]]["_meta"]["title"], source[1]))
+    (result,) = run_small(graph, (english_part(graph[source[0]]["_meta"]["title"]), source[1]))
     if name == "dape_tagging":
         assert isinstance(result, str)
     else:

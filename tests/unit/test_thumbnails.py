@@ -35,3 +35,10 @@ def test_a_picture_is_square_small_and_what_the_tool_draws(name: str) -> None:
     # JPEG's own error is up to about 11; another letter or line makes 100 in its square of 16 pixels.
     blocks = np.abs(found - drawn).reshape(32, 16, 32, 16, 3).mean((1, 3, 4))
     assert blocks.max() < 40, "run `python tools/thumbnails.py`"
+
+
+def test_no_words_lie_under_the_badge_of_the_page() -> None:
+    image = Image.new("RGB", (thumbnails.SIDE, thumbnails.SIDE))
+    with pytest.raises(ValueError, match="badge"):
+        thumbnails.write(image, "18 steps", (0.05, 0.06))
+    assert not image.getbbox()
