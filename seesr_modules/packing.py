@@ -14,7 +14,7 @@ from torch import Tensor
 from .checkpoint import (
     CONTROLNET_PREFIX,
     UNET_PREFIX,
-    controlnet_image_attention_places,
+    controlnet_names,
     unet_image_attention_names,
 )
 from .config import Shapes
@@ -45,10 +45,9 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
         SeeSRError: The folder holds something else, or the file cannot be written.
     """
     unet, controlnet = open_seesr_folder(folder)
-    controlnet_image_attention_places(controlnet.shapes())
     parts = {
         UNET_PREFIX: (unet, unet_image_attention_names(unet.shapes())),
-        CONTROLNET_PREFIX: (controlnet, list(controlnet)),
+        CONTROLNET_PREFIX: (controlnet, controlnet_names(controlnet.shapes())),
     }
     shapes = {prefix + name: file[name].shape for prefix, (file, names) in parts.items() for name in names}
 

@@ -51,6 +51,17 @@ def defect(path: Path, file: WeightFile, say: Say, stated_digest: str | None = N
     return _wrong_content(path, file) if file.sha256 is None else None
 
 
+def placed(file: WeightFile, folder: Path) -> Path:
+    """Return where a file belongs below a model folder: its path, but that of a SeeSR that lies one level deeper."""
+    path = folder / file.path
+    outer, *rest = PurePosixPath(file.path).parts
+    if len(rest) < 2 or path.parent.exists() or not (folder / outer).is_dir():
+        return path
+    from ..packed import seesr_folder  # loads torch, which only this needs
+
+    return seesr_folder(folder / outer).joinpath(*rest)
+
+
 def other_copy(path: Path, file: WeightFile) -> Path | None:
     """Return the copy that the loaders read in place of a missing ``path``: another file of its folder, or None."""
     if not file.any_name or path.exists() or not path.parent.is_dir():
