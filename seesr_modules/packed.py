@@ -6,8 +6,8 @@ names with DAPE's LoRA merged, and its vocabulary in the header.
 
 Headers: ``seesr_packed`` (the version of this format), ``dtype``, ``sizes`` and ``sources`` (JSON: what the
 weights were made from, each file's name and bytes, but no hash: for that all 12 GB would have to be read, of which
-packing needs 2); for a DAPE ``tags_english``, ``tags_chinese`` and ``tag_thresholds`` (JSON lists with an entry per
-class).
+packing needs 2); for a SeeSR ``base_fingerprint`` (see :mod:`.base_fingerprint`); for a DAPE ``tags_english``,
+``tags_chinese`` and ``tag_thresholds`` (JSON lists with an entry per class).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .base_fingerprint import FINGERPRINT_KEY, read_fingerprint, to_json
 from .checkpoint import (
     CONTROLNET_PREFIX,
     UNET_PREFIX,
@@ -59,7 +60,9 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
     sizes = {"image_attention_parameters": _count(unet, parts[UNET_PREFIX][1])}
     sizes["controlnet_parameters"] = _count(controlnet, parts[CONTROLNET_PREFIX][1])
     sources = {"unet": unet.files, "controlnet": controlnet.files}
-    return _write("seesr", dtype, output, shapes, tensors(), sizes, sources, {})
+    fingerprint = read_fingerprint(unet)
+    metadata = {FINGERPRINT_KEY: to_json(fingerprint)} if fingerprint else {}
+    return _write("seesr", dtype, output, shapes, tensors(), sizes, sources, metadata)
 
 
 def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Path:

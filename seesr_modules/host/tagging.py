@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,10 +12,23 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.ops
 import comfy.utils
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..dape.tags import TAG_LIST, THRESHOLDS, Language, Tag, Vocabulary, read_vocabulary, select_tags, tag_files
+from ..dape.tags import (
+    PUBLISHED_CLASSES,
+    TAG_LIST,
+    THRESHOLDS,
+    Language,
+    Tag,
+    Vocabulary,
+    join_tags,
+    read_vocabulary,
+    select_tags,
+    tag_files,
+)
 from ..dape.weights import load_dape
 from ..errors import SeeSRError
 from ..packed import HOW_TO_PACK, named_as_packed, open_dape, packed_vocabulary
@@ -25,6 +39,8 @@ from .patching import patcher_for
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+logger = logging.getLogger(__name__)
+
 PLAIN_RAM = "none"
 """Choice in the DAPE slot for RAM as it is, without DAPE's LoRA."""
 
@@ -34,6 +50,16 @@ BATCH = 8
 BYTES_PER_PIXEL = 768
 """Memory of the tagger's activations per pixel of its input, in float32: the first stage of Swin-L holds
 192 channels for 16 pixels, five times over."""
+
+
+PHOTO = Path(__file__).parents[1] / "dape" / "astronaut.jpg"
+"""A photo that every new DAPE is tried on; astronaut.md beside it says where it is from."""
+
+TOO_MANY_TAGS = 100
+"""Tags of one photo that only wrong weights give: published ones give some ten."""
+
+_tried: set[tuple[tuple[Path, int], ...]] = set()
+"""Files of the taggers that were tried on the photo, and when each was last changed."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +107,42 @@ def load_dape_named(ram: str, dape: str, weight_dtype: str) -> DapeModel:
     ram_path = folders.find(ram, folders.RAMS, folders.SEESR)
     assert ram_path is not None
     dape_path = None if dape == PLAIN_RAM else folders.find(dape, folders.RAMS, folders.SEESR)
-    return load_dape_path(ram_path, dape_path, weight_dtype)
+    model = load_dape_path(ram_path, dape_path, weight_dtype)
+    try_on_photo(model, [path for path in (ram_path, dape_path) if path])
+    return model
+
+
+def try_on_photo(dape: DapeModel, files: Iterable[Path]) -> None:
+    """Log the tags of a photo, once for each tagger of the published number of classes, and warn of absurd ones.
+
+    Wrong weights under right names and shapes would show nowhere else: they give no tags, or hundreds.
+
+    Args:
+        dape: The tagger.
+        files: What it was loaded from.
+    """
+    if len(dape.vocabulary.english) != PUBLISHED_CLASSES:
+        return
+    try:
+        known_as = tuple((file.resolve(), file.stat().st_mtime_ns) for file in files)
+        if known_as in _tried:
+            return
+        _tried.add(known_as)
+        with Image.open(PHOTO) as photo:
+            pixels = torch.from_numpy(np.array(photo.convert("RGB"))).movedim(-1, 0)[None] / 255
+        tags = tag(dape, pixels).tags[0]
+    except (OSError, RuntimeError, SeeSRError) as error:  # a tagger is loaded whatever comes of its trial
+        logger.warning("Load DAPE: the tagger could not be tried on a photo (%s).", error)
+        return
+    if 0 < len(tags) < TOO_MANY_TAGS:
+        logger.info("Load DAPE: the tags of a photo of an astronaut are: %s.", join_tags(tags))
+        return
+    logger.warning(
+        "Load DAPE: the tagger gives %s to a photo of an astronaut, where a sound one gives some ten: its weights are "
+        "wrong or damaged, and prompts made with it will be, too. Fetch RAM and DAPE again with `python run.py download "
+        "seesr`, which checks what is there, and pack them again with `python run.py pack`.",
+        f"{len(tags)} tags" if tags else "no tags",
+    )
 
 
 def load_dape_path(ram: Path, dape: Path | None, weight_dtype: str) -> DapeModel:

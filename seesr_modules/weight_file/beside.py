@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
@@ -31,7 +31,7 @@ _lock = Lock()
 class Placeholder:
     """Takes whatever a pickle gives an object, and keeps none of it."""
 
-    def __new__(cls, *_arguments: object) -> Any:
+    def __new__(cls, *_arguments: object) -> object:
         """Take what the object is made of."""
         return super().__new__(cls)
 
@@ -43,7 +43,7 @@ class Placeholder:
 
 
 class _Dict(Placeholder):
-    def __new__(cls, *_arguments: object) -> Any:
+    def __new__(cls, *_arguments: object) -> object:
         return OrderedDict()  # of dicts torch fills only its own kinds
 
 
@@ -58,7 +58,7 @@ def placeholders(names: Iterable[str]) -> Iterator[None]:
 
     Meanwhile it makes nothing that the host has allowed.
     """
-    allowed = [_placeholder(name) for name in names]
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [_placeholder(name) for name in names]
     if not allowed:
         yield
         return

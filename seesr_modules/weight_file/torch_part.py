@@ -265,8 +265,8 @@ def _plain_or_published(path: Path, size: int, named: frozenset[str]) -> frozens
         copy = path.with_name(f"{path.stem}_tensors.pth")
         raise SeeSRError(
             f"{path} contains code ({code[0][:80]}); refused. Fetch the published file with `python run.py download "
-            f"seesr` in the folder of this node pack, or from {_page(path)}. If you trust who made this one, have its "
-            f'tensors copied, which runs the code in it, and choose the copy: `{python} -c "{_COPY}" "{path}" "{copy}"`.'
+            f"seesr` in the folder of this node pack, or from {_page(path)}. If you trust who made this one, choose a "
+            f'copy of its tensors; making it runs the code: `{python} -c "{_COPY}" "{path}" "{copy}"`.'
         )
     return named
 
