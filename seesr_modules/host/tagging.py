@@ -138,10 +138,10 @@ def try_on_photo(dape: DapeModel, files: Iterable[Path]) -> None:
         logger.info("Load DAPE: the tags of a photo of an astronaut are: %s.", join_tags(tags))
         return
     logger.warning(
-        "Load DAPE: the tagger gives %s to a photo of an astronaut, where a sound one gives some ten: its weights are "
-        "wrong or damaged, and prompts made with it will be, too. Fetch RAM and DAPE again with `python run.py download "
-        "seesr`, which checks what is there, and pack them again with `python run.py pack`.",
-        f"{len(tags)} tags" if tags else "no tags",
+        "Load DAPE: the tagger gives %s tags to a photo of an astronaut, and a sound one some ten: its weights are "
+        "wrong or damaged, and so will be the prompts. Fetch RAM and DAPE again with `python run.py download seesr`, which "
+        "checks what is there, and pack them again with `python run.py pack`.",
+        len(tags) or "no",
     )
 
 

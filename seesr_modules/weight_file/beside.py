@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
@@ -28,23 +28,21 @@ _PLAIN_TYPES = re.compile(
 _lock = Lock()
 
 
-class Placeholder:
-    """Takes whatever a pickle gives an object, and keeps none of it."""
+class _InPlaceOfObject:
+    """Made in place of an object: a dict, since of what has items torch fills only its own dicts."""
 
-    def __new__(cls, *_arguments: object) -> object:
-        """Take what the object is made of."""
-        return super().__new__(cls)
+    def __new__(cls, *_arguments: object) -> Any:  # noqa: ANN401 - it makes something else
+        return OrderedDict()
+
+
+class Placeholder:
+    """Made in place of what numpy makes, whose state is no dict."""
 
     def __init__(self, *_arguments: object) -> None:
-        """Take it again: Python passes it to both."""
+        """Take what the object is made of, and keep none of it."""
 
     def __setstate__(self, _state: object) -> None:
-        """Take the state."""
-
-
-class _Dict(Placeholder):
-    def __new__(cls, *_arguments: object) -> object:
-        return OrderedDict()  # of dicts torch fills only its own kinds
+        """Take its state."""
 
 
 def is_plain_type(name: str) -> bool:
@@ -58,7 +56,7 @@ def placeholders(names: Iterable[str]) -> Iterator[None]:
 
     Meanwhile it makes nothing that the host has allowed.
     """
-    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [_placeholder(name) for name in names]
+    allowed: list[Any] = [_placeholder(name) for name in names]
     if not allowed:
         yield
         return
@@ -75,5 +73,5 @@ def placeholders(names: Iterable[str]) -> Iterator[None]:
 
 def _placeholder(name: str) -> type:
     module, _, own_name = name.rpartition(".")
-    kind = _Dict if own_name == "defaultdict" else Placeholder
+    kind = Placeholder if name.startswith("numpy.") else _InPlaceOfObject
     return type(own_name, (kind,), {"__module__": {"__builtin__": "builtins"}.get(module, module)})
