@@ -33,9 +33,8 @@ _BASE_MODEL = re.compile(
 )
 """How names in the published UNet begin that are Stable Diffusion 2 itself: only its fingerprint is read."""
 _CONTROLNET = re.compile(
-    r"(conv_in|time_embedding|controlnet_cond_embedding|controlnet_down_blocks|controlnet_mid_block)\.|"
-    + _BLOCK
-    + r"(resnets|attentions|image_attentions|downsamplers)\."
+    r"(conv_in|time_embedding\.linear_\d|controlnet_cond_embedding|controlnet_down_blocks|controlnet_mid_block)\.|"
+    r"(down_blocks\.\d+|mid_block)\.(resnets|attentions|image_attentions|downsamplers)\."
 )
 """How names in the published ControlNet begin."""
 _STEM = "controlnet_cond_embedding.conv_in.weight"

@@ -139,8 +139,8 @@ def try_on_photo(dape: DapeModel, files: Iterable[Path]) -> None:
         return
     logger.warning(
         "Load DAPE: the tagger gives %s tags to a photo of an astronaut, and a sound one some ten: its weights are "
-        "wrong or damaged, and so will be the prompts. Fetch RAM and DAPE again with `python run.py download seesr`, which "
-        "checks what is there, and pack them again with `python run.py pack`.",
+        "wrong or damaged, and so will be the prompts. Fetch RAM and DAPE again with `python run.py download seesr`, "
+        "which checks what is there, and pack them again with `python run.py pack`.",
         len(tags) or "no",
     )
 

@@ -138,7 +138,7 @@ def test_a_linked_seesr_is_listed_and_loads(tmp_path: Path, models: Path, monkey
     (disk / "self").symlink_to(disk)
     (models / "up").symlink_to(tmp_path)
     (models / "loop").symlink_to("loop")
-    assert folders.seesr_choices() == ["SeeSR", "disk/SeeSR"]
+    assert folders.seesr_choices() == ["SeeSR", "disk", "disk/SeeSR"]
     path = folders.find("SeeSR", folders.SEESR)
     assert path is not None
     assert_seesr(load_seesr_path(path, "float32"))

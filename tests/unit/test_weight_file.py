@@ -164,7 +164,7 @@ def test_plain_data_beside_tensors_are_left_out(tmp_path: Path) -> None:
         ({"x": {"y": torch.ones(1)}}, "under 'x' neither a tensor nor plain data: dict"),
         ({3: torch.ones(1)}, "names a tensor '3', which is not a short text"),
         ({"x" * 501: torch.ones(1)}, "names a tensor 'x{80}', which is not a short text"),
-        ({"params": INNER, "x": torch.ones(1)}, "both inside and beside 'params'"),
+        ({"params": INNER, "x": torch.ones(2)}, "both inside and beside 'params'"),
         ({"params": {"params": {"params": {"params": INNER}}}}, "wraps its tensors more than 4 times"),
         ([torch.ones(1)], "holds a list instead of named tensors"),
         (torch.ones(1), "holds a Tensor instead of named tensors"),
