@@ -80,8 +80,7 @@ def open_torch(path: Path) -> Part:
         is_archive = head.startswith(_ZIP_MAGIC)
         if not begins_like_torch(head) or (not is_archive and tarfile.is_tarfile(path)):
             raise SeeSRError(f"{path} was not written by torch.save, whatever its name says; choose another file.")
-        data_bytes, named = _check_archive(path, size) if is_archive else _check_legacy(path, size)
-        beside = _plain_or_published(path, size, named)
+        data_bytes, beside = _check_archive(path, size) if is_archive else _check_legacy(path, size)
         # What is named .safetensors torch maps as that alone.
         mapped = is_archive and path.suffix != ".safetensors"
         tensors = _load(path, mapped, beside)
@@ -144,7 +143,7 @@ class _ShortReads(io.FileIO):
 
 
 def _check_archive(path: Path, size: int) -> tuple[int, frozenset[str]]:
-    """Check the zip directory; return the size in bytes of all the tensors' data, and what the pickle names."""
+    """Check the zip directory and the pickle; return the size in bytes of the data, and what is named beside tensors."""
     if not zipfile.is_zipfile(path):
         raise SeeSRError(f"{path} is cut short: the directory at its end is missing; download it again.")
     with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
@@ -172,14 +171,14 @@ def _check_archive(path: Path, size: int) -> tuple[int, frozenset[str]]:
         if entries[f"{root}data.pkl"].file_size > MAX_DESCRIPTION_BYTES:
             raise SeeSRError(f"{path} has a description of more than {MAX_DESCRIPTION_BYTES} bytes; refused.")
         description = archive.read(f"{root}data.pkl")
-        named = _named(io.BytesIO(description))
+        beside = _plain_or_published(path, size, _named(io.BytesIO(description)))
         data = {
             name.removeprefix(f"{root}data/"): entry.file_size
             for name, entry in entries.items()
             if name.startswith(f"{root}data/")
         }
         _check_records(path, description, data)
-        return sum(data.values()), named
+        return sum(data.values()), beside
 
 
 def _check_places(path: Path, file: io.FileIO, entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -241,11 +240,11 @@ def _check_request(path: Path, request: object, sizes: Mapping[str, int]) -> Non
 
 
 def _check_legacy(path: Path, size: int) -> tuple[int, frozenset[str]]:
-    """Return the size in bytes of the data after the pickles, and what the pickles name."""
+    """Check the pickles; return the size in bytes of the data after them, and what is named beside tensors."""
     with path.open("rb") as file:
         pickles = io.BytesIO(file.read(MAX_DESCRIPTION_BYTES))
     named = frozenset().union(*(_named(pickles) for _ in range(_LEGACY_PICKLES)))
-    return size - pickles.tell(), named
+    return size - pickles.tell(), _plain_or_published(path, size, named)
 
 
 def _named(pickle_file: io.BytesIO) -> frozenset[str]:

@@ -189,9 +189,9 @@ def test_packing_leaves_leftovers_out_and_refuses_the_rest(tmp_path: Path, tag_l
         load_seesr_path(packed, "float32")
         for name in FOREIGN[part]:
             with pytest.raises(SeeSRError, match="are of another network"):
-                load(tmp_path / name, part, (name,), torch.float32)
+                load(tmp_path / part / name, part, (name,), torch.float32)
             with pytest.raises(SeeSRError, match="are of another network"):
-                load_seesr_path(pack_seesr(tmp_path / name / "SeeSR", "float32", tmp_path / name), "float32")
+                load_seesr_path(pack_seesr(tmp_path / part / name / "SeeSR", "float32", tmp_path), "float32")
     load(tmp_path / "ram", "ram", LEFTOVERS["ram"])
     packed = pack_dape(tmp_path / "ram" / "ram.pth", tmp_path / "ram" / "DAPE.pth", tag_lists, "float32", tmp_path)
     assert not set(LEFTOVERS["ram"]) & set(open_weights(packed))
