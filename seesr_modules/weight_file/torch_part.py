@@ -143,7 +143,7 @@ class _ShortReads(io.FileIO):
 
 
 def _check_archive(path: Path, size: int) -> tuple[int, frozenset[str]]:
-    """Check the zip directory and the pickle; return the size in bytes of the data, and what is named beside tensors."""
+    """Check the directory and the pickle; return the size in bytes of the data, and what is named beside tensors."""
     if not zipfile.is_zipfile(path):
         raise SeeSRError(f"{path} is cut short: the directory at its end is missing; download it again.")
     with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:

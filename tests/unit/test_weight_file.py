@@ -544,8 +544,8 @@ def publish(monkeypatch: pytest.MonkeyPatch, path: Path, content: bytes | None =
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
 @pytest.mark.parametrize(
     "beside",
-    [Calls(exec, "import os; os.mkdir('ran')"), Calls(Path.touch, Path("ran")), Settings(a=Settings(b=np.float64(1)))],
-    ids=["exec", "touch", "a dict of one's own"],
+    [Calls(exec, "import os; os.mkdir('ran')"), Calls(open, "ran", "w"), Settings(a=Settings(b=np.float64(1)))],
+    ids=["exec", "open", "a dict of one's own"],
 )
 def test_code_beside_the_tensors_of_a_published_file_is_passed_over_and_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, beside: Any
