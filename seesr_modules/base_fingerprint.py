@@ -73,8 +73,8 @@ def read_fingerprint(unet: TensorSource) -> Fingerprint | None:
 
 
 def to_json(fingerprint: Fingerprint) -> str:
-    """Return a fingerprint as text for a header."""
-    return json.dumps({name: [float(f"{value:.6g}") for value in values] for name, values in fingerprint.items()})
+    """Return a fingerprint as text for a header, exact in float32."""
+    return json.dumps({name: [float(f"{value:.9g}") for value in values] for name, values in fingerprint.items()})
 
 
 def is_same_base(one: Fingerprint, other: Fingerprint) -> bool:
