@@ -465,6 +465,42 @@ def test_a_table_of_224_px_is_refused_in_the_published_network(tmp_path: Path) -
     assert dape(torch.rand(1, 3, 60, 80)).soft_prompt.shape[1] == 50
 
 
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_auto_stores_the_tagger_in_float16_and_computes_in_what_the_device_is_fast_in(tagger: Path, dtype: str) -> None:
+    """Whatever the UNet's auto is: bfloat16 would shift the soft prompt ten times as much."""
+    dape = load_dape_path(tagger / "ram.pth", tagger / "DAPE.pth", dtype)
+    assert {parameter.dtype for parameter in dape.patcher.model.parameters()} == {torch.float16}
+    assert dape.compute_dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "computed"),
+    [("float32", torch.float32, torch.float32), ("bfloat16", torch.bfloat16, torch.float32)],
+)
+def test_the_tagger_is_stored_as_asked(tagger: Path, dtype: str, stored: torch.dtype, computed: torch.dtype) -> None:
+    dape = load_dape_path(tagger / "ram.pth", None, dtype)
+    assert {parameter.dtype for parameter in dape.patcher.model.parameters()} == {stored}
+    assert dape.compute_dtype in (computed, stored)  # where the processor is fast in it, it computes in it
+
+
+def test_tag_lists_beside_the_weights_win(tmp_path: Path, tagger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beside RAM first, then those beside DAPE, then models/seesr, then models/rams."""
+    words = (tagger / "ram_tag_list.txt").read_text("utf-8").splitlines()
+    places = {}
+    for name in ("ram", "dape", "seesr", "rams"):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+        (places[name] / "ram_tag_list.txt").write_text("\n".join(f"{name} {word}" for word in words), "utf-8")
+        (places[name] / "ram_tag_list_threshold.txt").write_bytes((tagger / "ram_tag_list_threshold.txt").read_bytes())
+    for kind in ("seesr", "rams"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(places[kind])], {".pth"}))
+    ram, dape = save(places["ram"], "ram.pth", {"model": dict(RAM)}), save(places["dape"], "DAPE.pth", dict(LORA))
+    for name in ("ram", "dape", "seesr", "rams"):
+        found = load_dape_path(ram, dape, "float32").vocabulary.english
+        assert found == tuple(f"{name} {word}" for word in words)
+        (places[name] / "ram_tag_list.txt").unlink()
+
+
 def test_packed_dape_needs_nothing_else(
     tmp_path: Path, tagger: Path, expected: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
