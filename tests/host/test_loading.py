@@ -161,6 +161,38 @@ def test_links_out_of_a_seesr_folder_are_refused(tmp_path: Path, models: Path, p
     assert_seesr(load_seesr_path(folder, "float32"))
 
 
+def test_a_clone_of_the_published_repository_is_found(models: Path) -> None:
+    """It holds unet and controlnet in a folder of its own, and is known by the clone's name all the same."""
+    inner = builders.save_seesr(models / "SeeSR" / "seesr", UNET, CONTROLNET)
+    (models / "SeeSR" / ".git").mkdir()
+    (models / "SeeSR" / "DAPE.pth").touch()
+    assert folders.seesr_choices()[:2] == ["SeeSR", "SeeSR/seesr"]
+    for name in ("SeeSR", "SeeSR/seesr"):
+        assert missing_seesr(name) is None
+        assert_seesr(load_seesr_named(name, "float32"))
+    other = inner.with_name("other")
+    (other / "unet").mkdir(parents=True)
+    assert missing_seesr("SeeSR") is None
+    (other / "controlnet").mkdir()
+    assert "'SeeSR' holds no unet and no controlnet." in (missing_seesr("SeeSR") or "")
+    (models / "SeeSR" / "unet").mkdir()
+    assert "'SeeSR' holds no controlnet." in (missing_seesr("SeeSR") or "")
+
+
+def test_a_models_folder_with_one_seesr_is_none_itself(models: Path) -> None:
+    builders.save_seesr(models / "SeeSR", UNET, CONTROLNET)
+    assert folders.seesr_choices() == ["SeeSR"]
+
+
+@needs_links
+def test_a_link_in_a_clone_leads_nowhere_else(tmp_path: Path, models: Path) -> None:
+    builders.save_seesr(tmp_path / "elsewhere", UNET, CONTROLNET)
+    (models / "SeeSR").mkdir()
+    (models / "SeeSR" / "seesr").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SeeSRError, match=r"seesr is a link out of its folder"):
+        load_seesr_named("SeeSR", "float32")
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/../../b", "/etc", "\\etc", "C:x", "C:\\x", "a\\..\\b", "x" * 300, "a\0b"]
 )
