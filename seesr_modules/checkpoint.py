@@ -269,7 +269,7 @@ def leave_unread(names: Collection[str], read: Collection[str], what: str) -> No
         found = "; ".join(f"{listed(held)} ({kind})" for kind, held in foreign.items())
         raise SeeSRError(f"The weights of {what} are of another network, for they hold {found}: choose another file.")
     if names:
-        logger.info("Of the weights of %s, %d tensors are not read: %s.", what, len(names), listed(names))
+        logger.info("Tensors of %s that are not read: %s.", what, listed(names))
 
 
 def _ancestors(name: str) -> list[str]:

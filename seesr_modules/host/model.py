@@ -52,7 +52,7 @@ class SeeSRModel:
     image_attention: ModelPatcher
     """Around an :class:`ImageAttention` for the UNet."""
     controlnet: SeeSRControlNet
-    base: Fingerprint | None = None
+    base: Fingerprint | None = field(default=None, compare=False)
     """Of the base model that it was trained on, where its file tells."""
     compared: WeakSet[Any] = field(default_factory=WeakSet, compare=False)
     """The host's models that were compared with ``base`` already."""
@@ -139,8 +139,8 @@ def apply_seesr(
     require_soft_prompt(soft_prompt, len(hint), seesr.image_attention.model.places[0].context_dim)
     require_texts("positive", positive, len(hint))
     require_texts("negative", negative, len(hint))
-    tell_other_base(model, seesr)
     model = apply_image_attention(model, seesr, soft_prompt, soft_prompt_strength)
+    tell_other_base(model, seesr)
     if computes_in(model.model_dtype(), model.load_device):
         model.add_object_patch("manual_cast_dtype", model.model_dtype())
     start_from_lr(model)

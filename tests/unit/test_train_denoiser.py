@@ -167,7 +167,7 @@ def test_what_the_network_does_not_have_is_left_out(caplog: pytest.LogCaptureFix
     with caplog.at_level("INFO"):
         loaded = SeeSRDenoiser.from_state_dicts(surplus, state_dicts["controlnet"])
     assert loaded.state_dicts()["unet"].keys() == state_dicts["unet"].keys()
-    assert caplog.messages == ["Of the weights of unet, 1 tensors are not read: surplus.weight."]
+    assert caplog.messages == ["Tensors of unet that are not read: surplus.weight."]
 
 
 def test_base_and_seesr_unet_are_not_confused() -> None:
