@@ -1,4 +1,4 @@
-"""Which published tensor belongs where: parts of a SeeSR checkpoint, and strict loading.
+"""Which published tensor belongs where: parts of a SeeSR checkpoint, and checked loading.
 
 A published SeeSR is two folders, ``unet`` and ``controlnet``, under diffusers' names. Of the UNet's
 4.5 GB only the image attention is SeeSR's own and is read; the rest is the base model, which the
@@ -8,9 +8,10 @@ under the prefixes ``unet.`` and ``controlnet.``.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -20,6 +21,8 @@ from .config import ImageAttentionPlace, Shapes, image_attention_places
 from .errors import SeeSRError
 from .finite import stored
 
+logger = logging.getLogger(__name__)
+
 UNET_PREFIX = "unet."
 CONTROLNET_PREFIX = "controlnet."
 
@@ -28,10 +31,24 @@ _IMAGE_ATTENTION = re.compile(_BLOCK + r"image_attentions\.")
 _BASE_MODEL = re.compile(
     r"(conv_in|conv_out|conv_norm_out|time_embedding)\.|" + _BLOCK + r"(resnets|attentions|downsamplers|upsamplers)\."
 )
-"""How names in the published UNet begin that are Stable Diffusion 2 itself: never read."""
+"""How names in the published UNet begin that are Stable Diffusion 2 itself: only its fingerprint is read."""
+_CONTROLNET = re.compile(
+    r"(conv_in|time_embedding\.linear_\d|controlnet_cond_embedding|controlnet_down_blocks|controlnet_mid_block)\.|"
+    r"(down_blocks\.\d+|mid_block)\.(resnets|attentions|image_attentions|downsamplers)\."
+)
+"""How names in the published ControlNet begin."""
+_STEM = "controlnet_cond_embedding.conv_in.weight"
+
+_FOREIGN = (
+    (re.compile(r"\blora_[AB]\b"), "LoRA parts that nothing merges"),
+    (re.compile(r"\bimage_attentions\."), "image attention where none is read"),
+    (re.compile(r"\breweight_scale$"), "RAM++, where SeeSR needs RAM, ram_swin_large_14m.pth"),
+    (re.compile(r"\babsolute_pos_embed$"), "another kind of Swin"),
+)
+"""Names of tensors that change what the others compute -> what they belong to."""
 
 SHOWN = 4
-"""How many names an error lists before it says how many more there are."""
+"""How many names a message lists before it says how many more there are."""
 
 
 class TensorSource(Protocol):
@@ -89,22 +106,34 @@ def describe(shapes: Shapes) -> str:
 def unet_image_attention_names(shapes: Shapes) -> list[str]:
     """Return the names of a published UNet that SeeSR trained.
 
+    What is neither SeeSR's nor the base model's is logged.
+
     Raises:
-        SeeSRError: There are none, or a name is neither SeeSR's nor the base model's.
+        SeeSRError: There are none, the file is a ControlNet, or it holds image attention under other names.
     """
     names = [name for name in shapes if _IMAGE_ATTENTION.match(name)]
-    if not names:
+    if not names or _STEM in shapes:
+        fault = "" if names else ": it has no image attention"
         raise SeeSRError(
-            f"The SeeSR UNet was expected, but the file is {describe(shapes)}: it has no image attention. "
+            f"The SeeSR UNet was expected, but the file is {describe(shapes)}{fault}. "
             "Use the folder seesr/unet of the published SeeSR."
         )
     own = set(names)
-    unknown = [name for name in shapes if name not in own and not _BASE_MODEL.match(name)]
-    if unknown:
-        raise SeeSRError(
-            f"The SeeSR UNet was expected, but the file is {describe(shapes)}: it holds {listed(unknown)}. "
-            "Use the folder seesr/unet of the published SeeSR."
-        )
+    others = [name for name in shapes if name not in own and not _BASE_MODEL.match(name)]
+    leave_unread(others, (), "the SeeSR UNet")
+    return names
+
+
+def controlnet_names(shapes: Shapes) -> list[str]:
+    """Return the names of a published ControlNet that belong to it; what else is there is logged.
+
+    Raises:
+        SeeSRError: It is not SeeSR's, or holds what :func:`leave_unread` refuses.
+    """
+    controlnet_image_attention_places(shapes)
+    names = [name for name in shapes if _CONTROLNET.match(name)]
+    own = set(names)
+    leave_unread([name for name in shapes if name not in own], own, "the SeeSR ControlNet")
     return names
 
 
@@ -114,7 +143,7 @@ def controlnet_image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPla
     Raises:
         SeeSRError: It is not SeeSR's.
     """
-    if "controlnet_cond_embedding.conv_in.weight" not in shapes:
+    if _STEM not in shapes:
         raise SeeSRError(
             f"The SeeSR ControlNet was expected, but the file is {describe(shapes)}. "
             "Use the folder seesr/controlnet of the published SeeSR."
@@ -147,51 +176,108 @@ def load_strict(
     Args:
         module: The module; its parameters are replaced by the file's tensors, in ``dtype``.
         source: The file.
-        names: Name in the file -> parameter of the module.
+        names: As for :func:`require_fit`.
         dtype: Type to store the weights in; None keeps the file's.
         what: Name of the thing, for the message.
 
     Raises:
-        SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed. Or a tensor holds
-            values that are no numbers, or that ``dtype`` does not hold.
+        SeeSRError: As :func:`require_fit`; or a tensor holds values that are no numbers, or that ``dtype`` does not
+            hold.
     """
-    require_fit(module, source.shapes(), names, what)
-    state = {names[name]: stored(tensor, dtype, name, what) for name, tensor in source.tensors(names)}
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    read = require_fit(wanted, source.shapes(), names, what)
+    state = {names[name]: stored(tensor, dtype, name, what) for name, tensor in source.tensors(read)}
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False)
 
 
-def require_fit(module: nn.Module, shapes: Shapes, names: Mapping[str, str], what: str) -> None:
-    """Check that a file holds exactly the parameters of a module.
+def require_fit(wanted: Shapes, given: Shapes, names: Mapping[str, str], what: str) -> list[str]:
+    """Check that a file holds all tensors that are read, in their shapes, and log those that are not read.
 
     Args:
-        module: The module.
-        shapes: Name in the file -> shape.
-        names: Name in the file -> parameter of the module.
+        wanted: Parameter -> shape.
+        given: Name in the file -> shape.
+        names: Name in the file -> parameter; or, of a tensor that nothing reads, any other text.
         what: Name of the thing, for the message.
 
+    Returns:
+        The names in the file that are read.
+
     Raises:
-        SeeSRError: Names are missing or unexpected, or shapes differ; the first few are listed.
+        SeeSRError: Parameters are missing, shapes differ or several names are one parameter's; the first few are
+            listed. Or a tensor that is not read shows that the file is of another network: see :func:`leave_unread`.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     uses = Counter(names.values())
-    missing = [name for name in wanted if name not in uses]
-    unexpected = [name for name, target in names.items() if target not in wanted]
-    repeated = [name for name, target in names.items() if uses[target] > 1]
+    read = {name: target for name, target in names.items() if target in wanted}
     differing = [
-        f"{name} {shapes[name]} instead of {wanted[target]}"
-        for name, target in names.items()
-        if target in wanted and tuple(shapes[name]) != wanted[target]
+        f"{name} {given[name]} instead of {wanted[target]}"
+        for name, target in read.items()
+        if tuple(given[name]) != wanted[target]
     ]
     faults = [
         f"{kind}: {listed(items)}"
         for kind, items in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("meant for the same place", repeated),
+            ("missing", [name for name in wanted if name not in uses]),
+            ("meant for the same place", [name for name, target in read.items() if uses[target] > 1]),
             ("wrong shape", differing),
         )
         if items
     ]
     if faults:
-        raise SeeSRError(f"The weights of {what} do not fit; the file is {describe(shapes)}. {'; '.join(faults)}.")
+        raise SeeSRError(f"The weights of {what} do not fit; the file is {describe(given)}. {'; '.join(faults)}.")
+    leave_unread([name for name in names if name not in read], read, what)
+    return list(read)
+
+
+def leave_unread(names: Collection[str], read: Collection[str], what: str) -> None:
+    """Log the tensors of a file that nothing reads, and refuse those that show that it is of another network.
+
+    A leftover of training cannot harm. These can, since the tensors that are read would then mean something else: what
+    :data:`_FOREIGN` lists; a part of a layer that is read, such as the scale of quantised weights; and a block beside
+    or inside those that are read, which sizes that are counted from the names would leave out.
+
+    Args:
+        names: Names of tensors that are not read.
+        read: Names of those that are.
+        what: Name of the thing, for the message.
+
+    Raises:
+        SeeSRError: There are such tensors; the first few are listed.
+    """
+    layers = {name.removesuffix(".weight") for name in read}
+    blocks = {block for name in read for block in _numbered(name)}
+    lists = {block.rpartition(".")[0] for block in blocks}
+
+    def reason(name: str) -> str | None:
+        for pattern, found in _FOREIGN:
+            if pattern.search(name):
+                return found
+        if not layers.isdisjoint(_ancestors(name)):
+            return "part of a layer that is read without it"
+        inside = False
+        for block in _numbered(name):
+            if block not in blocks and (inside or block.rpartition(".")[0] in lists):
+                return "a block beside those that are read"
+            inside = inside or block in blocks
+        return None
+
+    foreign: dict[str, list[str]] = {}
+    for name in names:
+        if found := reason(name):
+            foreign.setdefault(found, []).append(name)
+    if foreign:
+        found = "; ".join(f"{listed(held)} ({kind})" for kind, held in foreign.items())
+        raise SeeSRError(f"The weights of {what} are of another network, for they hold {found}: choose another file.")
+    if names:
+        logger.info("Tensors of %s that are not read: %s.", what, listed(names))
+
+
+def _ancestors(name: str) -> list[str]:
+    """Return ``a`` and ``a.b`` of a name ``a.b.c``."""
+    parts = name.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _numbered(name: str) -> list[str]:
+    """Return the blocks of a list that a tensor lies in, from the outermost on: those whose last word is a number."""
+    return [path for path in _ancestors(name) if path.rpartition(".")[2].isdigit()]

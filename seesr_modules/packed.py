@@ -6,8 +6,8 @@ names with DAPE's LoRA merged, and its vocabulary in the header.
 
 Headers: ``seesr_packed`` (the version of this format), ``dtype``, ``sizes`` and ``sources`` (JSON: what the
 weights were made from, each file's name and bytes, but no hash: for that all 12 GB would have to be read, of which
-packing needs 2); for a DAPE ``tags_english``, ``tags_chinese`` and ``tag_thresholds`` (JSON lists with an entry per
-class).
+packing needs 2); for a SeeSR ``base_fingerprint`` (see :mod:`.base_fingerprint`); for a DAPE ``tags_english``,
+``tags_chinese`` and ``tag_thresholds`` (JSON lists with an entry per class).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, TensorSource, describe, is_packed
+from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, TensorSource, describe, is_packed, leave_unread
 from .dape.tags import Vocabulary
 from .errors import SeeSRError
 from .weight_file import SUFFIXES, WeightFile, inside, open_weights
@@ -27,6 +27,7 @@ FORMAT_KEY = "seesr_packed"
 _ENGLISH, _CHINESE, _THRESHOLDS = "tags_english", "tags_chinese", "tag_thresholds"
 
 SEESR_PARTS = ("unet", "controlnet")
+PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX)
 
 HOW_TO_PACK = (
     "Make it from the published files: run `python run.py download seesr`, then `python run.py pack`, in the pack's "
@@ -55,9 +56,24 @@ def seesr_parts(folder: Path) -> dict[str, str]:
     return found
 
 
+def seesr_folder(folder: Path) -> Path:
+    """Return where a folder's ``unet`` and ``controlnet`` lie: in itself, or in the one folder in it that has both.
+
+    The published repository has them in a folder ``seesr``, so a clone of it holds them one level deeper.
+    """
+    if seesr_parts(folder) or not folder.is_dir():
+        return folder
+    try:
+        inner = [child for child in folder.iterdir() if len(seesr_parts(child)) == len(SEESR_PARTS)]
+    except OSError:  # may not be looked into
+        return folder
+    return inner[0] if len(inner) == 1 else folder
+
+
 def missing_parts(folder: Path) -> str | None:
     """Return the sentence about what a folder lacks to be a SeeSR, None where it lacks nothing."""
-    missing = [part for part in SEESR_PARTS if part not in seesr_parts(folder)]
+    parts = seesr_parts(seesr_folder(folder))
+    missing = [part for part in SEESR_PARTS if part not in parts]
     return f"'{folder.name}' holds no {' and no '.join(missing)}. {_WHAT_FITS}" if missing else None
 
 
@@ -74,19 +90,23 @@ def open_seesr(path: Path) -> tuple[TensorSource, TensorSource]:
     packed = open_weights(path)
     if not is_packed(packed.shapes()):
         raise SeeSRError(f"'{path.name}' is {describe(packed.shapes())}, not a packed SeeSR. {_WHAT_FITS}")
+    leave_unread([name for name in packed if not name.startswith(PREFIXES)], (), f"'{path.name}'")
     return packed.under(UNET_PREFIX), packed.under(CONTROLNET_PREFIX)
 
 
 def open_seesr_folder(folder: Path) -> tuple[WeightFile, WeightFile]:
-    """Open the UNet and the ControlNet that a folder holds.
+    """Open the UNet and the ControlNet that a folder holds, itself or one level deeper (see :func:`seesr_folder`).
 
     Raises:
         SeeSRError: One is missing or unreadable, or a symbolic link out of the folder.
     """
     if missing := missing_parts(folder):
         raise SeeSRError(missing)
-    parts = seesr_parts(folder)
-    unet, controlnet = (open_weights(inside(folder, parts[part])) for part in SEESR_PARTS)
+    holder = seesr_folder(folder)
+    if holder != folder:
+        inside(folder, holder.name)
+    parts = seesr_parts(holder)
+    unet, controlnet = (open_weights(inside(holder, parts[part])) for part in SEESR_PARTS)
     return unet, controlnet
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .base_fingerprint import FINGERPRINT_KEY, read_fingerprint, to_json
 from .checkpoint import (
     CONTROLNET_PREFIX,
     UNET_PREFIX,
-    controlnet_image_attention_places,
+    controlnet_names,
     unet_image_attention_names,
 )
 from .config import Shapes
@@ -45,10 +46,9 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
         SeeSRError: The folder holds something else, or the file cannot be written.
     """
     unet, controlnet = open_seesr_folder(folder)
-    controlnet_image_attention_places(controlnet.shapes())
     parts = {
         UNET_PREFIX: (unet, unet_image_attention_names(unet.shapes())),
-        CONTROLNET_PREFIX: (controlnet, list(controlnet)),
+        CONTROLNET_PREFIX: (controlnet, controlnet_names(controlnet.shapes())),
     }
     shapes = {prefix + name: file[name].shape for prefix, (file, names) in parts.items() for name in names}
 
@@ -60,7 +60,9 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
     sizes = {"image_attention_parameters": _count(unet, parts[UNET_PREFIX][1])}
     sizes["controlnet_parameters"] = _count(controlnet, parts[CONTROLNET_PREFIX][1])
     sources = {"unet": unet.files, "controlnet": controlnet.files}
-    return _write("seesr", dtype, output, shapes, tensors(), sizes, sources, {})
+    fingerprint = read_fingerprint(unet)
+    metadata = {FINGERPRINT_KEY: to_json(fingerprint)} if fingerprint else {}
+    return _write("seesr", dtype, output, shapes, tensors(), sizes, sources, metadata)
 
 
 def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Path:

@@ -1,7 +1,8 @@
 """From a RAM file and a DAPE file to the tagger: names, strict checks, LoRA merge.
 
 Of RAM's 509 M parameters tagging needs 212 M; nothing else is read. The DAPE file is what SeeSR publishes
-(LoRA parts alone, merged into RAM's weights here), or whole merged weights, which then stand in RAM's place.
+(LoRA parts, merged into RAM's weights here), or whole merged weights, which then stand in RAM's place. A parameter
+that lies whole beside LoRA parts, such as a trained bias, replaces RAM's, as in the published code.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..checkpoint import describe, listed
+from ..checkpoint import describe, require_fit
 from ..config import telling_shape
 from ..errors import SeeSRError
 from ..finite import stored
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
 
 TABLES = ("label_embed", ".relative_position_bias_table")  # bare in the files, layers in the module
 
+# The published RAM has these beside what is read, so they are not worth a line in the log.
 UNUSED_PREFIXES = ("tag_encoder.", "text_decoder.")  # RAM's captioning
 DERIVED_SUFFIXES = (".relative_position_index", ".attn_mask")  # computed from the sizes
+
+LORA_PREFIXES = ("visual_encoder.", *(f"{head}." for head in TAG_HEAD_NAMES))  # of what DAPE's LoRA changes
 
 FIRST_WEIGHT = "visual_encoder.patch_embed.proj.weight"
 FIRST_TRAINED = "visual_encoder.layers.0.blocks.0.attn.qkv.weight"
@@ -77,7 +81,8 @@ class DapeWeights:
     Attributes: config, the sizes; shapes, parameter -> shape, in the module's order.
 
     Raises:
-        SeeSRError: A file is not what its place asks for, or tensors are missing, unexpected or mis-shaped.
+        SeeSRError: A file is not what its place asks for, tensors are missing or mis-shaped, or tensors that are not
+            read belong to another network.
     """
 
     def __init__(self, ram: WeightFile, dape: WeightFile | None = None) -> None:
@@ -88,21 +93,23 @@ class DapeWeights:
         self.shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         self._whole = whole
         self._names = {_name_in(whole, parameter): parameter for parameter in self.shapes}
-        expected = {name: self.shapes[parameter] for name, parameter in self._names.items()}
-        slot = "RAM" if whole is ram else "DAPE"
-        self._what = f"{slot} file {_label(whole)}"
-        _check(slot, whole, expected)
+        self._what = f"{'RAM' if whole is ram else 'DAPE'} file {_label(whole)}"
+        _require(whole, {name: self.shapes[parameter] for name, parameter in self._names.items()}, self._what)
 
         self._stems: dict[str, list[str]] = {}
         self._lora: dict[str, Tensor] = {}
+        self._trained: dict[str, str] = {}
         if lora is not None:
             self._stems = lora_stems(self.shapes, lora)
             first = next((name for name in lora if name.endswith(".lora_B")), None)
             rank = telling_shape(lora.shapes(), first, 2, "DAPE weights")[1] if first else 0
+            names = {parameter: _name_in(lora, parameter) for parameter in self.shapes}
+            self._trained = {parameter: name for parameter, name in names.items() if name in lora}
             expected = lora_shapes(self._stems, self.shapes, rank)
-            _check("DAPE", lora, expected)
+            expected |= {name: self.shapes[parameter] for parameter, name in self._trained.items()}
             what = f"DAPE file {_label(lora)}"
-            self._lora = {name: stored(tensor, None, name, what) for name, tensor in lora.tensors(expected)}
+            read = _require(lora, expected, what)
+            self._lora = {name: stored(tensor, None, name, what) for name, tensor in lora.tensors(read)}
 
     def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield parameter and merged weight, in the order of ``shapes``.
@@ -118,6 +125,8 @@ class DapeWeights:
             parameter = self._names[name]
             keep = dtype is None or (dtype.itemsize == 1 and (tensor.ndim == 1 or name.endswith(TABLES)))
             wanted = tensor.dtype if keep else dtype
+            if parameter in self._trained:
+                tensor = self._lora[self._trained[parameter]]
             for stem in self._stems.get(parameter, ()):
                 tensor = tensor.float() + lora_delta(self._lora[f"{stem}.lora_A"], self._lora[f"{stem}.lora_B"])
             yield parameter, stored(tensor, wanted, name, self._what)
@@ -125,13 +134,14 @@ class DapeWeights:
 
 def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFile, WeightFile | None]:
     """Say which file holds whole weights and which holds LoRA parts; refuse what is neither."""
-    if dape is not None:
-        whole = FIRST_WEIGHT in dape
-        if whole and _has_lora(dape):
+    for slot, file in (("RAM", ram), ("DAPE", dape)):
+        if file is not None and FIRST_WEIGHT in file and _has_lora(file):
             raise SeeSRError(
-                f"DAPE file {_label(dape)} holds whole weights and LoRA parts, perhaps merged already; "
+                f"{slot} file {_label(file)} holds whole weights and LoRA parts, perhaps merged already; "
                 "save it with the merged weights alone, or with the LoRA parts alone."
             )
+    if dape is not None:
+        whole = FIRST_WEIGHT in dape
         if whole and dape.path == ram.path:
             raise SeeSRError(
                 f"RAM and DAPE are the same file {_label(ram)}; give DAPE.pth as DAPE, or none for plain RAM."
@@ -176,7 +186,7 @@ def _has_captioner(file: WeightFile) -> bool:
 
 
 def _has_lora(file: WeightFile) -> bool:
-    return any(name.startswith("visual_encoder.") and ".lora_" in name for name in file)
+    return any(".lora_" in name and name.startswith(LORA_PREFIXES) for name in file)
 
 
 def published_name(parameter: str) -> str:
@@ -202,27 +212,14 @@ def _name_in(file: WeightFile, parameter: str) -> str:
     return next((name for name in names if name in file), published)
 
 
-def _check(slot: str, file: WeightFile, expected: Shapes) -> None:
-    """Refuse a file that has not exactly the expected tensors, besides those known as unused."""
-    faults = {
-        "missing": [name for name in expected if name not in file],
-        "unexpected": [
-            name
-            for name in file
-            if name not in expected and not name.startswith(UNUSED_PREFIXES) and not name.endswith(DERIVED_SUFFIXES)
-        ],
-        "mis-shaped": [
-            f"{name} {file[name].shape} instead of {shape}"
-            for name, shape in expected.items()
-            if name in file and file[name].shape != shape
-        ],
-        "not floating-point": [name for name in expected if name in file and not file[name].dtype.is_floating_point],
+def _require(file: WeightFile, wanted: Shapes, what: str) -> list[str]:
+    """Check what is to be read of a file with :func:`.checkpoint.require_fit`, and return its names."""
+    names = {
+        name: name
+        for name in file
+        if name in wanted or not (name.startswith(UNUSED_PREFIXES) or name.endswith(DERIVED_SUFFIXES))
     }
-    found = "; ".join(f"{kind}: {listed(names)}" for kind, names in faults.items() if names)
-    if found:
-        raise SeeSRError(
-            f"{slot} file {_label(file)} does not fit the tagger; it is {describe(file.shapes())}. {found}."
-        )
+    return require_fit(wanted, file.shapes(), names, what)
 
 
 def _label(file: WeightFile) -> str:

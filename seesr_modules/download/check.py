@@ -56,6 +56,17 @@ def is_checksum(digest: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", digest) is not None
 
 
+def placed(file: WeightFile, folder: Path) -> Path:
+    """Return where a file belongs below a model folder: its path, but that of a SeeSR that lies one level deeper."""
+    path = folder / file.path
+    outer, *rest = PurePosixPath(file.path).parts
+    if len(rest) < 2 or path.parent.exists() or not (folder / outer).is_dir():
+        return path
+    from ..packed import seesr_folder  # loads torch, which only this needs
+
+    return seesr_folder(folder / outer).joinpath(*rest)
+
+
 def other_copy(path: Path, file: WeightFile) -> Path | None:
     """Return the copy that the loaders read in place of a missing ``path``: another file of its folder, or None."""
     if not file.any_name or path.exists() or not path.parent.is_dir():

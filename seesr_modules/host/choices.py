@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..dape.tags import TAG_LIST, THRESHOLDS, tag_files
 from ..download.sources import DAPE, RAM
@@ -121,7 +121,7 @@ def fingerprint(*paths: Path | None) -> str:
 def _auto_seesr() -> Path:
     names = [name for name in seesr_choices() if not named_as_packed("dape", name)]
     packed = [name for name in names if named_as_packed("seesr", name)]
-    folders = [name for name in names if not name.endswith(".safetensors")]
+    folders = [name for name in names if not name.endswith(".safetensors") and _around(name) not in names]
     name = _first_or_only("Load SeeSR: seesr", packed, PUBLISHED_SEESR, folders or names)
     if name and (path := find(name, SEESR)):
         return path
@@ -132,6 +132,11 @@ def _auto_seesr() -> Path:
         f"Load SeeSR: auto finds no packed SeeSR, and the published {_listed(missing)} missing in models/seesr: "
         f"{_FETCH_ALL}, or {_SEESR_BY_HAND}"
     )
+
+
+def _around(name: str) -> str:
+    """Return the folder around a choice: where both are choices, a SeeSR lies one level deeper than asked for."""
+    return PurePosixPath(name).parent.as_posix()
 
 
 def _auto_ram() -> str | None:

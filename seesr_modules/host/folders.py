@@ -43,7 +43,7 @@ def seesr_choices() -> list[str]:
         folder.relative_to(root).as_posix()
         for root in roots(SEESR)
         for folder in _folders(root)
-        if not missing_parts(folder)
+        if folder != root and not missing_parts(folder)
     }
     files = [name for name in _weight_files(SEESR) if name.endswith(".safetensors")]
     packed = [name for name in files if named_as_packed("seesr", name)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import comfy.conds
 import comfy.model_management
@@ -18,6 +18,7 @@ from comfy.cli_args import args
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
+from ..base_fingerprint import Fingerprint, read_fingerprint
 from ..checkpoint import TensorSource, load_strict, unet_image_attention_names
 from ..config import image_attention_places
 from ..errors import SeeSRError
@@ -28,6 +29,7 @@ from ..image_attention import (
     attached,
     require_match,
 )
+from .base_check import tell_other_base
 from .controlnet import SeeSRControlNet, image_attention_block, load_controlnet, transformer_paths
 from .device import cpu_is_fast_in_bfloat16
 from .latent_check import latent_check
@@ -52,6 +54,10 @@ class SeeSRModel:
     image_attention: ModelPatcher
     """Around an :class:`ImageAttention` for the UNet."""
     controlnet: SeeSRControlNet
+    base: Fingerprint | None = field(default=None, compare=False)
+    """Of the base model that it was trained on, where its file tells."""
+    compared: WeakSet[Any] = field(default_factory=WeakSet, compare=False)
+    """The host's models that were compared with ``base`` already."""
 
 
 def storage_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype | None]:
@@ -80,10 +86,11 @@ def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def load_seesr(unet: TensorSource, controlnet: TensorSource, weight_dtype: str = "auto") -> SeeSRModel:
-    """Load SeeSR from the published UNet (of which only image attention is read) and ControlNet.
+    """Load SeeSR from the published UNet and ControlNet.
 
     Args:
-        unet: Weights of the published ``unet`` folder, or only their image attention.
+        unet: Weights of the published ``unet`` folder, of which image attention and the base's fingerprint are read;
+            or image attention alone.
         controlnet: Weights of the published ``controlnet`` folder.
         weight_dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``fp8_e4m3fn``.
 
@@ -96,6 +103,7 @@ def load_seesr(unet: TensorSource, controlnet: TensorSource, weight_dtype: str =
     return SeeSRModel(
         reloadable_patcher(partial(load_image_attention, Watched(unet, bar), stored)),
         load_controlnet(Watched(controlnet, bar), stored, compute, device),
+        read_fingerprint(unet),
     )
 
 
@@ -146,6 +154,7 @@ def apply_seesr(
     require_texts("positive", positive, len(hint))
     require_texts("negative", negative, len(hint))
     model = apply_image_attention(model, seesr, soft_prompt, soft_prompt_strength)
+    tell_other_base(model, seesr)
     if computes_in(model.model_dtype(), model.load_device):
         model.add_object_patch("manual_cast_dtype", model.model_dtype())
     start_from_lr(model)

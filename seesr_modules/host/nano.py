@@ -22,8 +22,9 @@ from ..checkpoint import TensorSource, require_fit
 from ..config import HEAD_WIDTH, count_blocks, telling_shape
 from ..dape.weights import load_dape
 from ..errors import SeeSRError
+from ..finite import stored
 from ..nano.autoencoder import PatchAutoencoder
-from ..nano.file import CLIP_TOKENS, NANO_FILE, PREDICTIONS, TOKEN_TABLE, NanoFile, all_tensors
+from ..nano.file import CLIP_TOKENS, NANO_FILE, PREDICTIONS, TOKEN_TABLE, NanoFile
 from .base_model import base_model
 from .model import SeeSRModel, load_seesr, storage_dtypes
 from .patching import patcher_for
@@ -129,10 +130,10 @@ def _clip(source: TensorSource, known_tokens: list[int]) -> comfy.sd.CLIP:
         "vocab_size": CLIP_TOKENS,
     }
     empty = comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", comfy.ops.manual_cast).text_model
-    require_fit(
-        empty, {**shapes, TOKEN_TABLE: (CLIP_TOKENS, width)}, {name: name for name in shapes}, "nano's text encoder"
-    )
-    tensors = all_tensors(source, torch.float32)
+    wanted = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
+    given = {**shapes, TOKEN_TABLE: (CLIP_TOKENS, width)}
+    read = require_fit(wanted, given, {name: name for name in shapes}, "nano's text encoder")
+    tensors = {name: stored(tensor, torch.float32, name, "nano") for name, tensor in source.tensors(read)}
     rows = tensors[TOKEN_TABLE]
     table = rows[:1].repeat(CLIP_TOKENS, 1)
     table[known_tokens] = rows[1:]

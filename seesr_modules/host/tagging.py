@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management
 import comfy.ops
 import comfy.utils
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..dape.tags import Language, Tag, Vocabulary, read_vocabulary, select_tags
+from ..dape.tags import PUBLISHED_CLASSES, Language, Tag, Vocabulary, join_tags, read_vocabulary, select_tags
 from ..dape.weights import load_dape
+from ..errors import SeeSRError
 from ..packed import open_dape, packed_vocabulary
 from .choices import AUTO, find_tag_lists, find_tagger
 from .model import storage_dtypes
@@ -33,6 +36,16 @@ BATCH = 8
 BYTES_PER_PIXEL = 768
 """Memory of the tagger's activations per pixel of its input, in float32: the first stage of Swin-L holds
 192 channels for 16 pixels, five times over."""
+
+
+PHOTO = Path(__file__).parents[1] / "dape" / "astronaut.jpg"
+"""A photo that every new DAPE is tried on; astronaut.md beside it says where it is from."""
+
+TOO_MANY_TAGS = 100
+"""Tags of one photo that only wrong weights give: published ones give some ten."""
+
+_tried: set[tuple[tuple[Path, int], ...]] = set()
+"""Files of the taggers that were tried on the photo, and when each was last changed."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,42 @@ def load_dape_named(ram: str, dape: str, weight_dtype: str) -> DapeModel:
     paths = find_tagger(ram, dape)
     if AUTO in (ram, dape):
         logger.info("Load DAPE: auto takes %s.", " and ".join(path.name for path in paths if path))
-    return load_dape_path(*paths, weight_dtype)
+    model = load_dape_path(*paths, weight_dtype)
+    try_on_photo(model, [path for path in paths if path])
+    return model
+
+
+def try_on_photo(dape: DapeModel, files: Iterable[Path]) -> None:
+    """Log the tags of a photo, once for each tagger of the published number of classes, and warn of absurd ones.
+
+    Wrong weights under right names and shapes would show nowhere else: they give no tags, or hundreds.
+
+    Args:
+        dape: The tagger.
+        files: What it was loaded from.
+    """
+    if len(dape.vocabulary.english) != PUBLISHED_CLASSES:
+        return
+    try:
+        known_as = tuple((file.resolve(), file.stat().st_mtime_ns) for file in files)
+        if known_as in _tried:
+            return
+        _tried.add(known_as)
+        with Image.open(PHOTO) as photo:
+            pixels = torch.from_numpy(np.array(photo.convert("RGB"))).movedim(-1, 0)[None] / 255
+        tags = tag(dape, pixels).tags[0]
+    except (OSError, RuntimeError, SeeSRError) as error:  # a tagger is loaded whatever comes of its trial
+        logger.warning("Load DAPE: the tagger could not be tried on a photo (%s).", error)
+        return
+    if 0 < len(tags) < TOO_MANY_TAGS:
+        logger.info("Load DAPE: the tags of a photo of an astronaut are: %s.", join_tags(tags))
+        return
+    logger.warning(
+        "Load DAPE: the tagger gives %s tags to a photo of an astronaut, and a sound one some ten: its weights are "
+        "wrong or damaged, and so will be the prompts. Fetch RAM and DAPE again with `python run.py download seesr`, "
+        "which checks what is there, and pack them again with `python run.py pack`.",
+        len(tags) or "no",
+    )
 
 
 def load_dape_path(ram: Path, dape: Path | None, weight_dtype: str) -> DapeModel:

@@ -15,7 +15,7 @@ import torch
 from diffusers import ControlNetModel, Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from ..checkpoint import describe, listed
+from ..checkpoint import describe, require_fit
 from ..config import HEAD_WIDTH, LATENT_PX, EncoderSizes, Shapes, StemSizes, image_attention_places
 from ..errors import SeeSRError
 
@@ -94,7 +94,7 @@ class SeeSRDenoiser(nn.Module):
         """Build from the published files' tensors, which are taken over in their dtype, not copied.
 
         Raises:
-            SeeSRError: tensors are missing, unexpected or of the wrong shape.
+            SeeSRError: tensors are missing or of the wrong shape, or of another network.
         """
         with torch.device("meta"):
             denoiser = cls.from_shapes(_shapes(unet), _shapes(controlnet))
@@ -120,7 +120,7 @@ class SeeSRDenoiser(nn.Module):
             soft_prompt_dim: width of the soft prompt.
 
         Raises:
-            SeeSRError: tensors are missing, unexpected or of the wrong shape; it is no base model.
+            SeeSRError: tensors are missing or of the wrong shape, or of another network; it is no base model.
         """
         shapes = _shapes(unet)
         if image_attention_places(shapes):
@@ -268,13 +268,5 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor], what: str, *, assign: bool) -> None:
-    wanted, given = _shapes(module.state_dict()), _shapes(tensors)
-    faults = {
-        "missing": [name for name in wanted if name not in given],
-        "unexpected": [name for name in given if name not in wanted],
-        "of another shape": [name for name in wanted if name in given and given[name] != wanted[name]],
-    }
-    found = [f"{fault}: {listed(names)}" for fault, names in faults.items() if names]
-    if found:
-        raise SeeSRError(f"{what}: the tensors do not fit; they are {describe(given)}. {'; '.join(found)}.")
-    module.load_state_dict(tensors, assign=assign)
+    read = require_fit(_shapes(module.state_dict()), _shapes(tensors), {name: name for name in tensors}, what)
+    module.load_state_dict({name: tensors[name] for name in read}, assign=assign)

@@ -30,7 +30,8 @@ def common_prefix(names: Collection[str]) -> str:
 def inner_dict(path: Path, tree: object) -> dict[Any, Any]:
     """Return the state dict inside a loaded torch file, which may lie in dicts named as in WRAPPERS.
 
-    What lies beside a wrapper (an optimizer, an epoch) is left out, but tensors may not lie beside it.
+    What lies beside a wrapper (an optimizer, an epoch, a loss) is left out, but no tensor of several values may lie
+    beside it.
 
     Raises: SeeSRError where there is no dict, or no telling which tensors are meant.
     """
@@ -40,7 +41,7 @@ def inner_dict(path: Path, tree: object) -> dict[Any, Any]:
         wrapper = next((name for name in WRAPPERS if isinstance(tree.get(name), dict)), None)
         if wrapper is None:
             return tree
-        if any(isinstance(value, torch.Tensor) for value in tree.values()):
+        if any(isinstance(value, torch.Tensor) and value.numel() > 1 for value in tree.values()):
             raise SeeSRError(f"{path} holds tensors both inside and beside {wrapper!r}; save only one of them.")
         tree = tree[wrapper]
     raise SeeSRError(f"{path} wraps its tensors more than {_MAX_DEPTH} times; save the tensors alone.")

@@ -1,23 +1,28 @@
 """Reading of torch files: the zip archives of torch.save, and the plain pickles it wrote before torch 1.6.
 
-A pickle can name any function. Here it may name only what describes tensors: that is looked up in the
-pickle before torch reads it, with torch's own restricted unpickler.
+A pickle can name any function. Here it may name only what describes tensors and, for what lies beside them, types of
+plain data: that is looked up in the pickle before torch reads it, with torch's own restricted unpickler. Of what lies
+beside tensors nothing is made but placeholders, so no function that a pickle names is ever called for it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import pickletools
 import re
 import struct
+import sys
 import tarfile
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 
+from ..download.sources import CATALOGUE, DAPE
 from ..errors import SeeSRError
+from .beside import Placeholder, is_plain_type, placeholders
 from .names import inner_dict
 from .part import MAX_DESCRIPTION_BYTES, MAX_NAME_CHARACTERS, Part, TensorInfo, checked_size, reading
 
@@ -44,9 +49,15 @@ _DATA_GLOBALS = re.compile(
 )
 _GLOBAL_OPCODES = {"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
 _VALUE_OPCODES = {"BINUNICODE", "SHORT_BINSTRING", "GLOBAL", "BININT", "BININT1", "BININT2", "LONG1"}
+_COPY = (
+    "import sys,torch;"
+    "keep=lambda d:{n:keep(v) if isinstance(v,dict) else v for n,v in d.items() if isinstance(v,(dict,torch.Tensor))};"
+    "torch.save(keep(torch.load(sys.argv[1],map_location=lambda data,_:data,weights_only=False)),sys.argv[2])"
+)
+"""Program that copies the tensors of a torch file; without quotes, so that in quotes every shell takes it."""
 _LOCAL_HEADER_BYTES = 30  # of a zip record, before its name and its padding
 _MOST_NAMES = 2  # of one tensor: in RAM tag_encoder shares with tagging_head, and a word table with its decoder
-_PLAIN_LEAVES = (str, bytes, int, float, complex, type(None), torch.dtype)
+_PLAIN_LEAVES = (str, bytes, int, float, complex, type(None), type, torch.dtype, Placeholder)
 
 
 def begins_like_torch(head: bytes) -> bool:
@@ -59,7 +70,8 @@ def open_torch(path: Path) -> Part:
 
     No tensor of an archive is read; an old pickle is read whole, and so is an archive that is named .safetensors.
 
-    Raises: SeeSRError where the file names code, is compressed, or describes tensors that it does not hold.
+    Raises: SeeSRError where the file names code and is no published one, is compressed, or describes tensors that it
+    does not hold.
     """
     size = checked_size(path)
     with reading(path):
@@ -68,17 +80,24 @@ def open_torch(path: Path) -> Part:
         is_archive = head.startswith(_ZIP_MAGIC)
         if not begins_like_torch(head) or (not is_archive and tarfile.is_tarfile(path)):
             raise SeeSRError(f"{path} was not written by torch.save, whatever its name says; choose another file.")
-        data_bytes = _check_archive(path, size) if is_archive else size - _check_legacy(path)
+        data_bytes, beside = _check_archive(path, size) if is_archive else _check_legacy(path, size)
         # What is named .safetensors torch maps as that alone.
         mapped = is_archive and path.suffix != ".safetensors"
-        tensors = _load(path, mapped)
+        tensors = _load(path, mapped, beside)
         _check_storages(path, tensors, data_bytes)
         infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    return Part(path, infos, {}, lambda: _load(path, mapped).__getitem__, mapped=mapped)
+    return Part(path, infos, {}, lambda: _load(path, mapped, beside).__getitem__, mapped=mapped)
 
 
-def _load(path: Path, mapped: bool) -> dict[str, torch.Tensor]:
-    with path.open("rb") as file:
+def _load(path: Path, mapped: bool, beside: frozenset[str]) -> dict[str, torch.Tensor]:
+    """Read the tensors.
+
+    Args:
+        path: The file.
+        mapped: Whether tensors are views of the file.
+        beside: What the pickle names of types that are not tensors'.
+    """
+    with path.open("rb") as file, placeholders(beside):
         loaded = torch.load(str(path) if mapped else file, map_location="cpu", weights_only=True, mmap=mapped)
     tree = inner_dict(path, loaded)
     tensors = {}
@@ -95,7 +114,7 @@ def _load(path: Path, mapped: bool) -> dict[str, torch.Tensor]:
 
 
 def _is_plain(value: object) -> bool:
-    """Tell whether a value is made of numbers, text and containers of them; it may contain itself."""
+    """Tell whether a value is made of numbers, text, placeholders and containers of them; it may contain itself."""
     seen, waiting = set(), [value]
     while waiting:
         value = waiting.pop()
@@ -123,8 +142,8 @@ class _ShortReads(io.FileIO):
         return data
 
 
-def _check_archive(path: Path, size: int) -> int:
-    """Check the zip directory and the pickle; return the size in bytes of all the tensors' data."""
+def _check_archive(path: Path, size: int) -> tuple[int, frozenset[str]]:
+    """Check the directory and the pickle; return the size in bytes of the data, and what is named beside tensors."""
     if not zipfile.is_zipfile(path):
         raise SeeSRError(f"{path} is cut short: the directory at its end is missing; download it again.")
     with _ShortReads(path) as file, zipfile.ZipFile(file) as archive:
@@ -152,14 +171,14 @@ def _check_archive(path: Path, size: int) -> int:
         if entries[f"{root}data.pkl"].file_size > MAX_DESCRIPTION_BYTES:
             raise SeeSRError(f"{path} has a description of more than {MAX_DESCRIPTION_BYTES} bytes; refused.")
         description = archive.read(f"{root}data.pkl")
-        _check_pickle(path, io.BytesIO(description))
+        beside = _plain_or_published(path, size, _named(io.BytesIO(description)))
         data = {
             name.removeprefix(f"{root}data/"): entry.file_size
             for name, entry in entries.items()
             if name.startswith(f"{root}data/")
         }
         _check_records(path, description, data)
-        return sum(data.values())
+        return sum(data.values()), beside
 
 
 def _check_places(path: Path, file: io.FileIO, entries: list[zipfile.ZipInfo], size: int) -> None:
@@ -220,22 +239,53 @@ def _check_request(path: Path, request: object, sizes: Mapping[str, int]) -> Non
         )
 
 
-def _check_legacy(path: Path) -> int:
-    """Check the pickles; return where they end."""
+def _check_legacy(path: Path, size: int) -> tuple[int, frozenset[str]]:
+    """Check the pickles; return the size in bytes of the data after them, and what is named beside tensors."""
     with path.open("rb") as file:
         pickles = io.BytesIO(file.read(MAX_DESCRIPTION_BYTES))
-    for _ in range(_LEGACY_PICKLES):
-        _check_pickle(path, pickles)
-    return pickles.tell()
+    named = frozenset().union(*(_named(pickles) for _ in range(_LEGACY_PICKLES)))
+    return size - pickles.tell(), _plain_or_published(path, size, named)
 
 
-def _check_pickle(path: Path, pickle_file: io.BytesIO) -> None:
-    """Read one pickle's opcodes, running none, and refuse names of anything but tensors' descriptions."""
+def _named(pickle_file: io.BytesIO) -> frozenset[str]:
+    """Read one pickle's opcodes, running none; return what it names, but for what describes tensors."""
+    named = set()
     for opcode, argument, _ in pickletools.genops(pickle_file):
         if opcode.name in _GLOBAL_OPCODES:
-            name = argument.replace(" ", ".") if isinstance(argument, str) else opcode.name
-            if not _DATA_GLOBALS.fullmatch(name):
-                raise SeeSRError(f"{path} contains code ({name[:80]}); refused. Use a .safetensors copy of it.")
+            named.add(argument.replace(" ", ".") if isinstance(argument, str) else opcode.name)
+    return frozenset(name for name in named if not _DATA_GLOBALS.fullmatch(name))
+
+
+def _plain_or_published(path: Path, size: int, named: frozenset[str]) -> frozenset[str]:
+    """Return what a pickle names beside tensors, after a check that it is plain data or the file a published one."""
+    code = sorted(name for name in named if not is_plain_type(name))
+    if code and not _is_published(path, size):
+        python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
+        copy = path.with_name(f"{path.stem}_tensors.pth")
+        raise SeeSRError(
+            f"{path} contains code ({code[0][:80]}); refused. Fetch the published file with `python run.py download "
+            f"seesr` in the folder of this node pack, or from {_page(path)}. If you trust who made this one, choose a "
+            f'copy of its tensors; making it runs the code: `{python} -c "{_COPY}" "{path}" "{copy}"`.'
+        )
+    return named
+
+
+def _page(path: Path) -> str:
+    """Return where a published file is from, by its name; SeeSR's page for other names."""
+    pages = [file.sources[0].page for file in CATALOGUE["all"] if PurePosixPath(file.path).stem == path.stem]
+    return (pages or [DAPE.sources[0].page])[0]
+
+
+def _is_published(path: Path, size: int) -> bool:
+    """Tell whether a file is to the byte one of those that `run.py download` fetches."""
+    digests = {file.sha256 for files in CATALOGUE.values() for file in files if file.size_bytes == size}
+    if not digests:
+        return False
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest() in digests
 
 
 def _check_storages(path: Path, tensors: dict[str, torch.Tensor], data_bytes: int) -> None:

@@ -20,7 +20,7 @@ from seesr_pack.nodes.load_model import LoadModel
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import folders, loading_work
-from seesr_pack.seesr_modules.host.choices import PLAIN_RAM, find_seesr, find_tagger
+from seesr_pack.seesr_modules.host.choices import AUTO, PLAIN_RAM, find_seesr, find_tagger
 from seesr_pack.seesr_modules.host.controlnet import parameter_names
 from seesr_pack.seesr_modules.host.loading import load_seesr_named, load_seesr_path
 from seesr_pack.seesr_modules.host.tagging import find_vocabulary, load_dape_path
@@ -139,7 +139,7 @@ def test_a_linked_seesr_is_listed_and_loads(tmp_path: Path, models: Path, monkey
     (disk / "self").symlink_to(disk)
     (models / "up").symlink_to(tmp_path)
     (models / "loop").symlink_to("loop")
-    assert folders.seesr_choices() == ["SeeSR", "disk/SeeSR"]
+    assert folders.seesr_choices() == ["SeeSR", "disk", "disk/SeeSR"]
     path = folders.find("SeeSR", folders.SEESR)
     assert path is not None
     assert_seesr(load_seesr_path(path, "float32"))
@@ -160,6 +160,44 @@ def test_links_out_of_a_seesr_folder_are_refused(tmp_path: Path, models: Path, p
     (folder / part).unlink()
     (folder / part).symlink_to(f"own {part}")
     assert_seesr(load_seesr_path(folder, "float32"))
+
+
+def test_a_clone_of_the_published_repository_is_found(models: Path) -> None:
+    """It holds unet and controlnet in a folder of its own, and is known by the clone's name all the same."""
+    inner = builders.save_seesr(models / "SeeSR" / "seesr", UNET, CONTROLNET)
+    (models / "SeeSR" / ".git").mkdir()
+    (models / "SeeSR" / "DAPE.pth").touch()
+    assert folders.seesr_choices()[:2] == ["SeeSR", "SeeSR/seesr"]
+    for name in ("SeeSR", "SeeSR/seesr"):
+        assert_seesr(load_seesr_named(name, "float32"))
+    other = inner.with_name("other")
+    (other / "unet").mkdir(parents=True)
+    assert find_seesr("SeeSR") == models / "SeeSR"
+    (other / "controlnet").mkdir()
+    with pytest.raises(SeeSRError, match=r"'SeeSR' holds no unet and no controlnet\."):
+        find_seesr("SeeSR")
+    (models / "SeeSR" / "unet").mkdir()
+    with pytest.raises(SeeSRError, match=r"'SeeSR' holds no controlnet\."):
+        find_seesr("SeeSR")
+
+
+def test_auto_takes_a_clone_of_any_name_for_one_seesr(models: Path) -> None:
+    builders.save_seesr(models / "clone" / "seesr", UNET, CONTROLNET)
+    assert find_seesr(AUTO) == models / "clone"
+
+
+def test_a_models_folder_with_one_seesr_is_none_itself(models: Path) -> None:
+    builders.save_seesr(models / "SeeSR", UNET, CONTROLNET)
+    assert folders.seesr_choices() == ["SeeSR"]
+
+
+@needs_links
+def test_a_link_in_a_clone_leads_nowhere_else(tmp_path: Path, models: Path) -> None:
+    builders.save_seesr(tmp_path / "elsewhere", UNET, CONTROLNET)
+    (models / "SeeSR").mkdir()
+    (models / "SeeSR" / "seesr").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SeeSRError, match=r"seesr is a link out of its folder"):
+        load_seesr_named("SeeSR", "float32")
 
 
 @pytest.mark.parametrize(
@@ -470,6 +508,42 @@ def test_a_table_of_224_px_is_refused_in_the_published_network(tmp_path: Path) -
     dape = load_dape_path(save(tmp_path, "small.pth", {"model": small}), None, "float32").patcher.model
     assert (dape.config.image_size, dape.config.tokens) == (224, 50)
     assert dape(torch.rand(1, 3, 60, 80)).soft_prompt.shape[1] == 50
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_auto_stores_the_tagger_in_float16_and_computes_in_what_the_device_is_fast_in(tagger: Path, dtype: str) -> None:
+    """Whatever the UNet's auto is: bfloat16 would shift the soft prompt ten times as much."""
+    dape = load_dape_path(tagger / "ram.pth", tagger / "DAPE.pth", dtype)
+    assert {parameter.dtype for parameter in dape.patcher.model.parameters()} == {torch.float16}
+    assert dape.compute_dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stored", "computed"),
+    [("float32", torch.float32, torch.float32), ("bfloat16", torch.bfloat16, torch.float32)],
+)
+def test_the_tagger_is_stored_as_asked(tagger: Path, dtype: str, stored: torch.dtype, computed: torch.dtype) -> None:
+    dape = load_dape_path(tagger / "ram.pth", None, dtype)
+    assert {parameter.dtype for parameter in dape.patcher.model.parameters()} == {stored}
+    assert dape.compute_dtype in (computed, stored)  # where the processor is fast in it, it computes in it
+
+
+def test_tag_lists_beside_the_weights_win(tmp_path: Path, tagger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beside RAM first, then those beside DAPE, then models/seesr, then models/rams."""
+    words = (tagger / "ram_tag_list.txt").read_text("utf-8").splitlines()
+    places = {}
+    for name in ("ram", "dape", "seesr", "rams"):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+        (places[name] / "ram_tag_list.txt").write_text("\n".join(f"{name} {word}" for word in words), "utf-8")
+        (places[name] / "ram_tag_list_threshold.txt").write_bytes((tagger / "ram_tag_list_threshold.txt").read_bytes())
+    for kind in ("seesr", "rams"):
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(places[kind])], {".pth"}))
+    ram, dape = save(places["ram"], "ram.pth", {"model": dict(RAM)}), save(places["dape"], "DAPE.pth", dict(LORA))
+    for name in ("ram", "dape", "seesr", "rams"):
+        found = load_dape_path(ram, dape, "float32").vocabulary.english
+        assert found == tuple(f"{name} {word}" for word in words)
+        (places[name] / "ram_tag_list.txt").unlink()
 
 
 def test_packed_dape_needs_nothing_else(

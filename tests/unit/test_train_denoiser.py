@@ -160,12 +160,18 @@ def test_one_error_names_every_kind_of_misfit() -> None:
     state_dicts = random_denoiser().state_dicts()
     unet = state_dicts["unet"]
     del unet["conv_out.bias"]
-    unet["surplus.weight"] = torch.zeros(1)
     unet["conv_norm_out.bias"] = torch.zeros(3)
-    with pytest.raises(
-        SeeSRError, match=r"unet.*missing: conv_out\.bias.*unexpected: surplus.*shape: conv_norm_out\.bias"
-    ):
+    with pytest.raises(SeeSRError, match=r"unet.*missing: conv_out\.bias.*shape: conv_norm_out\.bias"):
         SeeSRDenoiser.from_state_dicts(**state_dicts)
+
+
+def test_what_the_network_does_not_have_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    state_dicts = random_denoiser().state_dicts()
+    surplus = {**state_dicts["unet"], "surplus.weight": torch.zeros(1)}
+    with caplog.at_level("INFO"):
+        loaded = SeeSRDenoiser.from_state_dicts(surplus, state_dicts["controlnet"])
+    assert loaded.state_dicts()["unet"].keys() == state_dicts["unet"].keys()
+    assert caplog.messages == ["Tensors of unet that are not read: surplus.weight."]
 
 
 def test_base_and_seesr_unet_are_not_confused() -> None:

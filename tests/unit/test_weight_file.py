@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
+import collections
+import datetime
+import hashlib
 import json
 import os
 import pickle
 import re
 import struct
+import subprocess
 import sys
 import tarfile
+import types
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from seesr_pack.seesr_modules.download.sources import CATALOGUE
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.weight_file import TensorInfo, open_weights, part, reader, torch_part
 
@@ -157,6 +166,68 @@ def test_plain_data_beside_tensors_are_left_out(tmp_path: Path) -> None:
     assert_same_inner(save(tmp_path / "a.pth", {**INNER, "config": loop, "step": 5}))
 
 
+class Settings(dict):
+    """A dict of one's own, such as training code keeps its settings in."""
+
+
+def in_a_defaultdict(value: Any) -> Any:
+    made = collections.defaultdict(list, {"value": value})
+    made["gone"].append(value)
+    return made
+
+
+PLAIN = {
+    "a double of numpy's": np.float64(2.5),
+    "an integer of numpy's": np.int64(3),
+    "a single of numpy's": np.float32(0.5),
+    "a truth of numpy's": np.bool_(True),
+    "a text of numpy's": np.str_("x"),
+    "a type of numpy's": np.dtype("i8"),
+    "an array": np.arange(5.0),
+    "arguments": argparse.Namespace(lr=np.float64(1e-4), names=["a"], more=argparse.Namespace(seed=1)),
+    "a namespace": types.SimpleNamespace(a=1),
+    "a defaultdict": in_a_defaultdict(np.float64(1)),
+    "a counter": collections.Counter("aab"),
+    "sets": [{1, 2}, frozenset([3])],
+    "a path": Path("a"),
+    "a date": datetime.datetime(2024, 1, 1, 12),
+    "a complex number": 1j,
+    "bytes": b"abc",
+    "a type": float,
+}
+
+
+@pytest.mark.parametrize("what", PLAIN)
+@pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
+def test_objects_of_plain_data_are_passed_over(tmp_path: Path, what: str, name: str) -> None:
+    for tree in ({**INNER, "extra": PLAIN[what]}, {"model": INNER, "extra": PLAIN[what]}):
+        assert_same_inner(save(tmp_path / name, tree))
+
+
+def test_single_values_beside_a_wrapper_are_left_out(tmp_path: Path) -> None:
+    assert_same_inner(save(tmp_path / "a.pth", {"model": INNER, "loss": torch.tensor(0.5), "step": torch.ones(1)}))
+
+
+def test_the_hosts_list_of_safe_types_is_kept(tmp_path: Path) -> None:
+    """Types of the host under the same names do not come in the way, and are there again afterwards."""
+    before = torch.serialization.get_safe_globals()
+    try:
+        torch.serialization.add_safe_globals([argparse.Namespace, np.dtype])
+        allowed = set(torch.serialization.get_safe_globals())
+        path = save(tmp_path / "a.pth", {"model": INNER, "extra": [argparse.Namespace(a=np.int64(1)), np.float64(1)]})
+        assert_same_inner(path)
+        assert set(torch.serialization.get_safe_globals()) == allowed
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.read("a/data.pkl")[:-20]
+        refused(
+            rewrite(path, lambda name, content: keep(name, damaged if "data.pkl" in name else content)), "is no read"
+        )
+        assert set(torch.serialization.get_safe_globals()) == allowed
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
@@ -164,7 +235,7 @@ def test_plain_data_beside_tensors_are_left_out(tmp_path: Path) -> None:
         ({"x": {"y": torch.ones(1)}}, "under 'x' neither a tensor nor plain data: dict"),
         ({3: torch.ones(1)}, "names a tensor '3', which is not a short text"),
         ({"x" * 501: torch.ones(1)}, "names a tensor 'x{80}', which is not a short text"),
-        ({"params": INNER, "x": torch.ones(1)}, "both inside and beside 'params'"),
+        ({"params": INNER, "x": torch.ones(2)}, "both inside and beside 'params'"),
         ({"params": {"params": {"params": {"params": INNER}}}}, "wraps its tensors more than 4 times"),
         ([torch.ones(1)], "holds a list instead of named tensors"),
         (torch.ones(1), "holds a Tensor instead of named tensors"),
@@ -441,9 +512,78 @@ def test_code_is_refused_and_not_run(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("collections\nOrderedDict\n", "collections.OrderedDictX"),
+        ("torch\nFloatStorage\n", "torch.FloatStorageX"),
+        ("torch\nFloatStorage\n", "xtorch.FloatStorage"),
+        ("torch._utils\n_rebuild_tensor_v2\n", "torch._utils._rebuild_tensor_v2x"),
+        ("argparse\nNamespace\n", "argparse.NamespaceX"),
+        ("argparse\nNamespace\n", "xargparse.Namespace"),
+        ("argparse\nNamespace\n", "argparse.sys.Namespace"),
+    ],
+)
+def test_names_that_begin_or_end_like_good_ones_are_refused(tmp_path: Path, name: str, instead: str) -> None:
+    path = save(tmp_path / "a.pth", {"model": collections.OrderedDict(INNER), "arguments": argparse.Namespace()})
+    with zipfile.ZipFile(path) as archive:
+        assert name.encode() in archive.read("a/data.pkl")
+    module, _, own = instead.rpartition(".")
+    named = f"{module}\n{own}\n".encode()
+    rewrite(path, lambda record, content: keep(record, content.replace(name.encode(), named)))
+    refused(path, rf"contains code \({re.escape(instead)}\); refused")
+
+
+def publish(monkeypatch: pytest.MonkeyPatch, path: Path, content: bytes | None = None) -> None:
+    """Have a file's size and checksum among the published ones."""
+    known = replace(CATALOGUE["seesr"][0], size_bytes=path.stat().st_size)
+    known = replace(known, sha256=hashlib.sha256(path.read_bytes() if content is None else content).hexdigest())
+    monkeypatch.setattr(torch_part, "CATALOGUE", {**CATALOGUE, "seesr": (known,)})
+
+
+@pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
+@pytest.mark.parametrize(
+    "beside",
+    [Calls(exec, "import os; os.mkdir('ran')"), Calls(open, "ran", "w"), Settings(a=Settings(b=np.float64(1)))],
+    ids=["exec", "open", "a dict of one's own"],
+)
+def test_code_beside_the_tensors_of_a_published_file_is_passed_over_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, beside: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / name, {"model": INNER, "optimizer": beside})
+    refused(path, r"contains code \(.*\); refused")
+    publish(monkeypatch, path, b"of the same size")
+    refused(path, r"contains code \(.*\); refused")
+    publish(monkeypatch, path)
+    assert_same_inner(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_remedy_makes_a_copy_that_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is the user's to run: it does run the code in the file, as the sentence says."""
+    monkeypatch.chdir(tmp_path)
+    tree = {"model": collections.OrderedDict(INNER), "optimizer": {"state": {0: Calls(os.mkdir, "ran")}}, "epoch": 3}
+    path = save(tmp_path / "DAPE.pth", tree)
+    told = str(refused(path, "If you trust who made this one, choose a copy of its tensors; making it runs the code:"))
+    assert (
+        "`python run.py download seesr` in the folder of this node pack, or from https://huggingface.co/CSWRY/" in told
+    )
+    command = told.split("`")[-2]
+    assert not (tmp_path / "ran").exists()
+    subprocess.run(command, shell=True, check=True)
+    assert (tmp_path / "ran").exists()
+    assert_same_inner(tmp_path / "DAPE_tensors.pth")
+
+
+def test_the_remedy_names_the_page_of_the_published_file(tmp_path: Path) -> None:
+    for name, page in (("ram_swin_large_14m.pth", "xinyu1205/recognize_anything_model"), ("other.pth", "CSWRY/SeeSR")):
+        refused(save(tmp_path / name, {"x": Calls(exec, "")}), rf"or from https://huggingface\.co/{page}\. If you")
+
+
 def test_torch_refuses_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch_part, "_DATA_GLOBALS", re.compile(".*"))
+    monkeypatch.setattr(torch_part, "_DATA_GLOBALS", re.compile(".*"))  # so that no placeholder is made either
     for name in ("a.pth", "legacy.pth"):
         error = refused(save(tmp_path / name, {"epoch": Calls(os.mkdir, "ran")}), "UnpicklingError")
         assert isinstance(error.__cause__, pickle.UnpicklingError)
