@@ -202,6 +202,9 @@ def parameter_names(shapes: Shapes) -> dict[str, str]:
 class SeeSRControlNet(comfy.controlnet.ControlNet):
     """The host's ControlNet object around :class:`ControlModel`."""
 
+    cond_hint_original: Tensor
+    cond_hint: Tensor | None
+
     default_soft_prompt: Tensor | None = None
     """Soft prompt for conds that carry none, because another node rebuilt them."""
 

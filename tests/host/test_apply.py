@@ -158,12 +158,44 @@ def rebuilt(conds: list[Any]) -> list[Any]:
     return [[text, {k: v for k, v in options.items() if k != "model_conds"}] for text, options in conds]
 
 
+def copied(conds: list[Any]) -> list[Any]:
+    """Return rebuilt conds with a ControlNet of their own, as nodes make it that change something on it."""
+    return [[text, {**options, "control": options["control"].copy()}] for text, options in rebuilt(conds)]
+
+
+@pytest.mark.parametrize("through", [rebuilt, copied])
 def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
-    tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor
+    tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor, through: Any
 ) -> None:
     """They get it from the MODEL and the ControlNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    assert_alike(predict(model, rebuilt(positive), negative, scene), plain)
+    assert_alike(predict(model, through(positive), negative, scene), plain)
+
+
+def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
+    tiny: Tiny, seesr: Any, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0 the ControlNet does without image attention; the MODEL has none in each of the three results."""
+    model, *without = apply_scene(tiny, seesr, scene, soft_prompt_strength=0.0)
+    _, *with_it = apply_scene(tiny, seesr, scene)
+    found, other = (predict(model, *conds, scene) for conds in (without, with_it))
+    monkeypatch.setattr(controlnet, "attached", lambda *_: nullcontext())
+    assert_alike(found, predict(model, *with_it, scene))
+    assert (found - other).abs().max() > 1e-3
+
+
+def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """The option with which Sage Attention and the like come in reaches all 16 blocks of the UNet."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    tokens: list[int] = []
+
+    def override(attention: Any, q: torch.Tensor, k: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        tokens.append(k.shape[1])
+        return attention(q, k, *args, **kwargs)
+
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    predict(model, positive, negative, scene, steps=1)
+    assert tokens.count(scene.soft_prompt.shape[1]) == 16
 
 
 @pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -10,9 +11,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import comfy.sample
+import comfy.samplers
 import nodes
 import pytest
 import torch
+from likeness import assert_alike
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.host import controlnet, nano
@@ -189,8 +193,7 @@ def test_a_part_of_the_picture_is_sampled_with_its_part_of_the_hint(tiny: Tiny, 
     )
     expected = predict(*apply_scene(tiny, seesr, part), part)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    found = predict(model, part_of(positive, tile), part_of(negative, tile), part)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert_alike(predict(model, part_of(positive, tile), part_of(negative, tile), part), expected)
     with pytest.raises(SeeSRError, match="The latent is of 1 pictures of 160x96 pixels and the hint of 1 of 80x64"):
         predict(model, part_of(positive, tile), negative, scene)
 
@@ -249,6 +252,25 @@ def test_conds_with_the_check_run_as_one_batch(tiny: Tiny, seesr: Any) -> None:
     predict(model, both[:1], both[1:], scene, steps=2)
     handle.remove()
     assert calls == [2, 2]
+
+
+def test_a_third_conditioning_comes_out_of_an_apply_of_its_own(tiny: Tiny, seesr: Any) -> None:
+    """Perp-Neg takes away what the negative has beside the empty text; where both texts are one that is nothing."""
+    scene = make_scene(8, 8)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    expected = predict(model, positive, negative, scene, cfg=3.0)
+    _, _, empty = apply_scene(tiny, seesr, scene)
+
+    def perp_neg(empty: list[Any]) -> Tensor:
+        guider = importlib.import_module("comfy_extras.nodes_perpneg").Guider_PerpNeg(model)
+        guider.set_conds(positive, negative, empty)
+        guider.set_cfg(3.0, 1.0)
+        noise = comfy.sample.prepare_noise(scene.latent["samples"], 3)
+        euler, sigmas = comfy.samplers.sampler_object("euler"), seesr_sigmas(model, 2)
+        return guider.sample(noise, scene.latent["samples"], euler, sigmas, seed=3, disable_pbar=True)
+
+    assert_alike(perp_neg(empty), expected)
+    assert (perp_neg(scene.negative) - expected).abs().max() > 1e-2
 
 
 # ------------------------------------------------------------------------------------- two copies
