@@ -1,0 +1,88 @@
+"""Layers and tensors: the same picture, lazy in libvips or whole in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .vips import pyvips
+
+LUMA = (0.2126, 0.7152, 0.0722)
+"""Weights of red, green and blue in the brightness of an sRGB picture (ITU-R BT.709)."""
+
+CHROMA_LEVELS = 2 / 255
+"""Channels that differ by no more than this show no colour: JPEG's rounding and a profile's leave about one level."""
+
+
+class Picture(NamedTuple):
+    """A picture in memory.
+
+    Attributes:
+        rgb: float32 [3, H, W] in [0, 1], sRGB, not premultiplied.
+        alpha: float32 [1, H, W] in [0, 1], 1 is opaque; None where nothing is transparent.
+    """
+
+    rgb: Tensor
+    alpha: Tensor | None = None
+
+    @property
+    def is_gray(self) -> bool:
+        """Whether the picture has no colour, up to :data:`CHROMA_LEVELS`."""
+        spread = self.rgb.amax(0) - self.rgb.amin(0)
+        return bool((spread <= CHROMA_LEVELS).all())
+
+    def without_colour(self) -> Picture:
+        """Return the picture with its brightness in all three channels."""
+        weights = self.rgb.new_tensor(LUMA).view(3, 1, 1)
+        luma = (self.rgb * weights).sum(0, keepdim=True)
+        return Picture(luma.expand(3, -1, -1), self.alpha)
+
+
+def to_picture(layer: pyvips.Image) -> Picture:
+    """Compute a layer. An alpha band that is opaque everywhere is left out.
+
+    Raises:
+        pyvips.Error: the file behind the layer is damaged.
+    """
+    return _picture(torch.from_numpy(_pixels(layer)))
+
+
+def to_layer(picture: Picture, gray: bool = False) -> pyvips.Image:
+    """Return the layer of a picture, of which only the first channel is taken where it is ``gray``."""
+    bands = [picture.rgb[:1] if gray else picture.rgb]
+    if picture.alpha is not None:
+        bands.append(picture.alpha)
+    pixels = torch.cat(bands).movedim(0, -1).to(torch.float32).contiguous().numpy()
+    height, width, count = pixels.shape
+    layer = pyvips.Image.new_from_memory(pixels.data, width, height, count, "float")
+    return layer.copy(interpretation="b-w" if count < 3 else "srgb")
+
+
+def strips(layer: pyvips.Image, rows: int = 256) -> Iterator[Tensor]:
+    """Compute a layer from top to bottom; yield its bands, float32 [bands, ``rows`` or fewer, W].
+
+    Only a few strips are in memory at a time, however large the picture.
+    """
+    region = pyvips.Region.new(layer)
+    for top in range(0, layer.height, rows):
+        height = min(rows, layer.height - top)
+        values = np.frombuffer(region.fetch(0, top, layer.width, height), np.float32)
+        yield torch.from_numpy(values.reshape(height, layer.width, layer.bands).copy()).movedim(-1, 0)
+
+
+def _pixels(layer: pyvips.Image) -> np.ndarray:
+    """Compute a layer's values, float32 [H, W, bands]."""
+    values = np.frombuffer(bytearray(layer.cast("float").write_to_memory()), np.float32)
+    return values.reshape(layer.height, layer.width, layer.bands)
+
+
+def _picture(pixels: Tensor) -> Picture:
+    bands = pixels.movedim(-1, 0).nan_to_num(0.0, 1.0, 0.0).clamp_(0, 1)
+    colours = bands.shape[0] - (bands.shape[0] + 1) % 2
+    rgb = bands[:colours].expand(3, -1, -1).contiguous()
+    alpha = bands[colours:].contiguous() if bands.shape[0] > colours else None
+    return Picture(rgb, None if alpha is not None and bool((alpha == 1).all()) else alpha)

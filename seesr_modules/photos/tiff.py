@@ -1,0 +1,80 @@
+"""What libvips leaves out of TIFF files: an EXIF directory, and pages of different sizes."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from PIL import Image
+from PIL.TiffImagePlugin import AppendingTiffWriter, ImageFileDirectory_v2
+
+from .metadata import EXIF_IFD, GPS_IFD
+
+
+class _Layout(NamedTuple):
+    """How a TIFF file, or a BigTIFF, stores its directories: struct formats, and where the first one's offset stands."""
+
+    count: str
+    entry: str  # tag, type, number of values, values or their offset
+    offset: str
+    head_bytes: int
+
+    @property
+    def place(self) -> int:
+        return self.head_bytes - struct.calcsize(self.offset)
+
+
+def add_exif(file: Path, exif: bytes) -> None:
+    """Add the tags of an EXIF block to the first directory of a TIFF file that has one page."""
+    block = Image.Exif()
+    block.load(exif)
+    with file.open("r+b") as handle:
+        order = "<" if handle.read(2) == b"II" else ">"
+        big = struct.unpack(f"{order}H", handle.read(2))[0] == 43
+        layout = _Layout(f"{order}Q", f"{order}HHQ8s", f"{order}Q", 16) if big else _Layout(
+            f"{order}H", f"{order}HHL4s", f"{order}L", 8
+        )
+        handle.seek(0)
+        directory = ImageFileDirectory_v2(handle.read(layout.head_bytes))
+        for tag, value in block.items():
+            directory[tag] = dict(block.get_ifd(tag)) if tag in (EXIF_IFD, GPS_IFD) else value
+        handle.seek(layout.place)
+        present = _entries(handle, layout, _unpack(handle, layout.offset))
+        added_at = _end(handle)
+        handle.write(directory.tobytes(added_at))
+        entries = _entries(handle, layout, added_at) | present
+        merged_at = _end(handle)
+        handle.write(struct.pack(layout.count, len(entries)))
+        handle.write(b"".join(entries[tag] for tag in sorted(entries)))
+        handle.write(struct.pack(layout.offset, 0))
+        handle.seek(layout.place)
+        handle.write(struct.pack(layout.offset, merged_at))
+
+
+def append_page(file: Path, page: Path) -> None:
+    """Append the page of one TIFF file to another."""
+    with AppendingTiffWriter(str(file)) as writer, page.open("rb") as source:
+        shutil.copyfileobj(source, writer)
+        writer.newFrame()
+
+
+def _entries(handle: BinaryIO, layout: _Layout, at: int) -> dict[int, bytes]:
+    """Return tag -> entry, as it stands in the file, of the directory at an offset."""
+    handle.seek(at)
+    size = struct.calcsize(layout.entry)
+    entries = [handle.read(size) for _ in range(_unpack(handle, layout.count))]
+    return {struct.unpack(layout.entry, entry)[0]: entry for entry in entries}
+
+
+def _unpack(handle: BinaryIO, form: str) -> int:
+    value: int = struct.unpack(form, handle.read(struct.calcsize(form)))[0]
+    return value
+
+
+def _end(handle: BinaryIO) -> int:
+    """Go to the end of the file, on an even offset, and return it."""
+    if handle.seek(0, 2) % 2:
+        handle.write(b"\0")
+    return handle.tell()
