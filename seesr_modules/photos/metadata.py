@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from .sources import Source, opened
 from .vips import pyvips
@@ -36,6 +39,8 @@ TAGS_FOR_WORKFLOW = (MODEL, MAKE, DESCRIPTION, HOST_COMPUTER)
 LARGEST_EXIF_BYTES = 65_000
 """What a JPEG file has room for, less the segment's header and what libvips adds."""
 
+PHOTOSHOP, IPTC_RESOURCE, IPTC_TAG = b"Photoshop 3.0\0", b"8BIM\x04\x04", 33723
+
 WORKFLOW_TEXTS = ("prompt", "workflow")
 """Texts in a PNG that hold a workflow: those of the source would pass for the result's."""
 
@@ -47,7 +52,7 @@ class Metadata:
     Attributes:
         exif: the block as it stands in the file, with or without the leading ``Exif``.
         xmp: the packet.
-        iptc: the block, as JPEG and TIFF hold it.
+        iptc: the records (IIM), as TIFF holds them; in JPEG they are wrapped in a block of Photoshop's.
         texts: of a PNG file, keyword -> text.
         dpi: pixels per inch across and down, None where the file says nothing.
     """
@@ -72,7 +77,7 @@ def read_metadata(path: Path, source: Source) -> Metadata:
     return Metadata(
         exif=_blob(image, "exif-data") or _tiff_exif(path),
         xmp=_blob(image, "xmp-data"),
-        iptc=_blob(image, "iptc-data"),
+        iptc=_tiff_iptc(path) or _unwrapped(_blob(image, "iptc-data")),
         texts=texts,
         dpi=None if unstated else (image.xres * 25.4, image.yres * 25.4),
     )
@@ -94,7 +99,7 @@ def attach(
     layer = layer.copy(xres=dpi[0] / 25.4, yres=dpi[1] / 25.4) if dpi else layer.copy()
     _set(layer, "exif-data", exif_of_result(known.exif, size, name, workflow))
     _set(layer, "xmp-data", _upright_xmp(known.xmp))
-    _set(layer, "iptc-data", known.iptc)
+    _set(layer, "iptc-data", _wrapped(known.iptc))
     texts = {key: text for key, text in known.texts.items() if key not in WORKFLOW_TEXTS}
     if workflow is not None:
         texts["prompt"] = json.dumps(workflow)
@@ -105,13 +110,7 @@ def attach(
 
 def exif_of_result(exif: bytes, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None) -> bytes:
     """Return the EXIF block for a result: upright, of its size, without the thumbnail, with its source and workflow."""
-    tags = Image.Exif()
-    if exif:
-        try:
-            tags.load(exif)
-        except Exception as error:  # whatever a broken block makes Pillow raise
-            logger.warning("%s: its EXIF data is damaged and is left out (%s).", name, error)
-            tags = Image.Exif()
+    tags = _loaded(exif, name)
     first = {tag: value for tag, value in tags.items() if tag in ABOUT_THE_PHOTO}
     inner, place = dict(tags.get_ifd(EXIF_IFD)), dict(tags.get_ifd(GPS_IFD))
     inner.pop(INTEROP_IFD, None)  # how a DCF camera names its files
@@ -127,6 +126,22 @@ def exif_of_result(exif: bytes, size: tuple[int, int], name: str, workflow: Mapp
     return block
 
 
+def _loaded(exif: bytes, name: str) -> Image.Exif:
+    """Return the tags of a block; of a damaged one, what can be read."""
+    tags = Image.Exif()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            tags.load(exif or None)
+            for directory in (EXIF_IFD, GPS_IFD):
+                tags.get_ifd(directory)
+        except Exception as error:  # whatever a broken block makes Pillow raise
+            warnings.warn(str(error), stacklevel=1)
+    if told:
+        logger.warning("%s: its EXIF data is damaged, some of it is left out (%s).", name, str(told[0].message).strip())
+    return tags
+
+
 def _exif_block(first: dict[int, Any], inner: dict[int, Any], place: dict[int, Any]) -> bytes:
     """Return a block of the three directories; a value that cannot be written is left out."""
     block = Image.Exif()
@@ -140,8 +155,7 @@ def _exif_block(first: dict[int, Any], inner: dict[int, Any], place: dict[int, A
 def _writable(directory: dict[int, Any]) -> dict[int, Any]:
     kept = {}
     for tag, value in directory.items():
-        # Pillow reads text as Latin-1 and would write it as ASCII: bytes stay what they were.
-        raw = value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+        raw = as_stored(value)
         alone = Image.Exif()
         alone[tag] = raw
         try:
@@ -150,6 +164,29 @@ def _writable(directory: dict[int, Any]) -> dict[int, Any]:
             continue
         kept[tag] = raw
     return kept
+
+
+def as_stored(value: Any) -> Any:
+    """Return a tag's value so that its bytes stay what they were: Pillow reads text as Latin-1 and writes ASCII."""
+    return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
+
+
+def _wrapped(iptc: bytes) -> bytes:
+    """Return IPTC records as the block that JPEG holds, or nothing where there are none or too many."""
+    if not iptc or len(iptc) > LARGEST_EXIF_BYTES:
+        return b""
+    return PHOTOSHOP + IPTC_RESOURCE + b"\0\0" + len(iptc).to_bytes(4, "big") + iptc + bytes(len(iptc) % 2)
+
+
+def _unwrapped(block: bytes) -> bytes:
+    """Return the IPTC records in a block of Photoshop's."""
+    start = block.find(IPTC_RESOURCE)
+    if start < 0:
+        return b""
+    name = start + len(IPTC_RESOURCE)  # a length and as many characters, in all an even number of bytes
+    size = name + (block[name] + 2) // 2 * 2 if name < len(block) else name
+    records = size + 4
+    return block[records : records + int.from_bytes(block[size:records], "big")]
 
 
 def _upright_xmp(xmp: bytes) -> bytes:
@@ -168,6 +205,16 @@ def _tiff_exif(path: Path) -> bytes:
             first = {tag: value for tag, value in tags.items() if tag in ABOUT_THE_PHOTO}
             return _exif_block(first, dict(tags.get_ifd(EXIF_IFD)), dict(tags.get_ifd(GPS_IFD)))
     except (OSError, SyntaxError, ValueError):
+        return b""
+
+
+def _tiff_iptc(path: Path) -> bytes:
+    """Return the IPTC records of a TIFF file, which stand there as bytes or as 32-bit numbers."""
+    try:
+        with opened(path) as image:
+            value = image.tag_v2.get(IPTC_TAG, b"") if isinstance(image, TiffImageFile) else b""
+            return b"".join(number.to_bytes(4, sys.byteorder) for number in value) if isinstance(value, tuple) else value
+    except (OSError, SyntaxError, ValueError, OverflowError):
         return b""
 
 

@@ -246,9 +246,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """Open with Pillow. Its own limit of pixels is off: the reader has one."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield image
+            with Image.open(path) as image:
+                yield image
     finally:
         Image.MAX_IMAGE_PIXELS = before
 

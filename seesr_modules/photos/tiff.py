@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 import struct
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image
 from PIL.TiffImagePlugin import AppendingTiffWriter, ImageFileDirectory_v2
 
-from .metadata import EXIF_IFD, GPS_IFD
+from .metadata import EXIF_IFD, GPS_IFD, IPTC_TAG, as_stored
 
 
 class _Layout(NamedTuple):
@@ -26,8 +26,8 @@ class _Layout(NamedTuple):
         return self.head_bytes - struct.calcsize(self.offset)
 
 
-def add_exif(file: Path, exif: bytes) -> None:
-    """Add the tags of an EXIF block to the first directory of a TIFF file that has one page."""
+def add_metadata(file: Path, exif: bytes, iptc: bytes) -> None:
+    """Add the tags of an EXIF block, and IPTC records, to the directory of a TIFF file of one page."""
     block = Image.Exif()
     block.load(exif)
     with file.open("r+b") as handle:
@@ -39,7 +39,9 @@ def add_exif(file: Path, exif: bytes) -> None:
         handle.seek(0)
         directory = ImageFileDirectory_v2(handle.read(layout.head_bytes))
         for tag, value in block.items():
-            directory[tag] = dict(block.get_ifd(tag)) if tag in (EXIF_IFD, GPS_IFD) else value
+            directory[tag] = _directory(block, tag) if tag in (EXIF_IFD, GPS_IFD) else as_stored(value)
+        if iptc:
+            directory[IPTC_TAG] = iptc
         handle.seek(layout.place)
         present = _entries(handle, layout, _unpack(handle, layout.offset))
         added_at = _end(handle)
@@ -58,6 +60,10 @@ def append_page(file: Path, page: Path) -> None:
     with AppendingTiffWriter(str(file)) as writer, page.open("rb") as source:
         shutil.copyfileobj(source, writer)
         writer.newFrame()
+
+
+def _directory(block: Image.Exif, tag: int) -> dict[int, Any]:
+    return {inner: as_stored(value) for inner, value in block.get_ifd(tag).items()}
 
 
 def _entries(handle: BinaryIO, layout: _Layout, at: int) -> dict[int, bytes]:

@@ -13,7 +13,7 @@ from ..errors import SeeSRError
 from .formats import AVIF, FORMATS, GIF, JPEG, LONGEST_NAME_BYTES, PNG, TIFF, WEBP, Format, require_writable
 from .metadata import attach, exif_of_result
 from .reading import Photo, told
-from .tiff import add_exif, append_page
+from .tiff import add_metadata, append_page
 from .vips import pyvips
 
 logger = logging.getLogger(__name__)
@@ -162,16 +162,20 @@ def _encode(pictures: Sequence[pyvips.Image], suffix: str, about: _About, folder
 
 def _encode_pages(pages: Sequence[pyvips.Image], about: _About, file: Path, folder: Path) -> None:
     """Write the pages of a TIFF file, one after the other: they may differ in size."""
-    for page in pages:
-        alone = folder / "page.tif" if file.exists() else file
-        stored_bytes = page.width * page.height * page.bands * (2 if page.format == "ushort" else 1)
-        big = len(pages) * stored_bytes > BIG_TIFF_BYTES
+    known = about.photo.metadata
+    big = sum(page.width * page.height * page.bands * (2 if page.format == "ushort" else 1) for page in pages)
+    options = {**OPTIONS[TIFF.name], "bigtiff": big > BIG_TIFF_BYTES}
+    for index, page in enumerate(pages):
+        alone = folder / "page.tif" if index else file
         size = (page.width, page.height)
-        _described(page, about, size).write_to_file(str(alone), bigtiff=big, **OPTIONS[TIFF.name], **_profile(page))
-        if alone != file:
+        described = _described(page, about, size)
+        described.remove("iptc-data")  # libvips would cut it at its first zero
+        described.write_to_file(str(alone), **options, **_profile(page))
+        if index:
             append_page(file, alone)
         elif about.metadata:
-            add_exif(file, exif_of_result(about.photo.metadata.exif, size, about.photo.path.name, about.workflow))
+            exif = exif_of_result(known.exif, size, about.photo.path.name, about.workflow)
+            add_metadata(file, exif, known.iptc)
 
 
 def _reel(pictures: Sequence[pyvips.Image], photo: Photo) -> pyvips.Image:
