@@ -203,18 +203,15 @@ def _run(host: HeadlessHost, method: Method, photo: Photo) -> Pixels:
     Raises:
         SeeSRError: the workflow fails, or its result has not the size of the truth.
     """
-    import numpy as np
-    from PIL import Image
+    import torch
 
     def show(title: str, done: float, steps: float) -> None:
         upscale.show_progress(f"{method.name}, {photo.name}: {title}", int(done), int(steps))
 
-    Image.fromarray(photo.low).save(host.input_folder / "photo.png")
-    upscale.set_input(method.workflow, ("LoadImage", "image"), "photo.png")
-    saved = host.run_workflow(method.workflow, show)
+    low = torch.from_numpy(photo.low).movedim(-1, 0)[None] / 255
+    saved = host.run_workflow(method.workflow, low, show)
     upscale.end_progress()
-    with Image.open(saved[0]) as image:
-        result = np.asarray(image.convert("RGB"))
+    result: Pixels = (saved[0][0] * 255).round().byte().movedim(0, -1).numpy()
     if result.shape != photo.truth.shape:
         height, width, _ = photo.truth.shape
         raise SeeSRError(

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..errors import SeeSRError
+from ..photos.formats import photos_in
+from ..photos.reading import open_photo
 from ..train.degrade import degrade
-from ..train.photos import SUFFIXES
 
 Pixels = NDArray[np.uint8]
 """A picture, [H, W, 3], RGB."""
@@ -42,10 +43,10 @@ def photo_files(places: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for place in places:
-        found = [file for file in place.iterdir() if file.suffix.lower() in SUFFIXES] if place.is_dir() else [place]
+        found = photos_in(place) if place.is_dir() else [place]
         if not found or not place.exists():
-            raise SeeSRError(f"There is no photo {place}: name a picture or a folder of PNG, JPEG or WebP files.")
-        files += sorted(found)
+            raise SeeSRError(f"There is no photo {place}: name a picture or a folder of PNG, JPEG or TIFF files.")
+        files += found
     stems = [file.stem for file in files]
     twice = {stem for stem in stems if stems.count(stem) > 1}
     if twice:
@@ -66,11 +67,7 @@ def read_photo(file: Path, size_px: int, crop_only: bool, seed: int) -> Photo:
     Raises:
         SeeSRError: the file is no picture, or too small.
     """
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SeeSRError(f"{file} is not a picture that can be read ({error}): take it out.") from error
+    image = Image.fromarray(open_photo(file).pixels())
     side = min(size_px, *image.size) // STEP_PX * STEP_PX
     if side < SMALLEST_PX:
         raise SeeSRError(f"{file} is {image.width}x{image.height} px: take photos of {SMALLEST_PX} px and more.")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import SeeSRError
 from .device import start_host
-
-Workflow = dict[str, dict[str, Any]]
-"""ComfyUI's API format: node id -> ``{"class_type", "inputs", "_meta"}``."""
+from .exchange import TAKE, Exchange, Workflow
 
 Progress = Callable[[str, float, float], None]
 """Called with a node's title, the steps done and all its steps; (title, 0, 0) as it starts."""
@@ -44,12 +43,14 @@ class HeadlessHost:
         start_host(flags)
         import folder_paths
 
-        self.input_folder, self.output_folder = scratch / "input", scratch / "output"
-        for folder in (self.input_folder, self.output_folder):
-            folder.mkdir()
-        folder_paths.set_input_directory(str(self.input_folder))
-        folder_paths.set_output_directory(str(self.output_folder))
-        folder_paths.set_temp_directory(str(scratch / "temp"))
+        set_folder = {
+            "input": folder_paths.set_input_directory,
+            "output": folder_paths.set_output_directory,
+            "temp": folder_paths.set_temp_directory,
+        }
+        for name, set_path in set_folder.items():
+            (scratch / name).mkdir()
+            set_path(str(scratch / name))
         _add_model_paths(Path(folder_paths.__file__).parent)
         import comfy.utils
         import execution
@@ -59,6 +60,7 @@ class HeadlessHost:
             raise SeeSRError(f"ComfyUI cannot load the node pack in {pack}: run again with --verbose to see why.")
 
         self._nodes, self._execution, self._folder_paths = nodes, execution, folder_paths
+        self._exchange = Exchange(nodes.NODE_CLASS_MAPPINGS)
         self._server = _Listener()
         self._executor = execution.PromptExecutor(
             self._server, cache_type=execution.CacheType.CLASSIC, cache_args=CACHE_SIZES
@@ -81,27 +83,34 @@ class HeadlessHost:
         for kind in folder.iterdir():
             self._folder_paths.add_model_folder_path(kind.name, str(kind))
 
-    def run_workflow(self, workflow: Workflow, progress: Progress) -> list[Path]:
-        """Run a workflow and return the image files it saved, in :attr:`output_folder`.
+    def run_workflow(self, workflow: Workflow, picture: Tensor, progress: Progress) -> list[Tensor]:
+        """Run a workflow on a picture, which takes the place of the file that it loads.
 
-        What an earlier run computed from the same inputs is not computed again: models are loaded once.
+        Nodes that do not depend on the picture are not run again: models are loaded once. What the workflow would only
+        show is not computed.
+
+        Args:
+            workflow: in ComfyUI's API format, with LoadImage and SaveImage nodes; it is left as it is.
+            picture: [1, 3, H, W] in [0, 1].
+            progress: told about nodes and steps.
+
+        Returns:
+            What the workflow would save, [B, 3, H, W] in [0, 1] on the CPU, one for each SaveImage.
 
         Raises:
             WorkflowError: the host refuses the workflow, or a node raises.
         """
-        workflow = copy.deepcopy(workflow)  # the host notes in it which inputs have changed
+        workflow = self._exchange.connect(workflow, picture)
         self._server.listen(workflow, progress)
         valid, error, outputs, node_errors = asyncio.run(self._execution.validate_prompt("headless", workflow, None))
         if not valid or node_errors:  # the host would run what does not depend on the refused nodes
             raise WorkflowError(_refusal(workflow, error, node_errors))
-        self._executor.execute(workflow, "headless", {"client_id": "headless"}, outputs)
+        saving = [node for node in outputs if workflow[node]["class_type"] == TAKE]
+        self._executor.execute(workflow, "headless", {"client_id": "headless"}, saving)
         for event, data in self._executor.status_messages:
             if event == "execution_error":
                 raise WorkflowError(_failure(workflow, data))
-        saved = [image for ui in self._executor.history_result["outputs"].values() for image in ui.get("images", ())]
-        return [
-            self.output_folder / image["subfolder"] / image["filename"] for image in saved if image["type"] == "output"
-        ]
+        return self._exchange.results()
 
 
 class _Listener:

@@ -101,8 +101,8 @@ def require_writable(path: Path, width: int, height: int, frames: int = 1, anima
     if max(width, height) > kind.longest_px:
         raise SeeSRError(
             f"{path} would be {width}x{height} px, and {kind.name} holds {kind.longest_px} px a side at most: "
-            "end its name in .tif or .png."
+            f"end its name in {'.gif' if frames > 1 and animated else '.tif'}, or enlarge less."
         )
     if frames > 1 and not (kind.animated if animated else kind.pages):
-        many, instead = (("an animation", ".webp or .gif")) if animated else ("pages", ".tif")
-        raise SeeSRError(f"{path}: {kind.name} does not hold {many} ({frames} pictures): end its name in {instead}.")
+        many, instead = ("an animation", ".webp or .gif") if animated else ("pages", ".tif")
+        raise SeeSRError(f"{path}: {kind.name} does not hold {many} ({frames} pictures): end its name in {instead}, or add --frames.")

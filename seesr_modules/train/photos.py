@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.nn import functional
 from torch.utils.data import Dataset
 
 from ..errors import SeeSRError
+from ..photos.formats import photos_in
+from ..photos.reading import open_photo
 from .labels import COMPUTED_TAGS, Box, computed_labels, region_labels
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 LARGEST_PX = 1440
 """Photos are kept with their shorter side at most this long: camera pictures are soft at full size."""
@@ -71,7 +71,7 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         self.folder, self.crop_px, self.length, self.seed = folder, crop_px, length, seed
         self.vocabulary: list[tuple[str, str]] = []
         if manifest is None:
-            self.photos: list[dict[str, Any]] = [{"file": path} for path in _images(folder)]
+            self.photos: list[dict[str, Any]] = [{"file": path} for path in photos_in(folder, recursive=True)]
         else:
             listed = _manifest(manifest)
             self.vocabulary = [(entry["tag"], entry["tag_zh"]) for entry in listed["vocabulary"]]
@@ -129,7 +129,7 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         if which in self._pyramids:
             return self._pyramids[which]
         photo = self.photos[which]
-        image = _decoded(photo["file"])
+        image = Image.fromarray(open_photo(photo["file"]).pixels())
         shrink = max(photo.get("min_shrink", 1), min(image.size) / LARGEST_PX)
         shrink = max(1, min(shrink, min(image.size) / (SMALLEST_CROPS * self.crop_px)))
         if min(image.size) < self.crop_px:
@@ -157,10 +157,6 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         return labels
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     """The manifest's ``vocabulary`` and ``photos``.
 
@@ -184,7 +180,7 @@ def _placed(folder: Path, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         SeeSRError: Photos are missing, or one's content is not the manifest's.
     """
-    places = {path.name: path for path in _images(folder)}
+    places = {path.name: path for path in photos_in(folder, recursive=True)}
     missing = [photo for photo in photos if photo["file"] not in places]
     if missing:
         names = ", ".join(f"{photo['file']} (Debian package {photo['package']})" for photo in missing)
@@ -197,11 +193,3 @@ def _placed(folder: Path, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 f"Take the file of that name from Debian package {photo['package']}."
             )
     return [{**photo, "file": places[photo["file"]]} for photo in photos]
-
-
-def _decoded(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise SeeSRError(f"Photo {path} cannot be read as an image ({error}); take it out of the folder.") from error

@@ -58,7 +58,7 @@ EXACT = [name for name, process in PROCESSES.items() if process.weight_dtype == 
 SHORT = [name for name, process in PROCESSES.items() if process.short]
 
 START = """
-import asyncio, gc, importlib.util, json, logging, shutil, sys
+import asyncio, gc, importlib.util, json, logging, sys
 from pathlib import Path
 
 root, base, scratch = map(Path, sys.argv[1:4])
@@ -85,6 +85,7 @@ GRAPHS_DRIVER = (
     START
     + """
 import nodes
+from PIL import Image
 
 logging.basicConfig(level=logging.INFO)
 asyncio.run(nodes.load_custom_node(str(root / "tests" / "host" / "tiny_checkpoint.py")))
@@ -114,14 +115,14 @@ def graph(name):
         node["inputs"].update(small.get(node["class_type"], {}))
     return workflow
 
+with Image.open(base / "example.png") as image:
+    photo = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, image.height, image.width, 3)
+
 def picture(workflow, name):
-    # The same picture under a name of its own: all but the loaders is computed anew.
-    shutil.copy(base / "example.png", host.input_folder / name)
-    for node in workflow.values():
-        if node["class_type"] == "LoadImage":
-            node["inputs"]["image"] = name
     loads.clear()
-    (file,) = host.run_workflow(workflow, lambda *_: None)
+    (result,) = host.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
+    file = scratch / name
+    Image.fromarray((result[0] * 255).round().byte().movedim(0, -1).numpy()).save(file)
     return {"file": str(file), "loads": list(loads)}
 
 def unload():

@@ -133,20 +133,19 @@ def test_workflows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 class Host:
-    """Saves a picture of a size, and has one upscale model."""
+    """Makes a picture of a size, and has one upscale model."""
 
     def __init__(self, folder: Path, side: int) -> None:
-        self.input_folder, self.side = folder, side
+        self.folder, self.side = folder, side
 
-    def run_workflow(self, workflow: Any, progress: Any) -> list[Path]:
-        Image.new("RGB", (self.side, self.side)).save(self.input_folder / "result.png")
-        return [self.input_folder / "result.png"]
+    def run_workflow(self, workflow: Any, picture: Any, progress: Any) -> list[torch.Tensor]:
+        return [torch.zeros(1, 3, self.side, self.side)]
 
     def choices(self, class_type: str, name: str) -> list[str]:
         return ["x4.pth"]
 
     def model_folder(self, kind: str) -> Path:
-        return self.input_folder / kind
+        return self.folder / kind
 
 
 def test_result_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = ("--cpu", "--lowvram", "--novram")
 
 DRIVER = """
-import asyncio, importlib.util, json, shutil, sys
+import asyncio, importlib.util, json, sys
 from pathlib import Path
 
 root, base, scratch = map(Path, sys.argv[1:4])
@@ -41,6 +41,8 @@ scratch.mkdir()
 host = run.pack_module("seesr_modules.host.headless").HeadlessHost(flags, scratch)
 import comfy.model_management as management
 import nodes
+import torch
+from PIL import Image
 
 if management.set_vram_to != management.VRAMState.NORMAL_VRAM:
     free = management.minimum_inference_memory() + 2**22  # room for 4 MiB of each model's weights
@@ -49,7 +51,8 @@ if management.set_vram_to != management.VRAMState.NORMAL_VRAM:
     management.vram_state = management.set_vram_to
 
 asyncio.run(nodes.load_custom_node(str(root / "tests" / "host" / "tiny_checkpoint.py")))
-shutil.copy(base / "example.png", host.input_folder)
+with Image.open(base / "example.png") as image:
+    photo = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, image.height, image.width, 3)
 workflow = json.loads((root / "workflows" / "api" / "seesr_upscale.json").read_text("utf-8"))
 small = {
     "SeeSR_LoadModel": {"weight_dtype": "float32"},
@@ -61,7 +64,9 @@ for node in workflow.values():
     if node["class_type"] == "CheckpointLoaderSimple":
         node["class_type"] = "TestCheckpoint"
     node["inputs"].update(small.get(node["class_type"], {}))
-(picture,) = host.run_workflow(workflow, lambda *_: None)
+(result,) = host.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
+picture = scratch / "picture.png"
+Image.fromarray((result[0] * 255).round().byte().movedim(0, -1).numpy()).save(picture)
 loaded = {type(one.model).__name__: one.loaded_size() / one.model_size() for one in management.loaded_models()}
 print(json.dumps({"state": management.vram_state.name, "loaded": loaded, "picture": str(picture)}))
 """

@@ -328,7 +328,7 @@ def test_too_much_exif_for_a_jpeg_loses_the_makers_note(tmp_path: Path) -> None:
         ("a.psd", (9, 9), 1, False, "names no picture format that can be written: end it in .png"),
         ("a.xbm", (9, 9), 1, False, "names no picture format"),
         ("a", (9, 9), 1, False, "names no picture format"),
-        ("a.webp", (16384, 9), 1, False, r"16384x9 px, and WebP holds 16383 px a side at most: end its name in .tif"),
+        ("a.webp", (16384, 9), 1, False, r"16384x9 px, and WebP holds 16383 px a side at most: end its name in .tif, or enlarge less"),
         ("a.jpg", (9, 65501), 1, False, "JPEG holds 65500 px"),
         ("a.avif", (16385, 9), 1, False, "AVIF holds 16384 px"),
         ("a.png", (9, 9), 3, True, "PNG does not hold an animation .3 pictures.: end its name in .webp"),

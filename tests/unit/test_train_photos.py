@@ -155,5 +155,17 @@ def test_photos_that_are_too_small_or_broken_are_named(tmp_path: Path) -> None:
     with pytest.raises(SeeSRError, match=r"small\.png has 40 x 20 pixels"):
         PhotoCrops(tmp_path, CROP_PX, length=1, seed=0)[0]
     (tmp_path / "small.png").write_bytes(b"no image")
-    with pytest.raises(SeeSRError, match=r"small\.png cannot be read"):
+    with pytest.raises(SeeSRError, match=r"small\.png is not a picture that can be read"):
         PhotoCrops(tmp_path, CROP_PX, length=1, seed=0)[0]
+
+
+def test_a_phones_photo_is_upright_and_a_scan_is_not_white(tmp_path: Path) -> None:
+    """As the other commands read them: one reader for all."""
+    photos_folder = Path(__file__).resolve().parents[1] / "photos"
+    for name, size, mean in (("phone_exif6.jpg", (96, 72), 94.4), ("gray16.png", (72, 96), 98.6)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_bytes((photos_folder / name).read_bytes())
+        (folder / f"._{name}").write_bytes(b"a Mac's shadow file")
+        whole = PhotoCrops(folder, CROP_PX, length=1, seed=0)._pyramid(0)[0]
+        assert tuple(whole.shape[:2]) == size and float(whole.float().mean()) == pytest.approx(mean, abs=0.5)
