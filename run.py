@@ -54,6 +54,7 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": s
 
 PACK_REQUIREMENTS = ROOT / "requirements.txt"
 HOST_REQUIREMENTS = ROOT / "requirements" / "host.txt"  # of the pinned ComfyUI; another brings its own file
+PHOTOS_REQUIREMENTS = ROOT / "requirements" / "photos.txt"
 TRAIN_REQUIREMENTS = ROOT / "requirements" / "train.txt"
 DEV_REQUIREMENTS = ROOT / "requirements" / "dev.txt"
 NEWER_REQUIREMENTS = ROOT / "requirements" / "newer.txt"  # of the newer ComfyUI, on top of the pinned one's
@@ -199,7 +200,7 @@ def environment(
     host_requirements: Path = HOST_REQUIREMENTS, train: bool = False, dev: bool = False, newer: bool = False
 ) -> Path:
     """Return the interpreter of our environment, where the requirement files are installed as they are now."""
-    files = {"pack": PACK_REQUIREMENTS, "host": host_requirements}
+    files = {"pack": PACK_REQUIREMENTS, "photos": PHOTOS_REQUIREMENTS, "host": host_requirements}
     if train or dev:
         files["train"] = TRAIN_REQUIREMENTS
     if dev:

@@ -6,10 +6,11 @@ A packaged workflow runs inside ComfyUI's own executor; the models are loaded on
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
 import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import time
@@ -21,7 +22,11 @@ from ..download.sources import missing_file_message
 from ..errors import SeeSRError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..host.headless import HeadlessHost, Workflow
+    from ..photos.places import Output
+    from ..photos.upscaling import Wishes
 
 WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
 PRESETS = {
@@ -73,7 +78,20 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("photos", nargs="+", type=_photo, metavar="PHOTO", help="a picture file")
-    add("-o", "--output", type=Path, metavar="FILE", help="the file to write, or a folder (PHOTO_seesr.png here)")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the file to write (PNG, JPEG, WebP, TIFF, AVIF or GIF), or a folder, which is made "
+        "(PHOTO_seesr.png here; an animation becomes .webp, pages become .tif)",
+    )
+    add("--frames", action="store_true", help="write each frame of an animation, or page, into a file of its own")
+    add("--overwrite", action="store_true", help="replace results that exist, in place of writing NAME_2")
+    add(
+        "--no-metadata",
+        action="store_true",
+        help="leave out what the photo's file says (EXIF, XMP, IPTC, resolution), its name and the workflow",
+    )
     add("--preset", choices=PRESETS, help="the workflow to run (published where its models are, else nano)")
     add(
         "--model",
@@ -109,11 +127,20 @@ def main(arguments: Sequence[str]) -> int:
     """Upscale the photos. Exit code 0 done, 1 a photo failed, 2 wrong input or a missing model file."""
     options = parser().parse_args(arguments)
     set_up_logging(options.verbose)
+    with contextlib.suppress(AttributeError):  # names that the terminal cannot show are told with escapes
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory(prefix="seesr-") as scratch:
         try:
-            check_output(options.output, len(options.photos))
-            for photo in options.photos:
-                check_readable(photo)
+            from ..photos.places import read_output
+            from ..photos.upscaling import Wishes
+
+            output = read_output(options.output, len(options.photos))
+            wishes = Wishes(
+                output, options.frames, not options.no_comparison, not options.no_metadata, options.overwrite
+            )
+            ready = readable(options.photos, output, options.frames)
+            if not ready:
+                return 1
             from ..host.device import device_flags
             from ..host.headless import HeadlessHost
 
@@ -123,10 +150,8 @@ def main(arguments: Sequence[str]) -> int:
         except SeeSRError as error:
             say(f"{error}\n")
             return 2
-        results = [
-            _upscale(host, workflow, photo, options.output, not options.no_comparison) for photo in options.photos
-        ]
-    return 0 if all(results) else 1
+        done = [_upscale(host, workflow, photo, wishes) for photo in ready]
+    return 0 if all(done) and len(done) == len(options.photos) else 1
 
 
 def choose_workflow(host: HeadlessHost, options: argparse.Namespace, scratch: Path) -> Workflow:
@@ -202,29 +227,22 @@ def set_input(workflow: Workflow, setting: Setting, value: object) -> None:
         node["inputs"][name] = value
 
 
-def check_output(output: Path | None, photos: int) -> None:
-    """Refuse, before anything is computed, an output that the results could not be written to."""
-    from PIL import Image
+def readable(photos: Sequence[Path], output: Output, single: bool) -> list[Path]:
+    """Return the photos that can be read and whose results can be written; say what is wrong with the others.
 
-    if output is None or output.is_dir():
-        return
-    if photos > 1:
-        raise SeeSRError(f"--output {output} is not a folder: {photos} photos need one.")
-    if output.suffix.lower() not in Image.registered_extensions():
-        raise SeeSRError(f"--output {output} names no picture format: end it in .png, .jpg or .webp.")
+    Only headers are read. ``single`` as for :func:`require_output`.
+    """
+    from ..photos.places import require_output
+    from ..photos.reading import open_photo
 
-
-def check_readable(photo: Path) -> None:
-    """Read a photo to its end, before any model is loaded; SeeSRError where that fails."""
-    from PIL import Image
-
-    try:
-        with Image.open(photo) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise SeeSRError(
-            f"{photo} is not a picture that can be read ({error}): give a PNG, JPEG or WebP file."
-        ) from error
+    ready = []
+    for photo in photos:
+        try:
+            require_output(output, open_photo(photo), 1, single)
+            ready.append(photo)
+        except SeeSRError as error:
+            say(f"{error}\n")
+    return ready
 
 
 def check_models(host: HeadlessHost, workflow: Workflow) -> list[str]:
@@ -271,74 +289,50 @@ def check_models(host: HeadlessHost, workflow: Workflow) -> list[str]:
     return names
 
 
-def free_path(path: Path) -> Path:
-    """Return ``path``, or where it exists the first of NAME_2, NAME_3 ... that does not."""
-    candidate, number = path, 2
-    while candidate.exists():
-        candidate, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
-    return candidate
+def _upscale(host: HeadlessHost, workflow: Workflow, path: Path, wishes: Wishes) -> bool:
+    """Upscale one photo and say where the results are, or why there are none."""
+    from ..photos.places import require_output
+    from ..photos.reading import open_photo
+    from ..photos.upscaling import upscale_photo
 
-
-def output_path(photo: Path, output: Path | None) -> Path:
-    """Return where a photo's result goes: the file asked for, or NAME_seesr.png in a folder (this one)."""
-    if output is None or output.is_dir():
-        return free_path((output or Path()) / f"{photo.stem}_seesr.png")
-    return free_path(output)
-
-
-def _upscale(host: HeadlessHost, workflow: Workflow, photo: Path, output: Path | None, compare: bool) -> bool:
-    """Upscale one photo and say where the result is, or why there is none."""
-
-    def show(title: str, done: float, steps: float) -> None:
-        show_progress(f"{photo.name}: {title}", int(done), int(steps))
-
+    start = time.perf_counter()
     try:
-        # A neutral name: the host reads meaning into some names, and the user's input folder stays untouched.
-        copy = host.input_folder / f"photo{photo.suffix}"
-        shutil.copyfile(photo, copy)
-        set_input(workflow, ("LoadImage", "image"), copy.name)
-        start = time.perf_counter()
-        saved = host.run_workflow(workflow, show)
-        end_progress()
-        say(f"{photo.name}: {time.perf_counter() - start:.0f} s\n")
-        for result in saved:
-            path = _save(result, output_path(photo, output))
-            sys.stdout.write(f"{path}\n")
-            if compare:
-                sys.stdout.write(f"{_save_comparison(photo, path)}\n")
+        photo = open_photo(path)
+        frames = len(photo.sizes)
+        require_output(wishes.output, photo, _scale(workflow), wishes.single)
+
+        def upscaler(picture: Tensor, number: int) -> Tensor:
+            which = f"{path.name} {number}/{frames}" if frames > 1 else path.name
+
+            def show(title: str, done: float, steps: float) -> None:
+                show_progress(f"{which}: {title}", int(done), int(steps))
+
+            result = host.run_workflow(workflow, picture, show)[0][:1]
+            end_progress()
+            return result
+
+        for written in upscale_photo(photo, upscaler, wishes, _naming(workflow, path.name)):
+            sys.stdout.write(f"{written}\n")
             sys.stdout.flush()
     except (SeeSRError, OSError) as error:
         end_progress()
-        say(f"{photo}: {error}\n")
+        say(f"{path}: {error}\n")
         return False
+    say(f"{path.name}: {time.perf_counter() - start:.0f} s\n")
     return True
 
 
-def _save(result: Path, path: Path) -> Path:
-    """Move a PNG to ``path``, or write it in the format that the suffix of ``path`` names."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix.lower() == ".png":
-        shutil.move(result, path)
-        return path
-    from PIL import Image
-
-    with Image.open(result) as image:
-        image.save(path, quality=95)
-    return path
+def _scale(workflow: Workflow) -> float:
+    """Return the enlargement of a workflow, where it says so."""
+    factors = [node["inputs"]["upscale"] for node in workflow.values() if node["class_type"] == OPTIONS["scale"][0]]
+    return float(factors[0]) if factors else 1.0
 
 
-def _save_comparison(photo: Path, result: Path) -> Path:
-    """Write the photo, enlarged by bicubic interpolation, and the result side by side, beside the result."""
-    from PIL import Image, ImageOps
-
-    with Image.open(photo) as before, Image.open(result) as after:
-        enlarged = ImageOps.exif_transpose(before).convert("RGB").resize(after.size, Image.Resampling.BICUBIC)
-        both = Image.new("RGB", (2 * after.width, after.height))
-        both.paste(enlarged, (0, 0))
-        both.paste(after.convert("RGB"), (after.width, 0))
-    path = free_path(result.with_name(f"{result.stem}_compare.jpg"))
-    both.save(path, quality=95)
-    return path
+def _naming(workflow: Workflow, photo: str) -> Workflow:
+    """Return the workflow with the photo's name in it, as it is noted in the result."""
+    named = copy.deepcopy(workflow)
+    set_input(named, ("LoadImage", "image"), photo)
+    return named
 
 
 def _photo(text: str) -> Path:

@@ -1,4 +1,4 @@
-"""Pictures in and out of a workflow as tensors, in place of files: the numbers stay floats, and no name has a meaning."""
+"""Pictures go into a workflow and come out of it as tensors, in place of files: their values stay floats."""
 
 from __future__ import annotations
 

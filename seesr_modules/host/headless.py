@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..errors import SeeSRError
 from .device import start_host
-from .exchange import TAKE, Exchange, Workflow
+from .exchange import TAKE, Exchange
+from .exchange import Workflow as Workflow
 
 Progress = Callable[[str, float, float], None]
 """Called with a node's title, the steps done and all its steps; (title, 0, 0) as it starts."""

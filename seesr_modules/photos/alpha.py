@@ -15,8 +15,8 @@ TRUSTED_ALPHA = 1 / 16
 def spread_colours(rgb: Tensor, alpha: Tensor) -> Tensor:
     """Give transparent pixels the colours of the opaque ones around them.
 
-    What lies under full transparency is arbitrary, often black, and an upscaler would draw it into the edge. The colours
-    are averaged into ever smaller pictures, weighted by alpha, and come back from there where there are none.
+    What lies under full transparency is arbitrary, often black, and an upscaler would draw it into the edge. The
+    colours are averaged into ever smaller pictures, weighted by alpha. Transparent pixels take theirs from there.
 
     Args:
         rgb: float [3, H, W], not premultiplied.

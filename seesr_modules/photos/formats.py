@@ -105,4 +105,6 @@ def require_writable(path: Path, width: int, height: int, frames: int = 1, anima
         )
     if frames > 1 and not (kind.animated if animated else kind.pages):
         many, instead = ("an animation", ".webp or .gif") if animated else ("pages", ".tif")
-        raise SeeSRError(f"{path}: {kind.name} does not hold {many} ({frames} pictures): end its name in {instead}, or add --frames.")
+        raise SeeSRError(
+            f"{path}: {kind.name} does not hold {many} ({frames} pictures): end its name in {instead}, or add --frames."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -15,7 +16,7 @@ from typing import Any
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from .sources import Source, opened
+from .sources import DAMAGED, Source, opened
 from .vips import pyvips
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ ABOUT_THE_PHOTO = {
 """Tags of the first directory that are kept. The others say how the old file stores its pixels."""
 
 TAGS_FOR_WORKFLOW = (MODEL, MAKE, DESCRIPTION, HOST_COMPUTER)
-"""Where the workflow goes, as ``prompt:JSON``: ComfyUI's page looks at all of them, and its own nodes take the first."""
+"""Where the workflow goes, as ``prompt:JSON``. ComfyUI's page looks at all of them, its own nodes take the first."""
 
 LARGEST_EXIF_BYTES = 65_000
 """What a JPEG file has room for, less the segment's header and what libvips adds."""
@@ -70,9 +71,10 @@ def read_metadata(path: Path, source: Source) -> Metadata:
     if image is None:
         return Metadata(exif=source.exif or _tiff_exif(path), xmp=source.xmp, dpi=_pillow_dpi(path))
     texts = {}
-    for name in image.get_fields():
-        if parts := re.fullmatch(r"png-comment-\d+-(.+)", name):
-            texts[parts[1]] = str(image.get(name))
+    with contextlib.suppress(UnicodeDecodeError):  # a keyword that is no text
+        for name in image.get_fields():
+            if parts := re.fullmatch(r"png-comment-\d+-(.+)", name):
+                texts[parts[1]] = str(image.get(name))
     unstated = abs(image.xres - 1) < 1e-4 and abs(image.yres - 1) < 1e-4  # pixels per millimetre: libvips's default
     return Metadata(
         exif=_blob(image, "exif-data") or _tiff_exif(path),
@@ -111,6 +113,12 @@ def attach(
 def exif_of_result(exif: bytes, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None) -> bytes:
     """Return the EXIF block for a result: upright, of its size, without the thumbnail, with its source and workflow."""
     tags = _loaded(exif, name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values of damaged tags, which are told about
+        return _corrected(tags, size, name, workflow)
+
+
+def _corrected(tags: Image.Exif, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None) -> bytes:
     first = {tag: value for tag, value in tags.items() if tag in ABOUT_THE_PHOTO}
     inner, place = dict(tags.get_ifd(EXIF_IFD)), dict(tags.get_ifd(GPS_IFD))
     inner.pop(INTEROP_IFD, None)  # how a DCF camera names its files
@@ -132,41 +140,31 @@ def _loaded(exif: bytes, name: str) -> Image.Exif:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            tags.load(exif or None)
+            if exif:
+                tags.load(exif)
             for directory in (EXIF_IFD, GPS_IFD):
                 tags.get_ifd(directory)
-        except Exception as error:  # whatever a broken block makes Pillow raise
+        except DAMAGED as error:
             warnings.warn(str(error), stacklevel=1)
     if told:
         logger.warning("%s: its EXIF data is damaged, some of it is left out (%s).", name, str(told[0].message).strip())
     return tags
 
 
-def _exif_block(first: dict[int, Any], inner: dict[int, Any], place: dict[int, Any]) -> bytes:
-    """Return a block of the three directories; a value that cannot be written is left out."""
+def _exif_block(first: Mapping[int, Any], inner: Mapping[int, Any], place: Mapping[int, Any]) -> bytes:
+    """Return a block of the three directories; a value that contradicts its tag is left out."""
     block = Image.Exif()
-    for tag, value in _writable(first).items():
-        block[tag] = value
-    block.get_ifd(EXIF_IFD).update(_writable(inner))
-    block.get_ifd(GPS_IFD).update(_writable(place))
+    for directory, values in ((None, first), (EXIF_IFD, inner), (GPS_IFD, place)):
+        for tag, value in values.items():
+            alone = Image.Exif()
+            (alone if directory is None else alone.get_ifd(directory))[tag] = as_stored(value)
+            with contextlib.suppress(*DAMAGED):
+                alone.tobytes()
+                (block if directory is None else block.get_ifd(directory))[tag] = as_stored(value)
     return block.tobytes()
 
 
-def _writable(directory: dict[int, Any]) -> dict[int, Any]:
-    kept = {}
-    for tag, value in directory.items():
-        raw = as_stored(value)
-        alone = Image.Exif()
-        alone[tag] = raw
-        try:
-            alone.tobytes()
-        except Exception:  # of many types, for values that contradict their tag
-            continue
-        kept[tag] = raw
-    return kept
-
-
-def as_stored(value: Any) -> Any:
+def as_stored(value: object) -> object:
     """Return a tag's value so that its bytes stay what they were: Pillow reads text as Latin-1 and writes ASCII."""
     return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
 
@@ -204,7 +202,7 @@ def _tiff_exif(path: Path) -> bytes:
             tags = image.getexif()
             first = {tag: value for tag, value in tags.items() if tag in ABOUT_THE_PHOTO}
             return _exif_block(first, dict(tags.get_ifd(EXIF_IFD)), dict(tags.get_ifd(GPS_IFD)))
-    except (OSError, SyntaxError, ValueError):
+    except DAMAGED:
         return b""
 
 
@@ -213,8 +211,10 @@ def _tiff_iptc(path: Path) -> bytes:
     try:
         with opened(path) as image:
             value = image.tag_v2.get(IPTC_TAG, b"") if isinstance(image, TiffImageFile) else b""
-            return b"".join(number.to_bytes(4, sys.byteorder) for number in value) if isinstance(value, tuple) else value
-    except (OSError, SyntaxError, ValueError, OverflowError):
+            return (
+                b"".join(number.to_bytes(4, sys.byteorder) for number in value) if isinstance(value, tuple) else value
+            )
+    except DAMAGED:
         return b""
 
 
@@ -223,7 +223,7 @@ def _pillow_dpi(path: Path) -> tuple[float, float] | None:
         with opened(path) as image:
             across, down = image.info.get("dpi", (0, 0))
             return (float(across), float(down)) if across and down else None
-    except (OSError, SyntaxError, ValueError):
+    except DAMAGED:
         return None
 
 

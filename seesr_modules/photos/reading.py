@@ -14,7 +14,7 @@ from ..errors import SeeSRError
 from .colour import to_layer_in_srgb
 from .layers import Picture, to_picture
 from .metadata import Metadata, read_metadata
-from .sources import Size, Source, open_source, pillow_source
+from .sources import DAMAGED, Size, Source, open_source, pillow_source
 from .vips import pyvips
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 MOST_PIXELS = 178_956_970
 """The largest picture that is taken into memory: 2.1 GB as float RGB. ComfyUI's own loader has the same limit."""
 
-UNREADABLE = (OSError, SyntaxError, ValueError, pyvips.Error)
+UNREADABLE = (*DAMAGED, pyvips.Error)
 """What the libraries raise for a file that is no picture, or a damaged one."""
 
 
@@ -63,7 +63,7 @@ class Photo:
         """Yield the pictures lazily, as layers. Each is read from top to bottom once, before the next.
 
         Raises:
-            pyvips.Error, OSError, SyntaxError, ValueError: the file is damaged; some while a layer is computed.
+            DAMAGED, pyvips.Error: the file is damaged; some while a layer is computed.
         """
         for image in self.source.images():
             yield to_layer_in_srgb(image, self.path.name)

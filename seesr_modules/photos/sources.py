@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, ImageSequence
@@ -17,6 +17,22 @@ from ..errors import SeeSRError
 from .colour import PROFILE, is_gray
 from .formats import RAW_SUFFIXES
 from .vips import REQUIREMENTS, pyvips
+
+DAMAGED = (
+    *(
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        EOFError,
+    ),
+    struct.error,
+)
+"""What damaged files make Pillow raise."""
 
 Size = tuple[int, int]
 """Width and height in pixels, upright."""
@@ -54,7 +70,7 @@ def open_source(path: Path) -> Source:
 
     Raises:
         SeeSRError: a package is missing that reads files of this kind.
-        OSError, SyntaxError, ValueError, pyvips.Error: no library reads it.
+        DAMAGED, pyvips.Error: no library reads it.
     """
     if path.suffix.lower() in RAW_SUFFIXES:
         return _raw_source(path)
@@ -94,7 +110,7 @@ def _vips_source(path: Path, first: pyvips.Image) -> Source:
     )
 
 
-def _load(path: Path, **options: Any) -> pyvips.Image:
+def _load(path: Path, **options: int) -> pyvips.Image:
     """Open a picture, to be read from top to bottom once; one that must be turned, or measured first, in any order."""
     open_file = partial(pyvips.Image.new_from_file, str(path), fail_on="truncated", **options)
     image = open_file(access="sequential")
@@ -111,7 +127,7 @@ def _pages(path: Path, count: int) -> Iterator[pyvips.Image]:
 def _avif(path: Path, image: pyvips.Image) -> pyvips.Image:
     """Add to an AVIF picture what libvips does not say: its true white, and a profile beside the coded colour space."""
     if not image.get_typeof(PROFILE):
-        with contextlib.suppress(OSError, SyntaxError, ValueError), opened(path) as file:
+        with contextlib.suppress(*DAMAGED), opened(path) as file:
             _set_profile(image := image.copy(), file.info.get("icc_profile"))
     return _with_bits(image, image.get("bits-per-sample")) if image.format == "ushort" else image
 
@@ -141,10 +157,10 @@ def _with_bits(image: pyvips.Image, bits: int) -> pyvips.Image:
 
 def _heic_source(path: Path) -> Source:
     try:
-        import pi_heif
+        import pillow_heif
     except ImportError as error:
-        raise _missing("pi-heif", "HEIC", error) from error
-    file = pi_heif.open_heif(path, convert_hdr_to_8bit=False)
+        raise _missing("pillow-heif", "HEIC", error) from error
+    file = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
     primary = file[file.primary_index]  # the others are bursts and the like; libheif has turned it upright
     bits = primary.info["bit_depth"]
 
@@ -197,7 +213,7 @@ def pillow_source(path: Path, cut_short: bool = False) -> Source:
         cut_short: take what a file has that ends too early, as that loader does in the end; the rest is gray or black.
 
     Raises:
-        OSError, SyntaxError, ValueError: Pillow does not read it.
+        DAMAGED: Pillow does not read it.
     """
 
     allowed = _truncated_allowed if cut_short else contextlib.nullcontext
@@ -236,7 +252,7 @@ def _durations(image: Image.Image, count: int) -> Iterator[int]:
 
 
 def _is_animated(path: Path) -> bool:
-    with contextlib.suppress(OSError, SyntaxError, ValueError), opened(path) as image:
+    with contextlib.suppress(*DAMAGED), opened(path) as image:
         return getattr(image, "is_animated", False)
     return False
 

@@ -14,15 +14,16 @@ from .metadata import EXIF_IFD, GPS_IFD, IPTC_TAG, as_stored
 
 
 class _Layout(NamedTuple):
-    """How a TIFF file, or a BigTIFF, stores its directories: struct formats, and where the first one's offset stands."""
+    """How a TIFF file, or a BigTIFF, stores its directories, in struct formats."""
 
-    count: str
+    entries: str  # how many a directory has
     entry: str  # tag, type, number of values, values or their offset
     offset: str
     head_bytes: int
 
     @property
     def place(self) -> int:
+        """Where the offset of the first directory stands."""
         return self.head_bytes - struct.calcsize(self.offset)
 
 
@@ -33,8 +34,10 @@ def add_metadata(file: Path, exif: bytes, iptc: bytes) -> None:
     with file.open("r+b") as handle:
         order = "<" if handle.read(2) == b"II" else ">"
         big = struct.unpack(f"{order}H", handle.read(2))[0] == 43
-        layout = _Layout(f"{order}Q", f"{order}HHQ8s", f"{order}Q", 16) if big else _Layout(
-            f"{order}H", f"{order}HHL4s", f"{order}L", 8
+        layout = (
+            _Layout(f"{order}Q", f"{order}HHQ8s", f"{order}Q", 16)
+            if big
+            else _Layout(f"{order}H", f"{order}HHL4s", f"{order}L", 8)
         )
         handle.seek(0)
         directory = ImageFileDirectory_v2(handle.read(layout.head_bytes))
@@ -48,7 +51,7 @@ def add_metadata(file: Path, exif: bytes, iptc: bytes) -> None:
         handle.write(directory.tobytes(added_at))
         entries = _entries(handle, layout, added_at) | present
         merged_at = _end(handle)
-        handle.write(struct.pack(layout.count, len(entries)))
+        handle.write(struct.pack(layout.entries, len(entries)))
         handle.write(b"".join(entries[tag] for tag in sorted(entries)))
         handle.write(struct.pack(layout.offset, 0))
         handle.seek(layout.place)
@@ -70,7 +73,7 @@ def _entries(handle: BinaryIO, layout: _Layout, at: int) -> dict[int, bytes]:
     """Return tag -> entry, as it stands in the file, of the directory at an offset."""
     handle.seek(at)
     size = struct.calcsize(layout.entry)
-    entries = [handle.read(size) for _ in range(_unpack(handle, layout.count))]
+    entries = [handle.read(size) for _ in range(_unpack(handle, layout.entries))]
     return {struct.unpack(layout.entry, entry)[0]: entry for entry in entries}
 
 

@@ -1,4 +1,4 @@
-"""The one writer of photographs: as deep as the source, with its transparency and metadata, in sRGB, whole or not at all."""
+"""The one writer of photographs: as deep as the source, with its transparency and metadata, whole or not at all."""
 
 from __future__ import annotations
 
@@ -136,7 +136,9 @@ def _as_stored(layer: pyvips.Image, kind: Format, deep: bool, path: Path) -> pyv
     if layer.bands in (2, 4) and not kind.alpha:
         logger.warning("%s: %s cannot be transparent, white is put behind; .png can.", path, kind.name)
         layer = layer.flatten(background=[1.0] * (layer.bands - 1), max_alpha=1)
-    white, number, gray, rgb = (65535, "ushort", "grey16", "rgb16") if deep and kind.deep else (255, "uchar", "b-w", "srgb")
+    white, number, gray, rgb = (
+        (65535, "ushort", "grey16", "rgb16") if deep and kind.deep else (255, "uchar", "b-w", "srgb")
+    )
     stored = (layer * white).rint().cast(number).copy(interpretation=gray if layer.bands < 3 else rgb)
     for name in stored.get_fields():
         if name not in STRUCTURE:
@@ -207,5 +209,7 @@ def _kept_elsewhere(
         kept = _encode(pictures, path.suffix.lower(), about, folder)
     except (OSError, pyvips.Error) as again:
         shutil.rmtree(folder, ignore_errors=True)
-        return SeeSRError(f"{path} cannot be written ({reason}), and {folder.parent} neither ({told(again)}): free space.")
+        return SeeSRError(
+            f"{path} cannot be written ({reason}), and {folder.parent} neither ({told(again)}): free space."
+        )
     return SeeSRError(f"{path} cannot be written ({reason}): the picture is kept as {kept}; move it where you want it.")

@@ -223,7 +223,7 @@ def calls(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     recorded = Calls(run)
     monkeypatch.setattr(run, "call", recorded)
     monkeypatch.setattr(run, "succeeds", lambda command: True)
-    for name in ("PACK", "TRAIN", "DEV", "NEWER"):
+    for name in ("PACK", "PHOTOS", "TRAIN", "DEV", "NEWER"):
         file = tmp_path / f"{name}.txt"
         file.write_text(name)
         monkeypatch.setattr(run, f"{name}_REQUIREMENTS", file)
@@ -241,7 +241,14 @@ def test_environment_is_made_once(run: ModuleType, calls: Calls, host_file: Path
     assert run.environment(host_file, dev=True) == run.interpreter(run.ENV)
     assert calls.kinds == ["venv", "install"]
     assert {a.partition("=")[2] for a in calls[1] if a.startswith("--requirement")} == {
-        str(file) for file in (run.PACK_REQUIREMENTS, host_file, run.TRAIN_REQUIREMENTS, run.DEV_REQUIREMENTS)
+        str(file)
+        for file in (
+            run.PACK_REQUIREMENTS,
+            run.PHOTOS_REQUIREMENTS,
+            host_file,
+            run.TRAIN_REQUIREMENTS,
+            run.DEV_REQUIREMENTS,
+        )
     }
     run.environment(host_file, dev=True)
     run.environment(host_file)  # has more than this needs

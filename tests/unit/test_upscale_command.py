@@ -12,6 +12,7 @@ from PIL import Image
 from seesr_pack.seesr_modules.commands import upscale
 from seesr_pack.seesr_modules.dape.tags import TAG_LIST, THRESHOLDS
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.photos.places import Output
 
 
 @pytest.fixture
@@ -205,35 +206,22 @@ def test_every_missing_model_is_told_at_once(photo: Path, put: Any) -> None:
         upscale.check_models(host, workflow)
 
 
-def test_unreadable_photos_are_told(tmp_path: Path, photo: Path) -> None:
-    upscale.check_readable(photo)
-    cut, text = tmp_path / "cut.png", tmp_path / "text.jpg"
-    cut.write_bytes(photo.read_bytes()[:-2000])
+def test_unreadable_photos_are_told_and_the_others_are_ready(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.jpg"
     text.write_text("no picture")
-    for bad in (cut, text):
-        with pytest.raises(SeeSRError, match=f"{bad.name} is not a picture that can be read"):
-            upscale.check_readable(bad)
-
-
-def test_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    photo = Path("in", "old photo.jpg")
-    made = []
-    for _ in range(3):
-        made.append(upscale.output_path(photo, None))
-        made[-1].touch()
-    assert [str(path) for path in made] == ["old photo_seesr.png", "old photo_seesr_2.png", "old photo_seesr_3.png"]
-    assert upscale.output_path(photo, Path("new.png")) == Path("new.png")
-    assert upscale.output_path(photo, Path("old photo_seesr.png")) == Path("old photo_seesr_4.png")
-    assert upscale.output_path(photo, tmp_path) == tmp_path / "old photo_seesr_4.png"
+    assert upscale.readable([text, photo, tmp_path / "gone.png"], Output(tmp_path), single=False) == [photo]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and "text.jpg is not a picture that can be read" in told[0] and "gone.png" in told[1]
 
 
 @pytest.mark.parametrize(
     ("photos", "output", "told"),
     [
-        (2, "one.png", "is not a folder"),
+        (2, "one.png", "is not a folder: 2 photos need one"),
         (1, "one.foo", "names no picture format"),
-        (1, "one", "names no picture format"),
+        (2, "one.psd", "names no picture format"),
     ],
 )
 def test_unfit_output_is_told_first(
@@ -241,13 +229,11 @@ def test_unfit_output_is_told_first(
 ) -> None:
     assert upscale.main([*[str(photo)] * photos, "-o", str(tmp_path / output)]) == 2
     assert told in capsys.readouterr().err
-    upscale.check_output(tmp_path, photos)
-    upscale.check_output(tmp_path / "one.JPG", 1)
 
 
-def test_result_is_written_in_the_format_asked_for(tmp_path: Path, photo: Path) -> None:
-    assert upscale._save(photo, tmp_path / "new" / "a.webp") == tmp_path / "new" / "a.webp"
-    with Image.open(tmp_path / "new" / "a.webp") as image:
-        assert image.format == "WEBP"
-    upscale._save(photo, tmp_path / "a.png")
-    assert (tmp_path / "a.png").exists() and not photo.exists()
+@pytest.mark.parametrize("output", ["a.webp", "folder"])
+def test_a_place_that_cannot_be_written_to_is_told_first(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    assert upscale.main([str(photo), "-o", str(photo / output)]) == 1
+    assert "cannot be written" in capsys.readouterr().err
