@@ -33,8 +33,8 @@ class Photo:
     Attributes:
         path: of the file.
         sizes: width and height of each picture, upright.
-        gray: whether the file has one channel of colour.
-        deep: whether it has more than 8 bits a channel.
+        gray: whether all pictures have one channel of colour.
+        deep: whether any has more than 8 bits a channel.
         durations_ms: of the pictures of an animation; nothing for pages and single pictures.
         loop: how often an animation runs, 0 for ever.
         metadata: EXIF, XMP, IPTC, resolution, texts.

@@ -19,18 +19,8 @@ from .formats import RAW_SUFFIXES
 from .vips import REQUIREMENTS, pyvips
 
 DAMAGED = (
-    *(
-        OSError,
-        SyntaxError,
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        ArithmeticError,
-        RuntimeError,
-        EOFError,
-    ),
-    struct.error,
+    *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError),
+    *(AttributeError, ArithmeticError, RuntimeError, struct.error),
 )
 """What damaged files make Pillow raise."""
 
@@ -45,8 +35,8 @@ class Source:
     Attributes:
         images: called with nothing, yields upright images of any colour space, one after the other, decoded lazily.
         sizes: of each picture.
-        gray: whether it has one channel of colour.
-        deep: whether it has more than 8 bits a channel.
+        gray: whether all have one channel of colour.
+        deep: whether any has more than 8 bits a channel.
         durations_ms: how long each picture is shown, nothing for what is no animation.
         loop: how often an animation runs, 0 for ever.
         xmp: the XMP packet.
@@ -93,17 +83,17 @@ def _vips_source(path: Path, first: pyvips.Image) -> Source:
     loader = first.get("vips-loader")
     count = first.get_n_pages() if loader.startswith(("gif", "webp", "tiff")) else 1
     delays = tuple(first.get("delay")) if count > 1 and first.get_typeof("delay") else ()
-    if loader.startswith("tiff"):
+    if loader.startswith("tiff") or count == 1:
         images: Callable[[], Iterator[pyvips.Image]] = partial(_pages, path, count)
-        sizes = tuple(_upright_size(_load(path, page=page)) for page in range(count))
+        pages = [first, *(_load(path, page=page) for page in range(1, count))]
     else:
-        images = partial(_animation, path, count) if count > 1 else partial(_pages, path, 1)
-        sizes = (_upright_size(first),) * count
+        images = partial(_animation, path, count)
+        pages = [first] * count
     return Source(
         images,
-        sizes,
-        gray=is_gray(first),
-        deep=first.format != "uchar",
+        tuple(_upright_size(page) for page in pages),
+        gray=all(is_gray(page) for page in pages),
+        deep=any(page.format != "uchar" for page in pages),
         durations_ms=delays,
         loop=first.get("loop") if delays and first.get_typeof("loop") else 0,
         header=first,

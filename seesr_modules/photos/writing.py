@@ -40,6 +40,9 @@ STRUCTURE = {
 }
 """Fields of every libvips image; the others are metadata of the file that it was read from."""
 
+UNSTATED_DPI = 72
+"""The resolution that is written where the source states none: what programs take a picture without one to have."""
+
 IDLE_MS = 100
 """How long a picture of an animation is shown where the source does not say."""
 
@@ -139,7 +142,9 @@ def _as_stored(layer: pyvips.Image, kind: Format, deep: bool, path: Path) -> pyv
     white, number, gray, rgb = (
         (65535, "ushort", "grey16", "rgb16") if deep and kind.deep else (255, "uchar", "b-w", "srgb")
     )
-    stored = (layer * white).rint().cast(number).copy(interpretation=gray if layer.bands < 3 else rgb)
+    stored = (layer * white).rint().cast(number)
+    unstated = UNSTATED_DPI / 25.4  # a format's own way to say nothing is out of libvips's reach
+    stored = stored.copy(interpretation=gray if layer.bands < 3 else rgb, xres=unstated, yres=unstated)
     for name in stored.get_fields():
         if name not in STRUCTURE:
             stored.remove(name)

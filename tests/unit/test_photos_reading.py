@@ -366,10 +366,11 @@ def test_raw_files_are_developed() -> None:
 
 
 def test_pages_may_differ_in_size_and_kind(tmp_path: Path) -> None:
-    pages = [Image.fromarray(scene()), Image.fromarray(GRAY).resize((10, 30)), Image.fromarray(scene(8, 8))]
+    pages = [Image.fromarray(GRAY).resize((24, 16)), Image.fromarray(scene(10, 30)), Image.fromarray(scene(8, 8))]
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     photo = open_photo(tmp_path / "a.tif")
     assert photo.sizes == ((24, 16), (10, 30), (8, 8)) and not photo.animated and photo.largest == (24, 30)
+    assert not photo.gray, "only the first is"
     for picture, page in zip(photo.pictures(), pages, strict=True):
         assert furthest(picture, np.asarray(page.convert("RGB"))) <= EXACT
 

@@ -238,6 +238,8 @@ def test_texts_and_resolution_of_scans_are_kept(tmp_path: Path) -> None:
             photo = open_photo(PHOTOS / name)
             result = write(tmp_path / f"{Path(name).stem}{suffix}", photo, Picture(smooth()))
             assert result.metadata.dpi == pytest.approx((dpi, dpi), abs=0.01)
+    unstated = write(tmp_path / "unstated.png", open_photo(PHOTOS / "gray16.tif"), Picture(smooth()))
+    assert unstated.metadata.dpi == pytest.approx((72, 72), abs=0.02)
     with Image.open(tmp_path / "text_dpi.png") as image:
         assert (image.info["Author"], image.info["Title"]) == ("A. Photographer", "Coffee")
 

@@ -84,6 +84,16 @@ def test_no_node_can_download() -> None:
         assert not modules & DOWNLOADERS, path
 
 
+def test_photo_libraries_are_for_the_commands_alone() -> None:
+    """One package imports them, and what ComfyUI loads does not import that package."""
+    starts = [path for path in FILES if {"nodes", "host", "__init__.py"} & set(path.relative_to(ROOT).parts[:2])]
+    folder = ROOT / "seesr_modules" / "photos"
+    assert not [path for path in reached_from(starts) if path.parent == folder]
+    for path in FILES:
+        modules = {module.split(".")[0] for level, module in imports(path) if level == 0}
+        assert path.parent == folder or not modules & {"pillow_heif", "pyvips", "rawpy"}, path
+
+
 @pytest.mark.parametrize("path", [*FILES, ROOT / "run.py"], ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_stay_short(path: Path) -> None:
     """A file that outgrows one reading has a seam to split at."""
