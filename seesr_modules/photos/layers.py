@@ -65,7 +65,8 @@ def to_layer(picture: Picture, gray: bool = False) -> pyvips.Image:
 def strips(layer: pyvips.Image, rows: int = 256) -> Iterator[Tensor]:
     """Compute a layer from top to bottom; yield its bands, float32 [bands, ``rows`` or fewer, W].
 
-    Only a few strips are in memory at a time, however large the picture.
+    Only a few strips are in memory at a time, however large the picture. The calling thread does the work: libvips's
+    own threads would be missing in a process that is forked later, such as a DataLoader's worker.
     """
     region = pyvips.Region.new(layer)
     for top in range(0, layer.height, rows):
@@ -76,8 +77,12 @@ def strips(layer: pyvips.Image, rows: int = 256) -> Iterator[Tensor]:
 
 def _pixels(layer: pyvips.Image) -> np.ndarray:
     """Compute a layer's values, float32 [H, W, bands]."""
-    values = np.frombuffer(bytearray(layer.cast("float").write_to_memory()), np.float32)
-    return values.reshape(layer.height, layer.width, layer.bands)
+    pixels = np.empty((layer.height, layer.width, layer.bands), np.float32)
+    top = 0
+    for strip in strips(layer):
+        pixels[top : top + strip.shape[1]] = strip.movedim(0, -1).numpy()
+        top += strip.shape[1]
+    return pixels
 
 
 def _picture(pixels: Tensor) -> Picture:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.train import photos
 from seesr_pack.seesr_modules.train.labels import COMPUTED_TAGS
 from seesr_pack.seesr_modules.train.photos import PhotoCrops
+from torch.utils.data import DataLoader
 
 CROP_PX = 32
 
@@ -169,3 +171,15 @@ def test_a_phones_photo_is_upright_and_a_scan_is_not_white(tmp_path: Path) -> No
         (folder / f"._{name}").write_bytes(b"a Mac's shadow file")
         whole = PhotoCrops(folder, CROP_PX, length=1, seed=0)._pyramid(0)[0]
         assert tuple(whole.shape[:2]) == size and float(whole.float().mean()) == pytest.approx(mean, abs=0.5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there are workers forks of the process")
+def test_workers_read_photos_after_the_main_process_did(tmp_path: Path) -> None:
+    """A fork has none of the threads that libvips would wait for: pictures are computed in the thread that asks."""
+    noise(2000, 1500).save(tmp_path / "large.jpg")
+    crops = PhotoCrops(tmp_path, CROP_PX, length=4, seed=0)
+    first = crops[0]["image"]
+    crops._pyramids.clear()
+    loader = DataLoader(crops, batch_size=4, num_workers=1, timeout=120, multiprocessing_context="fork")
+    (batch,) = loader
+    assert torch.equal(batch["image"][0], first)
