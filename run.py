@@ -47,9 +47,8 @@ COMMANDS = {  # name -> module of seesr_modules, help
 }
 FOR_TRAINING = {"train", "eval", "bench"}  # commands that need requirements/train.txt, too
 INSIDE = "SEESR_INSIDE"  # set for the run inside the environment
-# Linux's C library hands larger pieces of freed memory back, and the system clears them anew when they are asked for
-# again: in float32 on a CPU a tenth of a step's time. Up to 256 MiB apiece, 1 GiB in all, it is to keep them;
-# under serve, which runs all day, only where there is nothing but the CPU.
+# Linux's C library hands larger pieces of freed memory back; to clear them anew costs a tenth of a step's time in
+# float32 on a CPU. It is to keep 256 MiB apiece, 1 GiB in all; under serve, which runs all day, only without a GPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
 PACK_REQUIREMENTS = ROOT / "requirements.txt"
