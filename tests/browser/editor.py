@@ -73,6 +73,11 @@ class Editor:
         """Change one of the page's settings."""
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
 
+    def speak(self, locale: str) -> None:
+        """Load the page anew in a language."""
+        self.set_setting("Comfy.Locale", locale)
+        self.start()
+
     def command(self, name: str) -> None:
         """Run one of the page's commands."""
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from browser.editor import EMPTY, SHOW_MS, Editor, Json
@@ -13,10 +11,8 @@ from playwright.sync_api import Locator, expect
 
 PHOTO, OTHER_PHOTO, BOTH_PHOTOS = "photo.png", "other.png", "both.webp"
 TAGGER = "SeeSR_Tagger"
-# The server knows no result of a new threshold. Where it has all results already, page 1.32.9 hears them before it
-# knows of the run, and does not keep them for the tab.
-OFFSETS = (round(-1 + 0.001 * count, 3) for count in itertools.count())
-SIX_LIKELIEST = {"max_tags": 6}
+OFFSETS = (round(-1 + 0.001 * count, 3) for count in itertools.count())  # a new one, and the server tags anew
+SIX_LIKELIEST = {"max_tags": 6}  # whatever their thresholds
 
 pytestmark = pytest.mark.browser
 
@@ -40,6 +36,20 @@ def run(editor: Editor) -> list[str]:
     assert len(texts) == 2  # of the tagger and of the preview, of which the tagger's has the scores
     ((tags,),) = (text for text in texts if not re.search(r" \d\.\d\d", text[0]))
     return tags.split(", ") if tags else []
+
+
+def run_kept(editor: Editor) -> list[str]:
+    """Run the workflow until the page keeps the outputs for its tab; return the tags.
+
+    Page 1.32.9 does not keep what it hears before it knows of the run, as when the machine is busy.
+    """
+    kept = "() => Object.keys(app.extensionManager.workflow.activeWorkflow.changeTracker.nodeOutputs ?? {}).length"
+    for _ in range(10):
+        tags = run(editor)
+        if editor.page.evaluate(kept) >= 2:  # the tagger and the preview
+            return tags
+        editor.set(TAGGER, threshold_offset=next(OFFSETS))
+    raise AssertionError("the page keeps no outputs")
 
 
 def element(editor: Editor, number: int = 0) -> Locator:
@@ -207,11 +217,11 @@ def test_the_keys_for_undo_reach_the_page_from_a_chip(editor: Editor) -> None:
 def test_a_tab_keeps_its_tags(editor: Editor) -> None:
     """The nodes of both tabs have the same ids."""
     open_tagging(editor)
-    found = run(editor)
+    found = run_kept(editor)
     chip(editor, found[0]).click()
     open_tagging(editor, OTHER_PHOTO)
     expect_chips(editor, [])
-    others = run(editor)
+    others = run_kept(editor)
     assert others != found
     chip(editor, others[1]).click(modifiers=["Shift"])
 
@@ -232,6 +242,9 @@ def test_a_tab_keeps_its_tags(editor: Editor) -> None:
 
 
 def test_a_copy_has_chips_of_its_own(editor: Editor) -> None:
+    def count() -> int:
+        return editor.page.evaluate("type => app.graph.nodes.filter((node) => node.type === type).length", TAGGER)
+
     open_tagging(editor)
     found = run(editor)
     chip(editor, found[0]).click()
@@ -250,16 +263,18 @@ def test_a_copy_has_chips_of_its_own(editor: Editor) -> None:
     assert [marks(editor, number)[0] for number in (0, 1)] == [f"{found[0]}, {found[1]}", ""]
     expect_chips(editor, [], 1)
 
-    for _ in range(3):  # back to where there was no copy
+    steps = 0
+    while count() > 1:  # a page may take pasting for more than one step
+        steps += 1
+        assert steps < 10
         editor.undo()
-    expect(editor.page.locator(".seesr-tags:visible")).to_have_count(1)
     expect_chips(editor, found)
-    for _ in range(2):
+    for _ in range(steps):
         editor.redo()
     expect_chips(editor, found)
     expect_chips(editor, [], 1)
-    chip(editor, found[2]).click()
-    assert [marks(editor, number)[0] for number in (0, 1)] == [f"{found[0]}, {found[2]}", ""]
+    chip(editor, found[1]).click()
+    assert [marks(editor, number)[0] for number in (0, 1)] == [found[0], ""]
 
 
 def see_tagger(editor: Editor) -> None:
@@ -302,7 +317,7 @@ def test_the_chips_live_in_a_subgraph(editor: Editor) -> None:
     open_tagging(editor)
     put_into_a_subgraph(editor)
     enter(editor)
-    found = run(editor)
+    found = run_kept(editor)
     expect_chips(editor, found)
     first, second, *_ = found
     chip(editor, first).click()
@@ -403,8 +418,10 @@ def test_a_batch_shows_each_tag_once_with_its_highest_score(editor: Editor) -> N
         editor.set(TAGGER, threshold_offset=-1, max_tags=0)
         editor.run()
         expect(element(editor).locator("[data-word]").first).to_be_visible()
-        texts = element(editor).locator("[data-word]").evaluate_all(
-            "all => all.map((one) => [one.dataset.word, Number(one.querySelector('small').textContent)])"
+        texts = (
+            element(editor)
+            .locator("[data-word]")
+            .evaluate_all("all => all.map((one) => [one.dataset.word, Number(one.querySelector('small').textContent)])")
         )
         scores[image] = dict(texts)
         assert len(texts) == len(scores[image]) > 10
@@ -431,9 +448,6 @@ def test_a_tag_that_a_second_photo_lacks_stays_only_where_it_is_chosen(editor: E
     expect_chips(editor, [*others, word])
     expect(chip(editor, word)).to_have_text(word)  # without a score
     assert chinese(editor, word) == name
-    editor.undo()  # the second photo
-    editor.undo()
-    expect_chips(editor, others)
 
 
 def test_words_typed_into_exclude_mark_the_chips(editor: Editor) -> None:
@@ -491,34 +505,23 @@ HINTS = {
     ),
     "zh": (
         "运行后在此显示标签。",
-        "单击：排除或取消排除。按住 Shift 单击或右键单击：固定或取消固定。",
+        "单击\uff1a排除或取消排除。按住 Shift 单击或右键单击\uff1a固定或取消固定。",
         "用另一种语言显示标签。节点的输出不变。",
     ),
 }
 
 
-@pytest.fixture
-def chinese_page(editor: Editor) -> Iterator[None]:
-    """The page in Chinese."""
-    for locale in ("zh", "en"):
-        editor.set_setting("Comfy.Locale", locale)
-        editor.start()
-        if locale == "zh":
-            yield
-
-
-def expect_hints(editor: Editor, locale: str) -> None:
-    empty, hint, language = HINTS[locale]
-    open_tagging(editor)
-    expect(element(editor)).to_have_text(empty)
-    word = run(editor)[0]
-    expect(chip(editor, word)).to_have_attribute("title", re.compile(rf"^{word} \u00b7 .+\n{re.escape(hint)}$"))
-    expect(element(editor).locator(".language")).to_have_attribute("title", language)
-
-
-def test_the_hints_are_in_english(editor: Editor) -> None:
-    expect_hints(editor, "en")
-
-
-def test_the_hints_are_in_chinese(editor: Editor, chinese_page: Any) -> None:
-    expect_hints(editor, "zh")
+@pytest.mark.parametrize("locale", HINTS)
+def test_the_hints_are_in_the_language_of_the_page(editor: Editor, locale: str) -> None:
+    if locale != "en":
+        editor.speak(locale)
+    try:
+        empty, hint, language = HINTS[locale]
+        open_tagging(editor)
+        expect(element(editor)).to_have_text(empty)
+        word = run(editor)[0]
+        expect(chip(editor, word)).to_have_attribute("title", re.compile(rf"^{word} \u00b7 .+\n{re.escape(hint)}$"))
+        expect(element(editor).locator(".language")).to_have_attribute("title", language)
+    finally:
+        if locale != "en":
+            editor.speak("en")
