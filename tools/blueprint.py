@@ -153,7 +153,9 @@ def outer_node(definition: str, parts: Mapping[str, Part], result_type: str) -> 
         ],
         "outputs": [{"name": RESULT.name, "type": result_type, "links": []}],
         "title": NAME,
-        "properties": {"proxyWidgets": [["-1", socket.name] for socket in SETTINGS]},
+        # Without proxyWidgets, which older pages would write here: newer ones would take these values for the node's for
+        # good, and forget what a user sets.
+        "properties": {},
         "widgets_values": [parts[socket.node].values[socket.slot] for socket in SETTINGS],
     }
 

@@ -30,7 +30,11 @@ except ImportError:
     ) from None
 
 ROOT = Path(__file__).resolve().parents[2]
-LORA = "your_sd2_lora.safetensors"
+USERS_FILES = (  # which workflows name as examples
+    "loras/your_sd2_lora.safetensors",
+    "controlnet/control_v11p_sd21_canny.safetensors",
+    "upscale_models/RealESRGAN_x4plus.pth",
+)
 PHOTO, CLEAN = "photo.png", "clean.png"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -63,12 +67,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user's: the pack, every published model's name, and a photo, degraded and clean."""
+    """A folder of a user's: the pack, every model file by name, and a photo, degraded and clean."""
     folder = tmp_path_factory.mktemp("comfyui")
     (folder / "custom_nodes").mkdir()
     (folder / "custom_nodes" / "ComfyUI-SeeSR").symlink_to(ROOT, target_is_directory=True)
     names = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
-    for name in (*names, f"loras/{LORA}"):
+    for name in (*names, *USERS_FILES):
         (folder / "models" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "models" / name).touch()
 
