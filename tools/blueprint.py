@@ -155,7 +155,9 @@ def outer_node(definition: str, parts: Mapping[str, Part], result_type: str) -> 
         ],
         "outputs": [{"name": RESULT.name, "type": result_type, "links": []}],
         "title": NAME,
-        "properties": {"proxyWidgets": [["-1", socket.name] for socket in SETTINGS]},
+        # Older pages write proxyWidgets here. With it, newer pages would always show these values and forget what a
+        # user sets.
+        "properties": {},
         "widgets_values": [parts[socket.node].values[socket.slot] for socket in SETTINGS],
     }
 

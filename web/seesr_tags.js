@@ -1,6 +1,7 @@
 // DAPE Tagger's tags as chips: a click leaves a tag out, Shift-click or a right click pins it. A choice is written
 // into the node's own inputs `exclude` and `pin`, so it is saved with the workflow and works without this page. The
-// last chip shows the tags in the other language; that choice is saved as a property of the node.
+// last chip shows the tags in the other language; that choice is saved as a property of the node. The found tags stay
+// in the page's list of outputs: undo and a change of the workflow's tab make new nodes, but keep that list.
 
 import { app } from "../../scripts/app.js";
 
@@ -33,11 +34,22 @@ const STYLE = `
 .seesr-tags .exclude { text-decoration: line-through; opacity: 0.55; }
 `;
 
+// What runs have found, by every name in lower case, so that a tag that was left out is still known in both languages.
+const known = new Map();
+const updates = new WeakMap(); // node -> the function that shows its tags as they are now
+
 const same = (one, other) => one.toLowerCase() === other.toLowerCase();
 const has = (words, word) => words.some((other) => same(word, other));
 
-/** The words in a comma-separated input of a node. */
+/** Whether an input gets its words from another node, where a chip cannot change them. */
+function isLinked(node, input) {
+  const slot = node.findInputSlot(input);
+  return slot >= 0 && node.isInputConnected(slot);
+}
+
+/** The words in a comma-separated input of a node; none where another node gives them. */
 function read(node, input) {
+  if (isLinked(node, input)) return [];
   const text = node.widgets.find((widget) => widget.name === input).value;
   return text.split(/[,，]/).map((word) => word.trim()).filter(Boolean);
 }
@@ -46,11 +58,6 @@ function write(node, input, words) {
   const widget = node.widgets.find((other) => other.name === input);
   widget.value = words.join(", ");
   widget.callback?.(widget.value);
-}
-
-/** Whether an input gets its words from another node, where a chip cannot change them. */
-function isLinked(node, input) {
-  return node.inputs?.some((slot) => slot.name === input && slot.link != null) ?? false;
 }
 
 /** Every word that a tag {word, score, english, chinese} goes by. */
@@ -86,19 +93,42 @@ function best(pictures) {
   return [...tags.values()];
 }
 
+/**
+ * The node that produced an output of the page's list. The list's key is "7" in the root graph and "SUBGRAPH:7" in a
+ * subgraph, or "3:7" where 3 is the node that holds the subgraph.
+ */
+function nodeAt(key) {
+  let graph = app.rootGraph;
+  let node;
+  for (const id of key.split(":")) {
+    node = graph?.getNodeById(id);
+    graph = app.rootGraph.subgraphs.get(id) ?? node?.subgraph;
+  }
+  return node;
+}
+
+/** The tags that a node's last run found. */
+function lastFound(node) {
+  const key = Object.keys(app.nodeOutputs).findLast((other) => nodeAt(other) === node);
+  return best(app.nodeOutputs[key]?.seesr_tags ?? []);
+}
+
 /** The language that the chips are in. */
 function language(node, tags) {
   return node.properties[LANGUAGE] ?? (tags.some(({ word, chinese }) => word === chinese) ? "chinese" : "english");
 }
 
-/** Fill `element` with the found tags and those that were left out or pinned; `seen` has what earlier runs found. */
-function render(node, element, found, seen, texts) {
+/** Fill `element` with the tags that the last run found and those that were left out or pinned. */
+function render(node, element, texts) {
+  const tags = lastFound(node);
+  for (const tag of tags) {
+    for (const name of names(tag)) known.set(name.toLowerCase(), tag);
+  }
   const marks = { exclude: read(node, "exclude"), pin: read(node, "pin") };
-  const tags = [...found];
   for (const word of [...marks.pin, ...marks.exclude]) {
     if (tags.some((tag) => has(names(tag), word))) continue;
-    const { score, ...known } = seen.find((tag) => has(names(tag), word)) ?? { word };
-    tags.push(known);
+    const { english, chinese } = known.get(word.toLowerCase()) ?? {};
+    tags.push({ word, english, chinese });
   }
   const chips = tags.map((tag) => {
     const chip = document.createElement("button");
@@ -130,11 +160,21 @@ function render(node, element, found, seen, texts) {
     chip.append(LANGUAGES[other]);
     chip.addEventListener("click", () => {
       change(node, () => node.setProperty(LANGUAGE, other));
-      render(node, element, found, seen, texts);
+      render(node, element, texts);
     });
     chips.push(chip);
   }
   element.replaceChildren(...(chips.length ? chips : [texts.empty]));
+}
+
+/**
+ * Put the node's own element where the page shows its tags. Nodes 2.0 takes a widget's element once for each id of a
+ * node, and keeps it where undo, another tab or another graph brings another node with that id.
+ */
+function mount(node, element) {
+  if (node.graph !== app.canvas.graph) return;
+  const shown = document.querySelector(`[data-node-id="${node.id}"] .seesr-tags`);
+  if (shown && shown !== element) shown.replaceWith(element);
 }
 
 /** Call `then` after a method of an object. */
@@ -142,18 +182,25 @@ function after(object, method, then) {
   const before = object[method];
   object[method] = function (...given) {
     const result = before?.apply(this, given);
-    then(...given);
+    then();
     return result;
   };
 }
 
 app.registerExtension({
-  name: "SeeSR.Tags",
+  name: "seesr.tags",
 
   setup() {
     const style = document.createElement("style");
     style.textContent = STYLE;
     document.head.append(style);
+    app.canvas.canvas.addEventListener("litegraph:set-graph", () => {
+      for (const node of app.canvas.graph.nodes) updates.get(node)?.();
+    });
+  },
+
+  onNodeOutputsUpdated(outputs) {
+    for (const key of Object.keys(outputs)) updates.get(nodeAt(key))?.();
   },
 
   nodeCreated(node) {
@@ -166,19 +213,17 @@ app.registerExtension({
     // The first keeps it out of the server's prompt, the second out of the saved workflow.
     node.addDOMWidget("tags", "seesr_tags", element, options).serialize = false;
 
-    let found = [];
-    let seen = [];
-    const update = () => render(node, element, found, seen, texts);
+    const update = () => {
+      render(node, element, texts);
+      requestAnimationFrame(() => mount(node, element)); // when the page has brought its own elements in step
+    };
+    updates.set(node, update);
     for (const input of ["exclude", "pin"]) {
       after(node.widgets.find((widget) => widget.name === input), "callback", update);
     }
     after(node, "onConfigure", update); // the widgets now hold what was saved
     after(node, "onConnectionsChange", update);
-    after(node, "onExecuted", (output) => {
-      found = best(output?.seesr_tags ?? []);
-      seen = [...found, ...seen.filter((tag) => !found.some(({ word }) => word === tag.word))];
-      update();
-    });
+    after(node, "onExecuted", update);
     update();
   },
 });

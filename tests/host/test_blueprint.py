@@ -49,7 +49,7 @@ def test_it_is_the_upscale_workflow_between_photo_and_result(file: Json) -> None
     names = [slot["name"] for slot in definition["inputs"]]
     assert [slot["name"] for slot in outer["inputs"]] == names and names[0] == "image"
     settings = dict(zip(names[1:], outer["widgets_values"], strict=True))
-    assert [name for _, name in outer["properties"]["proxyWidgets"]] == list(settings)
+    assert "proxyWidgets" not in outer["properties"]  # newer pages would set the values back whenever it is opened
 
     workflow = json.loads((ROOT / "workflows" / "api" / "seesr_upscale.json").read_text("utf-8"))
     (photo,) = (number for number, node in workflow.items() if node["class_type"] == "LoadImage")
