@@ -91,12 +91,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "docs" / "icon.png", folder / "input")
     settings = folder / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
-    quiet = {
-        "Comfy.TutorialCompleted": True,
-        "Comfy.Workflow.ShowMissingModelsWarning": False,
-        "Comfy.Locale": "en",
-        "Comfy.VueNodes.AutoScaleLayout": False,
-    }
+    quiet = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.ShowMissingModelsWarning": False, "Comfy.Locale": "en"}
     settings.write_text(json.dumps(quiet), "utf-8")
     return folder
 
