@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -99,21 +99,26 @@ def load_seesr(unet: TensorSource, controlnet: TensorSource, weight_dtype: str =
     """
     stored, compute = storage_dtypes(weight_dtype)
     device = comfy.model_management.get_torch_device()
-    bar = comfy.utils.ProgressBar(len(unet_image_attention_names(unet.shapes())) + len(controlnet.shapes()))
+    names = unet_image_attention_names(unet.shapes())
+    bar = comfy.utils.ProgressBar(len(names) + len(controlnet.shapes()))
     return SeeSRModel(
-        reloadable_patcher(partial(load_image_attention, Watched(unet, bar), stored)),
+        reloadable_patcher(partial(load_image_attention, Watched(unet, bar), names, stored)),
         load_controlnet(Watched(controlnet, bar), stored, compute, device),
         read_fingerprint(unet),
     )
 
 
-def load_image_attention(unet: TensorSource, dtype: torch.dtype) -> ImageAttention:
-    """Load the UNet's image attention from the published UNet, stored in ``dtype``.
+def load_image_attention(unet: TensorSource, names: Iterable[str], dtype: torch.dtype) -> ImageAttention:
+    """Load the UNet's image attention from the published UNet.
+
+    Args:
+        unet: Weights of the published ``unet`` folder, or only their image attention.
+        names: Those of its tensors that are image attention.
+        dtype: Type to store them in.
 
     Raises:
         SeeSRError: The file is something else, or incomplete.
     """
-    names = unet_image_attention_names(unet.shapes())
     network = ImageAttention(
         image_attention_places(unet.shapes()),
         lambda place: image_attention_block(place, dtype, "meta", comfy.ops.manual_cast),
