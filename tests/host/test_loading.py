@@ -186,6 +186,14 @@ def test_auto_takes_a_clone_of_any_name_for_one_seesr(models: Path) -> None:
     assert find_seesr(AUTO) == models / "clone"
 
 
+def test_what_a_folder_holds_itself_comes_before_what_lies_deeper(models: Path) -> None:
+    folder = builders.save_seesr(models / "SeeSR", UNET, CONTROLNET)
+    builders.save_seesr(folder / "old", half(UNET), half(CONTROLNET))
+    assert_seesr(load_seesr_named("SeeSR", "float32"))
+    (folder / "unet").rename(models / "unet")
+    assert "'SeeSR' holds no unet." in (missing_seesr("SeeSR") or "")
+
+
 def test_a_models_folder_with_one_seesr_is_none_itself(models: Path) -> None:
     builders.save_seesr(models / "SeeSR", UNET, CONTROLNET)
     assert folders.seesr_choices() == ["SeeSR"]

@@ -166,6 +166,13 @@ def test_what_would_be_missed_is_refused(tmp_path: Path, part: str, name: str) -
         load(tmp_path / "files", part, (name,))
 
 
+def test_two_tensors_for_one_place_are_refused(tmp_path: Path) -> None:
+    """A ControlNet under diffusers' names that has one of the host's names beside: which of the two counts?"""
+    told = r"meant for the same place: input_blocks\.0\.0\.weight, conv_in\.weight; wrong shape: input_blocks"
+    with pytest.raises(SeeSRError, match=told):
+        load(tmp_path / "files", "controlnet", ("input_blocks.0.0.weight",))
+
+
 def test_one_error_names_all_of_it(tmp_path: Path) -> None:
     names = ("reweight_scale", "fc.scale_weight", "fc.scale_input", "temp")
     told = r"hold reweight_scale \(RAM\+\+, .*\); fc\.scale_weight, fc\.scale_input \(part of a layer .*\): choose"
