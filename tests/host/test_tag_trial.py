@@ -17,6 +17,7 @@ from seesr_pack.seesr_modules.dape.tags import PUBLISHED_CLASSES, Vocabulary
 from seesr_pack.seesr_modules.host import folders, tagging
 from seesr_pack.seesr_modules.host.tagging import PHOTO, load_dape_named
 from seesr_pack.seesr_modules.packed import FORMAT, FORMAT_KEY, vocabulary_metadata
+from torchvision.transforms.functional import pil_to_tensor
 
 RAM = builders.synthetic(builders.GOLDEN, "ram_tiny")
 NAME = "dape_test.safetensors"
@@ -56,6 +57,19 @@ def test_the_tags_of_the_photo_are_logged(models: Path, caplog: pytest.LogCaptur
     save_tagger(models, 3)
     line = "Load DAPE: the tags of a photo of an astronaut are: word 0, word 1, word 2."
     assert told(caplog) == [("INFO", line)]
+
+
+def test_the_tagger_sees_the_photo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tagger(models, 3)
+    seen: list[torch.Tensor] = []
+    plain = tagging.look
+    monkeypatch.setattr(tagging, "look", lambda dape, images: seen.extend(images) or plain(dape, images))
+    load_dape_named(NAME, "none", "float32")
+    with Image.open(PHOTO) as photo:
+        expected = pil_to_tensor(photo).float() / 255
+    [image] = seen
+    assert torch.equal(image, expected[None])
+    assert 0.2 < image.mean() < 0.8
 
 
 @pytest.mark.parametrize(("tags", "number"), [(0, "no"), (100, "100"), (PUBLISHED_CLASSES, "4585")])
