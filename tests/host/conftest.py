@@ -31,6 +31,12 @@ def every_step_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(comfy.utils, limit, 0.0, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def no_list_of_an_earlier_tests_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the host list folders anew: it looks at those of its lists again, and an earlier test's are gone."""
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Build every tiny model once, and let the host know the pack's model folders."""

@@ -122,7 +122,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for kind in ("seesr", "rams"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], {".pth", ".safetensors"}))
-    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # of folders that are gone with their tests
     return folder
 
 
