@@ -6,10 +6,9 @@ SEESR_ENV names) and unpacks a pinned ComfyUI into .cache; later runs start at o
 is used instead where --comfyui or COMFYUI_PATH names it, or where this folder lies in its custom_nodes;
 nothing is written into it.
 
-A command of COMMANDS is a module of seesr_modules with main(arguments), which returns an exit code: this file
-starts itself again inside the environment and calls it there. Those in seesr_modules/commands import the
-standard library only at their top level, and parser() returns their argparse parser: their help and their
-wrong arguments need no environment.
+A command of COMMANDS is a module with main(arguments), which returns an exit code; this file starts itself again
+inside the environment to call it. All but download have parser(), too, and import only the standard library at
+their top level: their help and wrong arguments need no environment.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ from typing import NamedTuple
 ROOT = Path(__file__).absolute().parent
 CACHE = ROOT / ".cache"
 ENV = Path(os.environ.get("SEESR_ENV") or ROOT / ".venv").absolute()
-COMMANDS = {  # name -> module of seesr_modules, help
+COMMANDS = {  # name -> module of this pack, help
     "upscale": ("commands.upscale", "upscale photos"),
-    "download": ("download.cli", "fetch the published weights into ComfyUI's model folders"),
+    "download": ("commands.download.cli", "fetch the published weights into ComfyUI's model folders"),
     "pack": ("commands.pack", "pack the published weights into two small files that load at once"),
-    "train": ("commands.train", "train SeeSR, DAPE or a small model on your own photos"),
-    "eval": ("commands.evaluate", "compare upscalers on photos that are degraded first"),
-    "bench": ("commands.bench", "measure speed, cost and memory"),
+    "train": ("train.command", "train SeeSR, DAPE or a small model on your own photos"),
+    "eval": ("evaluate.command", "compare upscalers on photos that are degraded first"),
+    "bench": ("bench.command", "measure speed, cost and memory"),
 }
 FOR_TRAINING = {"train", "eval", "bench"}  # commands that need requirements/train.txt, too
 INSIDE = "SEESR_INSIDE"  # set for the run inside the environment
@@ -179,7 +178,7 @@ def extra_paths() -> Path:
 
 def device_flags(python: Path) -> list[str]:
     """Ask the torch of an interpreter which arguments ComfyUI needs on this machine."""
-    script = ROOT / "seesr_modules" / "host" / "device.py"
+    script = ROOT / "seesr_modules" / "comfyui" / "device.py"
     answer = subprocess.run([str(python), "-I", str(script)], capture_output=True, text=True, check=False)
     if answer.returncode:
         raise LauncherError(f"torch 2.6 or newer does not start in {python}: {answer.stderr.strip().splitlines()[-1]}")
@@ -267,7 +266,8 @@ def lint(options: argparse.Namespace, passed_on: list[str]) -> int:
     python = str(environment(dev=True))
     # Seen through a link, the pack is a package with a name that Python accepts, wherever it lies.
     link(ROOT, CACHE / "typing" / "seesr_pack")
-    packages = ["-m", "seesr_pack", "-m", "seesr_pack.run", "-p", "seesr_pack.nodes", "-p", "seesr_pack.seesr_modules"]
+    folders = ("nodes", "seesr_modules", "commands", "train", "evaluate", "bench")
+    packages = ["-m", "seesr_pack", "-m", "seesr_pack.run", *(f"--package=seesr_pack.{name}" for name in folders)]
     mypy = [python, "-m", "mypy", f"--config-file={ROOT / 'pyproject.toml'}", *packages]
     results = [
         call([python, "-m", "ruff", "check", "."], cwd=ROOT),
@@ -309,9 +309,9 @@ def run_command(options: argparse.Namespace, arguments: list[str], passed_on: li
         # ComfyUI comes first and this folder not at all: its nodes/ would shadow ComfyUI's nodes.py.
         elsewhere = [entry for entry in sys.path if Path(entry).absolute() != ROOT]
         sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere]
-        return int(pack_module(f"seesr_modules.{name}").main(arguments))
-    if name.startswith("commands."):
-        pack_module(f"seesr_modules.{name}").parser().parse_args(arguments)
+        return int(pack_module(name).main(arguments))
+    if options.command != "download":
+        pack_module(name).parser().parse_args(arguments)
     training = options.command in FOR_TRAINING
     host = developer_host(options.comfyui, dev=False) if training else prepare_host(options.comfyui, passed_on)
     told = {INSIDE: "1", "COMFYUI_PATH": str(host.path), "SEESR_COMFYUI_FLAGS": json.dumps(host.flags)}

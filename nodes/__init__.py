@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from ..seesr_modules.host import folders
-from ..seesr_modules.host.other_copy import warn_of_other_copy
+from ..seesr_modules.comfyui.loading import folders
+from ..seesr_modules.comfyui.other_copy import warn_of_other_copy
 from .build_prompts import BuildPrompts
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
 from .guidance_interval import GuidanceInterval
 from .load_dape import LoadDape
-from .load_model import LoadModel
 from .load_nano import LoadNano
+from .load_seesr import LoadSeeSR
 from .lr_embed import LREmbed
 from .scheduler import Scheduler
 from .tagger import Tagger
@@ -29,12 +29,12 @@ class SeeSRExtension(ComfyExtension):
     def __init__(self) -> None:
         """Let the host know where SeeSR's models lie, and the user whether the pack is there twice."""
         folders.register()
-        warn_of_other_copy(LoadModel)
+        warn_of_other_copy(LoadSeeSR)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node of the pack."""
         return [
-            LoadModel,
+            LoadSeeSR,
             LoadDape,
             LoadNano,
             Tagger,

@@ -7,9 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..seesr_modules.host.prompts import batches_of, encode_texts
-from ..seesr_modules.host.sockets import prompt_inputs, schema
-from ..seesr_modules.prompts import positive_text
+from ..seesr_modules.comfyui.sockets import prompt_inputs, schema
+from ..seesr_modules.comfyui.steps.prompts import batches_of, encode_texts
+from ..seesr_modules.method.prompts import positive_text
 
 
 class BuildPrompts(io.ComfyNode):

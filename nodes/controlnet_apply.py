@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.host.images import from_host
-from ..seesr_modules.host.model import apply_seesr
-from ..seesr_modules.host.sockets import SeeSRModelSocket, SoftPromptSocket, schema
+from ..seesr_modules.comfyui.images import from_host
+from ..seesr_modules.comfyui.sockets import SeeSRModelSocket, SoftPromptSocket, schema
+from ..seesr_modules.comfyui.steps.apply import apply_seesr
 
 
 class ControlNetApply(io.ComfyNode):

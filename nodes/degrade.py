@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.host.degrade import degraded_and_clean
-from ..seesr_modules.host.images import from_host, to_host
-from ..seesr_modules.host.sockets import schema
+from ..seesr_modules.comfyui.images import from_host, to_host
+from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.steps.degrade import degraded_and_clean
 
 
 class Degrade(io.ComfyNode):

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..seesr_modules.host.guidance import limit_guidance
-from ..seesr_modules.host.sockets import schema
+from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.steps.guidance import limit_guidance
 
 
 class GuidanceInterval(io.ComfyNode):

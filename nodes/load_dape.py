@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..seesr_modules.comfyui.loading import folders
+from ..seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM, find_tagger, fingerprint
+from ..seesr_modules.comfyui.loading.dape import load_dape_named
+from ..seesr_modules.comfyui.loading.dtypes import WEIGHT_DTYPES
+from ..seesr_modules.comfyui.sockets import DapeSocket, schema
 from ..seesr_modules.errors import SeeSRError
-from ..seesr_modules.host import folders
-from ..seesr_modules.host.choices import AUTO, PLAIN_RAM, find_tagger, fingerprint
-from ..seesr_modules.host.model import WEIGHT_DTYPES
-from ..seesr_modules.host.sockets import DapeSocket, schema
-from ..seesr_modules.host.tagging import load_dape_named
 
 
 class LoadDape(io.ComfyNode):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..seesr_modules.host.nano import load_nano
-from ..seesr_modules.host.sockets import DapeSocket, SeeSRModelSocket, schema
+from ..seesr_modules.comfyui.loading.nano import load_nano
+from ..seesr_modules.comfyui.sockets import DapeSocket, SeeSRModelSocket, schema
 
 
 class LoadNano(io.ComfyNode):

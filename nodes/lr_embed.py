@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.host.embed import STARTS, embed
-from ..seesr_modules.host.images import from_host, to_host
-from ..seesr_modules.host.sockets import schema
+from ..seesr_modules.comfyui.images import from_host, to_host
+from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.steps.embed import STARTS, embed
 
 
 class LREmbed(io.ComfyNode):

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.steps.sampling import seesr_sigmas
 from ..seesr_modules.config import TRAIN_STEPS
-from ..seesr_modules.host.sampling import seesr_sigmas
-from ..seesr_modules.host.sockets import schema
-from ..seesr_modules.schedule import SPACINGS, Spacing
+from ..seesr_modules.method.schedule import SPACINGS, Spacing
 
 
 class Scheduler(io.ComfyNode):

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..seesr_modules.comfyui.images import from_host
+from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, schema, tag_inputs
+from ..seesr_modules.comfyui.steps.prompts import as_batch
+from ..seesr_modules.comfyui.steps.tagging import shown, tag
 from ..seesr_modules.dape.tags import Language, join_tags
-from ..seesr_modules.host.images import from_host
-from ..seesr_modules.host.prompts import as_batch
-from ..seesr_modules.host.sockets import DapeSocket, SoftPromptSocket, schema, tag_inputs
-from ..seesr_modules.host.tagging import shown, tag
 
 
 class Tagger(io.ComfyNode):

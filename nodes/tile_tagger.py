@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
+from ..seesr_modules.comfyui.images import from_host
+from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, prompt_inputs, schema, tag_inputs, tile_inputs
+from ..seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
 from ..seesr_modules.dape.tags import join_tags
-from ..seesr_modules.host.images import from_host
-from ..seesr_modules.host.sockets import DapeSocket, SoftPromptSocket, prompt_inputs, schema, tag_inputs, tile_inputs
-from ..seesr_modules.host.tile_prompts import PromptInputs, tag_tiles
-from ..seesr_modules.tiles import latent_tile
+from ..seesr_modules.method.tiles import latent_tile
 
 
 class TileTagger(io.ComfyNode):

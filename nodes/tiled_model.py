@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..seesr_modules.host.sockets import schema, tile_inputs
-from ..seesr_modules.host.tiling import Tiling, tile_model
-from ..seesr_modules.tiles import latent_tile
+from ..seesr_modules.comfyui.sockets import schema, tile_inputs
+from ..seesr_modules.comfyui.tiling.prediction import Tiling, tile_model
+from ..seesr_modules.method.tiles import latent_tile
 
 
 class TiledModel(io.ComfyNode):

@@ -7,10 +7,10 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..seesr_modules.host.sampling import SEESR_SCHEDULERS, sample, sampler_sigmas
-from ..seesr_modules.host.sockets import schema, tile_inputs
-from ..seesr_modules.host.tiling import Tiling, tile_model
-from ..seesr_modules.tiles import latent_tile
+from ..seesr_modules.comfyui.sockets import schema, tile_inputs
+from ..seesr_modules.comfyui.steps.sampling import SEESR_SCHEDULERS, sample, sampler_sigmas
+from ..seesr_modules.comfyui.tiling.prediction import Tiling, tile_model
+from ..seesr_modules.method.tiles import latent_tile
 
 
 class TiledSampler(io.ComfyNode):

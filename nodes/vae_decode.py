@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..seesr_modules.host.images import to_host
-from ..seesr_modules.host.sockets import schema
-from ..seesr_modules.host.vae import decode
+from ..seesr_modules.comfyui.images import to_host
+from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.steps.vae import decode
 
 
 class VAEDecode(io.ComfyNode):

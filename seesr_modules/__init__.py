@@ -1,1 +1,1 @@
-"""SeeSR as a library: the method in pure modules, the host's side of it in :mod:`.host`."""
+"""What ComfyUI loads: the method in pure torch, and in :mod:`.comfyui` its steps inside of ComfyUI."""

@@ -18,7 +18,7 @@ import comfy.utils
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
-from seesr_pack.seesr_modules.download.sources import RAM
+from seesr_pack.seesr_modules.published import RAM
 from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"

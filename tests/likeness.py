@@ -7,10 +7,10 @@ from torch import Tensor
 SAME = 1e-3
 """How far apart two runs of one computation may be, as a share of the expected tensor's standard deviation.
 
-Libraries choose another kernel for another batch size, another number of threads or another address in memory, and that
-kernel adds float32 numbers in another order. After a whole sampling run, 1.2e-5 was measured on latents. Compare latents
-where the decoder is a tiny random one: its pictures are almost flat, and 2e-3 of their deviation was measured. A fault
-in the code changes the result by 1e-2 and more.
+Libraries choose another kernel for another batch size, number of threads or address in memory, and that kernel adds
+float32 numbers in another order. After a whole sampling run, 1.2e-5 was measured on latents. A fault in the code
+changes the result by 1e-2 and more. Where a tiny random decoder makes the picture, compare the latents: such pictures
+are almost flat, and 2e-3 of their deviation was measured.
 """
 
 

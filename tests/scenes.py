@@ -8,8 +8,8 @@ from typing import Any
 
 import builders
 import torch
-from seesr_pack.seesr_modules.host.model import apply_seesr
-from seesr_pack.seesr_modules.host.sampling import sample, seesr_sigmas
+from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from seesr_pack.seesr_modules.tiles import TileLayout
+from seesr_pack.seesr_modules.method.tiles import TileLayout
 from torch import Tensor
 
 

@@ -18,7 +18,7 @@ def main(runs: Path, path: Path) -> None:
     """Pack, and say how large the file became."""
     from seesr_pack.seesr_modules.dape.tags import read_vocabulary, tag_files
     from seesr_pack.seesr_modules.nano.file import KNOWN_TOKENS, PREDICTION, write_nano
-    from seesr_pack.seesr_modules.weight_file import open_weights
+    from seesr_pack.seesr_modules.weights import open_weights
 
     words = tag_files(runs / "dape")
     assert words is not None, f"no tag lists in {runs / 'dape'}"

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..checkpoint import describe, require_fit
 from ..config import telling_shape
 from ..errors import SeeSRError
-from ..finite import stored
+from ..weights.checkpoint import describe, require_fit
+from ..weights.value_checks import stored
 from .config import TAG_HEAD_NAMES, DapeConfig
 from .lora import lora_delta, lora_shapes, lora_stems
 from .tagger import Dape
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..config import Operations, Shapes
-    from ..weight_file import WeightFile
+    from ..weights import WeightFile
 
 TABLES = ("label_embed", ".relative_position_bias_table")  # bare in the files, layers in the module
 

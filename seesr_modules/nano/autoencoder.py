@@ -13,9 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
-from ..checkpoint import TensorSource, load_strict
 from ..config import LATENT_PX, Operations, count_blocks, telling_shape
 from ..errors import SeeSRError
+from ..weights.checkpoint import TensorSource, load_strict
 
 WHITENING = 0.5
 """Exponent: 0 leaves each component its own standard deviation, 1 gives all the same.

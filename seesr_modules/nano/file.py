@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, describe
 from ..dape.tags import Vocabulary
 from ..dape.weights import DapeWeights, published_name, size_telling_mask
 from ..errors import SeeSRError
-from ..finite import stored
-from ..packed import FORMAT, FORMAT_KEY, packed_vocabulary, vocabulary_metadata
-from ..weight_file import WeightFile, open_weights, write_safetensors
+from ..weights import WeightFile, open_weights, write_safetensors
+from ..weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, describe
+from ..weights.packed_format import FORMAT, FORMAT_KEY, packed_vocabulary, vocabulary_metadata
+from ..weights.value_checks import stored
 
 if TYPE_CHECKING:
-    from ..checkpoint import TensorSource
+    from ..weights.checkpoint import TensorSource
 
 NANO_FILE = Path(__file__).parents[2] / "nano" / "nano.safetensors"
 """The nano that the project ships."""

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from seesr_pack.seesr_modules.download.sources import CATALOGUE
-from seesr_pack.seesr_modules.train.degrade import degrade
+from seesr_pack.seesr_modules.method.degrade import degrade
+from seesr_pack.seesr_modules.published import CATALOGUE
 from skimage import data
 
 try:

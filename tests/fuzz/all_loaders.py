@@ -32,8 +32,8 @@ if "seesr_pack" not in sys.modules:  # run as a program: bring in the host and t
     import conftest  # noqa: F401
 
 from fuzz import damaged_files, forged_models
+from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.host import folders
 
 FILES_PER_CHILD = 2500
 WARM_UP = 100

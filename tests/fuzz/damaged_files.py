@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from seesr_pack.seesr_modules.weight_file import open_weights
+from seesr_pack.seesr_modules.weights import open_weights
 
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
 NUMBERS = (

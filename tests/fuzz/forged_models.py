@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
+from seesr_pack.seesr_modules.comfyui.loading.nano import load_nano
+from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.tags import read_vocabulary
-from seesr_pack.seesr_modules.host.loading import load_seesr_path
-from seesr_pack.seesr_modules.host.nano import load_nano
-from seesr_pack.seesr_modules.host.tagging import load_dape_path
 from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
-from seesr_pack.seesr_modules.packed import FORMAT_KEY, open_dape, packed_vocabulary
-from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
+from seesr_pack.seesr_modules.weights.packed_format import FORMAT_KEY, open_dape, packed_vocabulary
+from seesr_pack.train.denoiser import SeeSRDenoiser
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
 """Name -> dtype and shape."""

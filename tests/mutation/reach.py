@@ -13,7 +13,8 @@ from typing import Any
 
 from children import forked, run_pytest
 
-TEST_FOLDERS = ("unit", "parity", "host", "train")
+PACK_FOLDERS = ("seesr_modules", "nodes", "commands", "train", "evaluate", "bench")
+TEST_FOLDERS = ("unit", "parity", "comfyui", "commands", "train")
 TOO_LARGE = {"test_full_size.py", "test_cuda.py"}
 TOLD = "seesr_function_called"
 AROUND = "(around tests)"
@@ -99,7 +100,7 @@ def calls_of_tests(tree: Path, kept: Path) -> Calls:
 
 def pack_files(tree: Path) -> list[Path]:
     """Return the files of the pack that hold functions worth a fault."""
-    return [*(tree / "seesr_modules").rglob("*.py"), *(tree / "nodes").glob("*.py")]
+    return [file for folder in PACK_FOLDERS for file in (tree / folder).rglob("*.py")]
 
 
 def users_of(tree: Path) -> dict[str, set[str]]:

@@ -3,7 +3,7 @@
 
 Run it in the environment, on Linux or macOS, with COMFYUI_PATH set:
 
-    python tests/mutation/run.py --draw 60 --seed 1 seesr_modules/tiles.py seesr_modules/host
+    python tests/mutation/run.py --draw 60 --seed 1 seesr_modules/method/tiles.py seesr_modules/comfyui
 
 The faults go into a copy of the tree, never into this one. The first run, and each after a change to a test file,
 notes which functions every test calls (in .cache/mutation/calls.json); a fault is then shown only to the tests that

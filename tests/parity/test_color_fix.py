@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.host.color_fix import fix_color
+from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 
 pytestmark = pytest.mark.golden("color_fix")
 

@@ -13,13 +13,14 @@ import comfy.ops
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from seesr_pack.seesr_modules.comfyui.compat import patcher_for
+from seesr_pack.seesr_modules.comfyui.loading.dape import DapeModel
+from seesr_pack.seesr_modules.comfyui.steps.tagging import look, tag
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 from seesr_pack.seesr_modules.dape.tagger import CrossAttention
 from seesr_pack.seesr_modules.dape.tags import join_tags, read_vocabulary
 from seesr_pack.seesr_modules.dape.weights import load_dape
-from seesr_pack.seesr_modules.host.patching import patcher_for
-from seesr_pack.seesr_modules.host.tagging import DapeModel, look, tag
-from seesr_pack.seesr_modules.weight_file import WeightFile, open_weights
+from seesr_pack.seesr_modules.weights import WeightFile, open_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.tiles import add_tile, blend_weights, plan_tiles
-from seesr_pack.seesr_modules.train.denoiser import SeeSRDenoiser
+from seesr_pack.seesr_modules.method.tiles import add_tile, blend_weights, plan_tiles
+from seesr_pack.train.denoiser import SeeSRDenoiser
 from torch import Tensor
 
 ONE_FORWARD = 1e-4

@@ -11,9 +11,9 @@ import comfy.sampler_helpers
 import pytest
 import torch
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.host.base_model import base_model
-from seesr_pack.seesr_modules.host.loading import load_seesr_path
-from seesr_pack.seesr_modules.host.model import apply_seesr
+from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
+from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
+from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
 
 pytestmark = pytest.mark.golden("forward")
 

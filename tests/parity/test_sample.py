@@ -11,11 +11,11 @@ import comfy.samplers
 import pytest
 import torch
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.host.base_model import base_model
-from seesr_pack.seesr_modules.host.loading import load_seesr_path
-from seesr_pack.seesr_modules.host.model import apply_seesr
-from seesr_pack.seesr_modules.host.sampling import seesr_sigmas
-from seesr_pack.seesr_modules.host.tiling import tile_model
+from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
+from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
+from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
+from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 
 pytestmark = pytest.mark.golden("sample")
 

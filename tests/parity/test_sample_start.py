@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.schedule import alphas_cumprod, lr_start, spaced_timesteps
+from seesr_pack.seesr_modules.method.schedule import alphas_cumprod, lr_start, spaced_timesteps
 
 pytestmark = pytest.mark.golden("sample")
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from seesr_pack.seesr_modules.sizes import plan_size
+from seesr_pack.seesr_modules.method.sizes import plan_size
 
 pytestmark = pytest.mark.golden("size_plan")
 

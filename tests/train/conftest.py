@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from seesr_pack.seesr_modules.train.config import Training, read_training
-from seesr_pack.seesr_modules.train.labels import COMPUTED_TAGS
+from seesr_pack.train.config import Training, read_training
+from seesr_pack.train.labels import COMPUTED_TAGS
 from torchvision.utils import save_image
 
 CROP_PX = 32

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
 from seesr_pack.seesr_modules.nano.file import NANO_FILE
-from seesr_pack.seesr_modules.train.base_folder import save_linear
-from seesr_pack.seesr_modules.train.config import Optimisation, Training, read_training
-from seesr_pack.seesr_modules.train.loop import Stage, learning_rate, train
-from seesr_pack.seesr_modules.train.stages import build
+from seesr_pack.train.base_folder import save_linear
+from seesr_pack.train.config import Optimisation, Training, read_training
+from seesr_pack.train.loop import Stage, learning_rate, train
+from seesr_pack.train.stages import build
 from torch import Tensor
 from trainings import TINY_BASE
 

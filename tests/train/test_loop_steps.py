@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from seesr_pack.seesr_modules.train.config import Training
-from seesr_pack.seesr_modules.train.loop import CHECKPOINT, LOG, Stage, train
+from seesr_pack.train.config import Training
+from seesr_pack.train.loop import CHECKPOINT, LOG, Stage, train
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 

@@ -10,11 +10,11 @@ import torch
 from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
 from seesr_pack.seesr_modules.dape.tags import Vocabulary
-from seesr_pack.seesr_modules.train import taggers
-from seesr_pack.seesr_modules.train.autoencoding import DecoderStage, jittered
-from seesr_pack.seesr_modules.train.diffusion import BaseStage, SeeSRStage, enlarged
-from seesr_pack.seesr_modules.train.loop import Stage
-from seesr_pack.seesr_modules.train.taggers import DapeStage, RamStage, best_thresholds
+from seesr_pack.train import taggers
+from seesr_pack.train.autoencoding import DecoderStage, jittered
+from seesr_pack.train.diffusion import BaseStage, SeeSRStage, enlarged
+from seesr_pack.train.loop import Stage
+from seesr_pack.train.taggers import DapeStage, RamStage, best_thresholds
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, l1_loss
 

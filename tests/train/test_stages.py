@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.checkpoint import unet_image_attention_names
 from seesr_pack.seesr_modules.dape.tags import read_vocabulary, tag_files
 from seesr_pack.seesr_modules.dape.weights import load_dape
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.train.base_folder import load_base
-from seesr_pack.seesr_modules.train.config import Training
-from seesr_pack.seesr_modules.train.loop import Stage, train
-from seesr_pack.seesr_modules.train.pairs import Pairs
-from seesr_pack.seesr_modules.train.stages import build
-from seesr_pack.seesr_modules.weight_file import open_weights
+from seesr_pack.seesr_modules.weights import open_weights
+from seesr_pack.seesr_modules.weights.checkpoint import unet_image_attention_names
+from seesr_pack.train.base_folder import load_base
+from seesr_pack.train.config import Training
+from seesr_pack.train.loop import Stage, train
+from seesr_pack.train.pairs import Pairs
+from seesr_pack.train.stages import build
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 from trainings import TINY_BASE, TINY_RAM, TINY_SEESR

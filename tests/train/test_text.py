@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
-from seesr_pack.seesr_modules.train.base_folder import load_text, save_text
-from seesr_pack.seesr_modules.train.text import PAD, TOKENS, TextEncoder, tokenizer
+from seesr_pack.train.base_folder import load_text, save_text
+from seesr_pack.train.text import PAD, TOKENS, TextEncoder, tokenizer
 from torch import Tensor
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from seesr_pack.seesr_modules.image_attention import attached
-from seesr_pack.seesr_modules.prompts import cut_to_one_chunk, positive_text
+from seesr_pack.seesr_modules.method.image_attention import attached
+from seesr_pack.seesr_modules.method.prompts import cut_to_one_chunk, positive_text
 from torch import Tensor, nn
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from seesr_pack.seesr_modules.base_fingerprint import (
+from seesr_pack.seesr_modules.weights.base_fingerprint import (
     FINGERPRINT_KEY,
     TENSORS,
     VALUES,
@@ -16,7 +16,7 @@ from seesr_pack.seesr_modules.base_fingerprint import (
     read_fingerprint,
     to_json,
 )
-from seesr_pack.seesr_modules.checkpoint import InMemory
+from seesr_pack.seesr_modules.weights.checkpoint import InMemory
 from torch import Tensor
 
 SHAPES = ((320, 4, 3, 3), (320,), (1280,), (1280,), (4, 320, 3, 3))

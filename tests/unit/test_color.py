@@ -8,8 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from seesr_pack.seesr_modules.color import adain, wavelet
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.color import adain, wavelet
 from torch import Tensor
 from torch.nn import functional
 

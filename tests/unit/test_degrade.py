@@ -13,9 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.sizes import resize_bicubic
-from seesr_pack.seesr_modules.train import degrade as module
-from seesr_pack.seesr_modules.train.degrade import (
+from seesr_pack.seesr_modules.method import degrade as module
+from seesr_pack.seesr_modules.method.degrade import (
     PUBLISHED,
     add_gaussian_noise,
     add_poisson_noise,
@@ -29,6 +28,7 @@ from seesr_pack.seesr_modules.train.degrade import (
     sharpen,
     sinc_kernel,
 )
+from seesr_pack.seesr_modules.method.sizes import resize_bicubic
 from torch import Generator, Tensor
 from torch.nn import functional
 

@@ -17,12 +17,13 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules import packed, packing
-from seesr_pack.seesr_modules.commands import pack
+from seesr_pack.commands import pack
 from seesr_pack.seesr_modules.dape.tags import read_vocabulary, tag_files
 from seesr_pack.seesr_modules.dape.weights import DapeWeights
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.weight_file import open_weights, write_safetensors, writer
+from seesr_pack.seesr_modules.weights import open_weights, write_safetensors, writer
+from seesr_pack.seesr_modules.weights import pack as packing
+from seesr_pack.seesr_modules.weights import packed_format as packed
 from torch import Tensor
 
 UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.schedule import (
+from seesr_pack.seesr_modules.method.schedule import (
     SPACINGS,
     Spacing,
     alpha_bar_from_sigma,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.sizes import SizePlan, apply_plan, plan_size, resize_bicubic
+from seesr_pack.seesr_modules.method.sizes import SizePlan, apply_plan, plan_size, resize_bicubic
 from torch import Tensor
 
 PILLOW_TOLERANCE = 2e-5

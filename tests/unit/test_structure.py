@@ -1,4 +1,4 @@
-"""The house: who may import whom, and how long a file may grow."""
+"""The house: who may import whom, and how long a file may grow. It reads the files and imports none of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST_MODULES = {
+COMFYUI_MODULES = {
     "comfy",
     "comfy_api",
     "comfy_execution",
@@ -20,39 +20,73 @@ HOST_MODULES = {
     "server",
 }
 DOWNLOADERS = {"aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "requests", "urllib", "urllib3"}
-FILES = sorted([*(ROOT / "seesr_modules").rglob("*.py"), *(ROOT / "nodes").glob("*.py"), ROOT / "__init__.py"])
+PHOTO_LIBRARIES = {"pillow_heif", "pyvips", "rawpy"}
+
+LOADED_BY_COMFYUI = ("nodes", "seesr_modules")
+"""The wing that ComfyUI loads. It knows none of the others."""
+COMMANDS = ("commands", "train", "evaluate", "bench")
+"""The wings that run.py runs. What a user's command imports, ``commands``, knows none of the three for developers."""
+
+MAY_IMPORT_COMFYUI = ("nodes", "seesr_modules/comfyui", "commands/headless", "bench")
+FILES = sorted([*(path for wing in (*LOADED_BY_COMFYUI, *COMMANDS) for path in (ROOT / wing).rglob("*.py"))])
 
 
-def imports(path: Path) -> list[tuple[int, str]]:
-    """Return (level, module) of every import in a file; level 0 is absolute."""
+def place_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def is_inside(place: str, *folders: str) -> bool:
+    return any(place == folder or place.startswith(f"{folder}/") for folder in folders)
+
+
+def imports(path: Path) -> list[tuple[bool, str]]:
+    """Return (is of the pack, place or module) of every import in a file."""
     found = []
+    parts = path.relative_to(ROOT).parts
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
-            found += [(0, name.name) for name in node.names]
+            found += [(False, name.name) for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            base = [*parts[: len(parts) - node.level], *(node.module or "").split(".")]
+            found += [(True, "/".join(filter(None, [*base, name.name]))) for name in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            found += [(node.level, f"{base}.{name.name}".lstrip(".")) for name in node.names]
+            found.append((False, node.module or ""))
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def modules_of(path: Path) -> set[str]:
+    """Return the first words of what a file imports from outside the pack."""
+    return {module.partition(".")[0] for own, module in imports(path) if not own}
+
+
+@pytest.mark.parametrize("path", FILES, ids=place_of)
 def test_imports_keep_the_direction(path: Path) -> None:
-    """Entry -> nodes -> host -> the rest; comfy only in host and nodes; the pack never by a name."""
-    place = path.relative_to(ROOT).parts
-    for level, module in imports(path):
-        top = module.split(".")[0]
-        if level == 0:
-            assert top not in ("seesr_modules", "seesr_pack", "tests"), f"{module}: the pack is imported relatively"
-            in_host = place[0] == "nodes" or place[:2] == ("seesr_modules", "host") or place == ("__init__.py",)
-            assert in_host or top not in HOST_MODULES, f"{module} outside seesr_modules/host and nodes"
-        target = (*place[: len(place) - level], *module.split(".")) if level else ()
-        if place[0] == "nodes" and place[-1] != "__init__.py":
-            assert target[:1] != ("nodes",), f"{module}: nodes do not import nodes"
-        if place[0] == "seesr_modules":
-            assert target[:1] != ("nodes",), f"{module}: nodes are the outside"
-        pure = place[0] == "seesr_modules" and place[1] not in ("host", "commands")
-        if pure:
-            assert target[:2] != ("seesr_modules", "host"), f"{module}: pure code knows no host"
+    """Nodes import steps, steps import the method; commands import both; nothing the other way."""
+    place, modules = place_of(path), modules_of(path)
+    assert not modules & {"seesr_modules", "seesr_pack", "tests", *COMMANDS}, "the pack is imported relatively"
+    assert is_inside(place, *MAY_IMPORT_COMFYUI) or not modules & COMFYUI_MODULES
+    for own, target in imports(path):
+        if not own:
+            continue
+        if is_inside(place, *LOADED_BY_COMFYUI):
+            assert not is_inside(target, *COMMANDS), f"{target}: ComfyUI loads no command"
+        if is_inside(place, "seesr_modules"):
+            assert not is_inside(target, "nodes"), f"{target}: nodes are the outside"
+        if is_inside(place, "nodes") and path.name != "__init__.py":
+            assert not is_inside(target, "nodes"), f"{target}: nodes do not import nodes"
+        if is_inside(place, "seesr_modules") and not is_inside(place, "seesr_modules/comfyui"):
+            assert not is_inside(target, "seesr_modules/comfyui"), f"{target}: the method does not know ComfyUI"
+        if is_inside(place, "commands"):
+            assert not is_inside(target, "train", "evaluate", "bench"), f"{target}: is for developers"
+
+
+def test_no_module_is_named_in_a_string() -> None:
+    """The launcher's table of commands alone: an import by name would escape the test above."""
+    for path in FILES:
+        assert "importlib" not in modules_of(path) or "import_module" not in path.read_text("utf-8"), path
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id != "__import__", f"{path}:{node.lineno}"
 
 
 def reached_from(starts: list[Path]) -> set[Path]:
@@ -62,39 +96,30 @@ def reached_from(starts: list[Path]) -> set[Path]:
     while waiting:
         path = waiting.pop()
         reached.add(path)
-        place = path.relative_to(ROOT).parts
-        for level, module in imports(path):
-            target = ROOT.joinpath(*place[: len(place) - level], *module.split("."))
+        for own, place in imports(path):
+            target = ROOT / place
             # The last word may be a name in the module before it, and every package on the way is run as well.
             files = {target.with_suffix(".py"), target.parent.with_suffix(".py")}
             files |= {folder / "__init__.py" for folder in (target, *target.parents)}
-            waiting |= (files & set(FILES)) - reached if level else set()
+            waiting |= (files & set(FILES)) - reached if own else set()
     return reached
 
 
 def test_no_node_can_download() -> None:
     """Of fetching, nodes and all that they may import know at most where the files are published."""
-    starts = [path for path in FILES if {"nodes", "host", "__init__.py"} & set(path.relative_to(ROOT).parts[:2])]
-    reached = reached_from(starts)
-    assert ROOT / "seesr_modules" / "weight_file" / "reader.py" in reached
-    fetching = {path.name for path in reached if path.parent.name == "download"}
-    assert fetching <= {"__init__.py", "sources.py"}
+    reached = reached_from([path for path in FILES if is_inside(place_of(path), *LOADED_BY_COMFYUI)])
+    assert ROOT / "seesr_modules" / "published.py" in reached
     for path in reached:
-        modules = {module.split(".")[0] for level, module in imports(path) if level == 0}
-        assert not modules & DOWNLOADERS, path
+        assert not modules_of(path) & DOWNLOADERS, path
 
 
 def test_photo_libraries_are_for_the_commands_alone() -> None:
-    """One package imports them, and what ComfyUI loads does not import that package."""
-    starts = [path for path in FILES if {"nodes", "host", "__init__.py"} & set(path.relative_to(ROOT).parts[:2])]
-    folder = ROOT / "seesr_modules" / "photos"
-    assert not [path for path in reached_from(starts) if path.parent == folder]
+    """One package imports them."""
     for path in FILES:
-        modules = {module.split(".")[0] for level, module in imports(path) if level == 0}
-        assert path.parent == folder or not modules & {"pillow_heif", "pyvips", "rawpy"}, path
+        assert is_inside(place_of(path), "commands/photos") or not modules_of(path) & PHOTO_LIBRARIES, path
 
 
-@pytest.mark.parametrize("path", [*FILES, ROOT / "run.py"], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, ROOT / "run.py"], ids=place_of)
 def test_files_stay_short(path: Path) -> None:
     """A file that outgrows one reading has a seam to split at."""
     assert len(path.read_text("utf-8").splitlines()) <= 450
@@ -103,7 +128,7 @@ def test_files_stay_short(path: Path) -> None:
 def test_nothing_of_the_pack_prints_or_catches_everything() -> None:
     """Output belongs to loggers and commands, and no error is swallowed."""
     for path in FILES:
-        command = "commands" in path.parts or "download" in path.parts or "bench" in path.parts
+        command = is_inside(place_of(path), *COMMANDS)
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.ExceptHandler):
                 names = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"all"}

@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from seams import largest_steps
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.tiles import (
+from seesr_pack.seesr_modules.method.tiles import (
     BlendMode,
     Tile,
     TileLayout,

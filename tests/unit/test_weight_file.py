@@ -25,9 +25,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from seesr_pack.seesr_modules.download.sources import CATALOGUE
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.weight_file import TensorInfo, open_weights, part, reader, torch_part
+from seesr_pack.seesr_modules.published import CATALOGUE
+from seesr_pack.seesr_modules.weights import TensorInfo, open_weights, part, reader, torch_part
 
 TENSORS = {
     "a.weight": torch.randn(5, 7, generator=torch.Generator().manual_seed(1)),

@@ -1,0 +1,73 @@
+"""Measure speed, cost and memory at the published sizes, on random weights.
+
+One table and, with --json, a file. Times are compared within one run, as a ratio, never across runs. What may not be
+more than a bound says whether it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..seesr_modules.errors import SeeSRError
+
+SECTIONS = ("cost", "dape", "step", "memory", "loading")
+"""In the order in which they are measured: from seconds to many minutes."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    command = argparse.ArgumentParser(prog="run.py bench", description=(__doc__ or "").split("\n\n")[0])
+    add = command.add_argument
+    add(
+        "sections",
+        nargs="*",
+        metavar="SECTION",
+        help=f"what to measure: {', '.join(SECTIONS)} (all)",
+    )
+    add("--size", type=int, default=512, help="side of the picture of the section step, in pixels (512)")
+    add("--rounds", type=int, default=9, help="timed pairs of the section step (9); one alone is off by up to a tenth")
+    add("--sizes", type=int, nargs="+", default=[512, 768, 2048, 4096], help="sides for the section memory")
+    add("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    return command
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure and print. Exit code 0 done, 1 a bound was missed, 2 wrong input."""
+    options = parser().parse_args(arguments)
+    unknown = sorted(set(options.sections) - set(SECTIONS))
+    if unknown:
+        sys.stderr.write(f"There is no section {unknown[0]}: choose from {', '.join(SECTIONS)}.\n")
+        return 2
+    from ..seesr_modules.comfyui.device import device_flags, start_host
+
+    start_host(device_flags())
+    from . import loading, memory
+    from .cost import cost_rows
+    from .figures import Figure, table
+    from .step import dape_rows, step_rows
+
+    measure: dict[str, Callable[[], list[Figure]]] = {
+        "cost": cost_rows,
+        "dape": dape_rows,
+        "step": lambda: step_rows(options.size, options.rounds),
+        "memory": lambda: memory.rows(options.sizes),
+        "loading": loading.rows,
+    }
+    figures: dict[str, list[Figure]] = {}
+    try:
+        for section in options.sections or SECTIONS:
+            sys.stderr.write(f"Measuring: {section}\n")
+            figures[section] = measure[section]()
+            if options.json:
+                rows = {name: [figure._asdict() for figure in found] for name, found in figures.items()}
+                options.json.write_text(json.dumps(rows, indent=1), "utf-8")
+    except SeeSRError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    finally:
+        sys.stdout.write(f"{table(figures)}\n")
+    return int(any(figure.missed for found in figures.values() for figure in found))

@@ -1,0 +1,72 @@
+"""What packing costs, and what it saves: loading at the published sizes, from the disk, on the CPU.
+
+Plain loading is that of the four published files, each whole, into modules, in float32; packed is that of both
+packed files with the nodes' loaders, in float16, and reading every page. The base model, of which the published
+UNet holds a copy, is not in the packed files: the host has it from a checkpoint of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType
+
+from ..seesr_modules.errors import SeeSRError
+from . import loading_work, packed_loading_work
+from .figures import Figure
+from .process import Cost, cost_of
+from .published_files import drop_from_cache, image_attention_bytes, make_files
+
+NEEDED_BYTES = 15 * 10**9
+MIB, GIB, GB = 2**20, 2**30, 10**9
+
+PACKING_PEAK_GB = 1.5
+PACKED_TIME, PACKED_PEAK = 1 / 8, 1 / 5
+"""The most that loading the packed files may take, as shares of loading the published ones plainly."""
+
+
+def rows() -> list[Figure]:
+    """Make files of the published sizes in a temporary folder, and measure; each kind of work in its own process.
+
+    Raises:
+        SeeSRError: This is not Linux, or the disk of temporary files is too small.
+    """
+    if sys.platform != "linux":
+        raise SeeSRError(f"The section loading reads a process's memory as Linux tells it, this is {sys.platform}.")
+    with tempfile.TemporaryDirectory(prefix="seesr-bench-") as name:
+        folder = Path(name)
+        if (free := shutil.disk_usage(folder).free) < NEEDED_BYTES:
+            raise SeeSRError(
+                f"{folder.parent} has {free / 1e9:.1f} GB free and {NEEDED_BYTES / 1e9:.0f} GB are needed: "
+                "make room, or set TMPDIR to another folder."
+            )
+        make_files(folder)
+        return _measured(folder)
+
+
+def _measured(folder: Path) -> list[Figure]:
+    def work(module: ModuleType, *arguments: str) -> Cost:
+        drop_from_cache(folder)
+        return cost_of(module, *arguments)
+
+    packing = work(loading_work, "pack", str(folder))
+    reading = work(loading_work, "image_attention", str(folder))
+    plain = work(loading_work, "plain", str(folder))
+    files = [str(folder / "packed" / f"{kind}_fp16.safetensors") for kind in ("seesr", "dape")]
+    packed = work(packed_loading_work, *files)
+    return [
+        Figure("packing: time", packing.seconds, "s"),
+        Figure("packing: peak above the interpreter", packing.peak_bytes / GB, "GB", PACKING_PEAK_GB),
+        Figure("packed files: size", sum(Path(file).stat().st_size for file in files) / GIB, "GiB"),
+        Figure("image attention out of the published UNet: time", reading.seconds, "s"),
+        Figure("... its size", image_attention_bytes() / MIB, "MiB"),
+        Figure("... peak above its size", (reading.peak_bytes - image_attention_bytes()) / MIB, "MiB"),
+        Figure("published files, plainly: time", plain.seconds, "s"),
+        Figure("published files, plainly: peak", plain.peak_bytes / GIB, "GiB"),
+        Figure("packed files: time", packed.seconds, "s"),
+        Figure("packed files: peak", packed.peak_bytes / GIB, "GiB"),
+        Figure("packed to plain: time", packed.seconds / plain.seconds, "x", PACKED_TIME),
+        Figure("packed to plain: peak", packed.peak_bytes / plain.peak_bytes, "x", PACKED_PEAK),
+    ]

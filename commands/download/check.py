@@ -1,0 +1,110 @@
+"""Telling a good copy of a weight file from a broken or foreign one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from safetensors import SafetensorError, safe_open
+
+from ...seesr_modules.errors import SeeSRError
+from ...seesr_modules.published import WeightFile
+
+Say = Callable[[str], None]
+
+_READ_BYTES = 1 << 20
+_seen: dict[tuple[Path, int, int, int, WeightFile], str | None] = {}
+"""What was found out before: path, inode, bytes, time of the last change, and what it should be -> its defect."""
+
+
+def seen_defect(path: Path, file: WeightFile, say: Say) -> str | None:
+    """Return :func:`defect` of a copy in a model folder, which is read once for as long as it does not change."""
+    status = path.stat()
+    state = (path, status.st_ino, status.st_size, status.st_mtime_ns, file)
+    if state not in _seen:
+        _seen[state] = defect(path, file, say)
+    return _seen[state]
+
+
+def defect(path: Path, file: WeightFile, say: Say, stated_digest: str | None = None) -> str | None:
+    """Return what is wrong with the copy at ``path``, or None for a good one.
+
+    Args:
+        path: the copy, under any name.
+        file: what it should be.
+        say: told before a file is read to its end, which may take minutes.
+        stated_digest: the checksum that its source states, used where none is published: a sha256, or git's
+            sha1 of a blob. Anything else tells nothing of the content and is left out.
+    """
+    size = path.stat().st_size
+    if file.size_bytes is not None and size != file.size_bytes:
+        return f"it has {size:,} bytes instead of {file.size_bytes:,}"
+    expected = file.sha256 or stated_digest or ""
+    if is_checksum(expected):
+        say(f"{file.title}: checking {path}")
+        digest = _sha256(path) if len(expected) == 64 else _git_sha1(path)
+        if digest != expected:
+            return f"its checksum is {digest} instead of {expected}"
+    return _wrong_content(path, file) if file.sha256 is None else None
+
+
+def is_checksum(digest: str) -> bool:
+    """Tell whether what a source states is a sha256, or git's sha1 of a blob."""
+    return re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", digest) is not None
+
+
+def placed(file: WeightFile, folder: Path) -> Path:
+    """Return where a file belongs below a model folder: its path, but that of a SeeSR that lies one level deeper."""
+    path = folder / file.path
+    outer, *rest = PurePosixPath(file.path).parts
+    if len(rest) < 2 or path.parent.exists() or not (folder / outer).is_dir():
+        return path
+    from ...seesr_modules.weights.packed_format import seesr_folder  # loads torch, which only this needs
+
+    return seesr_folder(folder / outer).joinpath(*rest)
+
+
+def other_copy(path: Path, file: WeightFile) -> Path | None:
+    """Return the copy that the loaders read in place of a missing ``path``: another file of its folder, or None."""
+    if not file.any_name or path.exists() or not path.parent.is_dir():
+        return None
+    from ...seesr_modules.weights import open_weights  # loads torch, which only this needs
+
+    try:
+        weights = open_weights(path.parent)
+    except SeeSRError:
+        return None
+    return weights.files[0] if all(name in weights for name in file.names) else None
+
+
+def _wrong_content(path: Path, file: WeightFile) -> str | None:
+    suffix = PurePosixPath(file.path).suffix
+    try:
+        if suffix == ".safetensors":  # opening it compares the sizes in its header with the file's
+            with safe_open(path, framework="np") as tensors:
+                names = set(tensors.keys())
+        elif suffix == ".json":
+            names = set(json.loads(path.read_text(encoding="utf-8")))
+        else:
+            raise AssertionError(f"{file.path}: no published checksum, and no check for {suffix} files")
+    except (SafetensorError, ValueError, TypeError, RecursionError) as error:  # the last for brackets without end
+        return f"it is no complete {suffix[1:]} file ({error})"
+    missing = [name for name in file.names if name not in names]
+    return f"it has no {missing[0]}" if missing else None
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _git_sha1(path: Path) -> str:
+    """Git's name for a small file, which the hub gives as its ETag."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

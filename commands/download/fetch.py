@@ -1,0 +1,317 @@
+"""Fetching one file: resumed, checked, and only then given its name.
+
+``huggingface_hub`` asks the hub, sends the token, transfers, and shows the progress. Its ``hf_hub_download``
+is not used: it throws a broken download away, checks no checksum, cannot rename, deletes the old file before
+it has the new one, and leaves a folder of its own among the models.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import textwrap
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers
+
+from ...seesr_modules.errors import SeeSRError
+from ...seesr_modules.published import HubSource, WebSource, WeightFile
+from .check import Say, defect, is_checksum, other_copy, placed, seen_defect
+from .folders import Folders
+
+# The library's HTTP client changes with its version, but its own error always derives from the client's.
+_SOURCE_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+_PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+_DISK_ERRNOS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+    | {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+)
+_WAITS_S = (1, 2, 4)
+_LONGEST_WAIT_S = 300
+
+
+class _UnfitError(Exception):
+    """What a source offers or sent is not the file: the message says why."""
+
+
+_NO_ANSWER: tuple[type[Exception], ...] = (_UnfitError, *_SOURCE_ERRORS)
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What a source says that it will send."""
+
+    url: str
+    headers: dict[str, str]
+    size_bytes: int | None
+    digest: str
+
+
+def find(file: WeightFile, folders: Folders, say: Say) -> Path | None:
+    """Return a good copy of the file in any folder of its kind, under any name that the loaders take, or None."""
+    for folder in folders[file.kind]:
+        path = placed(file, folder)
+        if path.is_file() and seen_defect(path, file, say) is None:
+            return path
+        if other := other_copy(path, file):
+            return other
+    return None
+
+
+def target_path(file: WeightFile, folders: Folders) -> Path:
+    """Return where the file goes: the first folder of its kind."""
+    return placed(file, folders[file.kind][0])
+
+
+def is_published(path: Path, file: WeightFile, say: Say) -> bool:
+    """Tell whether a copy is the published file to the byte.
+
+    Where no checksum is published, the first source that answers states one; without an answer it is not known.
+    """
+    if file.sha256 is not None:
+        return seen_defect(path, file, say) is None
+    for source in file.sources:
+        try:
+            digest = _ask(source, file).digest
+        except _NO_ANSWER:
+            continue
+        return is_checksum(digest) and defect(path, file, say, digest) is None
+    return False
+
+
+def require_space(files: Iterable[WeightFile], folders: Folders, packed_bytes: int = 0) -> None:
+    """Check that every disk has room for what is still to come of the files, and for what will be packed from them.
+
+    Raises:
+        SeeSRError: one has not.
+    """
+    needs: dict[int, tuple[Path, int]] = {}
+    targets = [(target_path(file, folders), file.planned_bytes) for file in files]
+    if packed_bytes:
+        targets.append((folders["seesr"][0] / "packed", packed_bytes))
+    for target, planned_bytes in targets:
+        existing = next((folder for folder in target.parents if folder.is_dir()), None)
+        if existing is None:  # a drive that is not there: making the folder will say so
+            continue
+        disk = existing.stat().st_dev
+        needed = max(0, planned_bytes - _arrived(target))
+        needs[disk] = (existing, needed + needs.get(disk, (existing, 0))[1])
+    for folder, needed in needs.values():
+        _require_free(folder, needed)
+
+
+def fetch(file: WeightFile, folders: Folders, say: Say) -> Path:
+    """Return a good copy of the file, fetched if no folder of its kind has one.
+
+    An unfinished download stays beside the target as ``NAME.DIGEST.part``, and the next call goes on from it.
+
+    Args:
+        file: what to fetch.
+        folders: kind -> model folders.
+        say: told what happens, one line at a time.
+
+    Raises:
+        SeeSRError: no source gave it, or the folder cannot hold it.
+    """
+    if found := find(file, folders, say):
+        return found
+    target = target_path(file, folders)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(target, say):
+            if found := find(file, folders, say):  # by the process that was waited for
+                return found
+            if target.exists():
+                say(f"{target} is replaced: {seen_defect(target, file, say)}.")
+            part = _from_any_source(file, target, say)
+            part.replace(target)
+            for left in _parts(target):
+                left.unlink()
+    except OSError as error:
+        raise SeeSRError(_disk_sentence(error, target)) from error
+    return target
+
+
+def _from_any_source(file: WeightFile, target: Path, say: Say) -> Path:
+    refusals = []
+    for source in file.sources:
+        say(f"{file.title}: from {source.page} to {target}")
+        try:
+            return _from_source(source, file, target, say)
+        except _UnfitError as error:
+            reason = str(error)
+        except _SOURCE_ERRORS as error:
+            if _is_disk_error(error):
+                raise
+            reason = _reason(error, source)
+        say(f"{source.page}: {reason}.")
+        refusals.append(f"{source.page}: {reason}")
+    kept = " What has arrived is kept: run the same command again to go on." if _arrived(target) else ""
+    raise SeeSRError(f"{file.title} ({file.path}) could not be fetched; {'; '.join(refusals)}.{kept}")
+
+
+def _from_source(source: HubSource | WebSource, file: WeightFile, target: Path, say: Say) -> Path:
+    """Return the checked part file, after waiting out the failures that pass."""
+    tries = 0
+    while True:
+        before = _arrived(target)
+        try:
+            return _download(_ask(source, file), file, target, say)
+        except _SOURCE_ERRORS as error:
+            tries = 0 if _arrived(target) > before else tries
+            wait_s = _wait_s(error, tries)
+            if wait_s is None:
+                raise
+            say(f"{source.page}: {_reason(error, source)}; trying again in {wait_s} s.")
+            time.sleep(wait_s)
+            tries += 1
+
+
+def _ask(source: HubSource | WebSource, file: WeightFile) -> _Offer:
+    token = None if isinstance(source, HubSource) else False  # None: the user's own, which is the hub's alone
+    stated = get_hf_file_metadata(_address(source), token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    if file.size_bytes is not None and stated.size not in (None, file.size_bytes):
+        raise _UnfitError(f"it offers another file, of {stated.size:,} bytes instead of {file.size_bytes:,}")
+    digest = stated.etag or ""
+    if file.sha256 is not None:
+        if len(digest) == 64 and digest != file.sha256 and isinstance(source, HubSource):
+            raise _UnfitError(f"it offers another file, with sha256 {digest} instead of {file.sha256}")
+        digest = file.sha256
+    return _Offer(
+        url=_address(source, stated.commit_hash),
+        # a compressed body could not be resumed
+        headers=build_hf_headers(token=token, headers={"Accept-Encoding": "identity"}),
+        size_bytes=stated.size or file.size_bytes,
+        digest=digest,
+    )
+
+
+def _address(source: HubSource | WebSource, commit: str | None = None) -> str:
+    if isinstance(source, WebSource):
+        return source.url
+    revision = commit or source.revision
+    return hf_hub_url(source.repo, source.path, repo_type=source.repo_type, revision=revision)
+
+
+def _download(offer: _Offer, file: WeightFile, target: Path, say: Say) -> Path:
+    # Named after its content: what came from one mirror is gone on with from another only if it is the same.
+    name = "".join(c for c in offer.digest if c.isalnum())[:12] or "unknown"
+    part = target.with_name(f"{target.name}.{name}.part")
+    if offer.size_bytes is not None:
+        if part.exists() and part.stat().st_size > offer.size_bytes:
+            part.unlink()
+        _require_free(target.parent, offer.size_bytes - (part.stat().st_size if part.exists() else 0))
+    with part.open("ab") as stream:
+        http_get(
+            offer.url,
+            stream,
+            resume_size=stream.tell(),
+            headers=offer.headers,
+            expected_size=offer.size_bytes,
+            displayed_filename=target.name,
+        )
+    if problem := defect(part, file, say, offer.digest):
+        part.unlink()
+        raise _UnfitError(f"it sent a wrong file, now deleted: {problem}")
+    return part
+
+
+def _parts(target: Path) -> list[Path]:
+    prefix = f"{target.name}."
+    if not target.parent.is_dir():
+        return []
+    return [p for p in target.parent.iterdir() if p.name.startswith(prefix) and p.suffix == ".part"]
+
+
+def _arrived(target: Path) -> int:
+    """Bytes in the unfinished downloads of a file."""
+    return sum(part.stat().st_size for part in _parts(target))
+
+
+def _require_free(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise SeeSRError(
+            f"The disk of {folder} has {free / 1e9:.2f} GB free and {needed / 1e9:.2f} GB are to come: "
+            "make room, or choose another folder with --models."
+        )
+
+
+@contextmanager
+def _alone(target: Path, say: Say) -> Iterator[None]:
+    """Keep other processes from fetching the same file meanwhile."""
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"Another process is fetching {target.name}: waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+    with suppress(PermissionError):  # on Windows, while another process waits for it
+        Path(lock.lock_file).unlink(missing_ok=True)  # the file is there now: who comes next needs no lock
+
+
+def _wait_s(error: Exception, tries: int) -> int | None:
+    """Seconds to wait before trying the source again, or None where that will not help."""
+    if _is_disk_error(error) or tries >= len(_WAITS_S):
+        return None
+    status, asked = _answer(error)
+    if status is None:
+        return None if tries else _WAITS_S[0]  # the library itself has tried broken connections again
+    if status not in _PASSING_STATUS:
+        return None
+    wait_s = int(asked) if asked.isdecimal() else _WAITS_S[tries]
+    return wait_s if wait_s <= _LONGEST_WAIT_S else None
+
+
+def _reason(error: Exception, source: HubSource | WebSource) -> str:
+    status, _ = _answer(error)
+    if status is None:
+        if "timed out" in str(error):
+            return "it did not answer in time"
+        return f"the connection failed ({textwrap.shorten(f'{type(error).__name__}: {error}', 150)})"
+    if status in (401, 403) and isinstance(source, HubSource):
+        return (
+            f"it refuses access or is gone ({status}): open that page, accept its terms if it asks for it, "
+            "and set HF_TOKEN to a token of your account"
+        )
+    if status == 404:
+        return f"it does not have {source.path if isinstance(source, HubSource) else source.url} (404)"
+    if status == 429:
+        return "it has had too many requests for now (429)"
+    return f"it answered with status {status}"
+
+
+def _answer(error: Exception) -> tuple[int | None, str]:
+    """Status and Retry-After of the answer that an error tells of; no status where no answer came."""
+    response = getattr(error, "response", None)
+    return (None, "") if response is None else (response.status_code, response.headers.get("Retry-After", ""))
+
+
+def _is_disk_error(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _DISK_ERRNOS
+
+
+def _disk_sentence(error: OSError, target: Path) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"The disk of {target.parent} is full: make room and run the same command again, which goes on "
+            "from what has arrived, or choose another folder with --models."
+        )
+    if error.errno == errno.EFBIG:
+        return f"The file system of {target.parent} holds no file of this size: choose another with --models."
+    return (
+        f"{target.parent} cannot be written to ({error.strerror or error}): "
+        "give yourself the right to, or choose another folder with --models."
+    )

@@ -1,0 +1,146 @@
+"""Packing of what was fetched, wherever it lies in the model folders; :mod:`..packing` does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from ...seesr_modules.dape.tags import tag_files
+from ...seesr_modules.errors import SeeSRError
+from ...seesr_modules.published import DAPE, RAM, SEESR, TAG_LISTS, Kind, WeightFile, missing_file_message
+from ...seesr_modules.weights import open_weights
+from ...seesr_modules.weights.pack import NAMES, pack_dape, pack_seesr
+from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, missing_parts
+from .check import Say
+from .folders import Folders
+
+PackedKind = Literal["seesr", "dape"]
+
+PACKED_FROM: dict[PackedKind, tuple[WeightFile, ...]] = {"seesr": SEESR, "dape": (RAM, DAPE, *TAG_LISTS)}
+"""What a packed file is made from, and stands in for: its kind, with which its name begins -> published files."""
+
+PACKED_BYTES: dict[PackedKind, int] = {"seesr": 1_480_000_000, "dape": 424_434_122}
+"""About the size of each packed file in float16."""
+
+_PLACES: dict[str, tuple[Kind, str]] = {
+    "seesr": ("seesr", Path(SEESR[0].path).parts[0]),
+    "ram": (RAM.kind, RAM.path),
+    "dape": (DAPE.kind, DAPE.path),
+    "tags": (TAG_LISTS[0].kind, TAG_LISTS[0].path),
+}
+"""Argument of :func:`pack_published` -> the model folder and the name under which it is looked for."""
+
+_ROLES: dict[PackedKind, tuple[str, ...]] = {"seesr": ("seesr",), "dape": ("ram", "dape", "tags")}
+
+
+def find_packed(folders: Folders, kind: PackedKind) -> Path | None:
+    """Return a whole packed file of a kind, in any precision, from the folders that the loaders search."""
+    places = folders["seesr"] if kind == "seesr" else (*folders["seesr"], *folders["rams"])
+    files = (place / f"{kind}_{name}.safetensors" for place in places for name in NAMES.values())
+    return next(filter(_is_whole, files), None)
+
+
+def parts_of(files: Iterable[WeightFile]) -> dict[PackedKind, list[WeightFile]]:
+    """Return kind -> those of the files that a packed file of this kind stands in for."""
+    names = {kind: {(file.kind, file.path) for file in made_from} for kind, made_from in PACKED_FROM.items()}
+    return {kind: [file for file in files if (file.kind, file.path) in names[kind]] for kind in PACKED_FROM}
+
+
+def can_pack(folders: Folders, kind: PackedKind) -> bool:
+    """Tell whether all that a packed file is made from is in the model folders."""
+    return all(_find(folders, role) for role in _ROLES[kind])
+
+
+def pack_published(
+    folders: Folders,
+    say: Say,
+    anew: Collection[PackedKind],
+    dtype: str = "float16",
+    output: Path | None = None,
+    seesr: Path | None = None,
+    ram: Path | None = None,
+    dape: Path | None = None,
+    tags: Path | None = None,
+) -> None:
+    """Pack the published weights into one file for SeeSR and one for DAPE.
+
+    Where only a packed file is left of a kind, that is enough, but for what is to be packed anew.
+
+    Args:
+        folders: kind -> model folders, searched for what the arguments do not name.
+        say: told of each file when it is done.
+        anew: pack these also where a packed file is newer than all that it is made from.
+        dtype: how the weights are stored.
+        output: folder for the two files; default: the first of the kind ``seesr``.
+        seesr: folder that holds ``unet`` and ``controlnet``.
+        ram: file.
+        dape: file.
+        tags: folder with the tag lists.
+
+    Raises:
+        SeeSRError: a file is missing or something else, or the folder cannot hold the packed ones.
+    """
+    output = output or folders["seesr"][0]
+    given = {"seesr": seesr, "ram": ram, "dape": dape, "tags": tags}
+    sources = {kind: _sources(folders, kind, given, must=kind in anew) for kind in PACKED_FROM}
+    for kind, found in sources.items():
+        packed = output / f"{kind}_{NAMES[dtype]}.safetensors"
+        if not found:
+            say(f"{find_packed(folders, kind)}: packed already")
+        elif kind not in anew and _is_current(packed, found):
+            say(f"{packed}: packed already")
+        else:
+            if kind == "seesr":
+                path = pack_seesr(found["seesr"], dtype, output)
+            else:
+                path = pack_dape(found["ram"], found["dape"], found["tags"], dtype, output)
+            say(f"{path} ({path.stat().st_size / 1e9:.2f} GB)")
+
+
+def _sources(folders: Folders, kind: PackedKind, given: Mapping[str, Path | None], must: bool) -> dict[str, Path]:
+    """Return what a packed file is made from, unchecked: opening it tells what it is; empty where only that is left.
+
+    Raises:
+        SeeSRError: Something is missing, and there is no packed file or it ``must`` be made anew.
+    """
+    looked_for = {role: given[role] or _find(folders, role) for role in _ROLES[kind]}
+    found = {role: path for role, path in looked_for.items() if path}
+    missing = [role for role in looked_for if role not in found]
+    packed = find_packed(folders, kind) if missing else None
+    if missing and packed is None:
+        raise SeeSRError(missing_file_message(*_PLACES[missing[0]]))
+    if missing and must:
+        names = ", ".join(_PLACES[role][1] for role in missing)
+        raise SeeSRError(
+            f"The published files of {packed} are gone ({names}), so it cannot be packed anew, and need not be to be "
+            "used: for another precision fetch them again with `python run.py download seesr` (12 GB)."
+        )
+    return {} if missing else found
+
+
+def _find(folders: Folders, role: str) -> Path | None:
+    """Return a published file or folder in ComfyUI's model folders."""
+    kind, name = _PLACES[role]
+    paths = [folder / name for folder in folders[kind] if (folder / name).exists()]
+    if role == "seesr":
+        paths = [path for path in paths if not missing_parts(path)]
+    return next((path.parent if role == "tags" else path for path in paths), None)
+
+
+def _is_current(packed: Path, sources: Mapping[str, Path]) -> bool:
+    """Tell whether a packed file is whole, and no older than its sources, files or folders of files."""
+    if not _is_whole(packed):
+        return False
+    weights = [path for role, path in sources.items() if role != "tags"]
+    lists = (tag_files(sources["tags"]) or {}).values() if "tags" in sources else ()
+    files = [file for source in (*weights, *lists) for file in (source, *source.rglob("*")) if file.is_file()]
+    return packed.stat().st_mtime_ns >= max(file.stat().st_mtime_ns for file in files)
+
+
+def _is_whole(packed: Path) -> bool:
+    """Tell whether a packed file is there, of this version, and as long as its header says."""
+    try:
+        return open_weights(packed).metadata.get(FORMAT_KEY) == FORMAT
+    except SeeSRError:
+        return False

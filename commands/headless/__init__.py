@@ -1,0 +1,1 @@
+"""ComfyUI inside of this process, without its server."""

@@ -1,0 +1,1 @@
+"""Networks built of ComfyUI's own blocks."""

@@ -1,0 +1,300 @@
+"""SeeSR's ControlNet, built from the host's and carrying image attention of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.ops
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from ...config import HEAD_WIDTH, EncoderSizes, ImageAttentionPlace, Shapes, StemSizes, telling_shape
+from ...errors import SeeSRError
+from ...method.image_attention import SOFT_PROMPT_KEY, ImageAttention, attached, require_match
+from ...weights.checkpoint import TensorSource, controlnet_image_attention_places, load_strict
+from .shared_rows import halves_shared
+
+if TYPE_CHECKING:
+    from comfy.controlnet import ControlBase
+
+RGB = 3
+"""Channels of a hint."""
+
+ATTENTION_PRECISION = torch.float32
+"""The least type that attention scores are computed in, as ComfyUI sets it for Stable Diffusion 2: in half precision
+they overflow."""
+
+
+def image_attention_block(
+    place: ImageAttentionPlace, dtype: torch.dtype | None, device: Any, operations: Any
+) -> SpatialTransformer:
+    """Build one image attention block out of the host's own transformer, as SD2 configures it."""
+    return SpatialTransformer(
+        place.channels,
+        place.channels // HEAD_WIDTH,
+        HEAD_WIDTH,
+        depth=place.depth,
+        context_dim=place.context_dim,
+        use_linear=True,
+        attn_precision=ATTENTION_PRECISION,
+        dtype=dtype,
+        device=device,
+        operations=operations,
+    )
+
+
+def transformer_paths(host_config: dict[str, Any]) -> dict[str, str]:
+    """Return published name -> host path of every text transformer that a UNet config describes."""
+    suffix = ".proj_in.weight"
+    return {
+        name.removesuffix(suffix): path.removesuffix(suffix)
+        for name, path in comfy.utils.unet_to_diffusers(host_config).items()
+        if name.endswith(suffix) and "attentions" in name
+    }
+
+
+class Stem(nn.Module):
+    """The pixel stem: eight convolutions that bring the hint to the latent's resolution.
+
+    Parameter names are the published ones below ``controlnet_cond_embedding``.
+    """
+
+    def __init__(self, sizes: StemSizes, dtype: torch.dtype | None, device: Any, operations: Any) -> None:
+        """Build the stem of ``sizes``: at each width one convolution, then one of stride two."""
+        super().__init__()
+
+        def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+            return operations.Conv2d(inputs, outputs, 3, stride=stride, padding=1, dtype=dtype, device=device)
+
+        self.conv_in = conv(sizes.hint_channels, sizes.widths[0])
+        self.blocks = nn.ModuleList()
+        for width, wider in zip(sizes.widths, sizes.widths[1:], strict=False):
+            self.blocks += [conv(width, width), conv(width, wider, stride=2)]
+        self.conv_out = conv(sizes.widths[-1], sizes.out_channels)
+
+    def forward(self, hint: Tensor) -> Tensor:
+        """Map a hint [B, 3, 8h, 8w] in [0, 1] to features [B, C, h, w]."""
+        features = self.conv_in(hint)
+        for block in self.blocks:
+            features = block(nn.functional.silu(features))
+        return self.conv_out(nn.functional.silu(features))
+
+
+class _HintIsFeatures(nn.Module):
+    """Stands where the host's stem stood: the features come in ready-made."""
+
+    def forward(self, features: Tensor, *_unused: Any) -> Tensor:
+        return features
+
+
+class StemOutput:
+    """The stem's features for one hint: computed in the first call, kept for the steps that follow."""
+
+    def __init__(self, rows: int) -> None:
+        """``rows`` is how many of the prepared hint's rows differ; ComfyUI repeats them for each cond of a batch."""
+        self.rows = rows
+        self.features: Tensor | None = None
+
+    def get(self, stem: Stem, hint: Tensor, batch: int) -> Tensor:
+        """Return the features of ``batch`` rows, or of one row that serves all."""
+        if self.features is None:
+            self.features = stem(hint[: self.rows])
+        return self.features if self.rows == 1 else self.features.repeat(batch // self.rows, 1, 1, 1)
+
+
+class ControlModel(comfy.cldm.cldm.ControlNet):
+    """The host's ControlNet with SeeSR's image attention and a stem whose output can be kept."""
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+        operations: Any = None,
+    ) -> None:
+        """Build for the sizes that ``shapes`` (published names) has.
+
+        Raises:
+            SeeSRError: The shapes are not those of a SeeSR ControlNet.
+        """
+        places = controlnet_image_attention_places(shapes)
+        sizes = EncoderSizes.from_shapes(shapes)
+        paths = transformer_paths(sizes.host_config())
+        encoder = {name: path for name, path in paths.items() if not name.startswith("up_blocks.")}
+        widths = {
+            name: telling_shape(shapes, f"{name}.proj_in.weight", 2, "The SeeSR ControlNet")[0] for name in encoder
+        }
+        require_match(places, widths, "its own ControlNet")
+        stem = StemSizes.from_shapes(shapes)
+        if (stem.hint_channels, stem.out_channels) != (RGB, sizes.model_channels):
+            raise SeeSRError(
+                f"The ControlNet's pixel stem takes {stem.hint_channels} channels and gives {stem.out_channels}, where "
+                f"{RGB} and {sizes.model_channels} are needed: the file is not SeeSR's ControlNet."
+            )
+        super().__init__(
+            **sizes.host_config(),
+            hint_channels=stem.hint_channels,
+            attn_precision=ATTENTION_PRECISION,
+            dtype=dtype,
+            device=device,
+            operations=operations,
+        )
+        self.text_width = sizes.context_dim
+        self.input_hint_block = _HintIsFeatures()
+        self.stem = Stem(stem, dtype, device, operations)
+        self.image_attention = ImageAttention(
+            places, lambda place: image_attention_block(place, dtype, device, operations)
+        )
+        self._paths = paths
+
+    def forward(  # noqa: D102 - the host's signature plus two keyword arguments
+        self,
+        x: Tensor,
+        hint: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None = None,
+        stem_output: StemOutput | None = None,
+        soft_prompt_strength: float = 1.0,
+        **kwargs: Any,
+    ) -> dict[str, list[Tensor]]:
+        soft_prompt = kwargs.pop(SOFT_PROMPT_KEY)
+        features = stem_output.get(self.stem, hint, len(x)) if stem_output else self.stem(hint)
+        blocks = self.image_attention.located(self._paths)
+        with attached(self, blocks, soft_prompt, soft_prompt_strength), halves_shared(self):
+            return super().forward(x, features, timesteps, context, y=y, **kwargs)
+
+
+def parameter_names(shapes: Shapes) -> dict[str, str]:
+    """Return published name -> name in :class:`ControlModel`, for all that a SeeSR ControlNet holds."""
+    host = comfy.utils.unet_to_diffusers(EncoderSizes.from_shapes(shapes).host_config())
+    names = {}
+    for name in shapes:
+        head, _, rest = name.partition(".")
+        if head == "controlnet_cond_embedding":
+            names[name] = f"stem.{rest}"
+        elif head == "controlnet_down_blocks":
+            index, _, leaf = rest.partition(".")
+            names[name] = f"zero_convs.{index}.0.{leaf}"
+        elif head == "controlnet_mid_block":
+            names[name] = f"middle_block_out.0.{rest}"
+        elif ".image_attentions." in name:
+            names[name] = f"image_attention.{name}"
+        else:
+            names[name] = host.get(name, name)
+    return names
+
+
+class SeeSRControlNet(comfy.controlnet.ControlNet):
+    """The host's ControlNet object around :class:`ControlModel`."""
+
+    cond_hint_original: Tensor
+    cond_hint: Tensor | None
+
+    default_soft_prompt: Tensor | None = None
+    """Soft prompt for conds that carry none, because another node rebuilt them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the host's arguments."""
+        super().__init__(*args, **kwargs)
+        self.stem_outputs = WeakTensorKeyDictionary()
+        """Hint as it was given -> what the stem makes of it, by the form in which ComfyUI asks for it."""
+
+    def get_control(
+        self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Return the residuals for one batch of conds (the host calls this before each UNet pass)."""
+        if SOFT_PROMPT_KEY not in cond and self.default_soft_prompt is not None:
+            prompt = comfy.utils.repeat_to_batch_size(self.default_soft_prompt, x_noisy.shape[0])
+            cond = {**cond, SOFT_PROMPT_KEY: prompt}
+        with self._stem_runs_once(x_noisy, batched_number):
+            return super().get_control(x_noisy, t, cond, batched_number, *args, **kwargs)
+
+    @contextmanager
+    def _stem_runs_once(self, x: Tensor, conds: int) -> Iterator[None]:
+        """Keep the stem's features of ``cond_hint_original`` from call to call, in place of the prepared pixels.
+
+        The stem depends on the hint alone, not on the step. A hint that is prepared before the call comes from other
+        code, which may show another crop in the next call: there the stem runs in every call.
+
+        Args:
+            x: The latents [N, C, h, w] of the call.
+            conds: How many conds they hold; ComfyUI repeats a batch of hints for each, unless it has N rows already.
+        """
+        if self.cond_hint is not None or getattr(self, "cond_hints", None):
+            yield
+            return
+        hint = self.cond_hint_original
+        rows = len(hint) if len(hint) in (1, len(x)) else len(x) // conds
+        outputs = self.stem_outputs.setdefault(hint, {})
+        output = outputs.setdefault((rows, *x.shape[2:]), StemOutput(rows))
+        self.extra_args["stem_output"] = output
+        if output.features is not None:
+            # ComfyUI need not prepare the hint again. NaN would show in the result if anything read it.
+            self.cond_hint_original = x.new_full((1, 1, 1, 1), torch.nan)
+        try:
+            yield
+        finally:
+            del self.extra_args["stem_output"]
+            self.cond_hint_original, self.cond_hint = hint, None
+            getattr(self, "cond_hints", {}).clear()  # where newer hosts keep it
+
+    def copy(self) -> SeeSRControlNet:
+        """Return a ControlNet that shares the weights and has its own settings."""
+        copied = type(self)(None, load_device=self.load_device, manual_cast_dtype=self.manual_cast_dtype)
+        copied.control_model = self.control_model
+        copied.control_model_wrapped = self.control_model_wrapped
+        self.copy_to(copied)
+        copied.default_soft_prompt = self.default_soft_prompt
+        return copied
+
+    def cleanup(self) -> None:
+        """Forget what belongs to the sampling run that ended."""
+        self.stem_outputs.clear()
+        super().cleanup()
+
+
+def controlnets(conds: Iterable[Mapping[str, Any]]) -> list[ControlBase]:
+    """Return every ControlNet in the conds, each once, with all that are chained before it.
+
+    A newer host that runs on several devices keeps a clone for each further one.
+    """
+    found: dict[Any, None] = {}
+    for cond in conds:
+        control = cond.get("control")
+        while control is not None:
+            found.update(dict.fromkeys((control, *getattr(control, "multigpu_clones", {}).values())))
+            control = control.previous_controlnet
+    return list(found)
+
+
+def load_controlnet(
+    source: TensorSource, dtype: torch.dtype, compute_dtype: torch.dtype | None, load_device: torch.device
+) -> SeeSRControlNet:
+    """Load SeeSR's ControlNet from weights under their published names.
+
+    Args:
+        source: The weights.
+        dtype: Type that the weights are stored in.
+        compute_dtype: Type to compute in, where it is not ``dtype``.
+        load_device: Device that the host computes on.
+
+    Raises:
+        SeeSRError: The file is something else, or incomplete.
+    """
+    shapes = source.shapes()
+    model = ControlModel(shapes, dtype=dtype, device="meta", operations=comfy.ops.manual_cast)
+    load_strict(model, source, parameter_names(shapes), dtype, "the SeeSR ControlNet")
+    return SeeSRControlNet(
+        model,
+        load_device=load_device,
+        manual_cast_dtype=compute_dtype,
+        extra_conds=[SOFT_PROMPT_KEY],
+    )

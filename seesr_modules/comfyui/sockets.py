@@ -1,0 +1,106 @@
+"""SeeSR's socket types, the schema helper that every node uses, and inputs that several share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..config import NEGATIVE_QUALITY, POSITIVE_QUALITY
+from .tiling.prediction import TILINGS
+
+CATEGORY = "SeeSR"
+
+SeeSRModelSocket = io.Custom("SEESR_MODEL")
+DapeSocket = io.Custom("SEESR_DAPE")
+SoftPromptSocket = io.Custom("SEESR_SOFT_PROMPT")
+
+_KNOWN_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(node_id: str, display_name: str, advanced: Collection[str] = (), **fields: Any) -> io.Schema:
+    """Return a node's schema, without the fields that an older host does not know.
+
+    The page hides the widgets of the inputs named in ``advanced`` until the user asks for them. The mark goes into
+    ``extra_dict``, which every host passes on; the inputs' own argument came after ComfyUI 0.3.75.
+    """
+    for socket in fields.get("inputs", ()):
+        if socket.id in advanced:
+            socket.extra_dict = {**socket.extra_dict, "advanced": True}
+    known = {name: value for name, value in fields.items() if name in _KNOWN_FIELDS}
+    return io.Schema(node_id=node_id, display_name=display_name, category=CATEGORY, **known)
+
+
+def tile_inputs() -> list[io.Input]:
+    """Return the inputs that say how to cut a large picture into tiles."""
+    return [
+        io.Int.Input(
+            "tile_px",
+            default=768,
+            min=64,
+            max=4096,
+            step=64,
+            tooltip="Side of a tile in pixels of the upscaled picture; smaller takes less memory.",
+        ),
+        io.Int.Input(
+            "overlap_px",
+            default=128,
+            min=0,
+            max=2048,
+            step=8,
+            tooltip="How far neighbouring tiles overlap, in pixels; wider hides the seams better.",
+        ),
+        io.Int.Input(
+            "tile_batch",
+            default=0,
+            min=0,
+            max=64,
+            tooltip="Tiles to run at once; 0 takes what fits into free memory.",
+        ),
+        io.Combo.Input(
+            "tiling",
+            options=list(TILINGS),
+            default=TILINGS[0],
+            tooltip="gaussian blends without a visible grid, reference blends as published, off runs the whole "
+            "picture at once.",
+        ),
+    ]
+
+
+def tag_inputs() -> list[io.Input]:
+    """Return the inputs that say which tags count: threshold_offset, exclude and max_tags."""
+    return [
+        io.Float.Input(
+            "threshold_offset",
+            default=0.0,
+            min=-1.0,
+            max=1.0,
+            step=0.01,
+            tooltip="Added to every tag's own threshold: above 0 fewer and surer tags, below 0 more.",
+        ),
+        io.String.Input("exclude", default="", tooltip="Tags to leave out, separated by commas, in either language."),
+        io.Int.Input("max_tags", default=0, min=0, max=1000, tooltip="Keep only this many, the surest; 0 keeps all."),
+    ]
+
+
+def prompt_inputs() -> list[io.Input]:
+    """Return the inputs that hold the words besides the tags."""
+    return [
+        io.String.Input("user_prompt", default="", multiline=True, tooltip="Your own words about the picture, added."),
+        io.String.Input("quality_prompt", default=POSITIVE_QUALITY, tooltip="Words for the quality that is wanted."),
+        io.String.Input("negative_prompt", default=NEGATIVE_QUALITY, tooltip="Words for what is not wanted."),
+        io.Boolean.Input(
+            "single_chunk",
+            default=False,
+            tooltip="Cut the text at 77 tokens as published; off keeps every tag.",
+        ),
+        io.Boolean.Input(
+            "literal",
+            default=False,
+            optional=True,
+            tooltip="Take brackets, weights and embedding names in all texts as plain words, as published; off reads "
+            "them as ComfyUI does.",
+        ),
+    ]

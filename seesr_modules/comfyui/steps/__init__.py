@@ -1,0 +1,1 @@
+"""The steps of SeeSR, one file each; a node calls one of them."""

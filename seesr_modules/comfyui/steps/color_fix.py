@@ -1,0 +1,39 @@
+"""Colour correction as the node offers it: method by name, sizes brought together."""
+
+from __future__ import annotations
+
+import comfy.utils
+from torch import Tensor
+
+from ...errors import SeeSRError
+from ...method.color import adain, wavelet
+from ...method.sizes import resize_bicubic
+
+METHODS = {"adain": adain, "wavelet": wavelet, "none": None}
+
+
+def fix_color(image: Tensor, reference: Tensor, method: str, width: int = 0, height: int = 0) -> Tensor:
+    """Give ``image`` the colours of ``reference`` and bring it to the final size.
+
+    Args:
+        image: The result [B, 3, H, W].
+        reference: What its colours should be [B or 1, 3, h, w]; resized to the image where it differs.
+        method: A name of :data:`METHODS`.
+        width: Final width in pixels, 0 for the image's own.
+        height: Final height in pixels, 0 for the image's own.
+
+    Raises:
+        SeeSRError: The numbers of pictures do not fit.
+    """
+    if reference.shape[0] not in (1, image.shape[0]):
+        raise SeeSRError(
+            f"The input 'reference' holds {reference.shape[0]} pictures and 'image' {image.shape[0]}: "
+            "use one reference, or one for each picture."
+        )
+    correct = METHODS[method]
+    if correct is not None:
+        if reference.shape[2:] != image.shape[2:]:
+            reference = resize_bicubic(reference, image.shape[3], image.shape[2])
+        image = correct(image, comfy.utils.repeat_to_batch_size(reference, image.shape[0]))
+    size = (width or image.shape[3], height or image.shape[2])
+    return image if size == (image.shape[3], image.shape[2]) else resize_bicubic(image.clamp(0, 1), *size)

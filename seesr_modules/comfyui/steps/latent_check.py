@@ -1,0 +1,46 @@
+"""A check that travels with the conditioning: the latent has to be of the pictures that SeeSR's ControlNet is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.hooks import HookGroup, TransformerOptionsHook
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...config import LATENT_PX
+from ...errors import SeeSRError
+from ..compat import WRAPPER_KEY
+from ..networks.controlnet import SeeSRControlNet, controlnets
+
+
+def latent_check() -> HookGroup:
+    """Return hooks for a ControlNet that check the latent of each run, whatever MODEL its conds are sampled with."""
+    hooks = HookGroup()
+    hooks.add(TransformerOptionsHook({"wrappers": {WrappersMP.SAMPLER_SAMPLE: {f"{WRAPPER_KEY}_latent": [_checked]}}}))
+    return hooks
+
+
+def _checked(
+    executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, noise: Tensor, *args: Any, **kwargs: Any
+) -> Tensor:
+    for control in controlnets(cond for conds in guider.conds.values() for cond in conds):
+        if isinstance(control, SeeSRControlNet):
+            _require_same_pictures(noise, control.cond_hint_original)
+    return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+
+
+def _require_same_pictures(latent: Tensor, hint: Tensor) -> None:
+    """Check that a latent [N, 4, h, w] is of the pictures of a hint [B, 3, 8h, 8w], each N / B times.
+
+    ComfyUI would enlarge or repeat the hint until it fits. The hint is the one that the ControlNet holds when the run
+    begins: nodes that sample a part of the picture put the same part of the hint there.
+    """
+    count, _, rows, columns = latent.shape
+    batch, _, height, width = hint.shape
+    if (rows * LATENT_PX, columns * LATENT_PX) != (height, width) or count % batch:
+        raise SeeSRError(
+            f"The latent is of {count} pictures of {columns * LATENT_PX}x{rows * LATENT_PX} pixels and the hint of "
+            f"{batch} of {width}x{height}: take latent and hint from the same LR Embed. To sample again at a larger "
+            "size, run LR Embed and SeeSR ControlNet Apply again at that size."
+        )

@@ -1,0 +1,162 @@
+"""Prompts of their own for the tiles of a large picture.
+
+SeeSR describes a picture as a whole, so every tile of a large one is told of the same things. Here DAPE
+also looks at each tile: the tile's own embedding is its soft prompt, and its text names what DAPE sees in
+it. What the whole picture shows serves as context: a tag of the whole needs a smaller share of its
+threshold in a tile. This is not part of the published method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.conds
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...config import LATENT_PX
+from ...dape.tags import Tag, join_tags, select_tags
+from ...method.image_attention import SOFT_PROMPT_KEY
+from ...method.prompts import positive_text
+from ...method.tiles import Tile, plan_tiles
+from ..compat import Conditioning
+from ..loading.dape import DapeModel
+from ..steps.prompts import encode_texts
+from ..steps.tagging import Tagging, look
+
+TILE_PROMPTS_KEY = "seesr_tiles"
+"""Where the tiled sampler finds the prompts of tiles in a cond."""
+
+
+@dataclass(frozen=True)
+class TilePrompts:
+    """What each tile is told in place of the whole picture's prompts.
+
+    Args:
+        tiles: Where the prompts belong.
+        soft_prompts: [tiles, B, tokens, width].
+        texts: Encoded texts [tiles, B, tokens, width]; None leaves the whole picture's.
+    """
+
+    tiles: tuple[Tile, ...]
+    soft_prompts: Tensor
+    texts: Tensor | None = None
+
+    def model_conds(self, tiles: tuple[Tile, ...], batch: int) -> dict[str, Any]:
+        """Return the host's conds for a batch of tiles, tile-major, with ``batch`` pictures each.
+
+        A sampler that cuts other tiles than were tagged gets the prompts of those that overlap most.
+        """
+        chosen = [max(range(len(self.tiles)), key=lambda i: _shared(self.tiles[i], tile)) for tile in tiles]
+
+        def rows(values: Tensor) -> Tensor:
+            found = [comfy.utils.repeat_to_batch_size(values[i], batch) for i in chosen]
+            return found[0] if len(found) == 1 else torch.cat(found)
+
+        conds: dict[str, Any] = {SOFT_PROMPT_KEY: comfy.conds.CONDRegular(rows(self.soft_prompts))}
+        if self.texts is not None:
+            conds["c_crossattn"] = comfy.conds.CONDCrossAttn(rows(self.texts))
+        return conds
+
+
+def _shared(one: Tile, other: Tile) -> tuple[int, int]:
+    """Return the area that two tiles share, and how near their corners are where that ties."""
+    height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
+    width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
+    return max(height, 0) * max(width, 0), -abs(one.y - other.y) - abs(one.x - other.x)
+
+
+@dataclass(frozen=True)
+class PromptInputs:
+    """The prompt inputs that Build Prompts and DAPE Tile Tagger share."""
+
+    user_prompt: str
+    quality_prompt: str
+    negative_prompt: str
+    single_chunk: bool
+    literal: bool = False
+
+
+@dataclass(frozen=True)
+class TiledTagging:
+    """Conditioning with prompts for tiles in it, and what DAPE says of whole and tiles."""
+
+    positive: Conditioning
+    negative: Conditioning
+    whole: Tagging
+    tiles: tuple[Tile, ...]
+    tile_tags: list[list[list[Tag]]]
+    """Tags by tile and picture."""
+
+
+def tag_tiles(
+    dape: DapeModel,
+    clip: Any,
+    hint: Tensor,
+    tile: int,
+    overlap: int,
+    prompts: PromptInputs,
+    context: float = 0.5,
+    threshold_offset: float = 0.0,
+    exclude: str = "",
+    max_tags: int = 0,
+) -> TiledTagging:
+    """Describe a picture as a whole and tile by tile.
+
+    Args:
+        dape: The tagger.
+        clip: The host's CLIP.
+        hint: The upscaled pictures [B, 3, H, W] in [0, 1], eight times the latent.
+        tile: Side of a tile in latent cells, as the tiled sampler cuts them.
+        overlap: Cells that neighbours share.
+        prompts: The words besides the tags.
+        context: Share of its own threshold that a tag of the whole picture needs to count in a tile:
+            1 treats it like any other, 0 puts the whole picture's tags into every tile.
+        threshold_offset: See :func:`.dape.tags.select_tags`, like ``exclude`` and ``max_tags``.
+        exclude: Tags to leave out.
+        max_tags: Tags of one text at most.
+    """
+    batch, _, height, width = hint.shape
+    tiles = plan_tiles(height // LATENT_PX, width // LATENT_PX, tile, overlap).tiles
+    crops = [piece.in_pixels().cut(hint) for piece in tiles]
+    soft_prompt, logits = look(dape, [hint, *crops])
+
+    def tags(row: Tensor, thresholds: Tensor | None = None) -> list[Tag]:
+        return select_tags(row, dape.vocabulary, threshold_offset, exclude, max_tags, "english", thresholds=thresholds)
+
+    whole = [tags(row) for row in logits[:batch]]
+    own = torch.tensor(dape.vocabulary.thresholds)
+    tile_logits = logits[batch:].unflatten(0, (len(tiles), batch))
+    tile_tags = []
+    for rows in tile_logits:
+        of_tile = []
+        for row, seen in zip(rows, whole, strict=True):
+            lowered = own.clone()
+            lowered[[tag.index for tag in seen]] *= context
+            of_tile.append(tags(row, lowered))
+        tile_tags.append(of_tile)
+
+    def text(found: list[Tag]) -> str:
+        return positive_text(join_tags(found), prompts.user_prompt, prompts.quality_prompt)
+
+    def encoded(texts: list[str]) -> Conditioning:
+        return encode_texts(clip, texts, prompts.single_chunk, prompts.literal)
+
+    of_tiles = encoded([text(found) for row in tile_tags for found in row])
+    texts = comfy.utils.repeat_to_batch_size(of_tiles[0][0], len(tiles) * batch).unflatten(0, (len(tiles), batch))
+    soft_prompts = soft_prompt[batch:].unflatten(0, (len(tiles), batch))
+    positive = encoded([text(found) for found in whole])
+    negative = encoded([prompts.negative_prompt])
+    return TiledTagging(
+        positive=_with(positive, TilePrompts(tiles, soft_prompts, texts)),
+        negative=_with(negative, TilePrompts(tiles, soft_prompts)),
+        whole=Tagging(soft_prompt[:batch], whole),
+        tiles=tiles,
+        tile_tags=tile_tags,
+    )
+
+
+def _with(conditioning: Conditioning, prompts: TilePrompts) -> Conditioning:
+    return [[text, {**options, TILE_PROMPTS_KEY: prompts}] for text, options in conditioning]

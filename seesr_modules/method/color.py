@@ -1,0 +1,95 @@
+"""Colour correction: give a result the colours of the picture it was made from.
+
+Neither method clamps: what lies outside [0, 1] afterwards is the caller's to cut.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..errors import SeeSRError
+
+VARIANCE_FLOOR = 1e-5
+"""Added to each variance, as published: keeps flat channels from dividing by zero."""
+
+WAVELET_LEVELS = 5
+
+
+def adain(target: Tensor, source: Tensor) -> Tensor:
+    """Give each channel of the target the mean and standard deviation of the source's channel.
+
+    Args:
+        target: [B, C, H, W] picture to correct, values near [0, 1].
+        source: [B or 1, C, H, W] picture with the right colours.
+
+    Returns:
+        [B, C, H, W], float32, not clamped.
+
+    Raises:
+        SeeSRError: The two differ in size, or hold fewer than two pixels.
+
+    Source: published ``utils/wavelet_color_fix.py`` (unbiased variance).
+    """
+    target, source = _checked(target, source)
+    if target.shape[-2] * target.shape[-1] < 2:
+        raise SeeSRError("Colour correction with adain got a one-pixel image, which has no spread of values.")
+    target_std, target_mean = _moments(target)
+    source_std, source_mean = _moments(source)
+    return (target - target_mean).mul_(source_std / target_std).add_(source_mean)
+
+
+def wavelet(target: Tensor, source: Tensor) -> Tensor:
+    """Keep the target's detail and take everything coarser from the source.
+
+    The published code adds the target's high frequencies, level by level, to the source's low ones.
+    The levels telescope and the blur is linear, so blurring the difference once is the same picture.
+
+    Args:
+        target: [B, C, H, W] picture to correct, values near [0, 1].
+        source: [B or 1, C, H, W] picture with the right colours.
+
+    Returns:
+        [B, C, H, W], float32, not clamped.
+
+    Raises:
+        SeeSRError: The two differ in size.
+
+    Source: published ``utils/wavelet_color_fix.py`` (5 levels).
+    """
+    target, source = _checked(target, source)
+    difference = source - target
+    for level in range(WAVELET_LEVELS):
+        for dim in (2, 3):
+            difference = _blur(difference, dim, 2**level)
+    return difference.add_(target)
+
+
+def _checked(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in float32, of sizes that fit."""
+    if target.numel() == 0:
+        raise SeeSRError(f"Colour correction got an empty image of shape {tuple(target.shape)}.")
+    if target.shape[1:] != source.shape[1:] or source.shape[0] not in (1, target.shape[0]):
+        raise SeeSRError(
+            f"Colour correction got an image of shape {tuple(target.shape)} and a reference of shape "
+            f"{tuple(source.shape)}: resize the reference to the image, and give one, or one per image."
+        )
+    return target.to(torch.float32), source.to(torch.float32)
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return standard deviation and mean of each channel, [B, C, 1, 1] each."""
+    variance, mean = torch.var_mean(image, dim=(2, 3), correction=1, keepdim=True)
+    return (variance + VARIANCE_FLOOR).sqrt_(), mean
+
+
+def _blur(image: Tensor, dim: int, radius: int) -> Tensor:
+    """Blur along one axis with the binomial kernel (1, 2, 1) / 4, its taps ``radius`` pixels apart.
+
+    A sum of shifted views: with the input, no more than three pictures are held at once.
+    """
+    padding = (0, 0, radius, radius) if dim == 2 else (radius, radius, 0, 0)
+    padded = pad(image, padding, mode="replicate")
+    before, centre, after = (padded.narrow(dim, shift * radius, image.shape[dim]) for shift in range(3))
+    return (before + after).mul_(0.25).add_(centre, alpha=0.5)

@@ -1,0 +1,398 @@
+"""Makes low-resolution pictures out of good ones, as SeeSR was trained on: Real-ESRGAN's two stages of damage.
+
+Work is done picture by picture on the CPU, so that every picture has its own draws.
+
+Source: Real-ESRGAN, arXiv 2107.10833, and its published ``realesrgan_dataset.py`` and ``realesrnet_model.py``;
+ranges of the published SeeSR. Deviations: edges are replicated, not mirrored, so that small pictures work;
+resizes go by the two sizes, so that the result covers the picture to its last pixel; JPEG is a real encoder's,
+at whole qualities; the second stage's kernels have at most 11 pixels, where SeeSR's code draws up to 21.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from PIL import Image  # torchvision's JPEG takes tensors, but is to be removed
+from torch import Generator, Tensor
+from torch.nn.functional import interpolate, pad
+
+from ..errors import SeeSRError
+from .sizes import resize_bicubic
+
+Range = tuple[float, float]
+"""The least and the greatest value of an even draw."""
+
+KERNELS = (
+    ("gaussian", True, 0.45),
+    ("gaussian", False, 0.25),
+    ("generalized", True, 0.12),
+    ("generalized", False, 0.03),
+    ("plateau", True, 0.12),
+    ("plateau", False, 0.03),
+)
+"""Bell-shaped blur kernels: profile, whether it is the same in all directions, how often it is drawn."""
+
+SHAPES: dict[str, Range] = {"gaussian": (1.0, 1.0), "generalized": (0.5, 4.0), "plateau": (1.0, 2.0)}
+"""The exponent beta of each profile; values below and above 1 are equally frequent."""
+
+SMALLEST_KERNEL_PX = 7
+NO_BLUR = 0.05
+"""The sigma in pixels of a blur that changes nothing to speak of."""
+FILTERS = ("area", "bilinear", "bicubic")
+GRAY = (0.2989, 0.587, 0.114)
+"""Weights of red, green and blue in the gray picture whose Poisson noise is taken."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of damage: blur, resize, noise, JPEG."""
+
+    kernel_px: int
+    """Side of the largest blur kernel; the smallest has 7 pixels, all are odd."""
+    blur_prob: float
+    blur_sigma: Range
+    """Spread of the blur in pixels, along each of its axes."""
+    resize_weights: tuple[float, float, float]
+    """How often the picture grows, shrinks, keeps its size."""
+    resize: Range
+    """Factors of the strongest shrinking and growing."""
+    gaussian_sigma: Range
+    """Gaussian noise, in steps of 1/255."""
+    poisson_scale: Range
+    """Poisson noise, as a factor on that of a picture of as many photons as it has levels."""
+    sinc_prob: float = 0.1
+    """How often a blur is a ringing low pass in place of a bell."""
+    gaussian_prob: float = 0.5
+    """How often noise is Gaussian; else it is Poisson's."""
+    gray_prob: float = 0.4
+    """How often noise is the same in all channels."""
+    jpeg_quality: Range = (30, 95)
+
+    def milder(self, strength: float) -> Stage:
+        """Return the stage with its ranges brought towards no damage; see :func:`degrade`."""
+        return replace(
+            self,
+            blur_sigma=_between(NO_BLUR, self.blur_sigma, strength),
+            resize=_between(1, self.resize, strength),
+            gaussian_sigma=_between(0, self.gaussian_sigma, strength),
+            poisson_scale=_between(0, self.poisson_scale, strength),
+            sinc_prob=self.sinc_prob * strength,
+            jpeg_quality=_between(100, self.jpeg_quality, strength),
+        )
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """Both stages and what goes around them."""
+
+    first: Stage
+    second: Stage
+    final_sinc_prob: float = 0.8
+    """How often the small picture goes through one more ringing low pass."""
+    final_kernel_px: int = 21
+    smooth_resize_prob: float = 0.0
+    """How often a resize is antialiased, which the published ones are not."""
+
+    def milder(self, strength: float) -> Degradation:
+        """Return the degradation with its ranges brought towards no damage; see :func:`degrade`."""
+        return replace(
+            self,
+            first=self.first.milder(strength),
+            second=self.second.milder(strength),
+            final_sinc_prob=self.final_sinc_prob * strength,
+            smooth_resize_prob=1 + (self.smooth_resize_prob - 1) * strength,
+        )
+
+
+PUBLISHED = Degradation(
+    first=Stage(
+        kernel_px=21,
+        blur_prob=1.0,
+        blur_sigma=(0.2, 3),
+        resize_weights=(0.2, 0.7, 0.1),
+        resize=(0.15, 1.5),
+        gaussian_sigma=(1, 30),
+        poisson_scale=(0.05, 3),
+    ),
+    second=Stage(
+        kernel_px=11,
+        blur_prob=0.8,
+        blur_sigma=(0.2, 1.5),
+        resize_weights=(0.3, 0.4, 0.3),
+        resize=(0.3, 1.2),
+        gaussian_sigma=(1, 25),
+        poisson_scale=(0.05, 2.5),
+    ),
+)
+"""Real-ESRGAN's damage in SeeSR's ranges."""
+
+
+def degrade(
+    images: Tensor,
+    generator: Generator,
+    degradation: Degradation = PUBLISHED,
+    scale: int = 4,
+    strength: float = 1.0,
+) -> Tensor:
+    """Damage pictures and make them smaller; every picture has draws of its own.
+
+    Training pairs may have their good pictures sharpened first, by :func:`sharpen`: they are the target as well.
+
+    Args:
+        images: [B, 3, H, W] good pictures, RGB in [0, 1]; the sides are multiples of ``scale``.
+        generator: On the CPU; gives one seed per picture, so the first pictures of a batch do not depend on its size.
+        degradation: The ranges to draw from.
+        scale: How many times smaller the result is, a whole number from 1.
+        strength: 1 draws from the ranges as they are, less from ranges nearer to no damage; 0 only makes the
+            pictures smaller (antialiased bicubic).
+
+    Returns:
+        [B, 3, H / scale, W / scale], float32 in [0, 1], rounded to 8 bits, on the images' device.
+
+    Raises:
+        SeeSRError: The images are no RGB pictures or not divisible by the scale; a value is out of its range.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or 0 in images.shape:
+        raise SeeSRError(
+            f"images: {list(images.shape)} {str(images.dtype).removeprefix('torch.')}: "
+            "give RGB pictures [batch, 3, height, width] as floats from 0 to 1."
+        )
+    return torch.stack([degrade_one(image, _child(generator), degradation, scale, strength) for image in images])
+
+
+def degrade_one(
+    image: Tensor,
+    generator: Generator,
+    degradation: Degradation = PUBLISHED,
+    scale: int = 4,
+    strength: float = 1.0,
+) -> Tensor:
+    """Damage one picture [3, H, W] with draws straight from ``generator``; see :func:`degrade`."""
+    height, width = image.shape[1:]
+    if scale < 1 or height % scale or width % scale or min(height, width) < 2 * scale:
+        raise SeeSRError(
+            f"scale: {scale} for a picture of {width}x{height} pixels: the sides must be multiples of the scale, "
+            "twice the scale at least; crop the picture or choose another scale."
+        )
+    if not 0 <= strength <= 1:
+        raise SeeSRError(f"strength: {strength}: give a number from 0 (no damage) to 1 (as published).")
+    size = (height // scale, width // scale)
+    picture = image.detach().to("cpu", torch.float32).clamp(0, 1)
+    if strength == 0:
+        return _quantized(_shrink(picture, size)).to(image.device)
+
+    degradation = degradation.milder(strength)
+    first, second = degradation.first, degradation.second
+    smooth = degradation.smooth_resize_prob
+    picture = _blurred(picture, first, generator)
+    picture = _resized(picture, (height, width), first, smooth, generator)
+    picture = _noisy(picture, first, generator)
+    picture = _compressed(picture, first, generator)
+    picture = _blurred(picture, second, generator)
+    picture = _resized(picture, size, second, smooth, generator)
+    picture = _noisy(picture, second, generator)
+    compress_first = _chance(0.5, generator)
+    if compress_first:
+        picture = _compressed(picture, second, generator)
+    picture = _filtered_to(picture, size, smooth, generator)
+    if _chance(degradation.final_sinc_prob, generator):
+        kernel_px = _kernel_px(degradation.final_kernel_px, generator)
+        picture = blur(picture, sinc_kernel(kernel_px, _uniform((math.pi / 3, math.pi), generator)))
+    if not compress_first:
+        picture = _compressed(picture, second, generator)
+    return _quantized(picture).to(image.device)
+
+
+def sharpen(images: Tensor, weight: float = 0.5, kernel_px: int = 51, threshold: float = 10) -> Tensor:
+    """Sharpen by unsharp masking, as the good pictures of the training pairs are.
+
+    Args:
+        images: [..., 3, H, W] in [0, 1].
+        weight: How much of the detail is added.
+        kernel_px: Side of the Gaussian that tells detail from the rest, odd; its sigma follows as in OpenCV.
+        threshold: Detail below this, in steps of 1/255, is left alone; the edges of what is not are softened.
+
+    Returns:
+        [..., 3, H, W], in [0, 1].
+
+    Source: Real-ESRGAN, ``USMSharp`` (its radius of 50 is a kernel of 51 pixels).
+    """
+    sigma = 0.3 * ((kernel_px - 1) / 2 - 1) + 0.8
+    kernel = bell_kernel(kernel_px, (sigma, sigma))
+    detail = images - blur(images, kernel)
+    mask = blur((detail.abs() * 255 > threshold).to(images.dtype), kernel)
+    return torch.lerp(images, (images + weight * detail).clamp(0, 1), mask.clamp(0, 1))
+
+
+def bell_kernel(kernel_px: int, sigmas: Range, angle: float = 0.0, beta: float = 1.0, plateau: bool = False) -> Tensor:
+    """Return a bell-shaped blur kernel [kernel_px, kernel_px] that sums to 1.
+
+    Args:
+        kernel_px: Side in pixels, odd.
+        sigmas: Spread along its two axes, in pixels.
+        angle: Of the first axis against the x axis, in radians.
+        beta: 1 for a Gaussian; below, a sharper peak and wider tails, above, a flatter top.
+        plateau: With the profile 1 / (1 + r^(2 beta)) in place of exp(-r^(2 beta) / 2).
+    """
+    y, x = _grid(kernel_px)
+    along = (x * math.cos(angle) + y * math.sin(angle)) / sigmas[0]
+    across = (y * math.cos(angle) - x * math.sin(angle)) / sigmas[1]
+    radius = (along**2 + across**2) ** beta
+    kernel = 1 / (1 + radius) if plateau else torch.exp(-radius / 2)
+    return (kernel / kernel.sum()).float()
+
+
+def sinc_kernel(kernel_px: int, cutoff: float) -> Tensor:
+    """Return a circular low pass [kernel_px, kernel_px] that sums to 1 and rings.
+
+    Args:
+        kernel_px: Side in pixels, odd.
+        cutoff: Angular frequency above which nothing passes, in radians per pixel; pi at most.
+    """
+    y, x = _grid(kernel_px)
+    radius = torch.hypot(x, y)
+    kernel = cutoff * torch.special.bessel_j1(cutoff * radius) / (2 * math.pi * radius)
+    kernel[kernel_px // 2, kernel_px // 2] = cutoff**2 / (4 * math.pi)
+    return (kernel / kernel.sum()).float()
+
+
+def blur(images: Tensor, kernel: Tensor) -> Tensor:
+    """Filter [..., 3, H, W] with a kernel [k, k], k odd, which is symmetric about its middle.
+
+    By Fourier transform: on a CPU a sixth of the time of a convolution with 21 pixels.
+    """
+    height, width = images.shape[-2:]
+    margin = kernel.shape[-1] // 2
+    padded = pad(images.flatten(0, -3).unsqueeze(0), [margin] * 4, mode="replicate")
+    # Sides with small factors transform quickly.
+    size = [-(-side // 32) * 32 for side in padded.shape[-2:]]
+    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)
+    result = torch.fft.irfft2(spectrum, s=size)[..., 2 * margin :, 2 * margin :]
+    return result[..., :height, :width].reshape(images.shape)
+
+
+def add_gaussian_noise(picture: Tensor, sigma: float, gray: bool, generator: Generator) -> Tensor:
+    """Add noise of the standard deviation ``sigma`` / 255 to [3, H, W]; ``gray``: the same in all channels."""
+    channels = 1 if gray else 3
+    noise = torch.randn(channels, *picture.shape[1:], generator=generator)
+    return (picture + noise * (sigma / 255)).clamp(0, 1)
+
+
+def add_poisson_noise(picture: Tensor, scale: float, gray: bool, generator: Generator) -> Tensor:
+    """Add noise of the variance ``scale``^2 * value / levels to [3, H, W], in [0, 1].
+
+    ``levels`` is the number of different 8-bit values in the picture, raised to a power of two; ``gray``: the
+    noise of the gray picture in all channels.
+    """
+    source = (picture * torch.tensor(GRAY).view(3, 1, 1)).sum(0, keepdim=True) if gray else picture
+    source = _quantized(source)
+    different = int(torch.bincount((source * 255).round().int().flatten()).count_nonzero())
+    levels = 2 ** math.ceil(math.log2(different))
+    noise = torch.poisson(source * levels, generator=generator) / levels - source
+    return (picture + noise * scale).clamp(0, 1)
+
+
+def compress(picture: Tensor, quality: int) -> Tensor:
+    """Take [3, H, W], in [0, 1], through JPEG of a quality from 1 to 100."""
+    pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1)
+    with io.BytesIO() as file:
+        Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality)
+        with Image.open(file) as damaged:
+            return torch.from_numpy(np.array(damaged)).movedim(-1, 0).float() / 255
+
+
+def draw_kernel(stage: Stage, generator: Generator) -> Tensor:
+    """Draw a blur kernel [k, k]: its size, kind, and every value of it."""
+    kernel_px = _kernel_px(stage.kernel_px, generator)
+    if _chance(stage.sinc_prob, generator):
+        lowest = math.pi / 3 if kernel_px < 13 else math.pi / 5
+        return sinc_kernel(kernel_px, _uniform((lowest, math.pi), generator))
+    profile, isotropic, _ = KERNELS[_choose([weight for *_, weight in KERNELS], generator)]
+    sigma, angle = _uniform(stage.blur_sigma, generator), 0.0
+    sigmas = (sigma, sigma)
+    if not isotropic:
+        sigmas = (sigma, _uniform(stage.blur_sigma, generator))
+        angle = _uniform((-math.pi, math.pi), generator)
+    least, greatest = SHAPES[profile]
+    beta = _uniform((least, 1) if _chance(0.5, generator) else (1, greatest), generator)
+    return bell_kernel(kernel_px, sigmas, angle, beta, plateau=profile == "plateau")
+
+
+def draw_resize(stage: Stage, generator: Generator) -> float:
+    """Draw the factor of a stage's resize."""
+    shrinking, growing = stage.resize
+    ranges = ((1, growing), (shrinking, 1), (1, 1))
+    return _uniform(ranges[_choose(stage.resize_weights, generator)], generator)
+
+
+def _blurred(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
+    return blur(picture, draw_kernel(stage, generator)) if _chance(stage.blur_prob, generator) else picture
+
+
+def _resized(picture: Tensor, base: tuple[int, int], stage: Stage, smooth: float, generator: Generator) -> Tensor:
+    factor = draw_resize(stage, generator)
+    height, width = (max(2, int(side * factor)) for side in base)
+    return _filtered_to(picture, (height, width), smooth, generator)
+
+
+def _filtered_to(picture: Tensor, size: tuple[int, int], smooth: float, generator: Generator) -> Tensor:
+    if _chance(smooth, generator):
+        return _shrink(picture, size)
+    mode = FILTERS[_choose([1] * len(FILTERS), generator)]
+    return interpolate(picture.unsqueeze(0), size, mode=mode).squeeze(0)
+
+
+def _noisy(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
+    picture = picture.clamp(0, 1)  # bicubic overshoots
+    gray = _chance(stage.gray_prob, generator)
+    if _chance(stage.gaussian_prob, generator):
+        return add_gaussian_noise(picture, _uniform(stage.gaussian_sigma, generator), gray, generator)
+    return add_poisson_noise(picture, _uniform(stage.poisson_scale, generator), gray, generator)
+
+
+def _compressed(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
+    return compress(picture, round(_uniform(stage.jpeg_quality, generator)))
+
+
+def _shrink(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    return resize_bicubic(picture.unsqueeze(0), size[1], size[0]).squeeze(0)
+
+
+def _quantized(picture: Tensor) -> Tensor:
+    return (picture * 255).round().clamp(0, 255) / 255
+
+
+def _grid(kernel_px: int) -> tuple[Tensor, Tensor]:
+    line = torch.arange(kernel_px, dtype=torch.float64) - kernel_px // 2
+    return line.unsqueeze(1), line.unsqueeze(0)
+
+
+def _between(harmless: float, values: Range, strength: float) -> Range:
+    least, greatest = (harmless * (1 - strength) + value * strength for value in values)
+    return least, greatest
+
+
+def _child(generator: Generator) -> Generator:
+    seed = torch.randint(2**63 - 1, (), generator=generator)
+    return Generator().manual_seed(int(seed))
+
+
+def _uniform(values: Range, generator: Generator) -> float:
+    return values[0] + (values[1] - values[0]) * torch.rand((), generator=generator).item()
+
+
+def _chance(probability: float, generator: Generator) -> bool:
+    return torch.rand((), generator=generator).item() < probability
+
+
+def _choose(weights: Sequence[float], generator: Generator) -> int:
+    return int(torch.multinomial(torch.tensor(weights, dtype=torch.float32), 1, generator=generator))
+
+
+def _kernel_px(largest: int, generator: Generator) -> int:
+    return SMALLEST_KERNEL_PX + 2 * int(torch.randint((largest - SMALLEST_KERNEL_PX) // 2 + 1, (), generator=generator))

@@ -1,0 +1,206 @@
+"""Tiles of a latent: where they lie, and with which weights their predictions are blended.
+
+All sizes are in latent cells unless a name says ``px``. Rows and columns of tiles form a grid, so every
+window is a product of a profile down and a profile across, and so are the weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..config import LATENT_PX
+from ..errors import SeeSRError
+
+MIN_TILE_PX = 64
+
+BlendMode = Literal["gaussian", "reference"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One rectangle of a canvas: top left corner and size."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    def slices(self) -> tuple[slice, slice]:
+        """Return the (rows, columns) that the tile covers, to index a [..., H, W] tensor with."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
+
+    def cut(self, canvas: Tensor) -> Tensor:
+        """Return the tile's part of a canvas [..., H, W], as a view."""
+        rows, columns = self.slices()
+        return canvas[..., rows, columns]
+
+    def in_pixels(self) -> Tile:
+        """Return the same rectangle of the picture, 8 pixels to a latent cell."""
+        return Tile(*(LATENT_PX * value for value in (self.y, self.x, self.height, self.width)))
+
+
+@dataclass(frozen=True)
+class TileLayout:
+    """A grid of equally large tiles that covers a canvas."""
+
+    height: int
+    width: int
+    tile_height: int
+    tile_width: int
+    rows: tuple[int, ...]
+    """First row of the tiles of each grid row, ascending."""
+    columns: tuple[int, ...]
+    """First column of the tiles of each grid column, ascending."""
+    mode: BlendMode
+
+    @property
+    def tiles(self) -> tuple[Tile, ...]:
+        """All tiles, row by row."""
+        return tuple(Tile(y, x, self.tile_height, self.tile_width) for y in self.rows for x in self.columns)
+
+
+def latent_tile(tile_px: int, overlap_px: int) -> tuple[int, int]:
+    """Convert the user's tile and overlap from pixels to latent cells, rounding down.
+
+    Raises:
+        SeeSRError: The tile is too small, or the overlap leaves no way forward.
+    """
+    if tile_px < MIN_TILE_PX:
+        raise SeeSRError(f"tile_px is {tile_px}: give {MIN_TILE_PX} pixels or more.")
+    tile, overlap = tile_px // LATENT_PX, overlap_px // LATENT_PX
+    if not 0 <= overlap < tile:
+        raise SeeSRError(
+            f"overlap_px is {overlap_px} with tile_px {tile_px}: give 0 to {(tile - 1) * LATENT_PX} pixels."
+        )
+    return tile, overlap
+
+
+def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode = "gaussian") -> TileLayout:
+    """Lay tiles over a canvas.
+
+    A canvas of no more than tile * tile cells is not cut, as published, however long it is: what a pass costs and
+    the memory it takes go by the number of cells.
+
+    Mode ``gaussian`` takes as few tiles as overlap by ``overlap`` cells or more and spreads them evenly, so that none
+    has to share nearly all of itself with its neighbour. A side no longer than the tile is covered by one tile of its
+    length.
+
+    Mode ``reference`` follows the published code: tiles start every ``tile - overlap`` cells and the last
+    one is pulled back to the edge; they are square, no larger than the shorter side.
+
+    Args:
+        height: Cells down the canvas, 1 or more.
+        width: Cells across the canvas, 1 or more.
+        tile: Side of a tile, 1 or more.
+        overlap: Cells that neighbours share at least, 0 to the tile's side less one.
+        mode: How `blend_weights` is to blend.
+
+    Raises:
+        SeeSRError: A value is out of its range: in mode ``reference`` also an overlap that a tile as narrow as
+            the canvas has no room for, where the published code would never come to its end.
+
+    Source: published ``pipelines/pipeline_seesr.py``.
+    """
+    if min(height, width, tile) < 1:
+        raise SeeSRError(f"Cannot lay tiles of {tile} cells over a latent of {width}x{height}: both need 1 or more.")
+    if height * width <= tile * tile:
+        tile_height, tile_width = height, width
+    elif mode == "reference":
+        tile = tile_height = tile_width = min(tile, height, width)
+    else:
+        tile_height, tile_width = min(tile, height), min(tile, width)
+    if not 0 <= overlap < tile:
+        remedy = ", or choose tiling 'gaussian'" if mode == "reference" else ""
+        raise SeeSRError(
+            f"An overlap of {overlap} cells does not fit tiles of {tile}: "
+            f"give overlap_px 0 to {(tile - 1) * LATENT_PX}{remedy}."
+        )
+    starts = _starts if mode == "reference" else _even_starts
+    rows = starts(height, tile_height, overlap)
+    columns = starts(width, tile_width, overlap)
+    return TileLayout(height, width, tile_height, tile_width, rows, columns, mode)
+
+
+def blend_weights(layout: TileLayout) -> list[Tensor]:
+    """Return each tile's share in every cell it covers.
+
+    Mode ``gaussian``: every edge of a tile that has a neighbour is blurred by a Gaussian, three standard
+    deviations to each side of the overlap's middle. So a tile fades out before it ends, however unlike its
+    neighbour it is, and keeps full weight elsewhere and at the canvas' edge. Where the overlap is more than half
+    the tile, three tiles and more share a cell and some end where others fade: the fade is then a cosine as long
+    as half the tile, flatter in its middle. However unlike the tiles are, from an overlap of 4 cells to one of 8
+    less than the tile, the largest step across their borders is no more than 1.05 times the largest elsewhere
+    (1.15 times for tiles below 48 cells that overlap by more than half).
+
+    Mode ``reference``: the published window, a Gaussian of variance 0.01 tile sides around the middle of
+    the tile, where the middle is half a cell too low down the tile (and not across).
+
+    Returns:
+        One float32 [tile_height, tile_width] per tile, in the order of ``layout.tiles``; over all tiles they
+        sum to one in every cell. A single tile has weight 1 exactly.
+
+    Source: published ``pipelines/pipeline_seesr.py`` for mode ``reference``.
+    """
+    down = _axis_weights(layout.rows, layout.tile_height, layout.mode, layout.tile_height / 2)
+    across = _axis_weights(layout.columns, layout.tile_width, layout.mode, (layout.tile_width - 1) / 2)
+    return [torch.outer(row, column).to(torch.float32) for row in down for column in across]
+
+
+def add_tile(canvas: Tensor, tile: Tile, prediction: Tensor, weight: Tensor) -> None:
+    """Add a weighted prediction to the canvas in place; once all tiles are added, the canvas is the blend.
+
+    Args:
+        canvas: [B, C, H, W], zeros before the first tile, float32.
+        tile: Where the prediction belongs.
+        prediction: [B, C, tile.height, tile.width].
+        weight: [tile.height, tile.width], the tile's own of `blend_weights`, on the canvas' device.
+    """
+    tile.cut(canvas).add_(prediction * weight)
+
+
+def _starts(side: int, tile: int, overlap: int) -> tuple[int, ...]:
+    if tile == side:
+        return (0,)
+    last = side - tile
+    return (*range(0, last, tile - overlap), last)
+
+
+def _even_starts(side: int, tile: int, overlap: int) -> tuple[int, ...]:
+    gaps = len(_starts(side, tile, overlap)) - 1
+    return tuple(round(number * (side - tile) / gaps) for number in range(gaps + 1)) if gaps else (0,)
+
+
+def _axis_weights(starts: tuple[int, ...], tile: int, mode: BlendMode, middle: float) -> list[Tensor]:
+    """Return one [tile] float64 profile per start, normalised so that they sum to one along the axis."""
+    if mode == "reference":
+        profile = _published_profile(tile, middle)
+        profiles = [profile] * len(starts)
+    else:
+        shared = [before + tile - start for before, start in pairwise(starts)]
+        profiles = [_faded_profile(tile, *overlaps) for overlaps in pairwise([0, *shared, 0])]
+    total = torch.zeros(starts[-1] + tile, dtype=torch.float64)
+    for start, profile in zip(starts, profiles, strict=True):
+        total[start : start + tile] += profile
+    return [profile / total[start : start + tile] for start, profile in zip(starts, profiles, strict=True)]
+
+
+def _published_profile(tile: int, middle: float) -> Tensor:
+    distance = (torch.arange(tile, dtype=torch.float64) - middle) / tile
+    return torch.exp(-(distance**2) / (2 * 0.01))
+
+
+def _faded_profile(tile: int, overlap_before: int, overlap_after: int) -> Tensor:
+    """Return a box whose edges fade over the overlap with each neighbour; 0 leaves an edge hard."""
+    centres = torch.arange(tile, dtype=torch.float64) + 0.5
+    profile = torch.ones(tile, dtype=torch.float64)
+    for overlap, inwards in ((overlap_before, centres), (overlap_after, centres.flip(0))):
+        if 2 * overlap > tile:
+            profile *= torch.sin(torch.pi * inwards.clamp(max=tile / 2) / tile) ** 2
+        elif overlap:
+            profile *= torch.special.ndtr(6 * inwards / overlap - 3)
+    return profile

@@ -1,0 +1,429 @@
+"""What SeeSR ControlNet Apply puts on MODEL and CONDITIONING, and what it leaves alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import builders
+import comfy.controlnet
+import comfy.lora
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import pytest
+import torch
+from comfy.ldm.modules.attention import CrossAttention
+from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
+from likeness import assert_alike
+from other_models import save_controlnet
+from scenes import Scene, Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
+from seesr_pack.seesr_modules.comfyui.networks import controlnet
+from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
+from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
+from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
+from seesr_pack.seesr_modules.config import EncoderSizes
+from seesr_pack.seesr_modules.errors import SeeSRError
+from torch import nn
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    """A small scene."""
+    return make_scene(8, 12)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: Tiny, seesr: Any, scene: Scene) -> torch.Tensor:
+    """The result with everything at its default."""
+    return predict(*apply_scene(tiny, seesr, scene), scene)
+
+
+def hooks(network: nn.Module) -> int:
+    """Count the forward hooks below a network."""
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+def test_each_part_changes_the_result(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """ControlNet, image attention and their windows each have an effect of their own."""
+    results = [
+        plain,
+        predict(*apply_scene(tiny, seesr, scene, strength=0.0), scene),
+        predict(*apply_scene(tiny, seesr, scene, strength=0.5), scene),
+        predict(*apply_scene(tiny, seesr, scene, soft_prompt_strength=0.0), scene),
+        predict(*apply_scene(tiny, seesr, scene, soft_prompt_strength=0.5), scene),
+        predict(*apply_scene(tiny, seesr, scene, percent_range=(0.0, 0.6)), scene),
+    ]
+    for index, one in enumerate(results):
+        for other in results[index + 1 :]:
+            assert (one - other).abs().max() > 1e-3
+
+
+def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Both strengths at zero give the base model's own prediction (the start stays SeeSR's)."""
+    model, positive, negative = apply_scene(tiny, seesr, scene, strength=0.0, soft_prompt_strength=0.0)
+    bare = tiny.model.clone()
+    from seesr_pack.seesr_modules.comfyui.steps.sampling import start_from_lr
+
+    start_from_lr(bare)
+    assert_alike(predict(model, positive, negative, scene), predict(bare, scene.positive, scene.negative, scene))
+
+
+def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Neither the MODEL nor the CONDITIONING that went in is touched, and no hook outlives the run."""
+    before = predict(tiny.model, scene.positive, scene.negative, scene)
+    predict(*apply_scene(tiny, seesr, scene), scene)
+    assert hooks(tiny.model.model) == 0
+    assert scene.positive[0][1] == {}
+    assert_alike(predict(tiny.model, scene.positive, scene.negative, scene), before)
+
+
+def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """An error at the end of the UNet leaves no hook behind, and the next run is as good as new."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    network = tiny.model.model.diffusion_model
+    handle = network.out.register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        predict(model, positive, negative, scene)
+    handle.remove()
+    assert hooks(network) == 0
+    assert_alike(predict(model, positive, negative, scene), plain)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene: Scene, tiled: bool) -> None:
+    """After a cancel between two steps, or between two tiles of the second step, the next run is as good as new."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    model = tile_model(model, 8, 2) if tiled else model
+    before = predict(model, positive, negative, scene)
+    management, network = comfy.model_management, tiny.model.model.diffusion_model
+    calls: list[int] = []
+
+    def cancel(*_: Any) -> None:
+        calls.append(1)
+        if len(calls) == (3 if tiled else 1):
+            management.interrupt_current_processing()
+
+    handle = network.register_forward_hook(cancel)
+    # What the host's server does with each step of a bar.
+    comfy.utils.set_progress_bar_global_hook(lambda *_, **__: management.throw_exception_if_processing_interrupted())
+    try:
+        with pytest.raises(management.InterruptProcessingException):
+            predict(model, positive, negative, scene)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        handle.remove()
+    assert len(calls) == (3 if tiled else 1)
+    assert hooks(network) == 0
+    assert_alike(predict(model, positive, negative, scene), before)
+
+
+def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """The second Apply on a MODEL replaces the first."""
+    model, _, _ = apply_scene(tiny, seesr, scene)
+    assert_alike(predict(*apply_scene(tiny, seesr, scene, model=model), scene), plain)
+
+
+@pytest.mark.parametrize("name", ["positive", "negative"])
+def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any, name: str) -> None:
+    """The host would repeat or drop some."""
+    scene = make_scene(4, 4)
+    texts = {"positive": scene.positive, "negative": scene.negative, name: [[scene.positive[0][0].repeat(3, 1, 1), {}]]}
+    with pytest.raises(SeeSRError, match=f"The input '{name}' holds 3 texts and 'hint' 1 pictures"):
+        host_model.apply_seesr(tiny.model, seesr, texts["positive"], texts["negative"], scene.hint, scene.soft_prompt)
+
+
+def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """Other nodes clone the MODEL."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    assert_alike(predict(model.clone().clone(), positive, negative, scene), plain)
+
+
+def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """A patched base gives another result; the unpatched one the same as before."""
+    key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
+    shape = tiny.model.model_state_dict()[key].shape
+    patched = tiny.model.clone()
+    patched.add_patches({key: ("diff", (torch.ones(shape) * 0.1,))}, 1.0)
+    with_lora = predict(*apply_scene(tiny, seesr, scene, model=patched), scene)
+    assert (with_lora - plain).abs().max() > 1e-3
+    assert_alike(predict(*apply_scene(tiny, seesr, scene), scene), plain)
+
+
+def rebuilt(conds: list[Any]) -> list[Any]:
+    """Return conds that lost SeeSR's keys on their way through another node."""
+    return [[text, {k: v for k, v in options.items() if k != "model_conds"}] for text, options in conds]
+
+
+def copied(conds: list[Any]) -> list[Any]:
+    """Return rebuilt conds with a ControlNet of their own, as nodes make it that change something on it."""
+    return [[text, {**options, "control": options["control"].copy()}] for text, options in rebuilt(conds)]
+
+
+@pytest.mark.parametrize("through", [rebuilt, copied])
+def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
+    tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor, through: Any
+) -> None:
+    """They get it from the MODEL and the ControlNet."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    assert_alike(predict(model, through(positive), negative, scene), plain)
+
+
+def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
+    tiny: Tiny, seesr: Any, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 0 the ControlNet does without image attention; the MODEL has none in each of the three results."""
+    model, *without = apply_scene(tiny, seesr, scene, soft_prompt_strength=0.0)
+    _, *with_it = apply_scene(tiny, seesr, scene)
+    found, other = (predict(model, *conds, scene) for conds in (without, with_it))
+    monkeypatch.setattr(controlnet, "attached", lambda *_: nullcontext())
+    assert_alike(found, predict(model, *with_it, scene))
+    assert (found - other).abs().max() > 1e-3
+
+
+def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """The option with which Sage Attention and the like come in reaches all 16 blocks of the UNet."""
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    tokens: list[int] = []
+
+    def override(attention: Any, q: torch.Tensor, k: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        tokens.append(k.shape[1])
+        return attention(q, k, *args, **kwargs)
+
+    model.model_options["transformer_options"]["optimized_attention_override"] = override
+    predict(model, positive, negative, scene, steps=1)
+    assert tokens.count(scene.soft_prompt.shape[1]) == 16
+
+
+@pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])
+def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene: Scene, through: Any) -> None:
+    """Of two clones each keeps its own, whether conds carry the soft prompt or the MODEL: A, B, A again is as A."""
+
+    def result(model: Any, positive: list[Any], negative: list[Any]) -> torch.Tensor:
+        return predict(model, through(positive), through(negative), scene)
+
+    one = apply_scene(tiny, seesr, scene)
+    first = result(*one)
+    other = apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=-scene.soft_prompt))
+    assert (result(*other) - first).abs().max() > 1e-3
+    assert_alike(result(*one), first)
+
+
+def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) -> None:
+    """Two pictures in one batch come out as each alone."""
+    both = make_scene(8, 8, batch=2)
+    model, positive, negative = apply_scene(tiny, seesr, both)
+    together = predict(model, positive, negative, both)
+    noise = comfy.sample.prepare_noise(both.latent["samples"], 3)
+    for index in range(2):
+        one = slice(index, index + 1)
+        alone = Scene(
+            [[both.positive[0][0][one], {}]],
+            both.negative,
+            both.hint[one],
+            both.soft_prompt[one],
+            {"samples": both.latent["samples"][one]},
+            both.noise[one],
+        )
+        model, positive, negative = apply_scene(tiny, seesr, alone)
+        from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
+
+        result = comfy.sample.sample_custom(
+            model,
+            noise[one],
+            3.0,
+            comfy.samplers.sampler_object("euler"),
+            seesr_sigmas(model, 2),
+            positive,
+            negative,
+            alone.latent["samples"],
+            seed=3,
+            disable_pbar=True,
+        )
+        assert_alike(result, together[one])
+
+
+def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene, tmp_path: Path) -> None:
+    """Residuals of SeeSR's ControlNet and of one that the host loads add up, in either order."""
+    unet = {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()}
+    save_controlnet(tmp_path / "canny.safetensors", EncoderSizes.from_shapes(unet))
+    other = comfy.controlnet.load_controlnet(str(tmp_path / "canny.safetensors"))
+
+    def chained(conds: list[Any]) -> list[Any]:
+        control = other.copy().set_cond_hint(1 - scene.hint, 0.7)
+        return [[text, {**o, "control": control.set_previous_controlnet(o.get("control"))}] for text, o in conds]
+
+    before = chained(scene.positive)
+    first = predict(*apply_scene(tiny, seesr, scene, positive=before), scene, cfg=1.0)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    last = predict(model, chained(positive), negative, scene, cfg=1.0)
+    assert_alike(first, last)
+    only_seesr = predict(model, positive, negative, scene, cfg=1.0)
+    only_other = predict(*apply_scene(tiny, seesr, scene, positive=before, strength=0.0), scene, cfg=1.0)
+    for alone in (only_seesr, only_other):
+        assert (first - alone).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_stem_runs_once_per_picture(tiny: Tiny, seesr: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps and conds there are, the pixel stem sees each picture once."""
+    seen: list[int] = []
+    forward = controlnet.Stem.forward
+    monkeypatch.setattr(
+        controlnet.Stem, "forward", lambda self, hint: seen.append(hint.shape[0]) or forward(self, hint)
+    )
+    scene = make_scene(8, 8, batch)
+    applied = apply_scene(tiny, seesr, scene)
+    predict(*applied, scene, steps=4)
+    assert seen == [batch]
+    predict(*applied, scene, steps=2)
+    assert seen == [batch, batch], "nothing is kept from run to run"
+
+
+def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Both conds carry the same keys and the same ControlNet, so the UNet is called once a step."""
+    calls: list[int] = []
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    handle = tiny.model.model.diffusion_model.register_forward_pre_hook(
+        lambda _module, arguments: calls.append(arguments[0].shape[0])
+    )
+    predict(model, positive, negative, scene, steps=3)
+    handle.remove()
+    assert calls == [2, 2, 2]
+
+
+@pytest.mark.parametrize("sides", [(8, 12), (9, 7)])
+def test_what_comes_before_the_text_is_computed_once_for_both(
+    tiny: Tiny, seesr: Any, sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """UNet and ControlNet compute it for two pictures, not for both texts of each; the result stays the same."""
+    rows: list[int] = []
+    before_text = {ResBlock: "input_blocks.1.0", CrossAttention: "input_blocks.1.1.transformer_blocks.0.attn1"}
+    networks = (tiny.model.model.diffusion_model, seesr.controlnet.control_model)
+    watched = [network.get_submodule(path) for network in networks for path in before_text.values()]
+    for kind in before_text:
+        monkeypatch.setattr(kind, "forward", _noting(kind.forward, watched, rows))
+    scene = make_scene(*sides, 2)
+    applied = apply_scene(tiny, seesr, scene)
+    once = predict(*applied, scene, steps=3)
+    assert rows == [2] * len(watched) * 3
+    rows.clear()
+    for module in (controlnet, host_model):
+        monkeypatch.setattr(module, "halves_shared", lambda _network: nullcontext())
+    assert_alike(predict(*applied, scene, steps=3), once)
+    assert rows == [4] * len(watched) * 3
+
+
+def _noting(forward: Any, watched: list[nn.Module], rows: list[int]) -> Any:
+    def noting(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if any(self is module for module in watched):
+            rows.append(len(x))
+        return forward(self, x, *args, **kwargs)
+
+    return noting
+
+
+def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """The sentence says what was found and which checkpoints fit."""
+    unet = dict(builders.synthetic(builders.GOLDEN, "seesr_unet_tiny"))
+    narrow = {
+        name: tensor[:, :48] if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) else tensor
+        for name, tensor in unet.items()
+    }
+    with pytest.raises(SeeSRError, match=r"reads text of width 64 .* for width 48.*SD 2 base"):
+        apply_scene(tiny, seesr, scene, model=base_model(narrow))
+
+
+def test_fewer_transformers_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """A UNet with other text transformers does not fit, and is named."""
+    unet = {
+        name: tensor
+        for name, tensor in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()
+        if not name.startswith(("down_blocks.0.attentions.", "up_blocks.3.attentions."))
+    }
+    with pytest.raises(SeeSRError, match=r"follows 16 text transformers .* has 11"):
+        apply_scene(tiny, seesr, scene, model=base_model(unet))
+
+
+def test_a_soft_prompt_of_another_batch_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Three tagged pictures do not fit one hint."""
+    with pytest.raises(SeeSRError, match="holds 3 images and the hint 1"):
+        apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt.repeat(3, 1, 1)))
+
+
+def test_a_soft_prompt_of_another_width_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """It is from a tagger for another SeeSR."""
+    with pytest.raises(SeeSRError, match="is 500 wide and this SeeSR reads 512: the DAPE and the SeeSR"):
+        apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt[..., :500]))
+
+
+def test_texts_of_another_number_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Pictures that come as a list would each get the first picture's text."""
+    three = [[scene.positive[0][0].repeat(3, 1, 1), {}]]
+    with pytest.raises(SeeSRError, match="holds 3 texts and 'hint' 1 pictures"):
+        apply_scene(tiny, seesr, scene, positive=three)
+
+
+@pytest.mark.parametrize(("fast", "flag"), [(True, ""), (False, ""), (True, "fp32_unet"), (True, "force_fp32")])
+def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
+    tiny: Tiny, scene: Scene, plain: torch.Tensor, fast: bool, flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a base in float32, as the host has it on a CPU; a user who asked for float32 gets it, to the bit.
+
+    The ControlNet alone computes in bfloat16: the latent moves by 0.026 of its standard deviation, with the base in
+    bfloat16, too, by 0.033.
+    """
+    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
+    if flag:
+        monkeypatch.setattr(host_model.args, flag, True)
+    half = fast and not flag
+    loaded = load_seesr_path(tiny.folder / "SeeSR", "auto")
+    seen: list[torch.dtype] = []
+    networks = (tiny.model.model.diffusion_model, loaded.controlnet.control_model)
+    handles = [
+        network.register_forward_pre_hook(
+            lambda _module, arguments, given: seen.append((arguments[0] if arguments else given["x"]).dtype),
+            with_kwargs=True,
+        )
+        for network in networks
+    ]
+    result = predict(*apply_scene(tiny, loaded, scene), scene)
+    for handle in handles:
+        handle.remove()
+    dtype = torch.bfloat16 if half else torch.float32
+    for network in (loaded.image_attention.model, loaded.controlnet.control_model):
+        assert {parameter.dtype for parameter in network.parameters()} == {dtype}
+    assert seen == [dtype, torch.float32] * 2
+    deviation = (result - plain).abs().mean() / plain.std()
+    assert 0 < deviation < 0.04 if half else deviation == 0
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it(
+    tiny: Tiny, scene: Scene, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights stored in bfloat16 are computed in as they are, where the host would cast them in every layer."""
+    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
+    assert host_model.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
+    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as the host loads it on a CPU
+    half = load_seesr_path(tiny.folder / "SeeSR", "bfloat16")
+    applied = apply_scene(tiny, half, scene, model=stored)
+    seen: set[torch.dtype] = set()
+    networks = (stored.model.diffusion_model, half.controlnet.control_model)
+    handles = [
+        network.register_forward_pre_hook(
+            lambda _module, arguments, given: seen.add((arguments[0] if arguments else given["x"]).dtype),
+            with_kwargs=True,
+        )
+        for network in networks
+    ]
+    result = predict(*applied, scene)
+    for handle in handles:
+        handle.remove()
+    assert seen == {torch.bfloat16 if fast else torch.float32}
+    assert torch.isfinite(result).all()
+    assert not stored.object_patches, "the MODEL that went in is as it was"

@@ -1,0 +1,173 @@
+"""The command ``eval`` from its arguments to its files, in the host, with an upscale model that repeats pixels."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from seesr_pack.commands import upscale
+from seesr_pack.evaluate import command as evaluate
+from seesr_pack.evaluate.photos import Photo, nearest
+from seesr_pack.seesr_modules.errors import SeeSRError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+DRIVER = """
+import importlib.util, os, sys
+from pathlib import Path
+
+spec = importlib.util.spec_from_file_location("run", Path(sys.argv[1]) / "run.py")
+run = importlib.util.module_from_spec(spec)
+sys.modules["run"] = run
+spec.loader.exec_module(run)
+sys.path.insert(0, os.environ["COMFYUI_PATH"])
+sys.exit(run.pack_module("evaluate.command").main(sys.argv[2:]))
+"""
+
+REPEATING = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
+    "2": {
+        "class_type": "ImageScaleBy",
+        "inputs": {"image": ["1", 0], "upscale_method": "nearest-exact", "scale_by": 4.0},
+    },
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "seesr"}},
+}
+
+
+def save_upscale_model(file: Path) -> None:
+    """Write a Real-ESRGAN of the compact kind, four times, which adds nothing to the repeated pixels."""
+    weights = {
+        "body.0.weight": torch.zeros(4, 3, 3, 3),
+        "body.0.bias": torch.zeros(4),
+        "body.1.weight": torch.zeros(4),
+        "body.2.weight": torch.zeros(48, 4, 3, 3),
+        "body.2.bias": torch.zeros(48),
+    }
+    file.parent.mkdir(parents=True)
+    save_file(weights, file)
+
+
+def test_methods_are_run_scored_and_written(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for seed, name in enumerate(("a.png", "b.jpg")):
+        Image.effect_noise((128, 100), 60 + seed).convert("RGB").save(tmp_path / "photos" / name)
+    save_upscale_model(tmp_path / "models" / "upscale_models" / "compact.safetensors")
+    (tmp_path / "repeated.json").write_text(json.dumps(REPEATING))
+    models = {"test": {"base_path": str(tmp_path / "models"), "upscale_models": "upscale_models"}}
+    (tmp_path / "paths.yaml").write_text(json.dumps(models))
+    flags = ["--extra-model-paths-config", str(tmp_path / "paths.yaml")]
+    variables = {**os.environ, "SEESR_COMFYUI_FLAGS": json.dumps(flags)}
+    command = [sys.executable, "-I", "-c", DRIVER, str(ROOT), "photos", "--preset", "none", "--json", "scores/all.json"]
+    command += ["--upscale-model", "compact.safetensors", "--workflow", "repeated.json"]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+    output = tmp_path / "output" / "eval"
+    for photo in ("a", "b"):
+        pictures = {}
+        for method in ("degraded", "truth", "bicubic", "compact", "repeated"):
+            with Image.open(output / method / f"{photo}.png") as image:
+                pictures[method] = np.asarray(image)
+        assert pictures["truth"].shape == (96, 96, 3)
+        assert np.array_equal(pictures["repeated"], nearest(pictures["degraded"]))
+        assert np.array_equal(pictures["compact"], pictures["repeated"])
+    scores = json.loads((tmp_path / "scores" / "all.json").read_text("utf-8"))
+    assert list(scores["mean"]) == ["bicubic", "compact", "repeated", "truth"]
+    assert scores["photos"]["compact"] == scores["photos"]["repeated"] != scores["photos"]["bicubic"]
+    expected = np.mean([scores["photos"]["bicubic"][photo]["PSNR-Y"] for photo in ("a", "b")])
+    assert scores["mean"]["bicubic"]["PSNR-Y"] == pytest.approx(expected)
+    assert f"{expected:.2f}" in done.stdout.splitlines()[2]
+    with Image.open(output / "sheet.png") as image:
+        assert image.width > 2 * 96
+    assert not (output / "scores.json").exists()
+
+
+def options(*arguments: str) -> Any:
+    return evaluate.parser().parse_args(["photos", *arguments])
+
+
+def test_presets_come_from_the_command_upscale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = tmp_path / "photo.png"
+    photo.touch()
+    asked = []
+    monkeypatch.setattr(upscale, "load_workflow", lambda *given: asked.append(given) or {"1": {}})
+    more = ("--options", "--steps 7 --set SeeSR_LREmbed.upscale=2")
+    methods = evaluate.methods_of(options("--preset", "turbo", "--preset", "balanced", *more), photo)
+    assert methods == [("turbo", {"1": {}}), ("balanced", {"1": {}})]
+    assert [(preset, given.steps, given.photos) for given, preset in asked] == [
+        ("turbo", 7, [photo]),
+        ("balanced", 7, [photo]),
+    ]
+    assert asked[0][0].settings == [(("SeeSR_LREmbed", "upscale"), 2)]
+    (method,) = evaluate.methods_of(options(), photo)
+    assert method.name == "nano"
+    assert evaluate.methods_of(options("--preset", "none"), photo) == []
+
+
+def test_workflows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "two.json"
+    for text, words in (
+        ("{", "not a workflow"),
+        ('{"nodes": []}', "Export"),
+        (json.dumps({**REPEATING, "9": REPEATING["1"]}), "one LoadImage"),
+        (json.dumps({**REPEATING, "9": REPEATING["3"]}), "one SaveImage"),
+    ):
+        file.write_text(text)
+        with pytest.raises(SeeSRError, match=words):
+            evaluate.read_workflow(file)
+    with pytest.raises(SeeSRError, match=r"two\.json"):
+        evaluate.read_workflow(file)
+    file.write_text(json.dumps(REPEATING))
+    twice = options("--preset", "none", "--workflow", str(file), "--upscale-model", "two.pth")
+    with pytest.raises(SeeSRError, match="called two"):
+        evaluate.methods_of(twice, file)
+
+
+class Host:
+    """Makes a picture of a size, and has one upscale model."""
+
+    def __init__(self, folder: Path, side: int) -> None:
+        self.folder, self.side = folder, side
+
+    def run_workflow(self, workflow: Any, picture: Any, progress: Any) -> list[torch.Tensor]:
+        return [torch.zeros(1, 3, self.side, self.side)]
+
+    def choices(self, class_type: str, name: str) -> list[str]:
+        return ["x4.pth"]
+
+    def model_folder(self, kind: str) -> Path:
+        return self.folder / kind
+
+
+def test_result_of_another_size_is_refused(tmp_path: Path) -> None:
+    photo = Photo("cat", np.zeros((96, 96, 3), np.uint8), np.zeros((24, 24, 3), np.uint8))
+    method = evaluate.Method("twice", REPEATING)
+    assert evaluate._run(Host(tmp_path, 96), method, photo).shape == (96, 96, 3)
+    with pytest.raises(SeeSRError, match=r"twice made cat 48x48 px.*to 96x96"):
+        evaluate._run(Host(tmp_path, 48), method, photo)
+
+
+def test_missing_upscale_model_is_told_at_once(tmp_path: Path) -> None:
+    evaluate._check_upscale_models(Host(tmp_path, 1), evaluate.upscale_model_workflow("x4.pth"))
+    with pytest.raises(SeeSRError, match=r"no x2\.pth .*upscale_models.*x4\.pth"):
+        evaluate._check_upscale_models(Host(tmp_path, 1), evaluate.upscale_model_workflow("x2.pth"))
+
+
+def test_missing_package_and_missing_photo_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate.main([str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    monkeypatch.setattr(evaluate, "PACKAGES", ("no_such_package",))
+    assert evaluate.main([str(tmp_path)]) == 2
+    assert "no_such_package is not installed" in capsys.readouterr().err

@@ -1,0 +1,218 @@
+"""The published sizes: every tensor has its place, and one pass runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import builders
+import comfy.model_detection
+import comfy.ops
+import pytest
+import torch
+from safetensors.torch import save_file
+from seesr_pack.bench import denoising_step as steps
+from seesr_pack.seesr_modules.comfyui.compat import patcher_for
+from seesr_pack.seesr_modules.comfyui.loading.seesr import SeeSRModel, load_seesr
+from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
+from seesr_pack.seesr_modules.comfyui.networks.controlnet import ControlModel, image_attention_block, parameter_names
+from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.config import image_attention_places
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.image_attention import ImageAttention
+from seesr_pack.seesr_modules.weights import open_weights
+from seesr_pack.seesr_modules.weights.checkpoint import load_strict, unet_image_attention_names
+from torch import Tensor
+
+SYNTH = builders.load_synth(builders.GOLDEN)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_core() -> Iterator[None]:
+    """Networks of the published size have work for all cores, unlike those of the other tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or before)
+    yield
+    torch.set_num_threads(before)
+
+
+class Shapes:
+    """A file of which only names and shapes are known: its tensors hold no data."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        """Take name -> shape."""
+        self._shapes = dict(shapes)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> shape."""
+        return self._shapes
+
+    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield meta tensors."""
+        for name in names:
+            yield name, torch.empty(self._shapes[name], dtype=dtype, device="meta")
+
+
+def load_image_attention(file: Shapes) -> ImageAttention:
+    """Load a UNet's image attention without data."""
+    names = unet_image_attention_names(file.shapes())
+    network = ImageAttention(
+        image_attention_places(file.shapes()),
+        lambda place: image_attention_block(place, torch.float32, "meta", comfy.ops.manual_cast),
+    )
+    load_strict(network, file, {name: name for name in names}, torch.float32, "image attention")
+    return network
+
+
+def load_controlnet(file: Shapes) -> ControlModel:
+    """Load a ControlNet without data."""
+    network = ControlModel(file.shapes(), torch.float32, "meta", comfy.ops.manual_cast)
+    load_strict(network, file, parameter_names(file.shapes()), torch.float32, "the ControlNet")
+    return network
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_every_unet_tensor_is_read_or_known_as_the_bases(size: str, caplog: pytest.LogCaptureFixture) -> None:
+    """16 places; every other name is on the list of the base model's parts, so the log has nothing to say."""
+    shapes = SYNTH.load_shapes(f"seesr_unet_{size}")
+    with caplog.at_level("INFO"):
+        network = load_image_attention(Shapes(shapes))
+    assert not caplog.messages
+    assert len(network.places) == 16
+    assert set(network.state_dict()) == {name for name in shapes if ".image_attentions." in name}
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_every_controlnet_tensor_is_read(size: str) -> None:
+    """7 places, nothing ignored; a missing and a mis-shaped tensor are each named."""
+    shapes = SYNTH.load_shapes(f"seesr_controlnet_{size}")
+    network = load_controlnet(Shapes(shapes))
+    assert len(network.image_attention.places) == 7
+    assert len(network.state_dict()) == len(shapes)
+    lost = {name: shape for name, shape in shapes.items() if name != "time_embedding.linear_1.bias"}
+    with pytest.raises(SeeSRError, match=r"missing: time_embed\.0\.bias"):
+        load_controlnet(Shapes(lost))
+    with pytest.raises(SeeSRError, match=r"wrong shape: controlnet_mid_block\.bias \(3,\)"):
+        load_controlnet(Shapes({**shapes, "controlnet_mid_block.bias": (3,)}))
+    with pytest.raises(SeeSRError, match="takes 4 channels"):
+        load_controlnet(Shapes({**shapes, "controlnet_cond_embedding.conv_in.weight": (16, 4, 3, 3)}))
+    key = "mid_block.image_attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    with pytest.raises(SeeSRError, match="soft prompts of different widths"):
+        load_controlnet(Shapes({**shapes, key: (shapes[key][0], 511)}))
+
+
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_the_base_model_takes_every_other_tensor_of_the_unet(size: str) -> None:
+    """The map from published names to the host's leaves no parameter of the host's UNet out."""
+    shapes = SYNTH.load_shapes(f"seesr_unet_{size}")
+    own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if ".image_att" not in name}
+    assert len(base_model(own).model.diffusion_model.state_dict()) == len(own)
+
+
+HOST_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 320,
+    "use_spatial_transformer": True,
+    "use_temporal_attention": False,
+    "legacy": False,
+}
+FOUR_LEVELS = {
+    **HOST_UNET,
+    "adm_in_channels": None,
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": [1, 2, 4, 4],
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+}
+FAMILIES = {
+    "SD20": {**FOUR_LEVELS, "context_dim": 1024, "use_linear_in_transformer": True, "num_head_channels": 64},
+    "SD15": {**FOUR_LEVELS, "context_dim": 768, "use_linear_in_transformer": False, "num_heads": 8},
+    "SDXL": {
+        **HOST_UNET,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_middle": 10,
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "context_dim": 2048,
+        "use_linear_in_transformer": True,
+        "num_head_channels": 64,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def published() -> SeeSRModel:
+    """SeeSR at the published sizes, without data."""
+    unet, controlnet = (Shapes(SYNTH.load_shapes(f"seesr_{part}_full")) for part in ("unet", "controlnet"))
+    return load_seesr(unet, controlnet, "float32")
+
+
+def apply(seesr: SeeSRModel, family: str) -> None:
+    """Put SeeSR on the UNet of a family as the host builds it, without data."""
+    config = comfy.model_detection.model_config_from_unet_config(dict(FAMILIES[family]))
+    assert type(config).__name__ == family
+    text = [[torch.zeros(1, 77, 1024), {}]]
+    model = patcher_for(config.get_model({}, device=torch.device("meta")))
+    apply_seesr(model, seesr, text, text, torch.zeros(1, 3, 64, 64), torch.zeros(1, 145, 512))
+
+
+def test_stable_diffusion_2_fits(published: SeeSRModel) -> None:
+    apply(published, "SD20")
+
+
+@pytest.mark.parametrize(
+    ("family", "found"), [("SD15", r"\(BaseModel\) is for width 768"), ("SDXL", r"\(SDXL\) is for width 2048")]
+)
+def test_other_families_are_refused(published: SeeSRModel, family: str, found: str) -> None:
+    """One sentence says what was found, the next which checkpoints fit."""
+    told = rf"^The model does not fit this SeeSR: SeeSR reads text of width 1024 and the model {found}\. [^.]*SD 2 base"
+    with pytest.raises(SeeSRError, match=told):
+        apply(published, family)
+
+
+@pytest.mark.slow
+def test_one_pass_at_full_size(tmp_path: Path) -> None:
+    """Image attention and ControlNet at the published sizes run in the host and agree with diffusers.
+
+    bfloat16 keeps the weights at 3.3 GB. Each side rounds 4e-3 a value through a hundred layers, in another
+    order; 0.06 of the mean was measured. A block in the wrong place gives another epsilon altogether.
+    """
+    weights = {part: {n: t.bfloat16() for n, t in ts.items()} for part, ts in steps.random_weights().items()}
+    inputs = steps.step_inputs(128, 128)
+    base, seesr = steps.host_model(weights, torch.bfloat16)
+    assert len(seesr.image_attention.model.places) == 16
+    positive, negative = steps.host_step(base, seesr, inputs)()
+    plain = steps.plain_steps(weights, inputs, torch.bfloat16).whole().float()
+    sigma = base.model.model_sampling.sigma(torch.tensor([float(inputs.timestep)]))
+    noisy = inputs.latent * torch.sqrt(1 + sigma**2)
+    for x0, epsilon in zip((positive, negative), plain.split(1), strict=True):
+        error = ((noisy - x0) / sigma - epsilon).abs().mean() / epsilon.abs().mean()
+        assert error < 0.12
+
+
+def test_reading_image_attention_leaves_the_rest_of_the_unet_file_alone(tmp_path: Path) -> None:
+    """Only image attention's tensors are asked for: of the base model's, not one."""
+    weights = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+    save_file(weights, tmp_path / "unet.safetensors")
+    file = open_weights(tmp_path / "unet.safetensors")
+    asked: list[str] = []
+
+    class Watched:
+        shapes = staticmethod(file.shapes)
+
+        @staticmethod
+        def tensors(names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+            names = list(names)
+            asked.extend(names)
+            return file.tensors(names, dtype)
+
+    load_image_attention(Watched())
+    assert asked
+    assert all(".image_attentions." in name for name in asked)

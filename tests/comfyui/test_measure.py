@@ -1,0 +1,190 @@
+"""The bench's measurements in the host, on tiny models: what is measured, and what is called what."""
+
+from __future__ import annotations
+
+import gc
+import json
+import mmap
+import sys
+import time
+from typing import Any
+
+import builders
+import comfy.model_management
+import pytest
+import torch
+from likeness import assert_alike
+from scenes import Tiny
+from seesr_pack.bench import denoising_step as steps
+from seesr_pack.bench import memory_work
+from seesr_pack.bench import step as measure
+from seesr_pack.bench.gmac import PRESETS
+from seesr_pack.bench.memory import MemoryUse
+from seesr_pack.commands import upscale
+from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
+from seesr_pack.seesr_modules.comfyui.steps.sampling import sampler_sigmas
+from seesr_pack.seesr_modules.config import EncoderSizes
+from seesr_pack.seesr_modules.dape.config import DapeConfig
+
+SYNTH = builders.load_synth(builders.GOLDEN)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published sizes are those of the tiny models, and so are the tiles."""
+    monkeypatch.setattr(steps, "SD2", EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny")))
+    monkeypatch.setattr(measure, "PUBLISHED_DAPE", DapeConfig.from_shapes(SYNTH.load_shapes("ram_tiny")))
+    monkeypatch.setattr(measure, "TILE_PX", 64)
+    monkeypatch.setattr(measure, "OVERLAP_PX", 16)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pair has its medians and its ratio; the bounds are those on the ratios to a plain step."""
+    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
+    rows = {row.name: row for row in measure.step_rows(64, rounds=1)}
+    pairs = {name.partition(":")[0] for name in rows if " / " in name}
+    auto = "auto (torch.bfloat16) / plain diffusers in float32"
+    float32 = {"plain diffusers", "host UNet with diffusers ControlNet"}
+    expected = {*(f"float32 / {other}" for other in float32), "float32 without guidance / float32"}
+    assert pairs == expected | ({auto} if fast else set())
+    for pair in pairs:
+        first, second, ratio = (
+            rows[f"{pair}: {what}"]
+            for what in ("median of the first", "median of the second", "median of the rounds' ratios")
+        )
+        assert ratio.value == pytest.approx(first.value / second.value)
+        assert (first.unit, second.unit, ratio.unit) == ("s", "s", "x")
+    bounds = {row.name: row.bound for row in rows.values() if row.bound is not None}
+    ending = ": median of the rounds' ratios"
+    plain = {f"float32 / {other}{ending}": 1.0 for other in float32}
+    assert bounds == plain | ({f"{auto}{ending}": 0.4} if fast else {})
+    assert not fast or 0 < rows["auto: mean deviation of epsilon from float32"].value < 0.1
+
+
+def test_a_step_without_guidance_is_the_positive_alone() -> None:
+    """Half the batch, the same prediction."""
+    base, seesr = steps.host_model(steps.random_weights(), torch.float32)
+    inputs = steps.step_inputs(64, 72)
+    positive, _ = steps.host_step(base, seesr, inputs)()
+    (alone,) = steps.host_step(base, seesr, inputs, guided=False)()
+    assert_alike(alone, positive)
+
+
+def test_steps_in_half_precision_are_compared_whole_and_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an accelerator's rows are made of, here without its clock and its memory."""
+    monkeypatch.setattr(measure, "_finished", lambda work: work)
+    rows = measure._half_precision_rows(steps.random_weights(), torch.bfloat16, 64, 1)
+    names = [row.name for row in rows]
+    assert len(names) == len(set(names))
+    assert sum(row.unit == "s" for row in rows) == 4
+    assert sum("peak above the weights" in name for name in names) == 4
+    (deviation,) = (row.value for row in rows if "deviation" in row.name)
+    assert 0 < deviation < 0.1
+
+
+def test_peak_memory_is_that_above_the_start() -> None:
+    """What was freed again counts; what was there before does not."""
+    size = 200_000_000
+
+    def taken() -> mmap.mmap:
+        memory = mmap.mmap(-1, size)
+        memory[:: mmap.PAGESIZE] = bytes(1 + (size - 1) // mmap.PAGESIZE)
+        return memory
+
+    before = taken()
+    with measure.peak_memory() as used:
+        held = taken()
+        time.sleep(1)  # memory is looked at now and then
+        held.close()
+    before.close()
+    assert 0.9 * size < used.peak_bytes < 1.5 * size
+    assert used.seconds > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a heap cannot be told to give memory back")
+def test_peak_memory_counts_what_takes_the_place_of_freed_memory() -> None:
+    """Whatever the process held before in its heap: the same memory taken again is growth."""
+    block, count = 100_000, 2000
+
+    def taken() -> list[bytearray]:
+        return [bytearray(block) for _ in range(count)]
+
+    blocks = taken()
+    above_them = bytearray(block)  # the heap cannot shrink below it by itself
+    del blocks
+    with measure.peak_memory() as used:
+        held = taken()
+        time.sleep(1)
+        del held
+    assert 0.9 * block * count < used.peak_bytes < 1.5 * block * count
+    del above_them
+
+
+def test_peak_memory_of_an_accelerator_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda _device: False)
+    said = {"memory_allocated": 30, "max_memory_allocated": 100, "reset_peak_memory_stats": None, "synchronize": None}
+    for name, value in said.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    with measure.peak_memory() as used:
+        pass
+    assert used.peak_bytes == 70
+
+
+def test_a_step_in_tiles_holds_as_many_latents_as_are_counted() -> None:
+    """The one that goes in, and those beside it, while the UNet works on a tile."""
+    base, seesr = steps.host_model(steps.random_weights(), torch.float32)
+    inputs = steps.step_inputs(120, 136)
+    held = []
+
+    def count(*_arguments: Any) -> None:
+        gc.collect()
+        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+        alike = [t for t in tensors if t.shape == inputs.latent.shape and t.layout == torch.strided]
+        held.append(len({t.untyped_storage().data_ptr() for t in alike}))
+
+    handle = base.model.diffusion_model.register_forward_pre_hook(count)
+    stem_features = memory_work._step(base, seesr, inputs)
+    handle.remove()
+    assert len(held) == 9
+    assert max(held) == 1 + memory_work.LATENTS
+    assert stem_features == 9 * 8 * 8 * steps.SD2.model_channels * 4
+
+
+def test_a_steps_memory_is_reported_in_its_parts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line of numbers, which the bench reads from a process of its own."""
+    flags: list[list[str]] = []
+    monkeypatch.setattr(memory_work, "start_host", flags.append)
+    monkeypatch.setattr(memory_work, "device_flags", lambda: ["--cpu"])
+    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: True)
+    memory_work.main(["128"])
+    use = MemoryUse(*json.loads(capsys.readouterr().out.splitlines()[-1]))
+    assert flags == [["--cpu"]]
+    assert use.given == 3 * 128**2 * 4 + 4 * 16**2 * 4
+    assert use.latents == memory_work.LATENTS * 4 * 16**2 * 4
+    assert use.stem_features == 9 * 8 * 8 * steps.SD2.model_channels * 2
+    assert use.seconds > 0
+
+
+def test_the_tagger_is_timed_alone_and_in_batches() -> None:
+    rows = measure.dape_rows()
+    assert [row.name for row in rows] == ["parameters", "seconds per image, 1 at once", "seconds per image, 8 at once"]
+    assert all(row.value > 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_cost_what_their_workflows_run(tiny: Tiny, name: str) -> None:
+    """Steps, and those with guidance: all, those in the workflow's interval, or none where cfg is 1."""
+    workflow = json.loads((upscale.WORKFLOWS / upscale.PRESETS[name]).read_text("utf-8"))
+    inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
+    sampler = inputs["SeeSR_TiledSampler"]
+    settings = (sampler[key] for key in ("sampler_name", "scheduler", "steps", "denoise"))
+    sigmas = sampler_sigmas(tiny.model, *settings)[:-1]
+    interval = inputs.get("SeeSR_GuidanceInterval", {"start_percent": 0.0, "end_percent": 1.0})
+    percent_to_sigma = tiny.model.get_model_object("model_sampling").percent_to_sigma
+    highest, lowest = (percent_to_sigma(interval[key]) for key in ("start_percent", "end_percent"))
+    guided = ((sigmas >= lowest) & (sigmas <= highest)).sum() if sampler["cfg"] != 1.0 else 0
+    assert (len(sigmas), guided) == (PRESETS[name].steps, PRESETS[name].guided_steps)
+    assert sampler["sampler_name"] in ("ddpm", "dpmpp_2m"), "one evaluation a step"

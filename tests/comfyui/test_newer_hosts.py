@@ -1,0 +1,534 @@
+"""What newer hosts do otherwise than the pinned one: faked here, so that each check for it is seen to work.
+
+The first two tests say of any host, run against it, which of the names that the pack calls are gone or changed.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.controlnet
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.utils
+import execution
+import folder_paths
+import pytest
+import torch
+from comfy_api.latest import io
+from likeness import assert_alike
+from scenes import Tiny, apply_scene, make_scene, predict
+from seesr_pack.commands.headless import session as headless
+from seesr_pack.seesr_modules.comfyui import compat as patching
+from seesr_pack.seesr_modules.comfyui import sockets
+from seesr_pack.seesr_modules.comfyui.images import from_host
+from seesr_pack.seesr_modules.comfyui.loading import nano
+from seesr_pack.seesr_modules.comfyui.steps import guidance, sampling, vae
+from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
+from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
+from seesr_pack.seesr_modules.method.image_attention import ImageAttention
+from seesr_pack.seesr_modules.method.tiles import plan_tiles
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST_MODULES = ("comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "latent_preview", "nodes")
+
+METHODS = {
+    "comfy.model_patcher.ModelPatcher": (
+        "clone()",
+        "add_object_patch(name, obj)",
+        "add_wrapper_with_key(kind, key, wrapper)",
+        "remove_wrappers_with_key(kind, key)",
+        "set_additional_models(key, models)",
+        "get_model_object(name)",
+        "model_state_dict(prefix)",
+        "model_dtype()",
+    ),
+    "comfy.sd.VAE": (
+        "encode(pixels)",
+        "decode(latent)",
+        "encode_tiled(pixels, tile_x=1, tile_y=1, overlap=1)",
+        "decode_tiled(latent, tile_x=1, tile_y=1, overlap=1)",
+    ),
+    "comfy.sd.CLIP": ("tokenize(text)", "encode_from_tokens_scheduled(tokens)", "load_sd(tensors)"),
+    "comfy.controlnet.ControlNet": (
+        "set_cond_hint(hint, strength, percents)",
+        "set_previous_controlnet(previous)",
+        "set_extra_arg(name, value)",
+        "get_control(x, t, cond, batched, options)",
+        "copy_to(other)",
+        "cleanup()",
+    ),
+    "comfy.model_base.BaseModel": ("memory_required(shape)",),
+    "comfy.model_sampling.ModelSamplingDiscrete": ("sigma(timestep)", "timestep(sigma)"),
+    "comfy.samplers.KSAMPLER": ("max_denoise(guider, sigmas)",),
+    "latent_preview.LatentPreviewer": ("decode_latent_to_preview_image(kind, latent)",),
+    "comfy.conds.CONDRegular": ("_copy_with(tensor)",),
+    "comfy.utils.ProgressBar": ("update(1)", "update_absolute(1)"),
+    "execution.PromptExecutor": ("execute(prompt, name, data, outputs)",),
+}
+"""Methods that the pack calls, as it calls them: from the source alone one cannot tell whose they are."""
+
+
+def host_uses() -> Iterator[tuple[str, str, ast.Call | None]]:
+    """Yield (where, dotted name, call or None) for every use of a name of the host's in the pack."""
+    for folder in ("nodes", "seesr_modules"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            tree = ast.parse(file.read_text("utf-8"))
+            names = dict(_imported(tree))
+            calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Name | ast.Attribute) and (name := _dotted(node, names)):
+                    where = f"{file.relative_to(ROOT).as_posix()}:{node.lineno}"
+                    yield where, name, calls.get(id(node))
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.partition(".")[0] in HOST_MODULES:
+                    yield (alias.asname, alias.name) if alias.asname else (alias.name.partition(".")[0],) * 2
+        elif isinstance(node, ast.ImportFrom) and not node.level and str(node.module).partition(".")[0] in HOST_MODULES:
+            yield from ((alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def _dotted(node: ast.expr, names: dict[str, str]) -> str | None:
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if isinstance(node, ast.Attribute) and (owner := _dotted(node.value, names)):
+        return f"{owner}.{node.attr}"
+    return None
+
+
+def resolve(name: str) -> Any:
+    """Return the host's object of that dotted name."""
+    parts = name.split(".")
+    found = importlib.import_module(parts[0])
+    for count, part in enumerate(parts[1:], 2):
+        if not hasattr(found, part):
+            importlib.import_module(".".join(parts[:count]))
+        found = getattr(found, part)
+    return found
+
+
+def misfit(function: Any, call: ast.Call, bound: int = 0) -> str | None:
+    """Return why a host's function does not take a call, None where it does; ``bound`` counts what self takes."""
+    if any(isinstance(argument, ast.Starred) for argument in call.args) or any(not k.arg for k in call.keywords):
+        return None
+    positional = [None] * (len(call.args) + bound)
+    try:
+        inspect.signature(function).bind(*positional, **{keyword.arg: None for keyword in call.keywords if keyword.arg})
+    except TypeError as error:
+        return str(error)
+    return None
+
+
+def test_every_name_that_the_pack_uses_is_there_and_takes_its_calls() -> None:
+    faults, seen = [], set()
+    for where, name, call in host_uses():
+        seen.add(name)
+        try:
+            found = resolve(name)
+        except (AttributeError, ImportError) as error:
+            faults.append(f"{where}: {name}: {error}")
+            continue
+        if call is not None and (fault := misfit(found, call)):
+            faults.append(f"{where}: {name}: {fault}")
+    assert not faults, "\n".join(faults)
+    assert {"comfy.sample.sample_custom", "comfy_api.latest.io.Schema", "comfy.cldm.cldm.ControlNet"} <= seen
+
+
+def test_every_method_that_the_pack_calls_takes_its_calls() -> None:
+    faults = []
+    for owner, calls in METHODS.items():
+        for text in calls:
+            call = ast.parse(text, mode="eval").body
+            assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+            method = getattr(resolve(owner), call.func.id, None)
+            fault = "is gone" if method is None else misfit(method, call, bound=1)
+            faults += [f"{owner}.{text}: {fault}"] if fault else []
+    assert not faults, "\n".join(faults)
+
+
+def test_a_changed_host_is_noticed() -> None:
+    """The two tests above can fail: a name that is gone, an argument too many, a keyword that is not there."""
+    with pytest.raises(ImportError):
+        resolve("comfy.samplers.gone")
+    call = ast.parse("f(1, 2, new=3)", mode="eval").body
+    assert isinstance(call, ast.Call)
+    assert misfit(lambda a, b: None, call) and misfit(lambda a, new: None, call)
+    assert misfit(lambda a, b, new: None, call) is None
+
+
+# ------------------------------------------------------------------------------------- ControlNets
+
+
+@pytest.fixture
+def newer_controlnets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the host's ControlNets keep prepared hints by the size of what is denoised, as newer ones do."""
+    base, network = comfy.controlnet.ControlBase, comfy.controlnet.ControlNet
+    init, get_control, cleanup = base.__init__, network.get_control, network.cleanup
+
+    def newer_init(self: Any) -> None:
+        init(self)
+        self.cond_hints, self.control_inputs, self.multigpu_clones = {}, {}, {}
+
+    def newer_get_control(self: Any, x: Tensor, *args: Any) -> Any:
+        size = tuple(x.shape[2:])
+        self.cond_hint = self.cond_hints.get(size)
+        control = get_control(self, x, *args)
+        self.cond_hints[size], self.cond_hint = self.cond_hint, None
+        return control
+
+    def newer_cleanup(self: Any) -> None:
+        cleanup(self)
+        self.cond_hints.clear()
+
+    monkeypatch.setattr(base, "__init__", newer_init)
+    monkeypatch.setattr(network, "get_control", newer_get_control)
+    monkeypatch.setattr(network, "cleanup", newer_cleanup)
+
+
+def test_hints_kept_by_size_are_not_taken_for_another_tiles(
+    tiny: Tiny, seesr: Any, request: pytest.FixtureRequest
+) -> None:
+    """Tiles of one size have hints of their own, at every step."""
+    scene = make_scene(16, 16)
+
+    def tiled() -> Tensor:
+        model, positive, negative = apply_scene(tiny, seesr, scene)
+        return predict(tile_model(model, 8, 2, 1), positive, negative, scene)
+
+    expected = tiled()
+    request.getfixturevalue("newer_controlnets")
+    assert_alike(tiled(), expected)
+
+
+def test_a_controlnet_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> None:
+    """A newer host that runs on several devices makes one for each: a copy with weights of its own."""
+    scene = make_scene(8, 8)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    expected = predict(model, positive, negative, scene)
+    control = positive[0][1]["control"]
+    clone = control.copy()
+    clone.control_model = copy.deepcopy(control.control_model)
+    clone.control_model_wrapped = patching.patcher_for(clone.control_model)
+    for conditioning in (positive, negative):
+        conditioning[0][1]["control"] = clone
+    assert_alike(predict(model, positive, negative, scene), expected)
+    require_weights_of_its_own(clone.control_model, control.control_model)
+
+
+class _Control:
+    """A ControlNet of a newer host, as far as tiling knows one."""
+
+    def __init__(self, hint: Tensor, **clones: _Control) -> None:
+        self.cond_hint_original = hint
+        self.extra_concat_orig: list[Tensor] = []
+        self.cond_hints: dict[Any, Any] = {}
+        self.multigpu_clones = clones
+        self.previous_controlnet = None
+
+
+def test_the_clones_on_further_devices_see_the_crop_too() -> None:
+    x = torch.arange(16 * 24, dtype=torch.float32).reshape(1, 1, 16, 24)
+    hint = x.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    clone = _Control(hint)
+    control = _Control(hint, second=clone)
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        assert torch.equal(clone.cond_hint_original[:, :, ::8, ::8], part)
+        return [part.clone()]
+
+    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    conds = [[{"model_conds": {}, "control": control}]]
+    torch.testing.assert_close(tiled.calc_cond_batch(predictor, _Model(), conds, x, torch.ones(1), {})[0], x)
+    assert clone.cond_hint_original is hint
+
+
+# ------------------------------------------------------------------------------------- further devices
+
+
+def for_a_further_device(patcher: Any) -> Any:
+    """Return what a newer host makes of a MODEL for a further device: it is a clone whose weights are loaded anew."""
+    load, arguments = patcher.cached_patcher_init
+    clone = patcher.clone()
+    clone.model = load(*arguments).model
+    for models in clone.additional_models.values():
+        models[:] = map(for_a_further_device, models)
+    return clone
+
+
+@pytest.fixture
+def newer_patchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have clones of a patcher keep how it is loaded, as newer hosts do."""
+    clone = comfy.model_patcher.ModelPatcher.clone
+
+    def newer_clone(self: Any, *args: Any, **kwargs: Any) -> Any:
+        cloned = clone(self, *args, **kwargs)
+        cloned.cached_patcher_init = getattr(self, "cached_patcher_init", None)
+        return cloned
+
+    monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "clone", newer_clone)
+
+
+def require_weights_of_its_own(network: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Compare the weights of two networks to the bit; they lie in different places."""
+    weights, others = network.state_dict(), other.state_dict()
+    assert weights.keys() == others.keys()
+    for name, tensor in weights.items():
+        assert torch.equal(tensor, others[name]), name
+        assert tensor.data_ptr() != others[name].data_ptr(), name
+
+
+@pytest.fixture
+def ran(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> list[ImageAttention]:
+    """The image attentions of UNets in the order in which they run."""
+    networks: list[ImageAttention] = []
+    located = ImageAttention.located
+
+    def noting(self: ImageAttention, paths: Any) -> Any:
+        if self.places == seesr.image_attention.model.places:
+            networks.append(self)
+        return located(self, paths)
+
+    monkeypatch.setattr(ImageAttention, "located", noting)
+    return networks
+
+
+@pytest.mark.usefixtures("newer_patchers")
+def test_a_model_for_a_further_device_runs_its_own_image_attention(
+    tiny: Tiny, seesr: Any, ran: list[ImageAttention]
+) -> None:
+    scene = make_scene(8, 8)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    further = for_a_further_device(model)
+    (own,) = further.get_additional_models_with_key("seesr")
+    require_weights_of_its_own(own.model, seesr.image_attention.model)
+    results = [predict(patcher, positive, negative, scene, steps=1) for patcher in (model, further, model)]
+    assert_alike(results[1], results[0])
+    expected = [seesr.image_attention.model, own.model, seesr.image_attention.model]
+    assert list(map(id, ran)) == list(map(id, expected))
+
+
+def test_nano_can_be_loaded_for_a_further_device() -> None:
+    loaded = nano.load_nano()
+    load, arguments = loaded.model.cached_patcher_init
+    again = load(*arguments, disable_dynamic=True)
+    assert type(again) is comfy.model_patcher.ModelPatcher
+    require_weights_of_its_own(again.model, loaded.model.model)
+
+
+@pytest.mark.skipif(
+    not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"), reason="this host runs on one device"
+)
+@pytest.mark.parametrize("split", ["before", "after"])
+def test_a_host_that_runs_on_several_devices_gives_each_its_own(
+    tiny: Tiny, seesr: Any, split: str, ran: list[ImageAttention], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processor stands for two devices: one runs the positive, the other the negative.
+
+    The node that splits the work may stand before SeeSR ControlNet Apply or after it.
+    """
+    further = importlib.import_module("comfy.multigpu").create_multigpu_deepclones
+    devices = [torch.device("cpu"), torch.device("cpu:0")]
+    monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda **_: devices)
+    monkeypatch.setattr(comfy.model_management, "set_torch_device", lambda _device: None)
+    scene = make_scene(8, 8)
+    expected = predict(*apply_scene(tiny, seesr, scene), scene, steps=1)
+    ran.clear()
+    base = further(tiny.model, 2) if split == "before" else tiny.model
+    model, positive, negative = apply_scene(tiny, seesr, scene, model=base)
+    model = further(model, 2) if split == "after" else model
+    assert_alike(predict(model, positive, negative, scene, steps=1), expected)
+    assert len(ran) == len(set(map(id, ran))) == 2
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+class _Patcher:
+    """A newer host's patcher: it counts what the host would give up for its model."""
+
+    def get_free_memory(self, _device: torch.device) -> float:
+        return 1e30
+
+
+class _Model:
+    current_patcher = _Patcher()
+    latent_format = comfy.latent_formats.SD15()
+
+    def memory_required(self, _shape: list[int]) -> float:
+        return 1.0
+
+
+@pytest.fixture
+def nothing_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the host itself report no free memory: it is full of models that it would give up."""
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 0.0)
+
+
+@pytest.mark.usefixtures("nothing_free")
+def test_memory_that_the_host_would_give_up_counts_as_free_for_tiles() -> None:
+    tiled = tiling._TiledPrediction(8, 2, 0, "gaussian")
+    x = torch.zeros(1, 4, 40, 40, device="meta")
+    layout = plan_tiles(40, 40, 8, 2, "gaussian")
+    assert tiled._batch_size(_Model(), [[], []], x, layout) == tiling.MAX_AUTO_BATCH
+    older = _Model()
+    older.current_patcher = object()
+    assert tiled._batch_size(older, [[], []], x, layout) == 1
+
+
+@pytest.mark.usefixtures("nothing_free")
+def test_memory_that_the_host_would_give_up_counts_as_free_for_the_vae(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latent = torch.zeros(1, 4, 8, 8)
+    monkeypatch.setattr(tiny.vae, "decode", lambda _latent: torch.zeros(1, 64, 64, 3))
+    monkeypatch.setattr(tiny.vae, "decode_tiled", lambda _latent, **_: torch.ones(1, 64, 64, 3))
+    assert vae.decode(tiny.vae, latent).max() == 1
+    monkeypatch.setattr(type(tiny.vae.patcher), "get_free_memory", _Patcher.get_free_memory, raising=False)
+    assert vae.decode(tiny.vae, latent).max() == 0
+
+
+def test_errors_that_a_newer_host_takes_for_want_of_memory_halve_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    class AcceleratorError(RuntimeError):
+        """What newer drivers raise, not only when memory runs out."""
+
+    sizes: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        sizes.append(len(part))
+        if len(part) > 2:
+            raise AcceleratorError("out of memory")
+        return [part.clone()]
+
+    def run() -> Tensor:
+        sizes.clear()
+        tiled = tiling._TiledPrediction(8, 2, 4, "gaussian")
+        (out,) = tiled.calc_cond_batch(predictor, _Model(), [[{"model_conds": {}}]], x, torch.ones(1), {})
+        return out
+
+    x = torch.randn(1, 4, 16, 16)
+    with pytest.raises(AcceleratorError):
+        run()  # an older host does not know this error
+    monkeypatch.setattr(comfy.model_management, "is_oom", lambda error: "memory" in str(error), raising=False)
+    torch.testing.assert_close(run(), x)
+    assert (sizes[0] == 4 and set(sizes[1:]) == {2, 1}) or set(sizes[1:]) == {2}
+
+
+def test_networks_go_onto_the_patcher_that_the_host_prefers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dynamic(comfy.model_patcher.ModelPatcher):
+        """The patcher of newer hosts' dynamic memory."""
+
+    monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic, raising=False)
+    assert isinstance(patching.patcher_for(torch.nn.Linear(1, 1)), Dynamic)
+
+
+# ------------------------------------------------------------------------------------- calls and types
+
+
+def _tiled() -> Any:
+    return tiling._TiledPrediction(8, 2, 1, "gaussian")
+
+
+WRAPPED: dict[str, tuple[Callable[[], Any], tuple[Any, ...]]] = {
+    "outer_sample": (lambda: _tiled().outer_sample, ()),
+    "prepare_sampling": (lambda: _tiled().prepare_sampling, (None, [1, 4, 8, 8])),
+    "calc_cond_batch": (
+        lambda: _tiled().calc_cond_batch,
+        (_Model(), [[]], torch.zeros(1, 4, 8, 8), torch.ones(1), {}),
+    ),
+    "guidance": (lambda: guidance._within(1.0, 0.0), (torch.zeros(1), torch.ones(1), {})),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_arguments_that_newer_hosts_add_are_handed_on(name: str) -> None:
+    wrapper, arguments = WRAPPED[name]
+    seen: dict[str, Any] = {}
+    wrapper()(lambda *_args, **kwargs: seen.update(kwargs), *arguments, newer=7)
+    assert seen == {"newer": 7}
+
+
+def test_the_start_hands_on_arguments_that_newer_hosts_add(tiny: Tiny) -> None:
+    class Guider:
+        inner_model = tiny.model.model
+
+    seen: dict[str, Any] = {}
+    zero = torch.zeros(1, 4, 8, 8)
+    executor = lambda *_args, **kwargs: seen.update(kwargs)  # noqa: E731 - it needs an attribute
+    sampling._start_wrapper(executor, Guider(), torch.zeros(2), {}, None, zero, zero, newer=7)
+    assert seen == {"newer": 7}
+
+
+def test_a_controlnet_hands_on_arguments_that_newer_hosts_add(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        comfy.controlnet.ControlNet, "get_control", lambda _self, *args, **kwargs: seen.append((args[4:], kwargs))
+    )
+    control = seesr.controlnet.copy().set_cond_hint(torch.zeros(1, 3, 8, 8))
+    control.get_control(torch.zeros(1, 4, 1, 1), torch.zeros(1), {}, 1, "options", newer=7)
+    assert seen == [(("options",), {"newer": 7})]
+
+
+def test_pictures_in_half_precision_are_taken_as_float32() -> None:
+    assert from_host(torch.rand(1, 8, 8, 3).half()).dtype is torch.float32
+
+
+def test_schema_fields_reach_the_hosts_that_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass
+    class Schema:
+        """A newer host's schema."""
+
+        node_id: str
+        display_name: str
+        category: str
+        search_aliases: list[str] = dataclasses.field(default_factory=list)
+
+    monkeypatch.setattr(io, "Schema", Schema)
+    monkeypatch.setattr(sockets, "_KNOWN_FIELDS", {field.name for field in dataclasses.fields(Schema)})
+    made = sockets.schema("Id", "Name", search_aliases=["alias"], unknown_to_it=1)
+    assert made == Schema("Id", "Name", sockets.CATEGORY, ["alias"])
+
+
+# ------------------------------------------------------------------------------------- without a server
+
+
+def test_the_executor_gets_every_cache_size_that_newer_hosts_ask_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Executor(execution.PromptExecutor):
+        def execute(self, *args: Any, **kwargs: Any) -> None:
+            """Read the sizes as a newer host does at the start of a run."""
+            _ = int(self.cache_args["ram"] * 1024**3), int(self.cache_args["ram_inactive"] * 1024**3)
+            super().execute(*args, **kwargs)
+
+    for owner, name in (
+        *((folder_paths, f"{kind}_directory") for kind in ("input", "output", "temp")),
+        (comfy.utils, "PROGRESS_BAR_ENABLED"),
+        (comfy.utils, "PROGRESS_BAR_HOOK"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
+    monkeypatch.setattr(execution, "PromptExecutor", Executor)
+    monkeypatch.setattr(headless, "start_host", lambda _flags: None)
+    monkeypatch.setattr(headless, "_add_model_paths", lambda _folder: None)
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
+    host = headless.HeadlessHost([], tmp_path, pack)
+    workflow = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "made"}},
+    }
+    (made,) = host.run_workflow(workflow, torch.zeros(1, 3, 8, 8), lambda *_: None)
+    assert torch.equal(made, torch.zeros(1, 3, 8, 8))

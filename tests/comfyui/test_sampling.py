@@ -1,0 +1,344 @@
+"""SeeSR's start and schedules with every sampler and scheduler of the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import builders
+import comfy.sample
+import comfy.samplers
+import pytest
+import torch
+from likeness import SAME, assert_alike
+from scenes import Tiny, apply_scene, make_scene
+from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr
+from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
+from seesr_pack.seesr_modules.comfyui.steps.sampling import (
+    SEEDS,
+    SEESR_SCHEDULERS,
+    sample,
+    sampler_sigmas,
+    seesr_sigmas,
+    start_from_lr,
+)
+from seesr_pack.seesr_modules.config import EncoderSizes
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.schedule import SPACINGS, Spacing, alphas_cumprod, spaced_timesteps
+from seesr_pack.seesr_modules.weights.checkpoint import InMemory
+from seesr_pack.train.denoiser import SeeSRDenoiser
+from torch import Tensor
+
+SAMPLERS = comfy.samplers.SAMPLER_NAMES
+SCHEDULERS = [*SEESR_SCHEDULERS, *comfy.samplers.SCHEDULER_NAMES]
+SCALE = 0.18215
+
+
+def first_input(model: Any, latent: Tensor, sampler: Any, sigmas: Tensor, noise: Tensor, **options: Any) -> Tensor:
+    """Return the first latent that a sampler hands to the model, at the variance-exploding scale."""
+    seen: list[Tensor] = []
+    model = model.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, arguments: seen.append(arguments["input"]) or torch.zeros_like(arguments["input"])
+    )
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    comfy.sample.sample_custom(
+        model, noise, 1.0, sampler, sigmas, conds, conds, latent, seed=1, disable_pbar=True, **options
+    )
+    return seen[0][:1]  # some samplers run both conds at any guidance
+
+
+@pytest.fixture(scope="module")
+def started(tiny: Tiny) -> Any:
+    """A MODEL with the LR start and nothing else of SeeSR's."""
+    model = tiny.model.clone()
+    start_from_lr(model)
+    return model
+
+
+def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Return the LR latent noised to timestep 999, as a host sampler at ``sigma`` sees it."""
+    last = alphas_cumprod()[-1]
+    return (last.sqrt() * latent * SCALE + (1 - last).sqrt() * noise) * torch.sqrt(1 + sigma**2)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "schedule",
+    [*((name, steps) for name in SEESR_SCHEDULERS for steps in (2, 7, 50)), ("normal", 6), ("karras", 6)],
+)
+def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
+    """What reaches the model first is the published start, to float32's rounding."""
+    scheduler, steps = schedule
+    sigmas = sampler_sigmas(started, sampler, scheduler, steps, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    latent, noise = (torch.randn(1, 4, 4, 6, generator=generator) for _ in range(2))
+    seen = first_input(started, latent, comfy.samplers.sampler_object(sampler), sigmas, noise.clone())
+    expected = published_start(latent, noise, sigmas[0])
+    torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 6, 7, 12, 15, 18, 30, 36, 999, 1000])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("told", [True, None], ids=["by the sampler node", "by the timesteps"])
+def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
+    smallest: Any, steps: int, spacing: Spacing, told: bool | None
+) -> None:
+    """Our sampler node says that a run is whole; of others' the timesteps tell."""
+    scene, (model, positive, negative) = smallest
+    seen: list[Tensor] = []
+    model = model.clone()
+
+    def stop(apply: Any, arguments: dict[str, Any]) -> Tensor:
+        seen.append(arguments["input"])
+        raise InterruptedError
+
+    model.set_model_unet_function_wrapper(stop)
+    sigmas = seesr_sigmas(model, steps, spacing)
+    with pytest.raises(InterruptedError):
+        sample(model, positive, negative, scene.latent, 5, 1.0, "euler", sigmas, full_run=told)
+    latent = scene.latent["samples"]
+    expected = published_start(latent, comfy.sample.prepare_noise(latent, 5), sigmas[0])
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "steps", "denoise"),
+    [
+        ("seesr", 1, 0.5),
+        ("seesr_trailing", 1, 0.5),
+        ("seesr_trailing", 200, 0.4),  # ends in 1, as all of leading spacing with 200 steps of a stride of 5 does
+        ("ddim_uniform", 1, 0.5),
+        ("simple", 10, 0.9),
+        ("normal", 3, 0.7),
+        ("simple", 3, 0.7),
+    ],
+)
+def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str, steps: int, denoise: float) -> None:
+    """Whatever the timesteps look like: the latent keeps its share."""
+    _, (model, *_rest) = smallest
+    seen: list[Tensor] = []
+    model = model.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, arguments: seen.append(arguments["input"]) or torch.zeros_like(arguments["input"])
+    )
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    sigmas = sampler_sigmas(model, "euler", scheduler, steps, denoise)
+    latent = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    sample(model, conds, conds, {"samples": latent}, 5, 1.0, "euler", sigmas, full_run=False)
+    expected = latent * SCALE + sigmas[0] * comfy.sample.prepare_noise(latent, 5)
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5 * float(expected.std()))
+
+
+@pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
+def test_denoise_takes_the_end_of_a_longer_schedule(tiny: Tiny, scheduler: str) -> None:
+    whole = seesr_sigmas(tiny.model, 8, SEESR_SCHEDULERS[scheduler])
+    assert torch.equal(sampler_sigmas(tiny.model, "euler", scheduler, 2, 0.25), whole[-3:])
+
+
+@pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
+def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny, scheduler: str) -> None:
+    """Rather than begun higher up than asked."""
+    assert len(sampler_sigmas(tiny.model, "euler", scheduler, 500, 0.5)) == 501
+    with pytest.raises(SeeSRError, match=r"steps is 501: with denoise 0\.5 there are 500 timesteps left"):
+        sampler_sigmas(tiny.model, "euler", scheduler, 501, 0.5)
+
+
+def test_noise_start_is_the_published_one(started: Any) -> None:
+    """From an empty latent sampling starts at unit variance."""
+    sigmas = seesr_sigmas(started, 50)
+    noise = torch.randn(1, 4, 4, 4)
+    seen = first_input(started, torch.zeros(1, 4, 4, 4), comfy.samplers.sampler_object("ddpm"), sigmas, noise.clone())
+    torch.testing.assert_close(seen, noise * torch.sqrt(1 + sigmas[0] ** 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, scheduler: str) -> None:
+    """With denoise at a half, the latent plus noise is sampled, with SeeSR and without."""
+    sigmas = sampler_sigmas(started, "euler", scheduler, 10, 0.5)
+    latent, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
+    euler = comfy.samplers.sampler_object("euler")
+    ours = first_input(started, latent, euler, sigmas, noise.clone())
+    assert torch.equal(ours, first_input(tiny.model, latent, euler, sigmas, noise.clone()))
+
+
+def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
+    """The second half of KSamplerAdvanced adds none."""
+    latent, noise = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
+    euler, sigmas = comfy.samplers.sampler_object("euler"), seesr_sigmas(started, 10)
+    assert torch.equal(
+        first_input(started, latent, euler, sigmas, noise), first_input(tiny.model, latent, euler, sigmas, noise)
+    )
+
+
+def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
+    """The host draws both from generators of the same seed."""
+    drawn: list[Tensor] = []
+    inputs: list[Tensor] = []
+    model = started.clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, arguments: inputs.append(arguments["input"]) or torch.zeros_like(arguments["input"])
+    )
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    latent = torch.zeros(1, 4, 8, 8)
+    noise = comfy.sample.prepare_noise(latent, 9)
+    sigmas = seesr_sigmas(model, 3)
+    sampler = comfy.samplers.sampler_object("ddpm")
+    comfy.sample.sample_custom(model, noise, 1.0, sampler, sigmas, conds, conds, latent, seed=9, disable_pbar=True)
+    drawn += inputs[1:]
+    # The model predicts zero, so each step is a multiple of the first input plus that step's noise.
+    flat, first = noise.flatten(), drawn[0].flatten()
+    step = first - flat * (first @ flat) / (flat @ flat)
+    assert step.std() > 0.1 * first.std()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 30, 50, 333, 999, 1000])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Spacing) -> None:
+    """There are exactly as many as asked, at the published timesteps, and a final zero."""
+    sigmas = seesr_sigmas(tiny.model, steps, spacing)
+    alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)]
+    assert sigmas.shape == (steps + 1,)
+    assert sigmas[-1] == 0
+    torch.testing.assert_close(sigmas[:-1], ((1 - alpha) / alpha).sqrt(), rtol=1e-4, atol=0)
+
+
+def test_ddim_uniform_is_the_published_schedule_at_50(tiny: Tiny) -> None:
+    """The host's own scheduler and SeeSR's agree where the host's counts right."""
+    torch.testing.assert_close(
+        sampler_sigmas(tiny.model, "ddpm", "ddim_uniform", 50, 1.0), seesr_sigmas(tiny.model, 50)
+    )
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_impossible_steps_are_refused(tiny: Tiny, steps: int, spacing: Spacing) -> None:
+    """The sentence names the range."""
+    with pytest.raises(SeeSRError, match="from 1 to 1000"):
+        seesr_sigmas(tiny.model, steps, spacing)
+
+
+def test_denoise_zero_returns_the_latent(started: Any) -> None:
+    """Nothing is sampled and nothing is lost."""
+    latent = {"samples": torch.randn(1, 4, 4, 4), "batch_index": [0]}
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    result = sample(started, conds, conds, latent, 0, 1.0, "euler", sampler_sigmas(started, "euler", "seesr", 5, 0.0))
+    torch.testing.assert_close(result["samples"], latent["samples"])
+    assert result["batch_index"] == [0]
+
+
+@pytest.fixture(scope="module")
+def smallest() -> Any:
+    """SeeSR on the smallest UNet that has every kind of block, applied to a scene."""
+    sizes = EncoderSizes(
+        in_channels=4,
+        model_channels=64,
+        channel_mult=(1,),
+        num_res_blocks=(1,),
+        transformer_depth=(1,),
+        transformer_depth_middle=1,
+        context_dim=64,
+    )
+    with torch.device("meta"):
+        shapes = SeeSRDenoiser(sizes).state_dicts()
+    synth = builders.load_synth(builders.GOLDEN)
+    unet, control = (
+        synth.synthetic_state_dict({name: tuple(t.shape) for name, t in shapes[part].items()})
+        for part in ("unet", "controlnet")
+    )
+    seesr = load_seesr(InMemory(unet), InMemory(control), "float32")
+    scene = make_scene(4, 4)
+    return scene, apply_scene(None, seesr, scene, model=base_model(unet))
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, scheduler: str) -> None:
+    """The whole of SeeSR runs with each pair and gives a finite latent of the right shape."""
+    scene, (model, positive, negative) = smallest
+    sigmas = sampler_sigmas(model, sampler, scheduler, 3, 1.0)
+    result = sample(model, positive, negative, scene.latent, 0, 1.5, sampler, sigmas)["samples"]
+    assert result.shape == scene.latent["samples"].shape
+    assert torch.isfinite(result).all()
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "dpm_adaptive"])
+def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sampler: str) -> None:
+    """Picture 1 of a batch at seed 7 becomes what it becomes alone at seed 8; by default it does not.
+
+    Alone the host draws all noise itself. dpm_adaptive is left out: it chooses its steps by the batch as a whole.
+    """
+    _, (model, *_rest) = smallest
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    sigmas = sampler_sigmas(model, sampler, "normal", 4, 1.0)
+    pictures = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+
+    def sampled(latent: Tensor, seed: int, per_image: bool) -> Tensor:
+        return sample(model, conds, conds, {"samples": latent}, seed, 1.0, sampler, sigmas, per_image)["samples"]
+
+    asked, shared = sampled(pictures, 7, True), sampled(pictures, 7, False)
+    alone = torch.cat([sampled(pictures[:1], 7, False), sampled(pictures[1:], 8, False)])
+    assert_alike(asked, alone)
+    assert (shared[1] - alone[1]).abs().max() > 10 * SAME * alone.std()
+
+
+@pytest.mark.parametrize("per_image", [True, False])
+def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
+    """The widget offers it; the seed after it is 0."""
+    _, (model, *_rest) = smallest
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    latent = {"samples": torch.ones(2, 4, 4, 4)}
+    result = sample(model, conds, conds, latent, SEEDS - 1, 1.0, "ddpm", seesr_sigmas(model, 2), per_image)
+    assert torch.isfinite(result["samples"]).all()
+
+
+def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> None:
+    """At the latent's scale; float32's rounding is allowed for. Inside everything changes."""
+    scene, (model, positive, negative) = smallest
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., :2] = 1
+    latent = {**scene.latent, "noise_mask": mask}
+    result = sample(model, positive, negative, latent, 0, 1.5, "euler", seesr_sigmas(model, 3))
+    before, after = latent["samples"], result["samples"]
+    torch.testing.assert_close(after[..., 2:], before[..., 2:], rtol=0, atol=1e-5)
+    assert (after - before)[..., :2].abs().max() > 1e-2
+    assert result["noise_mask"] is mask, "as the host's own samplers hand it on"
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
+def test_the_seed_decides(smallest: Any, sampler: str) -> None:
+    """The start's noise and the steps': the same seed gives the same latent, another one another."""
+    scene, (model, positive, negative) = smallest
+    sigmas = seesr_sigmas(model, 3)
+    first, again, other = (
+        sample(model, positive, negative, scene.latent, seed, 1.5, sampler, sigmas)["samples"] for seed in (4, 4, 5)
+    )
+    torch.testing.assert_close(first, again, rtol=0, atol=1e-5)
+    assert (first - other).abs().max() > 1e-2
+
+
+def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
+    """Latent From Batch leaves the picture's place in ``batch_index``: it gets the noise that it had there."""
+    scene, (model, *_rest) = smallest
+    conds = [[torch.zeros(1, 77, 64), {}]]
+    sigmas, pictures = seesr_sigmas(model, 3), scene.latent["samples"].repeat(3, 1, 1, 1)
+    whole = sample(model, conds, conds, {"samples": pictures}, 4, 1.0, "euler", sigmas)["samples"]
+    latent = {"samples": pictures[2:], "batch_index": [2]}
+    alone = sample(model, conds, conds, latent, 4, 1.0, "euler", sigmas)["samples"]
+    torch.testing.assert_close(alone, whole[2:], rtol=0, atol=1e-4)  # sums in another order
+    assert (alone - whole[:1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 4, 6), (1, 4, 8, 8)])
+def test_a_latent_that_is_not_of_the_hint_is_refused(smallest: Any, shape: tuple[int, ...]) -> None:
+    """The host would stretch the hint."""
+    _, (model, positive, negative) = smallest
+    with pytest.raises(SeeSRError, match=rf"The latent is of 1 pictures of {shape[3] * 8}x{shape[2] * 8} pixels"):
+        sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", seesr_sigmas(model, 2))
+
+
+def test_a_latent_may_repeat_the_hints_pictures(smallest: Any) -> None:
+    """Several tries at one picture, as Repeat Latent Batch makes them."""
+    scene, (model, positive, negative) = smallest
+    latent = {"samples": scene.latent["samples"].repeat(3, 1, 1, 1)}
+    result = sample(model, positive, negative, latent, 0, 1.0, "euler", seesr_sigmas(model, 2))
+    assert result["samples"].shape == latent["samples"].shape

@@ -1,0 +1,266 @@
+"""Every input of a node reaches what it is for: stand-ins note what they are given, whatever is added to it later."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import comfy.model_management
+import pytest
+import torch
+from pack_nodes import NODES
+from scenes import Tiny, make_scene
+from seesr_pack.nodes import (
+    color_fix,
+    controlnet_apply,
+    degrade,
+    guidance_interval,
+    lr_embed,
+    tagger,
+    tile_tagger,
+    tiled_model,
+    tiled_sampler,
+)
+from seesr_pack.seesr_modules.comfyui.images import from_host, to_host
+from seesr_pack.seesr_modules.comfyui.steps.apply import with_controlnet
+from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
+from seesr_pack.seesr_modules.comfyui.steps.embed import embed
+from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
+from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method import color
+from seesr_pack.seesr_modules.method.sizes import resize_bicubic
+from torch import Tensor
+
+BY_ID = {node.GET_SCHEMA().node_id: node for node in NODES}
+
+
+def pictures(count: int = 1, height: int = 6, width: int = 9, channels: int = 3) -> Tensor:
+    return torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(count))
+
+
+class NotedError(Exception):
+    """Ends a node where its work would begin."""
+
+
+def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: str, **inputs: Any) -> dict[str, Any]:
+    """Execute a node and return what ``function`` of its module is called with, by name."""
+    signature = inspect.signature(getattr(module, function))
+    noted: dict[str, Any] = {}
+
+    def note(*args: Any, **named: Any) -> Any:
+        bound = signature.bind(*args, **named)
+        bound.apply_defaults()
+        noted.update(bound.arguments)
+        raise NotedError
+
+    monkeypatch.setattr(module, function, note)
+    with pytest.raises(NotedError):
+        BY_ID[node_id].execute(**inputs)
+    return noted
+
+
+def assert_holds(noted: dict[str, Any], **wanted: Any) -> None:
+    """Check the arguments that are named; pictures by their values."""
+    for name, value in wanted.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(noted[name], value), name
+        else:
+            assert noted[name] == value, name
+
+
+# ------------------------------------------------------------------------------------------ nodes
+
+
+def test_controlnet_apply(monkeypatch: pytest.MonkeyPatch) -> None:
+    hint = pictures()
+    inputs = {"model": "m", "seesr": "s", "positive": ["p"], "negative": ["n"], "soft_prompt": "sp"}
+    numbers = {"strength": 0.7, "soft_prompt_strength": 0.6}
+    noted = given(
+        monkeypatch,
+        controlnet_apply,
+        "apply_seesr",
+        "SeeSR_ControlNetApply",
+        **inputs,
+        **numbers,
+        hint=hint,
+        start_percent=0.1,
+        end_percent=0.9,
+    )
+    assert_holds(noted, **inputs, **numbers, hint=hint.movedim(-1, 1), percent_range=(0.1, 0.9))
+
+
+TILES = {"tile_px": 768, "overlap_px": 128, "tile_batch": 3, "tiling": "reference"}
+SAMPLING = {"steps": 9, "sampler_name": "euler", "scheduler": "seesr", "denoise": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("module", "node_id"), [(tiled_model, "SeeSR_TiledModel"), (tiled_sampler, "SeeSR_TiledSampler")]
+)
+def test_tiles(monkeypatch: pytest.MonkeyPatch, module: Any, node_id: str) -> None:
+    """Pixels become latent cells."""
+    rest = {"positive": [], "negative": [], "latent": {}, "seed": 1, "cfg": 2.0, **SAMPLING}
+    noted = given(
+        monkeypatch, module, "tile_model", node_id, model="m", **TILES, **(rest if module is tiled_sampler else {})
+    )
+    assert_holds(noted, model="m", tile=96, overlap=16, tile_batch=3, mode="reference")
+
+
+@pytest.mark.parametrize(("denoise", "full_run"), [(1.0, True), (0.8, False)])
+def test_tiled_sampler(monkeypatch: pytest.MonkeyPatch, denoise: float, full_run: bool) -> None:
+    monkeypatch.setattr(tiled_sampler, "tile_model", lambda *_args, **_named: "tiled")
+    inputs = {"positive": ["p"], "negative": ["n"], "latent": {"samples": 1}, "seed": 5, "cfg": 2.5}
+    asked = {**inputs, **SAMPLING, **TILES, "denoise": denoise, "model": "m", "seed_per_image": True}
+    with monkeypatch.context() as patch:
+        noted = given(patch, tiled_sampler, "sampler_sigmas", "SeeSR_TiledSampler", **asked)
+    assert_holds(noted, model="tiled", sampler_name="euler", scheduler="seesr", steps=9, denoise=denoise)
+    monkeypatch.setattr(tiled_sampler, "sampler_sigmas", lambda *_args, **_named: "sigmas")
+    noted = given(monkeypatch, tiled_sampler, "sample", "SeeSR_TiledSampler", **asked)
+    assert_holds(noted, model="tiled", **inputs, sampler_name="euler", sigmas="sigmas", seed_per_image=True)
+    assert noted["full_run"] is full_run
+
+
+def test_taggers(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pictures()
+    tags = {"threshold_offset": 0.1, "exclude": "dog", "max_tags": 4}
+    noted = given(
+        monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **tags, language="chinese", pin="cat"
+    )
+    assert_holds(noted, dape="d", images=image.movedim(-1, 1), **tags, language="chinese", pin="cat")
+    words = {"user_prompt": "u", "quality_prompt": "q", "negative_prompt": "n", "single_chunk": True}
+    size = {"tile_px": 512, "overlap_px": 64, "context": 0.3}
+    noted = given(
+        monkeypatch,
+        tile_tagger,
+        "tag_tiles",
+        "SeeSR_TileTagger",
+        dape="d",
+        clip="c",
+        hint=image,
+        **size,
+        **tags,
+        **words,
+    )
+    assert_holds(noted, dape="d", clip="c", hint=image.movedim(-1, 1), tile=64, overlap=8, context=0.3, **tags)
+    assert noted["prompts"] == PromptInputs(**words)
+
+
+def test_nodes_on_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, reference = pictures(1), pictures(2)
+    sizes = {"upscale": 2.0, "process_size": 64, "start": "noise"}
+    noted = given(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
+    assert_holds(noted, image=image.movedim(-1, 1), vae="v", **sizes)
+    end = {"method": "wavelet", "width": 30, "height": 40}
+    noted = given(monkeypatch, color_fix, "fix_color", "SeeSR_ColorFix", image=image, reference=reference, **end)
+    assert_holds(noted, image=image.movedim(-1, 1), reference=reference.movedim(-1, 1), **end)
+    damage = {"scale": 2, "strength": 0.4, "seed": 8}
+    noted = given(monkeypatch, degrade, "degraded_and_clean", "SeeSR_Degrade", image=image, **damage)
+    assert_holds(noted, image=image.movedim(-1, 1), **damage)
+
+
+def test_guidance_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"model": "m", "start_percent": 0.2, "end_percent": 0.7}
+    noted = given(monkeypatch, guidance_interval, "limit_guidance", "SeeSR_GuidanceInterval", **inputs)
+    assert_holds(noted, **inputs)
+
+
+# ------------------------------------------------------------------------------------- ControlNet
+
+
+def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
+    """One for both conditionings; its range is the host's; what was chained before comes before."""
+    scene = make_scene()
+    before = seesr.controlnet.copy()
+    texts = [scene.positive, [[scene.negative[0][0], {"control": before, "other": 1}]]]
+    first, second = with_controlnet(texts, seesr, scene.hint, scene.soft_prompt, 0.7, 0.6, (0.2, 0.8))
+    for (_, options), previous in ((first[0], None), (second[0], before)):
+        control = options["control"]
+        assert control is not seesr.controlnet and control.previous_controlnet is previous
+        assert (control.strength, control.timestep_percent_range) == (0.7, (0.2, 0.8))
+        assert control.cond_hint_original is scene.hint
+        assert control.default_soft_prompt is scene.soft_prompt
+        assert control.extra_args["soft_prompt_strength"] == 0.6
+        assert options["control_apply_to_uncond"] is False
+        assert control.copy().default_soft_prompt is scene.soft_prompt
+    assert second[0][1]["other"] == 1
+    alike = with_controlnet([scene.positive, scene.negative], seesr, scene.hint, scene.soft_prompt, 1.0, 1.0, (0, 1))
+    assert alike[0][0][1]["control"] is alike[1][0][1]["control"]
+
+
+# --------------------------------------------------------------------------------------- pictures
+
+
+def test_pictures_cross_the_border_and_back() -> None:
+    """Gray ones get three channels, alpha goes; only the way out clamps."""
+    image = pictures(2) * 3 - 1
+    assert torch.equal(from_host(image), image.movedim(-1, 1))
+    assert torch.equal(to_host(from_host(image)), image.clamp(0, 1))
+    assert to_host(from_host(image)).is_contiguous()
+    assert from_host(image.half()).dtype == torch.float32
+    gray, alpha = pictures(1, channels=1), pictures(1, channels=4)
+    assert torch.equal(from_host(gray), gray.movedim(-1, 1).repeat(1, 3, 1, 1))
+    assert torch.equal(from_host(alpha), alpha[..., :3].movedim(-1, 1))
+
+
+@pytest.mark.parametrize("shape", [(0, 6, 9, 3), (1, 1, 9, 3), (1, 6, 1, 3), (6, 9, 3), (1, 6, 9, 2)])
+def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SeeSRError, match="The input 'hint'"):
+        from_host(torch.zeros(shape), "hint")
+    assert from_host(torch.zeros(1, 2, 2, 3)).shape == (1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
+def test_color_fix_corrects_then_resizes(method: str) -> None:
+    """The reference comes to the image's size first; a size of 0 is the image's own."""
+    image, reference = (make_scene(4, 6, 2).hint * 1.4 - 0.2), (make_scene(2, 2).hint > 0.5).float()
+    fitted = resize_bicubic(reference, 48, 32).expand(2, -1, -1, -1)
+    wanted = image if method == "none" else getattr(color, method)(image, fitted)
+    torch.testing.assert_close(fix_color(image, reference, method), wanted)
+    torch.testing.assert_close(fix_color(image, reference, method, 48, 0), wanted)
+    for size in ((20, 0), (0, 30), (20, 30)):
+        resized = resize_bicubic(wanted.clamp(0, 1), size[0] or 48, size[1] or 32)
+        torch.testing.assert_close(fix_color(image, reference, method, *size), resized)
+    assert wanted.max() > 1, "else the clamp would not be seen"
+    with pytest.raises(SeeSRError, match="'reference' holds 3 pictures and 'image' 2"):
+        fix_color(image, reference.expand(3, -1, -1, -1), method)
+
+
+def test_embed_plans_and_encodes(tiny: Tiny) -> None:
+    """The hint's size is the latent's, the last size is the asked one; from noise the latent is empty."""
+    image = make_scene(5, 7, 2).hint[..., :37, :50]
+    made = embed(image, tiny.vae, 2.0, 64, "lr")
+    assert (made.width, made.height) == (100, 74)
+    assert made.hint.shape == (2, 3, 72, 96) and made.latent.shape == (2, 4, 9, 12)
+    torch.testing.assert_close(made.latent, tiny.vae.encode(made.hint.movedim(1, -1)))
+    empty = embed(image, tiny.vae, 2.0, 64, "noise")
+    assert empty.latent.shape == (2, 4, 9, 12) and not empty.latent.any()
+    assert torch.equal(empty.hint, made.hint)
+
+
+# ------------------------------------------------------------------------------------------ tiles
+
+
+@pytest.mark.parametrize(
+    ("asked", "free_tiles", "size"),
+    [(0, 100.0, 8), (0, 12.1, 8), (0, 11.9, 4), (0, 6.1, 4), (0, 5.9, 2), (0, 1.0, 1), (3, 1.0, 3), (1, 100.0, 1)],
+)
+def test_free_memory_decides_how_many_tiles_run_at_once(
+    monkeypatch: pytest.MonkeyPatch, asked: int, free_tiles: float, size: int
+) -> None:
+    """Half as much again as the host's estimate is kept for the whole batch of both conds; a number asked is taken."""
+
+    class Model:
+        current_patcher = None
+
+        def memory_required(self, shape: list[int]) -> float:
+            assert shape[1:] == [4, 8, 8]
+            return math.prod(shape)
+
+    one = 2 * 2 * 4 * 8 * 8  # two pictures, two conds
+    monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda _device: False)
+    monkeypatch.setattr(tiling, "free_memory", lambda _patcher, _device: free_tiles * one)
+    tiled = tiling._TiledPrediction(8, 2, asked, "gaussian")
+    x = torch.zeros(2, 4, 62, 62)
+    assert tiled._batch_size(Model(), [[], []], x, tiled.layout(62, 62)) == size
+    assert tiled._batch_size(Model(), [[{"gligen": 1}], []], x, tiled.layout(62, 62)) == 1

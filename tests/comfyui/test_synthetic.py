@@ -1,0 +1,71 @@
+"""The untrained weights of `run.py upscale --model synthetic`: every published tensor, and files that load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import builders
+import comfy.model_detection
+import pytest
+import torch
+from seesr_pack.commands.headless import synthetic
+from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
+from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
+from seesr_pack.seesr_modules.comfyui.steps.tagging import tag
+from seesr_pack.seesr_modules.config import EncoderSizes, Shapes
+from seesr_pack.seesr_modules.dape.config import DapeConfig
+from seesr_pack.seesr_modules.weights.checkpoint import unet_image_attention_names
+
+SYNTH = builders.load_synth(builders.GOLDEN)
+
+
+def test_a_packed_seesr_has_the_published_tensors() -> None:
+    """Both parts, name by name and shape by shape."""
+    unet, controlnet = (SYNTH.load_shapes(f"seesr_{part}_full") for part in ("unet", "controlnet"))
+    published: Shapes = {
+        **{f"unet.{name}": tuple(unet[name]) for name in unet_image_attention_names(unet)},
+        **{f"controlnet.{name}": tuple(shape) for name, shape in controlnet.items()},
+    }
+    assert synthetic.seesr_shapes() == published
+
+
+def test_the_checkpoint_is_a_whole_stable_diffusion_2() -> None:
+    """Of its published size, and taken for what it is: a base that predicts epsilon."""
+    shapes = synthetic.checkpoint_shapes()
+    parameters = {
+        prefix: sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
+        for prefix in ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.model.")
+    }
+    assert [round(count / 1e6) for count in parameters.values()] == [866, 84, 354]
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    bias = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"
+    tensors[bias] = dict(synthetic.random_tensors({bias: shapes[bias]}))[bias]
+    config = comfy.model_detection.model_config_from_unet(tensors, "model.diffusion_model.")
+    assert type(config).__name__ == "SD20"
+    assert config.model_type(tensors, "model.diffusion_model.").name == "EPS"
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of the tiny models' sizes."""
+    sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny"))
+    monkeypatch.setattr(synthetic, "SD2", sizes)
+    monkeypatch.setattr(synthetic, "STEM", replace(synthetic.STEM, out_channels=sizes.model_channels))
+    monkeypatch.setattr(synthetic, "DAPE", DapeConfig.from_shapes(SYNTH.load_shapes("ram_tiny")))
+    monkeypatch.setattr(synthetic, "checkpoint_shapes", lambda: {"anything": (2, 2)})
+
+
+def test_the_files_load_and_give_the_same_each_time(small: None, tmp_path: Path) -> None:
+    """In the nodes' loaders, as packed files; the photo gets some tags."""
+    written = []
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        files = synthetic.write_synthetic(tmp_path / name)
+        assert files.keys() == {"checkpoints", "seesr", "rams"}
+        written.append({kind: file.read_bytes() for kind, file in files.items()})
+    assert written[0] == written[1]
+    load_seesr_path(files["seesr"], "float32")
+    dape = load_dape_path(files["rams"], None, "float32")
+    assert tag(dape, torch.rand(1, 3, 64, 64)).soft_prompt.isfinite().all()

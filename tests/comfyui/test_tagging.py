@@ -1,0 +1,50 @@
+"""DAPE on many pictures: how many it sees at once, and that each is seen as it would be alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from likeness import assert_alike
+from scenes import Tiny
+from seesr_pack.seesr_modules.comfyui.loading import folders
+from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
+from seesr_pack.seesr_modules.comfyui.steps.tagging import look
+from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
+
+
+@pytest.fixture
+def dape(tiny: Tiny) -> Any:
+    folders.register()
+    return load_dape_path(tiny.folder / "ram.pth", tiny.folder / "DAPE.pth", "float32")
+
+
+@pytest.fixture
+def seen(dape: Any) -> Iterator[list[int]]:
+    """Record the batch of every forward pass."""
+    batches: list[int] = []
+    handle = dape.patcher.model.register_forward_pre_hook(lambda _m, arguments: batches.append(len(arguments[0])))
+    yield batches
+    handle.remove()
+
+
+def test_tiles_are_seen_eight_at_once(tiny: Tiny, dape: Any, seen: list[int]) -> None:
+    """A picture of 7 x 7 tiles takes one pass for the whole and seven for the tiles."""
+    hint = torch.rand(1, 3, 7 * 64, 7 * 64, generator=torch.Generator().manual_seed(0))
+    found = tag_tiles(dape, tiny.clip, hint, 8, 0, PromptInputs("", "q", "n", False))
+    assert len(found.tiles) == 49
+    assert seen == [1, 8, 8, 8, 8, 8, 8, 1]
+
+
+def test_batches_change_nothing_and_keep_the_order(dape: Any, seen: list[int]) -> None:
+    """Stacks of several sizes, one of them longer than a batch; alone only rounding differs."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(2, 40), (1, 40), (9, 40), (1, 56), (1, 40)]
+    stacks = [torch.rand(count, 3, side, side, generator=generator) for count, side in sizes]
+    together = look(dape, stacks)
+    assert seen == [8, 4, 1, 1]
+    alone = [look(dape, [image]) for stack in stacks for image in stack.split(1)]
+    for found, singles in zip(together, zip(*alone, strict=True), strict=True):
+        assert_alike(found, torch.cat(singles))

@@ -1,0 +1,526 @@
+"""Tiles in the host: every thing with a place in the picture is cut along, nothing else is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sample
+import comfy.sampler_helpers
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import numpy as np
+import pytest
+import torch
+from comfy.cli_args import LatentPreviewMethod, args
+from likeness import assert_alike
+from scenes import Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.comfyui.networks import controlnet
+from seesr_pack.seesr_modules.comfyui.steps.guidance import limit_guidance
+from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
+from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
+from seesr_pack.seesr_modules.comfyui.tiling.prediction import TILINGS, tile_model
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.tiles import blend_weights, plan_tiles
+from torch import Tensor
+
+Predictor = Callable[..., list[Tensor]]
+
+
+def run_tiled(
+    predictor: Predictor, conds: list[Any], x: Tensor, tile: int = 8, overlap: int = 2, tile_batch: int = 1
+) -> list[Tensor]:
+    """Ask the tiling wrapper for a prediction, with ``predictor`` in the host's place."""
+    tiled = tiling._TiledPrediction(tile, overlap, tile_batch, "gaussian")
+    sigma = torch.full((x.shape[0],), 3.0)
+    return tiled.calc_cond_batch(predictor, _NoModel(), conds, x, sigma, {})
+
+
+class _NoModel:
+    latent_format = comfy.latent_formats.SD15()
+
+    def memory_required(self, shape: list[int]) -> int:
+        return 0
+
+
+def cond(**entries: Any) -> dict[str, Any]:
+    """Return a cond as samplers see it."""
+    return {"model_conds": {}, "uuid": None, **entries}
+
+
+def test_one_tile_is_no_tiling(tiny: Tiny, seesr: Any) -> None:
+    """A tile as large as the latent, or larger, changes nothing."""
+    scene = make_scene(8, 12)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    plain = predict(model, positive, negative, scene)
+    for mode in TILINGS:
+        for tile in (12, 40):
+            assert_alike(predict(tile_model(model, tile, 2, mode=mode), positive, negative, scene), plain)
+
+
+@pytest.mark.parametrize("mode", ["gaussian", "reference"])
+def test_tile_batches_give_the_same(tiny: Tiny, seesr: Any, mode: str) -> None:
+    """Tiles run one at a time or several at once, two pictures at once: the same prediction."""
+    scene = make_scene(12, 20, batch=2)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    one, three = (predict(tile_model(model, 8, 4, size, mode), positive, negative, scene) for size in (1, 3))
+    assert_alike(three, one)
+    assert (one - predict(model, positive, negative, scene)).abs().max() > 1e-3, "tiles do matter"
+
+
+def test_off_takes_the_tiles_away(tiny: Tiny, seesr: Any) -> None:
+    """The mode off undoes an earlier tiling."""
+    scene = make_scene(12, 8)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    off = tile_model(tile_model(model, 4, 1), 4, 1, mode="off")
+    assert_alike(predict(off, positive, negative, scene), predict(model, positive, negative, scene))
+
+
+def test_every_tile_sees_its_own_place() -> None:
+    """A predictor that returns its input is blended back to the latent, for every cond."""
+    x = torch.randn(2, 4, 13, 21)
+    out = run_tiled(lambda _model, conds, part, *_: [part.clone(), 2 * part], [[cond()], [cond()]], x, tile_batch=2)
+    torch.testing.assert_close(out[0], x)
+    torch.testing.assert_close(out[1], 2 * x)
+
+
+def test_masks_and_latent_conds_are_cropped() -> None:
+    """Masks, inpainting's concatenated latents and the latent itself stay in register."""
+    x = torch.randn(2, 4, 13, 21)
+    mask = x[:1, 0]
+    concat = comfy.conds.CONDNoiseShape(x * 3)
+    text = comfy.conds.CONDCrossAttn(torch.randn(1, 77, 8))
+
+    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        (seen,) = conds[0]
+        assert torch.equal(seen["model_conds"]["c_concat"].cond, part * 3)
+        assert seen["model_conds"]["c_crossattn"] is text
+        assert torch.equal(seen["mask"][0], part[0, 0])
+        assert seen["mask"].shape[0] == part.shape[0]
+        return [part.clone()]
+
+    conds = [[cond(mask=mask, model_conds={"c_concat": concat, "c_crossattn": text})]]
+    torch.testing.assert_close(run_tiled(predictor, conds, x, tile_batch=3)[0], x)
+
+
+def test_an_absent_cond_stays_absent() -> None:
+    """At guidance 1 the host passes None for the negative."""
+    x = torch.randn(1, 4, 16, 16)
+
+    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        assert conds[1] is None
+        return [part.clone(), torch.zeros_like(part)]
+
+    torch.testing.assert_close(run_tiled(predictor, [[cond()], None], x)[0], x)
+
+
+class _Control:
+    """A ControlNet as far as tiling knows one, with the attributes of newer hosts too."""
+
+    def __init__(self, hint: Tensor, previous: _Control | None = None) -> None:
+        self.cond_hint_original = hint
+        self.cond_hint = None
+        self.extra_concat_orig: list[Tensor] = []
+        self.extra_concat = None
+        self.upscale_algorithm = "nearest-exact"
+        self.cond_hints: dict[Any, Any] = {}
+        self.previous_controlnet = previous
+
+
+def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
+    """Ours or not, first or last, a hint of another size too; afterwards all is as before."""
+    x = torch.arange(16 * 24, dtype=torch.float32).reshape(1, 1, 16, 24)
+    full = x.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    small = torch.ones(1, 1, 64, 96)
+    first = _Control(small)
+    last = _Control(full, first)
+    last.extra_concat_orig = [full]
+
+    def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        assert torch.equal(last.cond_hint_original[:, :, ::8, ::8], part)
+        assert torch.equal(last.extra_concat_orig[0][:, :, ::8, ::8], part)
+        assert first.cond_hint_original.shape[-2:] == (64, 64)
+        assert last.cond_hint is None or torch.equal(last.cond_hint, part)
+        assert last.cond_hints in ({}, {"of": float(part[0, 0, 0, 0])})
+        last.cond_hint = part
+        last.cond_hints["of"] = float(part[0, 0, 0, 0])
+        return [part.clone()]
+
+    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    for _step in range(2):
+        out = tiled.calc_cond_batch(predictor, _NoModel(), [[cond(control=last)]], x, torch.full((1,), 3.0), {})
+        torch.testing.assert_close(out[0], x)
+        assert last.cond_hint_original is full
+        assert last.cond_hint is None
+        assert last.cond_hints == {}
+        assert first.cond_hint_original is small
+
+
+@pytest.mark.parametrize("algorithm", ["nearest-exact", "bilinear"])
+@pytest.mark.parametrize("tile_batch", [1, 3])
+def test_a_hint_of_another_size_is_resized_as_the_host_would(algorithm: str, tile_batch: int) -> None:
+    """By the ControlNet's own algorithm, for the whole picture, then cut; what joins the hint likewise."""
+    hint, mask = (torch.randn(1, channels, 50, 70).sign().clamp(min=0) for channels in (3, 1))
+    control = _Control(hint)
+    control.upscale_algorithm = algorithm
+    control.extra_concat_orig = [mask, torch.ones(1, 1, 1, 1)]
+    whole, joined = (comfy.utils.common_upscale(each, 192, 128, algorithm, "center") for each in (hint, mask))
+    tiles = iter(plan_tiles(16, 24, 8, 2).tiles)
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        for index in range(len(part)):
+            tile = next(tiles).in_pixels()
+            assert torch.equal(control.cond_hint_original[index], tile.cut(whole)[0])
+            seen, ones = control.extra_concat_orig
+            assert torch.equal(seen[index], tile.cut(joined)[0])
+            assert (ones[index] == 1).all()
+        if algorithm == "nearest-exact":
+            assert set(control.cond_hint_original.unique().tolist()) == {0.0, 1.0}
+        return [part.clone()]
+
+    run_tiled(predictor, [[cond(control=control)]], torch.zeros(1, 4, 16, 24), tile_batch=tile_batch)
+    assert next(tiles, None) is None, "every tile was seen"
+
+
+def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps and conds do not make the pixel stem run again."""
+    seen: list[int] = []
+    forward = controlnet.Stem.forward
+    monkeypatch.setattr(
+        controlnet.Stem, "forward", lambda self, hint: seen.append(hint.shape[0]) or forward(self, hint)
+    )
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    predict(tile_model(model, 8, 2), positive, negative, scene, steps=3)
+    assert seen == [1, 1, 1]
+
+
+def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
+    """One tile at a time sees the hint itself, and what the stem has read is not kept for it."""
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    tiled = tile_model(model, 8, 2, 1)
+    (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
+    kept: list[dict[str, Any]] = []
+    sampler = comfy.samplers.sampler_object("euler")
+    comfy.sample.sample_custom(
+        tiled,
+        scene.noise,
+        3.0,
+        sampler,
+        seesr_sigmas(tiled, 2),
+        positive,
+        negative,
+        scene.latent["samples"],
+        callback=lambda *_: kept.extend(wrapper.__self__.hints.kept.values()),
+        disable_pbar=True,
+        seed=3,
+    )
+    assert len(kept) == 6, "three tiles, two steps"
+    for state in kept:
+        assert state["cond_hint_original"].untyped_storage().data_ptr() == scene.hint.untyped_storage().data_ptr()
+        assert state["cond_hint"] is None
+
+
+@pytest.mark.parametrize("tile_batch", [1, 3])
+def test_pixels_that_are_not_kept_are_not_missed(
+    tiny: Tiny, seesr: Any, tile_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two pictures, and a number of conds that changes from step to step: as with the stem computed in each call."""
+    scene = make_scene(8, 20, batch=2)
+
+    def result() -> Tensor:
+        model, positive, negative = apply_scene(tiny, seesr, scene)
+        model = limit_guidance(tile_model(model, 8, 2, tile_batch), 0.3, 0.6)
+        return predict(model, positive, negative, scene, steps=4)
+
+    lean = result()
+    monkeypatch.setattr(controlnet.SeeSRControlNet, "_stem_runs_once", lambda *_: nullcontext())
+    assert_alike(lean, result())  # the stem sees batches of another size
+
+
+def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
+    """The host is told of a tile's size, so it need not offload for a canvas that is never run whole."""
+    told: list[list[int]] = []
+    tiled = tiling._TiledPrediction(8, 2, 3, "gaussian")
+    tiled.prepare_sampling(lambda _model, shape, *_rest: told.append(shape), None, [2, 4, 64, 40], {})
+    assert told == [[6, 4, 8, 8]]
+
+
+def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the host asks the model about, it is never for the whole canvas."""
+    asked: list[tuple[int, ...]] = []
+    known = tiny.model.model.memory_required
+    monkeypatch.setattr(
+        tiny.model.model, "memory_required", lambda shape, **given: asked.append(tuple(shape)) or known(shape, **given)
+    )
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    predict(tile_model(model, 8, 2, 3), positive, negative, scene, steps=1)
+    assert asked[0] == (6, 4, 8, 8), "loading: three tiles, both conds"
+    assert {shape[2:] for shape in asked} == {(8, 8)}
+
+
+def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
+    tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host's error in mid-run costs nothing but time; the smaller batch is remembered."""
+    scene = make_scene(12, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    calm = predict(tile_model(model, 8, 2, 1), positive, negative, scene)
+    sizes: list[int] = []
+    network = tiny.model.model.diffusion_model
+
+    def fail_when_large(_module: Any, arguments: tuple[Tensor, ...]) -> None:
+        sizes.append(arguments[0].shape[0])
+        if arguments[0].shape[0] > 2:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+
+    handle = network.register_forward_pre_hook(fail_when_large)
+    try:
+        result = predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[3:]) == {2}
+
+
+def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, seesr: Any) -> None:
+    """The error comes in the second batch of the second step: the first one's tiles are not added again."""
+    scene = make_scene(12, 23)  # eight tiles
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    calm = predict(tile_model(model, 8, 3, 1), positive, negative, scene)
+    sizes: list[int] = []
+
+    def fail_once(_module: Any, arguments: tuple[Tensor, ...]) -> None:
+        sizes.append(arguments[0].shape[0])
+        if len(sizes) == 4:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+
+    handle = tiny.model.model.diffusion_model.register_forward_pre_hook(fail_once)
+    try:
+        result = predict(tile_model(model, 8, 3, 4), positive, negative, scene)
+    finally:
+        handle.remove()
+    assert sizes == [8, 8, 8, 8, 4, 4]
+    torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
+
+
+def test_a_short_last_batch_that_does_not_fit_is_halved_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """What is tried next is smaller than what failed, and the note says so."""
+    sizes: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        sizes.append(len(part))
+        if len(part) == 2:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return [part.clone()]
+
+    x = torch.randn(1, 4, 8, 38)  # six tiles
+    torch.testing.assert_close(run_tiled(predictor, [[cond()]], x, tile_batch=4)[0], x)
+    assert sizes == [4, 2, 1, 1]
+    assert "Out of memory with 2 tiles at once; going on with 1." in caplog.text
+
+
+def test_out_of_memory_with_one_tile_in_the_last_batch_is_the_hosts_to_report() -> None:
+    """A batch of one is not tried again because others are larger."""
+    sizes: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        sizes.append(len(part))
+        if len(part) == 1:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return [part.clone()]
+
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 8, 32), tile_batch=4)
+    assert sizes == [4, 1]
+
+
+def test_out_of_memory_with_one_tile_is_the_hosts_to_report() -> None:
+    """There is nothing smaller to try."""
+
+    def predictor(*_arguments: Any) -> list[Tensor]:
+        raise comfy.model_management.OOM_EXCEPTION("made for the test")
+
+    with pytest.raises(comfy.model_management.OOM_EXCEPTION):
+        run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 16, 16), tile_batch=4)
+
+
+def test_cancel_returns_within_one_tile() -> None:
+    """After the user's cancel no further tile is begun."""
+    calls: list[int] = []
+
+    def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
+        calls.append(1)
+        comfy.model_management.interrupt_current_processing()
+        return [part]
+
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 32, 32))
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("where", ["UNet", "ControlNet"])
+def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where: str) -> None:
+    """Four tiles at once stop in the middle of the network: the host looks for a cancel at every operation."""
+    scene = make_scene(12, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    networks = {"UNet": tiny.model.model.diffusion_model, "ControlNet": positive[0][1]["control"].control_model}
+    later: list[str] = []
+    first, second, third = (networks[where].input_blocks[i][0] for i in (1, 2, 3))
+    handles = [
+        first.register_forward_hook(lambda *_: comfy.model_management.interrupt_current_processing()),
+        second.register_forward_hook(lambda *_: later.append("the next block")),
+        third.register_forward_hook(lambda *_: later.append("the one after it")),
+    ]
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert later == []
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral"])
+def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str) -> None:
+    """One bar runs from nothing to the end and never back, also where a sampler asks twice a step."""
+    shares: list[float] = []
+    comfy.utils.set_progress_bar_global_hook(lambda done, total, *_rest, **_ids: shares.append(done / total))
+    try:
+        scene = make_scene(8, 20)
+        model, positive, negative = apply_scene(tiny, seesr, scene)
+        tiled = tile_model(model, 8, 2)
+        sample(tiled, positive, negative, scene.latent, 3, 3.0, sampler, seesr_sigmas(tiled, 4))
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert shares == sorted(shares)
+    assert len(set(shares)) >= 12
+    assert shares[-1] == 1.0
+
+
+def test_progress_of_the_next_run_begins_anew() -> None:
+    """What one run has shown does not hold back the bar of another."""
+    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    options = {"transformer_options": {"sample_sigmas": torch.tensor([3.0, 1.0, 0.0])}}
+    shown: list[int] = []
+
+    def run() -> None:
+        for sigma in (3.0, 1.0):
+            tiled.calc_cond_batch(
+                lambda _model, _conds, part, *_: [part],
+                _NoModel(),
+                [[cond()]],
+                torch.zeros(1, 4, 8, 14),
+                torch.full((1,), sigma),
+                options,
+            )
+
+    comfy.utils.set_progress_bar_global_hook(lambda done, *_rest, **_ids: shown.append(done))
+    try:
+        for _ in range(2):
+            tiled.outer_sample(run)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert shown == [1, 2, 3, 4, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tile_batch", [1, 2])
+def test_every_tile_is_previewed_in_its_place(tile_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preview fills up tile by tile; in the end it is that of the whole prediction of the first picture."""
+    monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
+    shown: list[np.ndarray] = []
+
+    def hook(_done: int, _total: int, preview: Any, **_ids: Any) -> None:
+        kind, image, _side = preview
+        assert kind == "JPEG"
+        shown.append(np.asarray(image))
+
+    x = torch.rand(2, 4, 8, 20) * 0.1
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        run_tiled(lambda _model, _conds, part, *_: [part, 0 * part], [[cond()], [cond()]], x, tile_batch=tile_batch)
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    previewer = latent_preview.get_previewer(x.device, _NoModel.latent_format)
+    whole = np.asarray(previewer.decode_latent_to_preview(x[:1]))
+    assert len(shown) == -(-3 // tile_batch)
+    for number, image in enumerate(shown, 1):
+        end = 6 * (number * tile_batch - 1) + 8
+        assert image[:, :end].tolist() == whole[:, :end].tolist()
+        assert not image[:, end:].any()
+
+
+def test_previews_that_are_off_are_not_made() -> None:
+    shown: list[Any] = []
+    comfy.utils.set_progress_bar_global_hook(lambda _done, _total, preview, **_ids: shown.append(preview))
+    try:
+        run_tiled(lambda _model, _conds, part, *_: [part], [[cond()]], torch.zeros(1, 4, 8, 20))
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert shown == [None, None, None]
+
+
+def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
+    """Hints, weights and stem features go when sampling ends."""
+    scene = make_scene(8, 20)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    tiled = tile_model(model, 8, 2)
+    predict(tiled, positive, negative, scene)
+    (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
+    kept = wrapper.__self__
+    assert not kept.hints.fitted and not kept.hints.kept
+    assert kept.preview is None and kept.progress is None
+    assert kept.weights is None
+    assert len(positive[0][1]["control"].stem_outputs) == 0
+
+
+def test_a_dual_guider_runs_in_tiles(tiny: Tiny, seesr: Any) -> None:
+    """Guiders with three conds get three predictions."""
+    x = torch.randn(1, 4, 16, 24)
+    out = run_tiled(lambda _m, conds, part, *_: [part * (i + 1) for i in range(len(conds))], [[cond()]] * 3, x)
+    for index, prediction in enumerate(out):
+        torch.testing.assert_close(prediction, x * (index + 1))
+
+
+@pytest.mark.parametrize("size", [(9, 17), (5, 40), (33, 8), (3, 61)])
+def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> None:
+    """Sizes that nothing divides, strips and sides smaller than a tile."""
+    scene = make_scene(*size)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    result = predict(tile_model(model, 8, 3), positive, negative, scene, steps=1)
+    assert result.shape[-2:] == size
+    assert torch.isfinite(result).all()
+    pointwise = run_tiled(lambda _m, _c, part, *_: [part * 2], [[cond()]], result, 8, 3, tile_batch=4)[0]
+    torch.testing.assert_close(pointwise, result * 2, rtol=1e-5, atol=1e-5)
+
+
+def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(
+    tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reference tiles are no larger than the shorter side, so a panorama may leave no room for the overlap."""
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *_args, **_given: pytest.fail("loaded"))
+    scene = make_scene(3, 61)
+    model, positive, negative = apply_scene(tiny, seesr, scene)
+    with pytest.raises(SeeSRError, match="An overlap of 4 cells does not fit tiles of 3"):
+        predict(tile_model(model, 8, 4, mode="reference"), positive, negative, scene)
+
+
+def test_blending_is_what_the_weights_say() -> None:
+    """Each tile's prediction enters with its own weight: an independent sum over the layout."""
+    x = torch.zeros(1, 1, 14, 19)
+    layout = plan_tiles(14, 19, 8, 3)
+    values = iter(range(1, 100))
+    out = run_tiled(lambda _m, _c, part, *_: [torch.full_like(part, next(values))], [[cond()]], x, 8, 3)[0]
+    expected = torch.zeros_like(x)
+    for number, (tile, weight) in enumerate(zip(layout.tiles, blend_weights(layout), strict=True), start=1):
+        tile.cut(expected).add_(number * weight)
+    torch.testing.assert_close(out, expected)

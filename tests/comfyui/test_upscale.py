@@ -1,0 +1,122 @@
+"""The command ``upscale`` from its arguments to its files, in the host, with the models left out of the workflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import folder_paths
+import pytest
+from PIL import Image, ImageChops
+from seesr_pack.commands.photos.reading import open_photo
+
+ROOT = Path(__file__).resolve().parents[2]
+PHOTOS = ROOT / "tests" / "photos"
+
+DRIVER = """
+import importlib.util, os, sys
+from pathlib import Path
+
+spec = importlib.util.spec_from_file_location("run", Path(sys.argv[1]) / "run.py")
+run = importlib.util.module_from_spec(spec)
+sys.modules["run"] = run
+spec.loader.exec_module(run)
+run.pack_module("commands.upscale").WORKFLOWS = Path()
+os.environ[run.INSIDE] = "1"
+sys.stdout.reconfigure(encoding=os.environ.get("TERMINAL_ENCODING", "utf-8"))
+sys.exit(run.main(["upscale", *sys.argv[2:]]))
+"""
+
+
+def run(folder: Path, workflow: dict, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with a workflow in place of nano's, in a folder."""
+    (folder / "seesr_nano.json").write_text(json.dumps(workflow))
+    command = [sys.executable, "-I", "-c", DRIVER, str(ROOT), "--preset", "nano", *arguments]
+    given = {**os.environ, "SEESR_COMFYUI_FLAGS": "[]", **variables}
+    return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, check=False)
+
+
+def test_photos_come_out_beside_each_other(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 20), "red").save(tmp_path / "a.jpg", exif=turned)
+    Image.new("RGBA", (16, 24), "blue").save(tmp_path / "b [input].png")
+    workflow = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}, "_meta": {"title": "Turn round"}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "seesr"}},
+    }
+    before = sorted(Path(folder_paths.base_path, "input").glob("*"))
+    done = run(tmp_path, workflow, *["a.jpg", "b [input].png"] * 2)
+    assert done.returncode == 0, done.stderr
+    aqua, yellow = (0, 255, 255), (255, 255, 0)
+    results = {
+        "a_seesr.png": ((20, 40), aqua),
+        "b [input]_seesr.png": ((16, 24), yellow),
+        "a_seesr_2.png": ((20, 40), aqua),
+        "b [input]_seesr_2.png": ((16, 24), yellow),
+    }
+    compared = [f"{name.removesuffix('.png')}_compare.jpg" for name in results]
+    assert done.stdout.splitlines() == [line for pair in zip(results, compared, strict=True) for line in pair]
+    with Image.open(tmp_path / compared[0]) as both:
+        assert both.size == (40, 40)
+        left, right = both.getpixel((9, 20)), both.getpixel((29, 20))
+    assert left[0] > 250 and left[2] < 5, "the photo as it was"
+    assert right[0] < 5 and right[2] > 250, "the result"
+    for name, (size, colour) in results.items():
+        with Image.open(tmp_path / name) as image:
+            assert image.size == size
+            difference = ImageChops.difference(image.convert("RGB"), Image.new("RGB", size, colour))
+        assert max(most for _, most in difference.getextrema()) <= 2  # JPEG
+    assert "a.jpg: Turn round\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(Path(folder_paths.base_path, "input").glob("*")) == before
+
+
+DOUBLED = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
+    "2": {
+        "class_type": "ImageScaleBy",
+        "inputs": {"image": ["1", 0], "upscale_method": "bicubic", "scale_by": 2.0},
+    },
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "seesr"}},
+}
+
+
+def test_files_of_every_kind_pass_and_bad_ones_are_named(tmp_path: Path) -> None:
+    """In one run, on a terminal that cannot show all names; equal files one after the other."""
+    kinds = ["gray16.png", "gray16.tif", "plain.png", "cutout_rgba.png", "adobe_rgb.jpg", "phone_exif6.jpg", "anim.gif"]
+    damaged = ["truncated.jpg", "missing_eoi.jpg", "turned.heic", "raw.dng"]
+    for name in (*kinds, *damaged):
+        shutil.copy(PHOTOS / name, tmp_path)
+    shutil.copy(PHOTOS / "plain.png", tmp_path / "照片.png")
+    shutil.copy(PHOTOS / "plain.png", tmp_path / "copy_of_plain.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    names = ["bad.png", "照片.png", "copy_of_plain.png", *kinds, *damaged, "gone.png"]
+    (tmp_path / "gone.png").touch()
+    done = run(tmp_path, DOUBLED, *names, "-o", "new/results", "--no-comparison", TERMINAL_ENCODING="cp1252")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    for bad in ("bad.png", "gone.png"):
+        assert f"{bad} is not a picture that can be read" in done.stderr
+    for cut in ("truncated.jpg", "missing_eoi.jpg"):
+        assert f"{cut} is damaged or cut short" in done.stderr
+    assert "\\u7167\\u7247_seesr.png" in done.stdout, "escaped"
+    results = {path.name: open_photo(path) for path in (tmp_path / "new" / "results").iterdir()}
+    assert len(results) == len(names) - 2
+    means = {name: (photo.picture().rgb.mean((1, 2)) * 255).tolist() for name, photo in results.items()}
+    plain = pytest.approx([155, 79.6, 48.7], abs=1.5)
+    for name in ("plain", "照片", "copy_of_plain", "adobe_rgb", "phone_exif6", "missing_eoi", "turned"):
+        assert means[f"{name}_seesr.png"] == plain, name
+    assert means["gray16_seesr.png"] == means["gray16_seesr_2.png"] == pytest.approx([98.6] * 3, abs=0.5)
+    assert results["gray16_seesr.png"].deep and results["gray16_seesr.png"].gray
+    assert results["phone_exif6_seesr.png"].sizes == results["turned_seesr.png"].sizes == ((144, 192),)
+    assert len(results["anim_seesr.webp"].sizes) == 3
+    assert results["cutout_rgba_seesr.png"].picture().alpha is not None
+    with Image.open(tmp_path / "new" / "results" / "phone_exif6_seesr.png") as image:
+        assert image.getexif()[0x010F] == "ExampleCam"
+        noted = json.loads(image.info["prompt"])
+    assert noted == {**DOUBLED, "1": {"class_type": "LoadImage", "inputs": {"image": "phone_exif6.jpg"}}}

@@ -1,0 +1,197 @@
+"""The VAE on pictures of any size: in tiles where the whole would not fit, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import comfy.model_management
+import pytest
+import torch
+from likeness import assert_alike
+from scenes import Tiny
+from seesr_pack.seesr_modules.comfyui.loading.nano import load_nano
+from seesr_pack.seesr_modules.comfyui.steps import vae as host_vae
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def as_the_host_runs_nodes() -> Iterator[None]:
+    """The host runs every node in inference mode."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture
+def tiles_used(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Record the side of the tiles, in the units of the host's functions, whenever it works in tiles."""
+    used: list[int] = []
+    for name in ("encode_tiled", "decode_tiled"):
+        original = getattr(tiny.vae, name)
+
+        def watched(*args: Any, original: Any = original, **kwargs: Any) -> Tensor:
+            used.append(kwargs["tile_x"])
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(tiny.vae, name, watched)
+    return used
+
+
+def leave_memory(monkeypatch: pytest.MonkeyPatch, needed: float) -> None:
+    """Make the host report just enough free memory for ``needed`` bytes."""
+    free = needed / host_vae.FREE_SHARE * 1.01
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: free)
+
+
+def picture(height: int, width: int) -> Tensor:
+    """Return a smooth picture [1, 3, H, W]."""
+    rows, columns = torch.linspace(0, 1, height), torch.linspace(0, 1, width)
+    return torch.stack([rows[:, None] * columns, rows[:, None] + 0 * columns, 1 - columns + 0 * rows[:, None]])[None]
+
+
+def test_small_pictures_are_not_cut(tiny: Tiny, tiles_used: list[int]) -> None:
+    """With memory to spare the host's plain functions are called, for every picture of a batch."""
+    image = picture(64, 96).repeat(2, 1, 1, 1)
+    latent = host_vae.encode(tiny.vae, image)
+    assert latent.shape == (2, 4, 8, 12)
+    assert host_vae.decode(tiny.vae, latent).shape == (2, 3, 64, 96)
+    assert tiles_used == []
+
+
+def test_the_largest_tile_that_fits_is_taken(
+    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Free memory for 768 pixels gives tiles of 768, for less than any the smallest."""
+    vae = tiny.vae
+    image = picture(520, 1040)
+    latent = torch.zeros(1, 4, 65, 130)
+    leave_memory(monkeypatch, vae.memory_used_encode((1, 3, 520, 768), vae.vae_dtype))
+    assert host_vae.encode(vae, image).shape == (1, 4, 65, 130)
+    leave_memory(monkeypatch, vae.memory_used_decode((1, 4, 65, 96), vae.vae_dtype))
+    assert host_vae.decode(vae, latent).shape == (1, 3, 520, 1040)
+    leave_memory(monkeypatch, 1.0)
+    assert host_vae.decode(vae, latent).shape == (1, 3, 520, 1040)
+    assert tiles_used == [768, 96, 32]
+
+
+@pytest.mark.parametrize("size", [(64, 1280), (1280, 64), (96, 1920), (200, 200)])
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_no_pass_of_the_host_takes_more_than_is_free(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
+) -> None:
+    """Besides square tiles the host runs some twice as wide and half as high, and the other way round."""
+    vae, (height, width) = tiny.vae, size
+    passes = []
+
+    def encoded(pixels: Tensor) -> Tensor:
+        passes.append(vae.memory_used_encode(pixels.shape, vae.vae_dtype))
+        return torch.zeros(len(pixels), 4, *(side // 8 for side in pixels.shape[2:]))
+
+    def decoded(cells: Tensor) -> Tensor:
+        passes.append(vae.memory_used_decode(cells.shape, vae.vae_dtype))
+        return torch.zeros(len(cells), 3, *(8 * side for side in cells.shape[2:]))
+
+    monkeypatch.setattr(vae.first_stage_model, "encode", encoded)
+    monkeypatch.setattr(vae.first_stage_model, "decode", decoded)
+    needed = {
+        "encode": vae.memory_used_encode((1, 3, 8 * height, 8 * width), vae.vae_dtype),
+        "decode": vae.memory_used_decode((1, 4, height, width), vae.vae_dtype),
+    }[part]
+    for share in (0.5, 0.25, 0.125):
+        passes.clear()
+        leave_memory(monkeypatch, share * needed)
+        if part == "encode":
+            host_vae.encode(vae, torch.zeros(1, 3, 8 * height, 8 * width))
+        else:
+            host_vae.decode(vae, torch.zeros(1, 4, height, width))
+        assert share * needed / 6 < max(passes) <= share * needed * 1.01
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_out_of_memory_leads_to_smaller_tiles_and_the_same_picture(
+    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """A device that has less memory than it said gets smaller tiles: the picture is that of those tiles."""
+    vae, network = tiny.vae, tiny.vae.first_stage_model
+    image = picture(600, 680)
+    values = image if part == "encode" else host_vae.encode(vae, image)
+    work, original = getattr(host_vae, part), getattr(network, part)
+    per_cell = 1 if part == "encode" else 8
+    needed = getattr(vae, f"memory_used_{part}")
+    leave_memory(monkeypatch, needed((1, 4, 256 // per_cell, 512 // per_cell), vae.vae_dtype))
+    small = work(vae, values)
+
+    def with_less_than_said(tensor: Tensor) -> Tensor:
+        if tensor[0, 0].numel() * per_cell**2 > 260 * 260:
+            raise comfy.model_management.OOM_EXCEPTION("made for the test")
+        return original(tensor)
+
+    monkeypatch.setattr(network, part, with_less_than_said)
+    leave_memory(monkeypatch, needed((1, 4, 512 // per_cell, 680 // per_cell), vae.vae_dtype))
+    tiles_used.clear()
+    assert_alike(work(vae, values), small)
+    assert tiles_used == [512 // per_cell, 256 // per_cell]
+
+
+def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
+    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to try, and another error is not taken for it."""
+
+    def decode(error: Exception) -> None:
+        def raising(_cells: Tensor) -> Tensor:
+            raise error
+
+        monkeypatch.setattr(tiny.vae.first_stage_model, "decode", raising)
+        host_vae.decode(tiny.vae, torch.zeros(1, 4, 40, 80))
+
+    out_of_memory = comfy.model_management.OOM_EXCEPTION
+    with pytest.raises(out_of_memory):
+        decode(out_of_memory("made for the test"))
+    assert tiles_used == [tile // 8 for tile in host_vae.TILE_PX]
+    tiles_used.clear()
+    with pytest.raises(RuntimeError, match="another"):
+        decode(RuntimeError("another"))
+    assert tiles_used == []
+
+
+def largest_steps(values: Tensor, margin: int) -> Tensor:
+    """Return how far apart neighbouring columns and rows are at most, in the mean, away from the picture's own edge."""
+    inner = values[..., margin:-margin, margin:-margin]
+    columns = (inner[..., 1:] - inner[..., :-1]).abs().mean((0, 1, 2)).max()
+    rows = (inner[..., 1:, :] - inner[..., :-1, :]).abs().mean((0, 1, 3)).max()
+    return torch.stack([columns, rows])
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+def test_tiles_leave_no_seam_and_no_tint(
+    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """The fade hides the tiles' borders: in a smooth picture no column or row steps further than in the whole.
+
+    The tiles' group norms see other statistics than the whole's, most of all with these synthetic weights. That
+    moves the mean by 0.09 of the standard deviation when encoding, and by 0.11 of it when decoding.
+    """
+    channels, per_cell = (3, 1) if part == "encode" else (4, 8)
+    few = torch.randn(1, 4, 3, 4, generator=torch.Generator().manual_seed(0))[:, :channels]
+    smooth = torch.nn.functional.interpolate(few, (576 // per_cell, 1088 // per_cell), mode="bicubic")
+    values, work = (smooth.sigmoid(), host_vae.encode) if part == "encode" else (smooth, host_vae.decode)
+    whole = work(tiny.vae, values)
+    needed = getattr(tiny.vae, f"memory_used_{part}")
+    leave_memory(monkeypatch, needed((1, channels, 512 // per_cell, 512 // per_cell), tiny.vae.vae_dtype))
+    tiled = work(tiny.vae, values)
+    assert tiles_used == [512 // per_cell]
+    assert 0 < (whole.mean((0, 2, 3)) - tiled.mean((0, 2, 3))).abs().max() < 0.15 * whole.std()
+    margin = 6 if part == "encode" else 48
+    assert (largest_steps(tiled, margin) <= 1.05 * largest_steps(whole, margin)).all()
+
+
+def test_tiles_of_a_trained_vae_without_norms_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nano's VAE sees 20 pixels around each: within the overlap, so tiles differ by rounding alone."""
+    vae = load_nano().vae
+    image = torch.nn.functional.interpolate(picture(60, 80), (600, 800), mode="bilinear")
+    latent = host_vae.encode(vae, image)
+    whole = host_vae.decode(vae, latent)
+    leave_memory(monkeypatch, 1.0)
+    assert (host_vae.encode(vae, image) - latent).abs().max() < 1e-4 * latent.std()
+    assert (host_vae.decode(vae, latent) - whole).abs().max() < 1e-3

@@ -1,0 +1,358 @@
+"""The words of the nodes: schemas, translations, help pages and README say the same, and nothing that is no more."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nodes as host
+import pytest
+from pack_nodes import NODES, SCHEMAS
+from seesr_pack.run import COMMANDS, HANDLERS
+from seesr_pack.seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM
+from seesr_pack.seesr_modules.published import CATALOGUE
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tools"))
+
+import locales  # noqa: E402 - on the path that was just added
+
+DOCS = ROOT / "web" / "docs"
+README = ROOT / "README.md"
+
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+BROKEN_BY = set("{}@|")
+"""Characters that the page's translations take for commands."""
+
+FEW = 6
+"""A list of so few choices belongs to the node itself, and its page explains each; longer ones are the host's."""
+
+FILES = {"seesr", "ram", "dape"}
+"""Inputs that list a user's files behind the choices of their own."""
+
+PRODUCTS = {"Recognize Anything", "Stable Diffusion"}
+OTHER_NAMES = {"custom_nodes", "true", "false", *CATALOGUE}
+"""Lowercase words that may stand in code quotes and are no name of an input, output or choice."""
+
+LEFT, RIGHT, COLON, COMMA, TO = "\uff08", "\uff09", "\uff1a", "\uff0c", "\u2013"
+"""Full-width brackets, colon and comma, and the dash of a range."""
+
+HOST_NODES = {
+    f"Checkpoint加载器{LEFT}简易{RIGHT}": "Load Checkpoint",
+    "加载图像": "Load Image",
+    "K采样器": "KSampler",
+    f"自定义采样器{LEFT}高级{RIGHT}": "SamplerCustomAdvanced",
+    "保存图像": "Save Image",
+}
+"""The host's nodes in the graphs, as its page calls them in Chinese and in English."""
+
+
+class Headings(NamedTuple):
+    """The sections of a help page, in order."""
+
+    inputs: str
+    outputs: str
+    values: str
+    trouble: str
+    graph: str
+
+
+HEADINGS = {
+    "en": Headings("Inputs", "Outputs", "Typical values", "What goes wrong", "In a graph"),
+    "zh": Headings("输入", "输出", "常用取值", "常见问题", "连接示例"),
+}
+
+
+WORDS = {language: locales.read(language) for language in HEADINGS}
+PAGES = [(node_id, language) for node_id in SCHEMAS for language in HEADINGS]
+
+
+def page(node_id: str, language: str) -> str:
+    """Return the page that the frontend asks for: NODE/LANGUAGE.md, and NODE.md where there is none."""
+    own = DOCS / node_id / f"{language}.md"
+    return (own if own.exists() else DOCS / f"{node_id}.md").read_text("utf-8")
+
+
+def texts(words: dict[str, Any]) -> Iterator[str]:
+    for value in words.values():
+        if isinstance(value, dict):
+            yield from texts(value)
+        else:
+            yield value
+
+
+# ------------------------------------------------------------------------------------- schemas and translations
+
+
+@pytest.mark.parametrize("node_id", SCHEMAS)
+def test_everything_on_a_node_is_named_and_explained(node_id: str) -> None:
+    schema = SCHEMAS[node_id]
+    assert schema.display_name and schema.description
+    for socket in [*schema.inputs, *schema.outputs]:
+        assert socket.tooltip, f"{socket.id} has no tooltip"
+    for output in schema.outputs:
+        assert output.display_name, f"the page would call the output {output.id} {output.io_type}"
+
+
+def test_english_is_what_the_schemas_say() -> None:
+    assert WORDS["en"] == locales.english(NODES), "run tools/locales.py"
+
+
+def test_chinese_has_every_text_of_english_and_no_other() -> None:
+    assert set(locales.keys(WORDS["zh"])) == set(locales.keys(WORDS["en"]))
+    for english, chinese in ((WORDS["en"][node_id], WORDS["zh"][node_id]) for node_id in SCHEMAS):
+        assert re.search("[一-鿿]", chinese["description"]), english["display_name"]
+        for part in ("inputs", "outputs"):
+            for key, words in chinese[part].items():
+                assert re.search("[一-鿿]", words["tooltip"]), f"{english['display_name']}, {key}"
+
+
+def test_one_name_means_one_node() -> None:
+    for words in WORDS.values():
+        names = [node["display_name"] for node in words.values()]
+        assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("language", HEADINGS)
+def test_no_text_holds_what_the_page_takes_for_a_command(language: str) -> None:
+    assert [text for text in texts(WORDS[language]) if BROKEN_BY & set(text)] == []
+
+
+def known_nodes() -> set[str]:
+    return {schema.display_name for schema in SCHEMAS.values()} | set(host.NODE_DISPLAY_NAME_MAPPINGS.values())
+
+
+@pytest.mark.parametrize("text", sorted(set(texts(locales.english(NODES)))))
+def test_a_tooltip_names_only_nodes_that_are_there(text: str) -> None:
+    """Two or more capitalised words in a row are a node, or a product."""
+    for run in re.findall(r"[A-Z]\w*(?: [A-Z]\w*)+(?: \([a-z ]+\))?", text):
+        name = re.sub(r"^(An?|For|From|In|The|What|With) ", "", run)
+        plain = re.sub(r" \(.*", "", name)
+        assert " " not in plain or {name, plain} & known_nodes() or plain in PRODUCTS, name
+
+
+def test_chinese_tooltips_name_only_nodes_that_are_there() -> None:
+    names = {node["display_name"] for node in WORDS["zh"].values()}
+    quoted = {name for text in texts(WORDS["zh"]) for name in re.findall("「(.+?)」", text)}
+    assert quoted
+    assert quoted - names == set()
+
+
+# ------------------------------------------------------------------------------------- help pages
+
+
+def section(text: str, heading: str) -> str:
+    """Return what stands under a heading of the second level."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"there is no section {heading}"
+    return found[1].strip()
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a table, without its head."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+class Entry(NamedTuple):
+    """One socket in the list of a help page."""
+
+    name: str
+    facts: str
+    text: str
+
+
+def entries(text: str, language: str) -> list[Entry]:
+    """Return the sockets that a list explains: ``- **name** (facts): text``."""
+    left, right, colon = (LEFT, RIGHT, COLON) if language == "zh" else (" (", ")", ": ")
+    pattern = rf"- \*\*(.+?)\*\*{re.escape(left)}(.+?){re.escape(right)}{colon}(.+)"
+    found = [re.fullmatch(pattern, line) for line in text.splitlines() if line.startswith("- ")]
+    assert all(found), text
+    return [Entry(*match.groups()) for match in found if match]
+
+
+def quotes(text: str) -> list[list[str]]:
+    """Return the messages of a list, each with its remedy: ``- `message`: remedy``."""
+    found = [re.fullmatch(rf"- `(.+?)`(?:: |{COLON})(.+)", line) for line in text.splitlines() if line.startswith("- ")]
+    assert all(found), text
+    return [list(match.groups()) for match in found if match]
+
+
+def kind(socket: Any, comma: str) -> str:
+    """Return what stands in brackets behind an input: its type, or the default and range of its widget."""
+    default = getattr(socket, "default", None)
+    if socket.get_io_type() not in WIDGETS or default is None:
+        return f"`{socket.get_io_type()}`"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, str):
+        return f"`{default}`" if socket.get_io_type() == "COMBO" else f'`"{default}"`'
+    return f"`{default}`" if socket.max >= 2**63 else f"`{default}`{comma}{socket.min:g}{TO}{socket.max:g}"
+
+
+def wanted(node_id: str, part: str, facts: dict[str, str], language: str) -> list[tuple[str, str]]:
+    """Return what a page has to say of sockets (id -> facts): in Chinese the name on the page, and the id as a fact."""
+    if language == "en":
+        return list(facts.items())
+    names = [words["name"] for words in WORDS[language][node_id][part].values()]
+    return [(name, f"`{id_}`{COMMA}{fact}") for name, (id_, fact) in zip(names, facts.items(), strict=True)]
+
+
+def test_there_is_a_page_for_each_node_and_no_other() -> None:
+    assert {file.stem for file in DOCS.glob("*.md")} == set(SCHEMAS)
+    assert {file.relative_to(DOCS).as_posix() for file in DOCS.glob("*/*")} == {f"{name}/zh.md" for name in SCHEMAS}
+
+
+@pytest.mark.parametrize(("node_id", "language"), PAGES)
+def test_a_page_has_its_title_and_sections(node_id: str, language: str) -> None:
+    text = page(node_id, language)
+    title, introduction = text.split("\n\n")[:2]
+    assert title == f"# {WORDS[language][node_id]['display_name']}"
+    assert not introduction.startswith("#")
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == list(HEADINGS[language])
+    for heading in HEADINGS[language]:
+        assert section(text, heading)
+
+
+@pytest.mark.parametrize(("node_id", "language"), PAGES)
+def test_a_page_explains_each_input_and_output(node_id: str, language: str) -> None:
+    schema, headings, text = SCHEMAS[node_id], HEADINGS[language], page(node_id, language)
+    comma = COMMA if language == "zh" else ", "
+    inputs = {socket.id: kind(socket, comma) for socket in schema.inputs}
+    outputs = {socket.display_name: f"`{socket.io_type}`" for socket in schema.outputs}
+    for part, facts, heading in (("inputs", inputs, headings.inputs), ("outputs", outputs, headings.outputs)):
+        there = [entry[:2] for entry in entries(section(text, heading), language)]
+        assert there == wanted(node_id, part, facts, language)
+
+
+@pytest.mark.parametrize(("node_id", "language"), PAGES)
+def test_a_page_fits_the_narrow_panel_of_newer_pages(node_id: str, language: str) -> None:
+    assert "\n|" not in page(node_id, language), "a table of three columns leaves a few letters to a line: use a list"
+
+
+@pytest.mark.parametrize(("node_id", "language"), PAGES)
+def test_a_page_explains_each_choice(node_id: str, language: str) -> None:
+    for socket in SCHEMAS[node_id].inputs:
+        for option in choices(socket):
+            assert f"`{option}`" in page(node_id, language), f"{socket.id}: {option}"
+
+
+def choices(socket: Any) -> list[str]:
+    """Return the choices that are the node's own: not a user's files, and not the host's."""
+    if socket.get_io_type() != "COMBO" or socket.default is None:
+        return []
+    if socket.id in FILES:
+        return [option for option in socket.options if option in (AUTO, PLAIN_RAM)]
+    return list(socket.options) if len(socket.options) <= FEW else []
+
+
+@cache
+def names_in_code() -> set[str]:
+    """Return every lowercase word that a text may put into code quotes."""
+    sockets = [socket for schema in SCHEMAS.values() for socket in [*schema.inputs, *schema.outputs]]
+    ids = {name for socket in sockets for name in (socket.id, socket.display_name)}
+    options = {option for socket in sockets for option in getattr(socket, "options", None) or []}
+    return ids | options | OTHER_NAMES | {*COMMANDS, *HANDLERS}
+
+
+def check_names(text: str, known: set[str]) -> None:
+    """Every lowercase word in code quotes is one of ``known``, every node id one of this pack."""
+    quoted = set(re.findall(r"`([a-z][a-z0-9_]*)`", text))
+    assert quoted - known == set()
+    assert set(re.findall(r"\bSeeSR_\w+", text)) - set(SCHEMAS) == set()
+
+
+@pytest.mark.parametrize(("node_id", "language"), PAGES)
+def test_a_page_names_only_what_is_there(node_id: str, language: str) -> None:
+    text = page(node_id, language)
+    check_names(text, names_in_code())
+    titles = {node["display_name"] for node in WORDS[language].values()}
+    prose = re.sub(rf"^- \*\*.+?\*\*(?= ?[({LEFT}])", "", text, flags=re.MULTILINE)  # without the lists' own names
+    assert set(re.findall(r"\*\*(.+?)\*\*", prose)) - titles == set()
+    if language == "zh":
+        own = {slot["name"] for node in WORDS["zh"].values() for slot in node["inputs"].values()}
+        assert set(re.findall("「(.+?)」", text)) - own == set()
+
+
+@pytest.mark.parametrize(("node_id", "language"), PAGES)
+def test_a_pages_graph_links_outputs_to_inputs_that_are_there(node_id: str, language: str) -> None:
+    block = re.fullmatch(r"```text\n(.*)\n```", section(page(node_id, language), HEADINGS[language].graph), re.DOTALL)
+    assert block
+    by_title = {node["display_name"]: node for node in WORDS[language].values()}
+    seen = set()
+    for line in block[1].splitlines():
+        for part, end in zip(("outputs", "inputs"), line.split(" → "), strict=True):
+            title, name = end.split(" · ")
+            seen.add(title)
+            if title in by_title:
+                assert name in {slot["name"] for slot in by_title[title][part].values()}, line
+            else:
+                assert title in (HOST_NODES if language == "zh" else HOST_NODES.values()), line
+    assert WORDS[language][node_id]["display_name"] in seen
+
+
+@cache
+def messages() -> list[str]:
+    """Return every text in the pack's code, with ... for what is filled in."""
+    found = []
+    for file in sorted([*(ROOT / "seesr_modules").rglob("*.py"), *(ROOT / "commands").rglob("*.py")]):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(parts))
+    return found
+
+
+@pytest.mark.parametrize(("node_id", "language"), PAGES)
+def test_a_page_quotes_messages_that_the_code_gives(node_id: str, language: str) -> None:
+    for quote, _ in quotes(section(page(node_id, language), HEADINGS[language].trouble)):
+        pattern = re.compile(".*".join(map(re.escape, quote.split("…"))), re.DOTALL)
+        assert any(pattern.search(message) for message in messages()), quote
+
+
+def test_both_languages_quote_the_same_messages() -> None:
+    for node_id in SCHEMAS:
+        quoted = [
+            [quote for quote, _ in quotes(section(page(node_id, language), headings.trouble))]
+            for language, headings in HEADINGS.items()
+        ]
+        assert quoted[0] == quoted[1]
+
+
+# ------------------------------------------------------------------------------------- README
+
+
+def readme_table(heading: str) -> dict[str, list[str]]:
+    return {row[0].strip("`"): row[1:] for row in rows(section(README.read_text("utf-8"), heading))}
+
+
+def test_the_readme_lists_each_node_with_sockets_that_it_has() -> None:
+    table = readme_table("Nodes")
+    assert {row[0].strip("`"): name for name, row in table.items()} == {
+        node_id: schema.display_name for node_id, schema in SCHEMAS.items()
+    }
+    for node_id, _, inputs, outputs in table.values():
+        schema = SCHEMAS[node_id.strip("`")]
+        assert set(re.findall(r"`(\w+)`", inputs)) <= {socket.id for socket in schema.inputs}
+        assert re.findall(r"`(\w+)`", outputs) == [socket.display_name for socket in schema.outputs]
+
+
+def test_the_readme_lists_each_workflow() -> None:
+    assert set(readme_table("Workflows")) == {file.stem for file in (ROOT / "workflows").glob("*.json")}
+
+
+def test_the_readme_names_only_what_is_there() -> None:
+    text = README.read_text("utf-8")
+    check_names(text, names_in_code() | set(readme_table("Workflows")))
+    assert set(re.findall(r"python run\.py (\w+)", text)) <= {*COMMANDS, *HANDLERS}
+    for target in re.findall(r"\]\((?!https?://)([^)]*)\)", text):
+        path, _, anchor = target.partition("#")
+        assert not path or (ROOT / path).exists(), target
+        assert not anchor or f"## {anchor.title()}" in text, target

@@ -1,0 +1,49 @@
+"""The bench's section ``memory``: each size asked for by itself, and what is said of the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+from seesr_pack.bench import memory
+from seesr_pack.bench.memory import MIB, MemoryUse
+
+ANSWERS = {
+    "512": MemoryUse(given=1 * MIB, peak=80 * MIB, latents=2 * MIB, stem_features=3 * MIB, seconds=1.0),
+    "768": MemoryUse(given=2 * MIB, peak=110 * MIB, latents=4 * MIB, stem_features=6 * MIB, seconds=2.0),
+    "4096": MemoryUse(given=200 * MIB, peak=460 * MIB, latents=40 * MIB, stem_features=280 * MIB, seconds=90.0),
+}
+
+
+@pytest.fixture(autouse=True)
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Answer in place of the processes, and record which were asked; usual ones take more, and less time."""
+    sides: list[str] = []
+
+    def answer_of(module: str, side: str, variables: Mapping[str, str]) -> list[float]:
+        assert module == "host.memory_work"
+        assert variables in ({}, memory.MAPPED)
+        sides.append(side)
+        answer = ANSWERS[side]
+        return list(answer if variables else answer._replace(peak=2 * answer.peak, seconds=answer.seconds / 2))
+
+    monkeypatch.setattr(memory, "answer_of", answer_of)
+    return sides
+
+
+def test_parts_are_named_and_the_largest_is_compared_with_one_tile(asked: list[str]) -> None:
+    """Once with the stem's features and once without, which is what the bound is on."""
+    figures = {row.name: row for row in memory.rows([4096, 768, 512, 768])}
+    assert asked == ["512", "512", "768", "768", "4096", "4096"]
+    parts = ("hint and latent", "peak above them and the weights", "of it latents", "of it stem features", "the rest")
+    assert [figures[f"4096 px: {part}"].value for part in parts] == [200, 460, 40, 280, 140]
+    assert figures["4096 px: peak with holes in the heap"].value == 920
+    assert figures["4096 px: time of the step"].value == 45
+    assert figures["4096 px / 768 px: the rest and the stem features"][1:] == (420 / 106, "x", None)
+    assert figures["4096 px / 768 px: the rest"][1:] == (1.4, "x", 1.3)
+    assert [name for name, row in figures.items() if row.missed] == ["4096 px / 768 px: the rest"]
+
+
+@pytest.mark.parametrize("sides", [[512, 768], [768], [512, 4096]])
+def test_without_one_tile_and_a_larger_picture_nothing_is_compared(sides: list[int]) -> None:
+    assert all(row.bound is None for row in memory.rows(sides))

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from fake_hub import FakeHub, Fault, running_hub
+from huggingface_hub import constants
+from seesr_pack.commands.download import check, cli
+from seesr_pack.seesr_modules.published import APACHE_2, STABILITY, Licence, WebSource, WeightFile
+
+ROOT = Path(__file__).resolve().parents[2]
+HANG_S = 300
+"""After so long a process hangs; a busy machine is far quicker."""
+
+CONTENT = bytes(range(256)) * 2_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+# A catalogue of one file, fetched by the real command against the hub that HF_ENDPOINT names.
+DRIVER = """
+import sys
+from huggingface_hub import constants
+from seesr_modules.download import cli, sources
+constants.DOWNLOAD_CHUNK_SIZE = 16 * 1024
+models, sha256 = sys.argv[1:]
+file = sources.WeightFile(
+    title="One", kind="rams", path="one.bin", sources=(sources.HubSource("who/what", "one.bin"),),
+    licence=sources.APACHE_2, approx_bytes=1, sha256=sha256,
+)
+sys.exit(cli.main(["one", "--models", models], {"one": (file,)}))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with running_hub() as hub:
+        hub.add("who/what", "one.bin", CONTENT)
+        yield hub
+
+
+def start(hub: FakeHub, models: Path, errors: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(models), SHA256],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(models.parent / "hf"),
+            "HF_HUB_OFFLINE": "0",
+        },
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+    )
+
+
+def wait_for_bytes(path: Path) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send there")
+def test_ctrl_c_leaves_only_the_part_and_the_next_run_goes_on(hub: FakeHub, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    hub.fail("/storage/", Fault(after_bytes=len(CONTENT) // 2, how="stall"))
+    with start(hub, models) as process:
+        assert hub.stalled.wait(HANG_S)
+        wait_for_bytes(models / "rams" / f"one.bin.{SHA256[:12]}.part")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=HANG_S)
+    assert process.returncode == 1
+    assert "Stopped. What has arrived is kept: run the same command again" in err
+    assert "Traceback" not in err
+    left = {path.name: path.stat().st_size for path in (models / "rams").iterdir()}
+    assert "one.bin" not in left
+    arrived = left[f"one.bin.{SHA256[:12]}.part"]
+    assert 0 < arrived < len(CONTENT)
+
+    with start(hub, models) as process:
+        out, err = process.communicate(timeout=HANG_S)
+    assert process.returncode == 0, err
+    assert "One: done" in out
+    assert hub.resumed_at == [arrived]
+    assert [path.name for path in (models / "rams").iterdir()] == ["one.bin"]
+    assert (models / "rams" / "one.bin").read_bytes() == CONTENT
+
+
+def test_a_terminal_shows_a_bar_that_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
+    termios, fcntl = pytest.importorskip("termios"), pytest.importorskip("fcntl")
+    part = tmp_path / "models" / "rams" / f"one.bin.{SHA256[:12]}.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(CONTENT[: len(CONTENT) // 2])
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
+    try:
+        with start(hub, tmp_path / "models", its) as process:
+            os.close(its)
+            shown = b""
+            with suppress(OSError):  # how the end of a terminal reads
+                while block := os.read(ours, 1024):
+                    shown += block
+            assert process.wait(HANG_S) == 0
+    finally:
+        os.close(ours)
+    steps = [int(percent) for percent in re.findall(r"one\.bin: +(\d+)%\|", shown.decode())]
+    assert steps == sorted(steps)
+    assert (steps[0], steps[-1]) == (50, 100)
+    assert hub.resumed_at == [len(CONTENT) // 2]
+
+
+def test_two_processes_at_once_fetch_once(hub: FakeHub, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    hub.fail("/storage/", Fault(after_bytes=len(CONTENT) // 2, how="stall"))
+    with start(hub, models) as first:
+        assert hub.stalled.wait(HANG_S)
+        with start(hub, models) as second:
+            assert second.stdout is not None
+            assert second.stdout.readline() == "Another process is fetching one.bin: waiting for it.\n"
+            hub.go_on.set()
+            assert second.communicate(timeout=HANG_S)[0].splitlines()[-1].startswith("One: done")
+        first.communicate(timeout=HANG_S)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert sum(request.path.startswith("/storage/") for request in hub.requests) == 1
+    assert [path.name for path in (models / "rams").iterdir()] == ["one.bin"]
+    assert (models / "rams" / "one.bin").read_bytes() == CONTENT
+
+
+def web_file(hub: FakeHub, name: str, licence: Licence = APACHE_2) -> WeightFile:
+    content = name.encode() * 1_000
+    return WeightFile(
+        title=name.title(),
+        kind="seesr",
+        path=f"{name}.txt",
+        sources=(WebSource(hub.add_web(f"/{name}", content), f"https://example.org/{name}"),),
+        licence=licence,
+        approx_bytes=len(content),
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+@pytest.fixture
+def catalogue(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[WeightFile, ...]]:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    seesr, base, turbo = web_file(hub, "seesr"), web_file(hub, "base"), web_file(hub, "turbo", STABILITY)
+    return {"seesr": (seesr,), "base": (base,), "turbo": (turbo,), "all": (seesr, base, turbo)}
+
+
+def names_in(models: Path) -> set[str]:
+    return {path.name for path in models.rglob("*") if path.is_file()}
+
+
+def test_done_and_done_again(
+    catalogue: dict[str, tuple[WeightFile, ...]],
+    hub: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["--models", str(tmp_path)], catalogue) == 0
+    assert names_in(tmp_path) == {"seesr.txt", "base.txt"}
+    asked = len(hub.requests)
+    capsys.readouterr()
+    assert cli.main(["base", "seesr", "--models", str(tmp_path)], catalogue) == 0
+    assert len(hub.requests) == asked
+    assert capsys.readouterr().out.splitlines() == [
+        f"Base: checking {tmp_path / 'seesr/base.txt'}",
+        f"Base: have {tmp_path / 'seesr/base.txt'}",
+        f"Seesr: checking {tmp_path / 'seesr/seesr.txt'}",
+        f"Seesr: have {tmp_path / 'seesr/seesr.txt'}",
+    ]
+
+
+def test_dry_run_fetches_nothing_and_tells_all(
+    catalogue: dict[str, tuple[WeightFile, ...]],
+    hub: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["seesr", "--models", str(tmp_path)], catalogue) == 0
+    hub.requests.clear()
+    capsys.readouterr()
+    assert cli.main(["all", "--dry-run", "--models", str(tmp_path)], catalogue) == 0
+    assert not hub.requests
+    assert names_in(tmp_path) == {"seesr.txt"}
+    out = capsys.readouterr().out
+    assert "Seesr: have" in out
+    for words in (
+        "Turbo: missing",
+        str(tmp_path / "seesr" / "turbo.txt"),
+        "5.00 kB",
+        "https://example.org/turbo",
+        "Stability AI Community License",
+        "--accept-license",
+        "To fetch: 9.00 kB",
+    ):
+        assert words in out
+
+
+@pytest.mark.parametrize("argv", [["seesr", "--dry-run"], ["seesr"]])
+def test_a_copy_is_told_and_read_once_however_bad_it_is(
+    catalogue: dict[str, tuple[WeightFile, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+) -> None:
+    copy = tmp_path / "seesr" / "seesr.txt"
+    copy.parent.mkdir()
+    copy.write_bytes(b"of the same size: " + bytes(4_982))
+    read: list[Path] = []
+    sha256 = check._sha256
+    monkeypatch.setattr(check, "_sha256", lambda path: read.append(path) or sha256(path))
+    assert cli.main([*argv, "--models", str(tmp_path)], catalogue) == 0
+    assert read.count(copy) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"Seesr: checking {copy}"
+    assert out.count(out[0]) == 1
+
+
+def test_a_licence_must_be_accepted_and_the_rest_is_fetched_all_the_same(
+    catalogue: dict[str, tuple[WeightFile, ...]],
+    hub: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["all", "--models", str(tmp_path)], catalogue) == 1
+    assert names_in(tmp_path) == {"seesr.txt", "base.txt"}
+    assert not any("turbo" in request.path for request in hub.requests)
+    err = capsys.readouterr().err
+    assert "Turbo is not fetched" in err
+    assert STABILITY.name in err
+    assert STABILITY.url in err
+    assert "add --accept-license" in err
+    assert cli.main(["turbo", "--accept-license", "--models", str(tmp_path)], catalogue) == 0
+    assert names_in(tmp_path) == {"seesr.txt", "base.txt", "turbo.txt"}
+
+
+def test_one_that_fails_does_not_keep_the_others(
+    catalogue: dict[str, tuple[WeightFile, ...]],
+    hub: FakeHub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hub.fail("/seesr", Fault(status=404, times=2))
+    assert cli.main(["--models", str(tmp_path)], catalogue) == 1
+    assert "base.txt" in names_in(tmp_path)
+    assert "seesr.txt" not in names_in(tmp_path)
+    assert "Seesr (seesr.txt) could not be fetched" in capsys.readouterr().err
+
+
+def test_offline_is_honoured(
+    catalogue: dict[str, tuple[WeightFile, ...]],
+    hub: FakeHub,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["seesr", "--models", str(tmp_path)], catalogue) == 0
+    hub.requests.clear()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert cli.main(["seesr", "--models", str(tmp_path)], catalogue) == 0
+    assert cli.main(["--models", str(tmp_path)], catalogue) == 1
+    assert "HF_HUB_OFFLINE is set, so these cannot be fetched: Base;" in capsys.readouterr().err
+    assert not hub.requests
+    assert names_in(tmp_path) == {"seesr.txt"}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert cli.main(["--models", str(tmp_path)], catalogue) == 0
+    assert names_in(tmp_path) == {"seesr.txt", "base.txt"}
+
+
+@pytest.mark.parametrize("argv", [["sdxl"], ["seesr", "sdxl"], ["--nonsense"], ["--models", "a", "--comfyui", "b"]])
+def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(argv) == 2
+    assert "usage: download" in capsys.readouterr().err
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "seesr, base, base21, turbo, tags, all" in capsys.readouterr().out
+
+
+def test_no_comfyui_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--comfyui", str(tmp_path)]) == 1
+    assert "no models folder" in capsys.readouterr().err
+
+
+def test_disk_full_before_the_start(
+    catalogue: dict[str, tuple[WeightFile, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    huge = {
+        "seesr": (*catalogue["seesr"], WeightFile("Huge", "rams", "huge.bin", (), APACHE_2, 10**18)),
+        "base": (),
+    }
+    assert cli.main(["--models", str(tmp_path)], huge) == 1
+    assert "make room" in capsys.readouterr().err
+    assert not names_in(tmp_path)

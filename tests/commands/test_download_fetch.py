@@ -1,0 +1,507 @@
+"""Each fault: no half file under the final name, a clear sentence, and the next run finishes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+
+import builders
+import numpy as np
+import pytest
+import torch
+from fake_hub import FakeHub, Fault, ask_instead, running_hub
+from huggingface_hub import constants
+from safetensors.numpy import save
+from seesr_pack.commands.download.fetch import fetch, find, require_space, target_path
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.published import APACHE_2, SEESR, HubSource, WebSource, WeightFile
+
+CONTENT = save({"conv_in.weight": np.random.default_rng(0).standard_normal(50_000).astype(np.float32)})
+OTHER = save({"conv_in.weight": np.zeros(50_000, np.float32)})
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+NAME = "model.safetensors"
+FIRST, SECOND = (
+    HubSource("first/repo", NAME),
+    HubSource("second/repo", f"sub/{NAME}", "v1", repo_type="space"),
+)
+HALF = len(CONTENT) // 2
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    with running_hub() as hub:
+        ask_instead(hub, monkeypatch)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16 * 1024)  # so that little is lost at a break
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+        hub.add(FIRST.repo, FIRST.path, CONTENT)
+        yield hub
+
+
+@pytest.fixture(autouse=True)
+def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Nobody waits: what was slept is noted instead."""
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    return slept
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, tuple[Path, ...]]:
+    return {"seesr": (tmp_path / "models" / "seesr", tmp_path / "extra")}
+
+
+def weight_file(*sources: HubSource | WebSource, sha256: str | None = SHA256, size: int | None = None) -> WeightFile:
+    return WeightFile(
+        title="The UNet",
+        kind="seesr",
+        path=f"SeeSR/{NAME}",
+        sources=sources or (FIRST,),
+        licence=APACHE_2,
+        approx_bytes=len(CONTENT),
+        size_bytes=size,
+        sha256=sha256,
+        names=("conv_in.weight",),
+    )
+
+
+def ignore(line: str) -> None:
+    """Say nothing."""
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def assert_done(path: Path, folders: dict[str, tuple[Path, ...]]) -> None:
+    """The file is whole, in its place, and alone there."""
+    assert path == folders["seesr"][0] / "SeeSR" / NAME
+    assert path.read_bytes() == CONTENT
+    assert names_in(path.parent) == [NAME]
+
+
+@pytest.mark.parametrize("file", [weight_file(), weight_file(sha256=None), weight_file(size=len(CONTENT))])
+def test_fetch(hub: FakeHub, folders: dict[str, tuple[Path, ...]], file: WeightFile) -> None:
+    assert_done(fetch(file, folders, ignore), folders)
+
+
+def test_small_file_that_is_plain_in_the_repository(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    hub.add(FIRST.repo, FIRST.path, CONTENT, large=False)
+    hub.fail(NAME, Fault(content=OTHER))
+    file = weight_file(sha256=None)
+    with pytest.raises(SeeSRError, match="its checksum is"):
+        fetch(file, folders, ignore)
+    assert_done(fetch(file, folders, ignore), folders)
+
+
+def test_space_at_a_revision(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    hub.add(f"spaces/{SECOND.repo}", SECOND.path, CONTENT, revision="v1")
+    assert_done(fetch(weight_file(SECOND), folders, ignore), folders)
+
+
+def test_plain_web_server(hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    source = WebSource(hub.add_web("/raw/model", CONTENT), "https://example.org")
+    hub.fail("/raw/model", Fault(after_bytes=HALF))
+    assert_done(fetch(weight_file(source, size=len(CONTENT)), folders, ignore), folders)
+    assert len(hub.resumed_at) == 1
+    assert not any(request.token for request in hub.requests)
+
+
+def test_a_good_copy_in_any_folder_is_not_fetched_again(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    copy = folders["seesr"][1] / "SeeSR" / NAME
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(CONTENT)
+    assert fetch(weight_file(), folders, ignore) == find(weight_file(), folders, ignore) == copy
+    assert not hub.requests
+    copy.write_bytes(CONTENT[:-1])
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def save_index(folder: Path, name: str) -> None:
+    (folder / "part-1.safetensors").write_bytes(CONTENT)
+    (folder / name).write_text(json.dumps({"weight_map": {"conv_in.weight": "part-1.safetensors"}}))
+
+
+def save_pickle(folder: Path, name: str) -> None:
+    torch.save({"conv_in.weight": torch.zeros(2)}, folder / name)
+
+
+def save_as_is(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("name", "save_copy"),
+    [
+        ("diffusion_pytorch_model-001.safetensors", save_as_is),
+        ("diffusion_pytorch_model.fp16.safetensors", save_as_is),
+        ("diffusion_pytorch_model.safetensors.index.json", save_index),
+        ("diffusion_pytorch_model.bin", save_pickle),
+        ("of_my_own.safetensors", save_as_is),
+    ],
+)
+def test_a_copy_under_another_name_that_the_loaders_take_is_not_fetched_again(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str, save_copy: Callable[[Path, str], None]
+) -> None:
+    file = replace(weight_file(sha256=None), path="SeeSR/unet/diffusion_pytorch_model.safetensors", any_name=True)
+    folder = folders["seesr"][0] / "SeeSR" / "unet"
+    folder.mkdir(parents=True)
+    save_copy(folder, name)
+    found = find(file, folders, ignore)
+    assert found is not None and found.parent == folder
+    assert found == fetch(file, folders, ignore)
+    assert not hub.requests
+    assert find(replace(file, any_name=False), folders, ignore) is None
+    assert find(replace(file, names=("conv_out.weight",)), folders, ignore) is None
+    found.write_bytes(CONTENT[:-1])
+    assert fetch(file, folders, ignore) == folders["seesr"][0] / file.path
+
+
+def save_clone(folder: Path) -> Path:
+    """Write a SeeSR as a clone of the published repository has it: in a folder ``seesr``."""
+    parts = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
+    inner = builders.save_seesr(folder / "SeeSR" / "seesr", *parts)
+    for part in ("unet", "controlnet"):
+        (inner / part / "config.json").write_text('{"_class_name": "x"}')
+    return inner
+
+
+def test_a_clone_of_the_published_repository_is_there(folders: dict[str, tuple[Path, ...]]) -> None:
+    folder = folders["seesr"][0]
+    inner = save_clone(folder)
+    for file in SEESR:
+        path = inner / Path(file.path).relative_to("SeeSR")
+        assert find(file, folders, ignore) == fetch(file, folders, ignore) == target_path(file, folders) == path
+    assert sorted(path.name for path in (folder / "SeeSR").iterdir()) == ["seesr"]
+    weights = inner / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_name("of_my_own.safetensors"))
+    assert find(SEESR[1], folders, ignore) == weights.with_name("of_my_own.safetensors")
+
+
+def test_what_a_clone_lacks_goes_into_it(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    """Elsewhere the loaders would take the folder for one that holds both parts itself."""
+    inner = save_clone(folders["seesr"][0])
+    (inner / "unet" / "config.json").write_text("version https://git-lfs.github.com/spec/v1")
+    hub.add("CSWRY/SeeSR", "seesr/unet/config.json", b'{"_class_name": "y"}')
+    assert fetch(SEESR[0], folders, ignore) == inner / "unet" / "config.json"
+    assert "y" in (inner / "unet" / "config.json").read_text()
+
+
+def test_a_folder_with_half_a_clone_is_filled_as_published(folders: dict[str, tuple[Path, ...]]) -> None:
+    folder = folders["seesr"][0]
+    (save_clone(folder) / "unet").rename(folder / "unet")
+    for file in SEESR:
+        assert find(file, folders, ignore) is None
+        assert target_path(file, folders) == folder / file.path
+
+
+def test_the_mirror_has_the_unet_at_another_place(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    """A path that a source does not have costs an answer of 404 each, and the next is asked."""
+    content = b'{"_class_name": "UNet2DConditionModel"}'
+    hub.add("alexnasa/SEESR", "unet/config.json", content, "4059ae0246bf52f5ac5017821bb6e59a6849a758")
+    assert fetch(SEESR[0], folders, ignore).read_bytes() == content
+
+
+def test_a_bad_copy_is_replaced_only_by_a_good_one(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    target = folders["seesr"][0] / "SeeSR" / NAME
+    target.parent.mkdir(parents=True)
+    target.write_bytes(OTHER)
+    hub.fail(NAME, Fault("HEAD", status=404))
+    said: list[str] = []
+    with pytest.raises(SeeSRError, match=rf"{NAME}.*404"):
+        fetch(weight_file(), folders, said.append)
+    assert target.read_bytes() == OTHER
+    assert any("is replaced: its checksum is" in line for line in said)
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+PASSING = {
+    "broken off": Fault(after_bytes=HALF),
+    "reset": Fault(after_bytes=HALF, how="reset"),
+    "ended early": Fault(after_bytes=HALF, how="truncate"),
+    "slow": Fault(after_bytes=HALF, how="stall"),
+    "too many asked": Fault("HEAD", status=429),
+    "too many fetched": Fault(status=429),
+    "server trouble": Fault("HEAD", status=503, times=2),
+}
+
+
+@pytest.mark.parametrize("name", PASSING)
+def test_a_failure_that_passes_is_waited_out(hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str) -> None:
+    fault = PASSING[name]
+    path = "/storage/" if fault.method == "GET" else NAME
+    hub.fail(path, Fault(**vars(fault)))
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+    if fault.after_bytes and fault.how != "reset":  # a reset also takes what was under way
+        assert len(hub.resumed_at) == 1
+        assert HALF - 16 * 1024 <= hub.resumed_at[0] <= HALF
+
+
+def test_a_connection_that_breaks_often_is_gone_on_with_while_it_brings_something(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]]
+) -> None:
+    hub.fail("/storage/", Fault(after_bytes=HALF // 4, how="truncate", times=6))
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+    assert len(hub.resumed_at) == 6
+
+
+@pytest.mark.parametrize("left", [b"not what the file begins with", CONTENT + b"and more"])
+def test_a_part_that_is_wrong_is_not_gone_on_with_twice(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], left: bytes
+) -> None:
+    target = folders["seesr"][0] / "SeeSR"
+    target.mkdir(parents=True)
+    (target / f"{NAME}.{SHA256[:12]}.part").write_bytes(left)
+    if len(left) < len(CONTENT):
+        with pytest.raises(SeeSRError, match="wrong file, now deleted"):
+            fetch(weight_file(), folders, ignore)
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def test_parts_of_what_a_mirror_used_to_have_go_with_the_last(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]]
+) -> None:
+    target = folders["seesr"][0] / "SeeSR"
+    target.mkdir(parents=True)
+    (target / f"{NAME}.0123456789ab.part").write_bytes(b"of another content")
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def test_retry_after_is_honoured(hub: FakeHub, folders: dict[str, tuple[Path, ...]], waits_s: list[float]) -> None:
+    hub.fail(NAME, Fault("HEAD", status=429, headers={"Retry-After": "7"}))
+    said: list[str] = []
+    assert_done(fetch(weight_file(), folders, said.append), folders)
+    assert waits_s == [7]
+    assert any("too many requests" in line and "trying again in 7 s" in line for line in said)
+
+
+def test_a_wait_that_is_too_long_is_not_waited(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], waits_s: list[float]
+) -> None:
+    hub.fail(NAME, Fault("HEAD", status=429, headers={"Retry-After": "3600"}))
+    with pytest.raises(SeeSRError, match="too many requests"):
+        fetch(weight_file(), folders, ignore)
+    assert not waits_s
+
+
+FOREVER = 1_000
+LASTING = {
+    "missing": ([Fault("HEAD", FOREVER, 404)], r"does not have model\.safetensors \(404\)", False),
+    "no token": ([Fault("HEAD", FOREVER, 401)], "refuses access.*open that page.*HF_TOKEN", False),
+    "gated": (
+        [Fault("HEAD", FOREVER, 403, {"X-Error-Code": "GatedRepo"})],
+        "refuses access.*open that page.*HF_TOKEN",
+        False,
+    ),
+    "busy": ([Fault("HEAD", FOREVER, 429)], "too many requests", False),
+    "down": ([Fault("HEAD", FOREVER, 503)], "status 503", False),
+    "broken off": ([Fault(after_bytes=HALF), Fault("GET", FOREVER, 502)], "status 502.*is kept", True),
+    "reset": ([Fault("GET", FOREVER, after_bytes=0, how="reset")], "connection failed", False),
+    "slow": (
+        [Fault(after_bytes=HALF, how="stall"), Fault("GET", FOREVER, after_bytes=0, how="stall")],
+        "did not answer in time.*is kept",
+        True,
+    ),
+    "ended early": (
+        [Fault(after_bytes=HALF, how="truncate"), Fault("GET", FOREVER, after_bytes=0, how="truncate")],
+        "connection failed.*is kept",
+        True,
+    ),
+    "wrong content": ([Fault("GET", FOREVER, content=OTHER)], "wrong file, now deleted: its checksum", False),
+    "too much content": ([Fault("GET", FOREVER, content=CONTENT * 2)], "connection failed", False),
+}
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_a_failure_that_lasts_leaves_no_half_file_and_the_next_run_finishes(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str
+) -> None:
+    faults, sentence, goes_on = LASTING[name]
+    ordered = [Fault(**vars(fault)) for fault in faults]
+    for fault in ordered:
+        hub.fail("/storage/" if fault.method == "GET" else NAME, fault)
+    with pytest.raises(SeeSRError, match=sentence) as caught:
+        fetch(weight_file(), folders, ignore)
+    assert "https://huggingface.co/first/repo: " in str(caught.value)
+    assert not any(name.endswith(".safetensors") for name in names_in(folders["seesr"][0] / "SeeSR"))
+
+    for fault in ordered:
+        fault.times = 0
+    hub.resumed_at.clear()
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+    assert bool(hub.resumed_at) == goes_on
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [Fault("HEAD", FOREVER, 404), Fault("HEAD", FOREVER, 403), Fault("GET", FOREVER, content=OTHER)],
+    ids=["missing", "gated", "wrong content"],
+)
+def test_the_next_mirror_is_tried(hub: FakeHub, folders: dict[str, tuple[Path, ...]], fault: Fault) -> None:
+    hub.add(f"spaces/{SECOND.repo}", SECOND.path, CONTENT, revision="v1", large=False)
+    hub.fail("/storage/" if fault.method == "GET" else FIRST.repo, Fault(**vars(fault)))
+    said: list[str] = []
+    assert_done(fetch(weight_file(FIRST, SECOND), folders, said.append), folders)
+    assert any(line.startswith("https://huggingface.co/first/repo: it ") for line in said)
+
+
+def test_another_mirror_goes_on_with_the_same_content(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    hub.add(f"spaces/{SECOND.repo}", SECOND.path, CONTENT, revision="v1", large=False)
+    hub.fail("/storage/", Fault(after_bytes=HALF))
+    hub.fail("/storage/", Fault("GET", FOREVER, 502))
+    assert_done(fetch(weight_file(FIRST, SECOND), folders, ignore), folders)
+    assert hub.requests[-1].path.startswith("/spaces/second/repo")
+    assert hub.resumed_at[-1] >= HALF - 16 * 1024
+
+
+@pytest.mark.parametrize(("size", "told_by"), [(None, "sha256"), (len(CONTENT), "bytes")])
+def test_a_mirror_that_states_another_file_is_not_asked_for_it(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], size: int | None, told_by: str
+) -> None:
+    hub.add(FIRST.repo, FIRST.path, OTHER + b"more")
+    with pytest.raises(SeeSRError, match=f"offers another file, .*{told_by}"):
+        fetch(weight_file(size=size), folders, ignore)
+    assert {request.method for request in hub.requests} == {"HEAD"}
+
+
+def test_tensor_names_tell_a_wrong_file_without_checksum(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    hub.add(FIRST.repo, FIRST.path, save({"other": np.zeros(1, np.float32)}))
+    with pytest.raises(SeeSRError, match=r"wrong file, now deleted: it has no conv_in\.weight"):
+        fetch(weight_file(sha256=None), folders, ignore)
+    assert names_in(folders["seesr"][0] / "SeeSR") == [f".{NAME}.lock"]
+
+
+def test_nothing_listens(folders: dict[str, tuple[Path, ...]], hub: FakeHub) -> None:
+    with running_hub() as gone:
+        source = WebSource(gone.add_web("/x", CONTENT), "https://example.org")
+    file = weight_file(source)
+    with pytest.raises(SeeSRError, match=r"The UNet .* could not be fetched; https://example.org: the connection"):
+        fetch(file, folders, ignore)
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def test_the_token_goes_to_the_hub_and_no_further(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+    tokens = {request.path.startswith("/storage/"): request.token for request in hub.requests}
+    assert tokens == {False: "Bearer hf_secret", True: None}
+
+
+def test_full_disk_before_the_start(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=len(CONTENT) - 1))
+    for check in (
+        lambda: require_space([weight_file()], folders),
+        lambda: fetch(weight_file(), folders, ignore),
+    ):
+        with pytest.raises(SeeSRError, match=r"GB free.*make room"):
+            check()
+    assert {request.method for request in hub.requests} <= {"HEAD"}
+    monkeypatch.setattr(shutil, "disk_usage", real)
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def test_space_is_needed_for_all_files_less_what_has_arrived(
+    folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * len(CONTENT) - HALF))
+    files = [weight_file(), weight_file(FIRST, SECOND)]
+    with pytest.raises(SeeSRError, match="make room"):
+        require_space(files, folders)
+    target = folders["seesr"][0] / "SeeSR"
+    target.mkdir(parents=True)
+    (target / f"{NAME}.0.part").write_bytes(CONTENT[:HALF])
+    require_space(files, folders)
+    with pytest.raises(SeeSRError, match="make room"):
+        require_space(files, folders, packed_bytes=len(CONTENT))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_full_disk_while_writing(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    target = folders["seesr"][0] / "SeeSR"
+    target.mkdir(parents=True)
+    part = target / f"{NAME}.{SHA256[:12]}.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(SeeSRError, match="is full: make room and run the same command again"):
+        fetch(weight_file(FIRST, SECOND), folders, ignore)
+    assert not (target / NAME).exists()
+    part.unlink()
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+def test_folder_that_cannot_be_made(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    blocker = folders["seesr"][0]
+    blocker.parent.mkdir()
+    blocker.write_text("a file where the folder should be")
+    with pytest.raises(SeeSRError, match=r"cannot be written to .*--models"):
+        fetch(weight_file(), folders, ignore)
+    assert not hub.requests
+    blocker.unlink()
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+
+
+@contextmanager
+def as_a_plain_user(home: Path) -> Iterator[None]:
+    """Be someone whom the rights of files bind, and who owns ``home``; root is not bound."""
+    if os.geteuid():
+        yield
+        return
+    nobody = 65_534
+    os.chown(home, nobody, -1)
+    os.seteuid(nobody)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such rights there")
+@pytest.mark.parametrize("locked", ["models", "models/seesr/SeeSR", f"models/seesr/SeeSR/{NAME}.{SHA256[:12]}.part"])
+def test_what_may_not_be_written_to_is_told_and_the_next_run_finishes(hub: FakeHub, locked: str) -> None:
+    with TemporaryDirectory() as home, as_a_plain_user(Path(home)):  # root alone may go through pytest's own folder
+        path = Path(home) / locked
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(CONTENT[:HALF]) if path.suffix else path.mkdir()
+        mode = path.stat().st_mode
+        path.chmod(0o555)
+        folders = {"seesr": (Path(home) / "models" / "seesr",)}
+        with pytest.raises(SeeSRError, match=r"cannot be written to \(Permission denied\): .*--models"):
+            fetch(weight_file(FIRST, SECOND), folders, ignore)
+        assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
+        assert not any(request.method == "GET" for request in hub.requests)
+        path.chmod(mode)
+        assert_done(fetch(weight_file(FIRST, SECOND), folders, ignore), folders)
+
+
+def test_a_disk_that_becomes_read_only_is_told_and_the_next_run_finishes(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a file system does that the kernel mounts anew after a fault: no mount is to be had in a test."""
+    real = Path.replace
+
+    def refuse(path: Path, target: Path) -> Path:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(SeeSRError, match=r"cannot be written to \(Read-only file system\): .*--models"):
+        fetch(weight_file(FIRST, SECOND), folders, ignore)
+    assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
+    monkeypatch.setattr(Path, "replace", real)
+    hub.requests.clear()
+    assert_done(fetch(weight_file(), folders, ignore), folders)
+    assert not any(request.path.startswith("/storage/") and request.method == "GET" for request in hub.requests)

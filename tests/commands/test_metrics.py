@@ -1,0 +1,231 @@
+"""Metrics of upscaled photos, the photos they are taken on, and how they are shown."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from scipy.special import gamma
+from seesr_pack.evaluate import learned, niqe
+from seesr_pack.evaluate.metrics import METRICS, Metric, luma, psnr_luma, psnr_rgb, ssim_luma
+from seesr_pack.evaluate.photos import Photo, bicubic, nearest, photo_files, read_photo
+from seesr_pack.evaluate.report import means, score_all, table
+from seesr_pack.evaluate.sheet import CELL_PX, GAP_PX, LINE_PX, contact_sheet
+from seesr_pack.seesr_modules.errors import SeeSRError
+from skimage import data
+from torch.nn.functional import conv2d
+
+
+def noise(size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+
+
+def test_psnr_of_a_constant_error() -> None:
+    truth = np.full((32, 32, 3), 100, np.uint8)
+    assert psnr_rgb(truth + 10, truth) == pytest.approx(20 * math.log10(25.5))
+    assert psnr_luma(truth + 10, truth) == pytest.approx(20 * math.log10(25.5 * 255 / 219))
+    assert luma(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)) == pytest.approx(np.array([[16, 235]]))
+
+
+def test_ssim_is_the_published_formula() -> None:
+    truth, result = noise(48), noise(48, 1) // 2 + noise(48) // 2
+    line = torch.exp(-(torch.arange(-5.0, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+    window = torch.outer(line, line)[None, None] / line.sum() ** 2
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return conv2d(values[None, None], window)
+
+    x, y = (torch.from_numpy(luma(picture)) for picture in (result, truth))
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mx, my = mean(x), mean(y)
+    spread = mean(x * x) - mx**2 + mean(y * y) - my**2
+    both = (2 * mx * my + c1) * (2 * (mean(x * y) - mx * my) + c2) / ((mx**2 + my**2 + c1) * (spread + c2))
+    assert ssim_luma(result, truth) == pytest.approx(float(both.mean()), rel=1e-9)
+    assert 0.1 < ssim_luma(result, truth) < ssim_luma(truth, truth) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "of_48", "of_96"),
+    # What the program that the authors' parameters come with gives, in its own code.
+    [("astronaut", 2.83284, 3.10045), ("coffee", 3.38197, 4.11533), ("chelsea", 2.54740, 2.62553)],
+)
+def test_niqe_is_the_published_one(name: str, of_48: float, of_96: float) -> None:
+    y = luma(getattr(data, name)()).round()
+    assert niqe.niqe(y, 48) == pytest.approx(of_48, abs=1e-4)
+    assert niqe.niqe(y) == pytest.approx(of_96, abs=1e-4)
+
+
+def test_niqe_rises_with_blur_and_noise() -> None:
+    photo = Image.fromarray(data.chelsea())
+    blurs = [luma(np.asarray(photo.filter(ImageFilter.GaussianBlur(sigma)))) for sigma in (0, 1, 2)]
+    grain = np.random.default_rng(0).normal(0, 1, blurs[0].shape)
+    for worse in (blurs, [blurs[0] + grain * sigma for sigma in (0, 15, 40)]):
+        scores = [niqe.niqe(y, 48) for y in worse]
+        assert scores[0] + 1 < scores[1] < scores[2] - 0.5
+
+
+def test_niqe_halves_as_pillow_does() -> None:
+    """Pillow's bicubic is MATLAB's but for the border, which it does not mirror."""
+    picture = luma(noise(64))
+    pillow = Image.fromarray(picture.astype(np.float32)).resize((32, 32), Image.Resampling.BICUBIC)
+    ours = niqe._halved(picture)
+    assert ours.shape == (32, 32)
+    assert ours[2:-2, 2:-2] == pytest.approx(np.asarray(pillow)[2:-2, 2:-2], abs=1e-3)
+    assert niqe._halved(np.full((8, 8), 7.0)) == pytest.approx(np.full((4, 4), 7.0))
+
+
+def test_niqe_fits_what_it_was_drawn_from() -> None:
+    """An asymmetric generalised Gaussian: shape 1.4, scale 0.5 to the left, 1.5 to the right."""
+    draw = np.random.default_rng(0)
+    size = draw.gamma(1 / 1.4, 1, (1, 400_000)) ** (1 / 1.4)
+    values = np.where(draw.random(size.shape) < 0.5 / 2.0, -0.5 * size, 1.5 * size)
+    shape, left, right = niqe._fit(values)
+    assert (shape[0], left[0], right[0]) == pytest.approx((1.4, 0.5, 1.5), rel=0.02)
+    blocks = values[:, :10_000].reshape(1, 100, 100)
+    features = niqe._features(blocks)
+    assert features.shape == (1, 18)
+    shape, left, right = niqe._fit(blocks * np.roll(blocks, (1, -1), axis=(1, 2)))
+    mean = (right - left) * gamma(2 / shape) / gamma(1 / shape)
+    assert features[0, -4:] == pytest.approx(np.concatenate([shape, mean, left, right]))
+
+
+@pytest.mark.parametrize(
+    ("luma_of", "block_px", "words"),
+    [((60, 60), 48, "60x60"), ((96, 96), 47, "47"), ((96, 96), 48, "texture")],
+)
+def test_niqe_refuses(luma_of: tuple[int, int], block_px: int, words: str) -> None:
+    with pytest.raises(SeeSRError, match=words):
+        niqe.niqe(np.zeros(luma_of), block_px)
+
+
+def test_photo_is_shrunk_or_cut_but_never_enlarged(tmp_path: Path) -> None:
+    file = tmp_path / "wide.png"
+    Image.fromarray(np.tile(noise(200), (1, 3, 1))).save(file)
+    shrunk, cut, small = (read_photo(file, *how, 0) for how in ((128, False), (128, True), (512, False)))
+    assert [photo.truth.shape[:2] for photo in (shrunk, cut, small)] == [(128, 128), (128, 128), (192, 192)]
+    assert [photo.low.shape[:2] for photo in (shrunk, cut, small)] == [(32, 32), (32, 32), (48, 48)]
+    with Image.open(file) as image:
+        assert np.array_equal(cut.truth, np.asarray(image)[36:164, 236:364])
+    assert shrunk.truth.std() < cut.truth.std() * 0.9  # it was averaged
+
+
+def test_degradation_goes_by_name_and_seed(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.fromarray(noise(96)).save(tmp_path / name)
+    first, again, other_seed, other_name = (
+        read_photo(tmp_path / name, 96, False, seed).low
+        for name, seed in (("a.png", 0), ("a.png", 0), ("a.png", 1), ("b.png", 0))
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other_seed)
+    assert not np.array_equal(first, other_name)
+
+
+def test_gray_and_turned_photos_are_read_as_seen(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture = Image.new("L", (128, 96), 50)
+    picture.paste(200, (0, 0, 64, 96))  # left, and on top once turned
+    picture.save(tmp_path / "gray.png", exif=turned)
+    truth = read_photo(tmp_path / "gray.png", 96, True, 0).truth
+    assert truth.shape == (96, 96, 3)
+    assert (truth[0] == 200).all() and (truth[-1] == 50).all()
+
+
+def test_photo_files(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.png", "notes.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "more").mkdir()
+    assert photo_files([tmp_path]) == [tmp_path / "a.png", tmp_path / "b.JPG"]
+    assert photo_files([tmp_path / "b.JPG"]) == [tmp_path / "b.JPG"]
+    for places, words in (
+        ([tmp_path / "more"], "no photo"),
+        ([tmp_path / "c.png"], "c.png"),
+        ([tmp_path] * 2, "called a"),
+    ):
+        with pytest.raises(SeeSRError, match=words):
+            photo_files(places)
+    with pytest.raises(SeeSRError, match=r"a\.png is not a picture"):
+        read_photo(tmp_path / "a.png", 512, False, 0)
+    Image.new("RGB", (500, 90)).save(tmp_path / "low.png")
+    with pytest.raises(SeeSRError, match="500x90"):
+        read_photo(tmp_path / "low.png", 512, False, 0)
+
+
+def test_baselines_are_four_times_as_large() -> None:
+    low = noise(24)
+    assert np.array_equal(nearest(low)[::4, ::4], low)
+    assert bicubic(low).shape == nearest(low).shape == (96, 96, 3)
+
+
+def photos() -> list[Photo]:
+    return [Photo(f"photo{seed}", noise(96, seed), noise(24, seed)) for seed in range(7)]
+
+
+def test_table_has_means_and_every_photo() -> None:
+    taken = photos()
+    results = {"half": {photo.name: photo.truth // 2 for photo in taken}}
+    metrics = [
+        Metric("error", 1, True, lambda result, truth: float(np.mean(truth) - np.mean(result))),
+        Metric("level", 2, False, lambda result, truth: float(np.mean(result))),
+    ]
+    scores = score_all(taken, results, metrics)
+    assert scores["half"]["photo3"]["error"] == pytest.approx(taken[3].truth.mean() - (taken[3].truth // 2).mean())
+    assert set(scores["truth"]["photo3"]) == {"level"}
+    levels = [photo.truth.mean() for photo in taken]
+    assert means(scores)["truth"]["level"] == pytest.approx(np.mean(levels))
+    lines = table(scores, metrics).splitlines()
+    assert lines[0].split() == ["error", "level"]
+    assert lines[1] == "mean of 7 photos"
+    assert lines[3].split() == ["truth", f"{np.mean(levels):.2f}"]
+    assert len(lines[3]) == len(lines[0])  # under its own heading
+    assert [line for line in lines if line.startswith("photo")] == [photo.name for photo in taken]
+
+
+def test_every_metric_scores_a_photo() -> None:
+    (photo,) = photos()[:1]
+    scores = score_all([photo], {"nearest": {photo.name: nearest(photo.low)}}, METRICS)
+    assert list(scores["nearest"][photo.name]) == ["PSNR-Y", "PSNR-RGB", "SSIM-Y", "NIQE"]
+    assert list(scores["truth"][photo.name]) == ["NIQE"]
+
+
+def test_sheet_shows_the_middle_of_each_picture_in_its_place() -> None:
+    wide = noise(CELL_PX + 40)
+    taken = [*photos()[:6], Photo("wide", wide, noise(90))]
+    sheet = contact_sheet(taken, {"bicubic": {photo.name: bicubic(photo.low) for photo in taken}})
+    step = CELL_PX + GAP_PX
+    assert sheet.height == 2 * (LINE_PX + 3 * step)
+    left = sheet.width - 6 * step
+    second = np.asarray(sheet)[LINE_PX + 2 * step :, left + step :][:96, :96]
+    assert np.array_equal(second, taken[1].truth)
+    last = np.asarray(sheet)[sheet.height - step :, left:][:CELL_PX, :CELL_PX]
+    assert np.array_equal(last, wide[20:-20, 20:-20])
+    degraded = np.asarray(sheet)[LINE_PX:, left:][:96, :96]
+    assert np.array_equal(degraded, nearest(taken[0].low))
+
+
+def test_learned_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learned, "find_spec", lambda name: None)
+    assert learned.learned_metrics() == ([], "Without LPIPS, MUSIQ, CLIPIQA: pyiqa is not installed.")
+
+
+def test_learned_metrics_that_load_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        @staticmethod
+        def create_metric(name: str, device: torch.device) -> object:
+            if name == "musiq":
+                raise OSError("no network")
+            return lambda *pictures: torch.stack([p.mean() for p in pictures]).sum()[None]
+
+    monkeypatch.setitem(sys.modules, "pyiqa", Library)
+    monkeypatch.setattr(learned, "find_spec", lambda name: object())
+    metrics, without = learned.learned_metrics()
+    assert without == "Without MUSIQ: pyiqa cannot load it (no network)."
+    white, black = np.full((8, 8, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    assert {metric.name: metric.score(white, white) for metric in metrics} == {"LPIPS": 2, "CLIPIQA": 1}
+    assert {metric.name: metric.score(white, black) for metric in metrics} == {"LPIPS": 1, "CLIPIQA": 1}

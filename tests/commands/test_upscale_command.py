@@ -1,0 +1,239 @@
+"""The command ``upscale``: its settings, its files, its sentences."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, cast
+
+import folder_paths
+import pytest
+from PIL import Image
+from seesr_pack.commands import upscale
+from seesr_pack.commands.photos.places import Output
+from seesr_pack.seesr_modules.dape.tags import TAG_LIST, THRESHOLDS
+from seesr_pack.seesr_modules.errors import SeeSRError
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    file = tmp_path / "photo.png"
+    Image.effect_noise((64, 64), 50).save(file)
+    return file
+
+
+def values(workflow: upscale.Workflow, class_type: str) -> dict[str, Any]:
+    (node,) = (node for node in workflow.values() if node["class_type"] == class_type)
+    return cast(dict[str, Any], node["inputs"])
+
+
+def options(photo: Path, *arguments: str) -> argparse.Namespace:
+    return upscale.parser().parse_args([str(photo), *arguments])
+
+
+def load(photo: Path, *arguments: str) -> upscale.Workflow:
+    given = options(photo, *arguments)
+    return upscale.load_workflow(given, given.preset or "published")
+
+
+def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
+    workflow = load(photo, "--preset", "turbo", "--steps", "4", "--scale", "2.5", "--set", "SeeSR_TiledSampler.cfg=1.5")
+    sampler = values(workflow, "SeeSR_TiledSampler")
+    packaged = values(load(photo, "--preset", "turbo"), "SeeSR_TiledSampler")
+    assert (sampler["steps"], sampler["cfg"]) == (4, 1.5) != (packaged["steps"], packaged["cfg"])
+    assert {**sampler, "steps": packaged["steps"], "cfg": packaged["cfg"]} == packaged
+    assert values(workflow, "SeeSR_LREmbed")["upscale"] == 2.5
+    assert values(workflow, "CheckpointLoaderSimple")["ckpt_name"] == "sd_turbo.safetensors"
+
+
+@pytest.mark.parametrize("preset", upscale.PRESETS)
+def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
+    """But for those that name a model file: nano is one file, which needs no choice."""
+    workflow = load(photo, "--preset", preset)
+    models = () if preset == "nano" else (upscale.OPTIONS["checkpoint"], *upscale.MODEL_FILES.values())
+    others = [setting for name, setting in upscale.OPTIONS.items() if name != "checkpoint"]
+    for number, setting in enumerate((*others, *models, ("LoadImage", "image"))):
+        upscale.set_input(workflow, setting, number)
+        assert values(workflow, setting[0])[setting[1]] == number
+
+
+def test_turbo_runs_on_sd_turbos_schedule(photo: Path) -> None:
+    sampler = values(load(photo, "--preset", "turbo"), "SeeSR_TiledSampler")
+    assert sampler.items() >= {"steps": 2, "cfg": 1.0, "sampler_name": "ddpm", "scheduler": "seesr_trailing"}.items()
+
+
+def test_the_prompt_is_literal_unless_set_otherwise(photo: Path) -> None:
+    def prompts(*arguments: str) -> dict[str, object]:
+        return values(load(photo, *arguments), "SeeSR_BuildPrompts")
+
+    assert prompts()["literal"] is False
+    given = ("--prompt", "a portrait (close-up)")
+    assert prompts(*given).items() >= {"user_prompt": "a portrait (close-up)", "literal": True}.items()
+    assert prompts(*given, "--set", "SeeSR_BuildPrompts.literal=false")["literal"] is False
+
+
+def test_zero_is_a_value(photo: Path) -> None:
+    assert values(load(photo, "--cfg", "0"), "SeeSR_TiledSampler")["cfg"] == 0
+
+
+def test_set_reads_json_and_text(photo: Path) -> None:
+    chosen = ("--preset", "turbo", "--set", "SeeSR_LoadDAPE.dape=none", "--set", "SeeSR_LoadDAPE.ram=[1]")
+    dape = values(load(photo, *chosen), "SeeSR_LoadDAPE")
+    assert (dape["dape"], dape["ram"]) == ("none", [1])
+
+
+@pytest.mark.parametrize("setting", ["NoSuchNode.steps=1", "SeeSR_TiledSampler.stepz=1"])
+def test_unknown_setting_is_told(photo: Path, setting: str) -> None:
+    with pytest.raises(SeeSRError, match=setting.partition("=")[0]):
+        load(photo, "--set", setting)
+
+
+class Host:
+    """Stands for the host: which checkpoints it lists, where its models lie."""
+
+    checkpoints: tuple[str, ...] = ()
+
+    def choices(self, class_type: str, name: str) -> list[str]:
+        assert (class_type, name) == ("CheckpointLoaderSimple", "ckpt_name")
+        return list(self.checkpoints)
+
+    def model_folder(self, kind: str) -> Path:
+        return Path("somewhere") / kind
+
+
+PUBLISHED = (
+    "seesr/SeeSR/unet/a.safetensors",
+    "seesr/SeeSR/controlnet/a.safetensors",
+    "seesr/DAPE.pth",
+    f"seesr/{TAG_LIST}",
+    f"seesr/{THRESHOLDS}",
+    "rams/ram_swin_large_14m.pth",
+)
+
+
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that puts empty files into a models folder, which is empty at first."""
+    models = tmp_path / "models"
+    for kind in ("seesr", "rams"):
+        places = ([str(models / kind)], {".pth", ".safetensors"})
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, places)
+
+    def put(*names: str) -> Path:
+        for name in names:
+            (models / name).parent.mkdir(parents=True, exist_ok=True)
+            (models / name).touch()
+        monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+        return models
+
+    put()
+    return put
+
+
+def test_the_models_that_are_taken_are_named(photo: Path, put: Any) -> None:
+    """Those behind ``auto``, which choose as in the nodes; a name means itself."""
+    host, workflow = cast(Any, Host()), load(photo, "--preset", "balanced")
+    host.checkpoints = ("512-base-ema.ckpt",)
+    put(*PUBLISHED)
+    published = ["512-base-ema.ckpt", "SeeSR", "ram_swin_large_14m.pth", "DAPE.pth"]
+    assert upscale.check_models(host, workflow) == published
+    put("seesr/seesr_fp16.safetensors")
+    assert upscale.check_models(host, workflow) == [published[0], "seesr_fp16.safetensors", *published[2:]]
+    chosen = load(
+        photo, "--preset", "balanced", "--set", "SeeSR_LoadModel.seesr=SeeSR", "--set", "SeeSR_LoadDAPE.dape=none"
+    )
+    assert upscale.check_models(host, chosen) == published[:3]
+    values(chosen, "SeeSR_LoadDAPE")["ram"] = ["7", 0]
+    assert upscale.check_models(host, chosen) == published[:2], "what is behind a link is seen when it runs"
+
+
+def test_the_published_models_are_used_where_they_are(
+    photo: Path, tmp_path: Path, put: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nano where they are not, unless the published ones are asked for."""
+    host = Host()
+
+    def chosen(*arguments: str) -> upscale.Workflow:
+        return upscale.choose_workflow(cast(Any, host), options(photo, *arguments), tmp_path)
+
+    assert chosen() == load(photo, "--preset", "nano")
+    told = capsys.readouterr().err
+    assert "This is nano" in told and "Models:" not in told
+    for asked in (("--preset", "balanced"), ("--checkpoint", "mine.safetensors")):
+        with pytest.raises(SeeSRError, match="--model synthetic"):
+            chosen(*asked)
+    host.checkpoints = ("512-base-ema.ckpt",)
+    for name in PUBLISHED:
+        assert chosen() == load(photo, "--preset", "nano"), f"without {name}"
+        put(name)
+    capsys.readouterr()
+    assert chosen() == load(photo)
+    told = capsys.readouterr().err
+    assert "--preset published" in told
+    assert "Models: 512-base-ema.ckpt, SeeSR, ram_swin_large_14m.pth, DAPE.pth\n" in told
+    assert chosen("--preset", "nano") == load(photo, "--preset", "nano")
+
+
+def test_nano_is_never_synthetic(photo: Path, tmp_path: Path) -> None:
+    with pytest.raises(SeeSRError, match="choose --preset published, balanced or turbo"):
+        given = options(photo, "--model", "synthetic", "--preset", "nano")
+        upscale.choose_workflow(cast(Any, Host()), given, tmp_path)
+
+
+def test_every_missing_model_is_told_at_once(photo: Path, put: Any) -> None:
+    host, workflow = cast(Any, Host()), load(photo, "--preset", "published")
+    with pytest.raises(SeeSRError) as told:
+        upscale.check_models(host, workflow)
+    text = str(told.value)
+    for words in (
+        "512-base-ema.ckpt",
+        "SeeSR/unet",
+        "SeeSR/controlnet",
+        "ram_swin_large_14m.pth",
+        "DAPE.pth",
+        TAG_LIST,
+    ):
+        assert words in text
+    assert text.count("python run.py download seesr base --pack") == 2 and "--model synthetic" in text
+    for kind in ("checkpoints", "seesr", "rams"):
+        assert text.count(f"models/{kind} is {Path('somewhere', kind)}") == 1
+    put(*PUBLISHED)
+    with pytest.raises(SeeSRError) as told:
+        upscale.check_models(host, workflow)
+    assert "512-base-ema.ckpt" in str(told.value) and "DAPE" not in str(told.value)
+    values(workflow, "SeeSR_LoadDAPE")["ram"] = "mine.pth"
+    with pytest.raises(SeeSRError, match=r"there is no 'mine\.pth' under models/rams"):
+        upscale.check_models(host, workflow)
+
+
+def test_unreadable_photos_are_told_and_the_others_are_ready(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("no picture")
+    assert upscale.readable([text, photo, tmp_path / "gone.png"], Output(tmp_path), single=False) == [photo]
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and "text.jpg is not a picture that can be read" in told[0] and "gone.png" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("photos", "output", "told"),
+    [
+        (2, "one.png", "is not a folder: 2 photos need one"),
+        (1, "one.foo", "names no picture format"),
+        (2, "one.psd", "names no picture format"),
+    ],
+)
+def test_unfit_output_is_told_first(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], photos: int, output: str, told: str
+) -> None:
+    assert upscale.main([*[str(photo)] * photos, "-o", str(tmp_path / output)]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("output", ["a.webp", "folder"])
+def test_a_place_that_cannot_be_written_to_is_told_first(
+    tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], output: str
+) -> None:
+    assert upscale.main([str(photo), "-o", str(photo / output)]) == 1
+    assert "cannot be written" in capsys.readouterr().err

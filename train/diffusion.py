@@ -1,0 +1,256 @@
+"""Training of what denoises: a small base model from scratch, and SeeSR on a base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import interpolate, mse_loss
+from torchvision.utils import make_grid
+
+from ..seesr_modules.config import HEAD_WIDTH, NEGATIVE_QUALITY, POSITIVE_QUALITY, TRAIN_STEPS
+from ..seesr_modules.dape.tagger import Dape
+from ..seesr_modules.dape.weights import load_dape
+from ..seesr_modules.method.schedule import BETA_END, BETA_START
+from ..seesr_modules.nano.autoencoder import PatchAutoencoder
+from ..seesr_modules.weights import open_weights
+from .base_folder import TEXT_FOLDER, load_autoencoder, load_base, load_text, save_base, save_text
+from .config import BaseSettings, PhotoSettings, SeeSRSettings
+from .denoiser import SeeSRDenoiser
+from .loop import Batch, Stage
+from .pairs import SCALE, Pairs, floats
+from .taggers import TagWriter
+from .text import TextEncoder
+
+_SHOWN = 4
+_SHOW_STEPS = 10
+
+
+class Diffusion(Stage):
+    """What both denoisers share: the noise, the texts, what the network is to predict."""
+
+    pairs: Pairs
+    text: TextEncoder
+    schedule: DDPMScheduler
+    text_dropout: float
+    degraded_share: float
+    draws: int
+
+    def dataset(self) -> Pairs:
+        """Return the pairs."""
+        return self.pairs
+
+    def noised(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return timesteps [n B], the latents n times, noised to them, and what the network is to predict."""
+        device, latents = latents.device, self.repeated(latents)
+        timesteps = torch.randint(0, TRAIN_STEPS, (len(latents),), generator=generator, device=device)
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        if self.schedule.config.prediction_type == "v_prediction":
+            return timesteps, noisy, self.schedule.get_velocity(latents, noise, timesteps)
+        return timesteps, noisy, noise
+
+    def repeated(self, tensor: Tensor) -> Tensor:
+        """[B,...] to [n B,...], once for each of the ``draws``."""
+        return tensor.repeat(self.draws, *[1] * (tensor.ndim - 1))
+
+    def targets(self, batch: Batch, texts: list[str], generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """Return the pictures to learn, in [-1,1], and their texts, some of them left out.
+
+        A share of the pictures is replaced by the degraded one under the negative prompt, which thereby gets
+        its meaning; the others then carry the positive one. Base models from the web know both already.
+        """
+        images = floats(batch["gt"])
+        draws = torch.rand(2, len(images), generator=generator, device=images.device)
+        degraded = draws[0] < self.degraded_share
+        if degraded.any():
+            images[degraded] = enlarged(batch["lq"])[degraded]
+        if self.degraded_share:
+            texts = [
+                NEGATIVE_QUALITY if bad else f"{text}, {POSITIVE_QUALITY}"
+                for text, bad in zip(texts, degraded.tolist(), strict=True)
+            ]
+        dropped = draws[1] < self.text_dropout
+        return images * 2 - 1, ["" if drop else text for text, drop in zip(texts, dropped.tolist(), strict=True)]
+
+    def shown(self) -> Batch:
+        """Return the first pairs, on the model's device."""
+        pairs = [self.pairs[index] for index in range(_SHOWN)]
+        device = next(self.parameters()).device
+        return {name: torch.stack([pair[name] for pair in pairs]).to(device) for name in pairs[0]}
+
+    def labels_as_text(self, labels: Tensor) -> list[str]:
+        """Join the words of each row of labels, in class order, as tags are joined."""
+        return [
+            ", ".join(word for (word, _), on in zip(self.pairs.vocabulary, row, strict=True) if on > 0.5)
+            for row in labels.tolist()
+        ]
+
+
+class BaseStage(Diffusion):
+    """A small text-to-image model from scratch, UNet and text encoder together; it predicts v.
+
+    Source: Stable Diffusion 2 in small; v as in its 768 px model.
+    """
+
+    def __init__(self, settings: BaseSettings, photos: PhotoSettings, seed: int) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self.pairs = Pairs(photos, seed)
+        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
+        self.draws = settings.draws
+        words = [word for word, _ in self.pairs.vocabulary]
+        self.text = TextEncoder.small(words, settings.text_width, settings.text_layers)
+        autoencoder = load_autoencoder(settings.autoencoder)
+        assert isinstance(autoencoder, PatchAutoencoder)
+        self.autoencoder = autoencoder
+        widths = [settings.model_channels * factor for factor in settings.channel_mult]
+        with_text = len(widths) - 1  # all levels but the lowest
+        self.unet = UNet2DConditionModel(
+            in_channels=autoencoder.channels,
+            out_channels=autoencoder.channels,
+            block_out_channels=widths,
+            down_block_types=["CrossAttnDownBlock2D"] * with_text + ["DownBlock2D"],
+            up_block_types=["UpBlock2D"] + ["CrossAttnUpBlock2D"] * with_text,
+            layers_per_block=settings.layers_per_block,
+            cross_attention_dim=settings.text_width,
+            attention_head_dim=[width // HEAD_WIDTH for width in widths],
+            use_linear_projection=True,
+        )
+        self.schedule = DDPMScheduler(
+            num_train_timesteps=TRAIN_STEPS,
+            beta_start=BETA_START,
+            beta_end=BETA_END,
+            beta_schedule="scaled_linear",
+            prediction_type="v_prediction",
+            steps_offset=1,
+            clip_sample=False,
+        )
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Squared error of the prediction."""
+        images, texts = self.targets(batch, self.labels_as_text(batch["labels"]), generator)
+        timesteps, noisy, wanted = self.noised(self.autoencoder.encode(images), generator)
+        seen = self.unet(noisy, timesteps, encoder_hidden_states=self.repeated(self.text(texts))).sample
+        return mse_loss(seen.float(), wanted.float())
+
+    def save(self, folder: Path) -> None:
+        """Write a folder in diffusers' layout."""
+        save_base(folder, self.unet, self.text, self.autoencoder, self.schedule)
+
+    def picture(self) -> Tensor:
+        """Return what comes of the first texts, without guidance."""
+        batch = self.shown()
+        texts = self.text(self.labels_as_text(batch["labels"]))
+        latents = first_noise(self.autoencoder.encode(floats(batch["gt"])))
+        for step in (sampler := _sampler(self.schedule, _SHOW_STEPS)).timesteps:
+            seen = self.unet(latents, step, encoder_hidden_states=texts).sample
+            latents = sampler.step(seen, step, latents).prev_sample
+        return make_grid(self.autoencoder.decode(latents) / 2 + 0.5, nrow=_SHOWN)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory."""
+        self.unet.enable_gradient_checkpointing()
+
+
+class SeeSRStage(Diffusion):
+    """ControlNet and image attention on a frozen base model, guided by the degraded picture.
+
+    The text is the photograph's labels, or the plain RAM's tags of the clean picture where it has none; the
+    soft prompt is DAPE's of the degraded one.
+
+    Source: paper section 3.3 and 4.1.
+    """
+
+    def __init__(self, settings: SeeSRSettings, photos: PhotoSettings, seed: int) -> None:
+        """Load the base model, the taggers, and where given the SeeSR to go on from."""
+        super().__init__()
+        self.pairs = Pairs(photos, seed)
+        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
+        self.draws = settings.draws
+        base = load_base(settings.base)
+        own_text = settings.seesr and settings.seesr / TEXT_FOLDER
+        text = load_text(own_text) if own_text and own_text.is_dir() else base.text
+        self.text, self.schedule = text.requires_grad_(False), base.schedule
+        self.autoencoder = base.autoencoder
+        ram = open_weights(settings.ram)
+        self.dape: Dape = load_dape(ram, open_weights(settings.dape) if settings.dape else None, torch.float32)
+        if settings.seesr:
+            weights = [open_weights(settings.seesr / part) for part in ("unet", "controlnet")]
+            unet, controlnet = (dict(file.tensors(file.shapes(), torch.float32)) for file in weights)
+            self.denoiser = SeeSRDenoiser.from_state_dicts({**base.unet, **unet}, controlnet)
+        else:
+            self.denoiser = SeeSRDenoiser.from_base(base.unet, settings.stem_widths, self.dape.config.soft_prompt_width)
+        self.tag_writer = None if self.pairs.vocabulary else TagWriter(settings.ram)
+        self._train_base = settings.train_base
+        if settings.train_base:
+            self.denoiser.requires_grad_(True)
+            self.text.model.requires_grad_(True)
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Squared error of the prediction."""
+        images, texts = self.targets(batch, self._texts(batch), generator)
+        timesteps, noisy, wanted = self.noised(self.autoencoder.encode(images), generator)
+        with torch.no_grad():
+            soft_prompt = self.dape(floats(batch["lq"])).soft_prompt
+        conditions = self.text(texts), soft_prompt, enlarged(batch["lq"])
+        seen = self.denoiser(noisy, timesteps, *map(self.repeated, conditions))
+        return mse_loss(seen.float(), wanted.float())
+
+    @torch.no_grad()
+    def restored(self, batch: Batch, steps: int, noise: Tensor) -> Tensor:
+        """Return the latents [B,C,h,w] that sampling gives, from the LR start and without guidance."""
+        hint, text = enlarged(batch["lq"]), self.text([f"{t}, {POSITIVE_QUALITY}" for t in self._texts(batch)])
+        soft_prompt = self.dape(floats(batch["lq"])).soft_prompt
+        start = self.autoencoder.encode(hint * 2 - 1)
+        latents = self.schedule.add_noise(start, noise, torch.full((len(start),), TRAIN_STEPS - 1))
+        for step in (sampler := _sampler(self.schedule, steps)).timesteps:
+            seen = self.denoiser(latents, step.expand(len(latents)).to(hint.device), text, soft_prompt, hint)
+            latents = sampler.step(seen, step, latents).prev_sample
+        return latents
+
+    def _texts(self, batch: Batch) -> list[str]:
+        if self.tag_writer is None:
+            return self.labels_as_text(batch["labels"])
+        return self.tag_writer(floats(batch["gt"]))
+
+    def save(self, folder: Path) -> None:
+        """Write the published folders unet and controlnet; and a trained base's text encoder."""
+        for name, tensors in self.denoiser.state_dicts().items():
+            (folder / name).mkdir(exist_ok=True)
+            tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
+            save_file(tensors, folder / name / "diffusion_pytorch_model.safetensors")
+        if self._train_base:
+            save_text(folder / TEXT_FOLDER, self.text)
+
+    def picture(self) -> Tensor:
+        """Return rows of degraded, restored and true pictures."""
+        batch = self.shown()
+        gt = floats(batch["gt"])
+        latents = self.restored(batch, _SHOW_STEPS, first_noise(self.autoencoder.encode(gt)))
+        rows = [enlarged(batch["lq"]), self.autoencoder.decode(latents) / 2 + 0.5, gt]
+        return make_grid(torch.cat(rows), nrow=_SHOWN)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Trade time for memory."""
+        self.denoiser.enable_gradient_checkpointing()
+
+
+def enlarged(lq: Tensor) -> Tensor:
+    """Degraded pictures, uint8 [B,3,h,w], as the ControlNet sees them: float [B,3,4h,4w] in [0,1]."""
+    return interpolate(floats(lq), scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+
+
+def first_noise(like: Tensor) -> Tensor:
+    """Return the noise that sample pictures start from, the same each time and on each device."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like.device)
+
+
+def _sampler(schedule: DDPMScheduler, steps: int) -> DDIMScheduler:
+    """Euler's method from the last timestep down, as the host's euler on sgm_uniform."""
+    sampler = DDIMScheduler.from_config(schedule.config, timestep_spacing="trailing")
+    sampler.set_timesteps(steps)
+    return sampler

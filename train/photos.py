@@ -1,0 +1,195 @@
+"""Training crops from a folder of photographs: sharp, of many scales, and the same in every run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from ..commands.photos.formats import photos_in
+from ..commands.photos.reading import open_photo
+from ..seesr_modules.errors import SeeSRError
+from .labels import COMPUTED_TAGS, Box, computed_labels, region_labels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_PX = 1440
+"""Photos are kept with their shorter side at most this long: camera pictures are soft at full size."""
+
+SMALLEST_CROPS = 1.5
+"""A photo's shorter side is shrunk to this many crops at least."""
+
+MEMORY_BYTES = 1_600_000_000
+"""Decoded photos are kept up to this many bytes; those beyond are read again each time."""
+
+FLAT_STD = 0.02
+"""A crop whose values (0..1) deviate less shows almost nothing ..."""
+
+FLAT_REJECTED = 0.8
+"""... and this share of them is drawn anew."""
+
+
+class PhotoCrops(Dataset[dict[str, "Tensor"]]):
+    """Random square crops of photographs; item ``i`` depends on the seed and ``i`` alone.
+
+    A photo is drawn, each as likely as another; it is shrunk by a random factor, a square is cut out and
+    flipped half of the time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        crop_px: int,
+        length: int,
+        seed: int,
+        manifest: Path | None = None,
+        split: str = "train",
+    ) -> None:
+        """Find the photos; they are decoded when first drawn.
+
+        Args:
+            folder: Where photos lie, at any depth.
+            crop_px: Width and height of a crop.
+            length: How many items an epoch has.
+            seed: Other seeds give other crops.
+            manifest: JSON file of photos with regions, and of the vocabulary; all of the folder's images without.
+            split: Which of the manifest's photos, "train" or "held-out".
+
+        Raises:
+            SeeSRError: No photo is found; the manifest is no manifest; or one of its photos is missing or another file.
+        """
+        self.folder, self.crop_px, self.length, self.seed = folder, crop_px, length, seed
+        self.vocabulary: list[tuple[str, str]] = []
+        if manifest is None:
+            self.photos: list[dict[str, Any]] = [{"file": path} for path in photos_in(folder, recursive=True)]
+        else:
+            listed = _manifest(manifest)
+            self.vocabulary = [(entry["tag"], entry["tag_zh"]) for entry in listed["vocabulary"]]
+            self.photos = _placed(folder, [photo for photo in listed["photos"] if photo["split"] == split])
+        if not self.photos:
+            raise SeeSRError(f"No photos to train on in {folder} (split {split!r}); put image files there.")
+        self._tags = [tag for tag, _ in self.vocabulary]
+        self._computed = [self._tags.index(tag) for tag in COMPUTED_TAGS] if manifest else []
+        self._pyramids: dict[int, list[Tensor]] = {}
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        """Items of an epoch."""
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """``image`` uint8 [3, crop_px, crop_px] and ``labels`` float32 [len(vocabulary)], empty without manifest.
+
+        Raises:
+            SeeSRError: The photo cannot be read or is smaller than a crop.
+        """
+        draw = random.Random(f"{self.seed}/{index}")
+        while True:
+            which = draw.randrange(len(self.photos))
+            image, box = self._crop(which, draw)
+            if float(image[:, ::2, ::2].float().std()) / 255 >= FLAT_STD or draw.random() >= FLAT_REJECTED:
+                break
+        return {"image": image, "labels": self._labels(which, image, box)}
+
+    def _crop(self, which: int, draw: random.Random) -> tuple[Tensor, Box]:
+        """One crop uint8 [3, crop_px, crop_px], and where in the photo it lies."""
+        pyramid = self._pyramid(which)
+        height, width, _ = pyramid[0].shape
+        short = min(width, height)
+        smallest = min(SMALLEST_CROPS * self.crop_px, short)
+        shrink = (short / smallest) ** draw.random()
+        side = self.crop_px * shrink
+        left, top = draw.uniform(0, width - side), draw.uniform(0, height - side)
+
+        level = min(int(math.log2(shrink)), len(pyramid) - 1)
+        picture, scale = pyramid[level], 2**level
+        side_px = round(side / scale)
+        x = min(int(left / scale), picture.shape[1] - side_px)
+        y = min(int(top / scale), picture.shape[0] - side_px)
+        image = picture[y : y + side_px, x : x + side_px].permute(2, 0, 1)
+        if side_px != self.crop_px:
+            size = (self.crop_px, self.crop_px)
+            image = functional.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
+        if draw.random() < 0.5:
+            image = image.flip(2)
+        return image.contiguous(), (left / width, top / height, (left + side) / width, (top + side) / height)
+
+    def _pyramid(self, which: int) -> list[Tensor]:
+        """The photo uint8 [H, W, 3], and halved as long as a crop and a half fit in."""
+        if which in self._pyramids:
+            return self._pyramids[which]
+        photo = self.photos[which]
+        image = Image.fromarray(open_photo(photo["file"]).pixels())
+        shrink = max(photo.get("min_shrink", 1), min(image.size) / LARGEST_PX)
+        shrink = max(1, min(shrink, min(image.size) / (SMALLEST_CROPS * self.crop_px)))
+        if min(image.size) < self.crop_px:
+            raise SeeSRError(
+                f"Photo {photo['file']} has {image.width} x {image.height} pixels, less than a crop of "
+                f"{self.crop_px}; take it out of the folder or train on smaller crops."
+            )
+        pyramid: list[Tensor] = []
+        while not pyramid or min(image.size) / shrink >= SMALLEST_CROPS * self.crop_px:
+            size = (round(image.width / shrink), round(image.height / shrink))
+            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2)
+            pyramid.append(torch.from_numpy(np.array(image)))
+            shrink = 2
+        size_bytes = sum(level.numel() for level in pyramid)
+        if self._held_bytes + size_bytes <= MEMORY_BYTES:
+            self._pyramids[which] = pyramid
+            self._held_bytes += size_bytes
+        return pyramid
+
+    def _labels(self, which: int, image: Tensor, box: Box) -> Tensor:
+        if not self.vocabulary:
+            return torch.zeros(0)
+        labels = region_labels(self.photos[which]["regions"], box, self._tags)
+        labels[self._computed] = computed_labels(image[None] / 255)[0]
+        return labels
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """The manifest's ``vocabulary`` and ``photos``.
+
+    Raises:
+        SeeSRError: It cannot be read, or uses or lacks a tag.
+    """
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SeeSRError(f"The manifest {path} cannot be read ({error}); nano/photos.json is one.") from error
+    needed = {region["tag"] for photo in listed["photos"] for region in photo["regions"]} | set(COMPUTED_TAGS)
+    lacking = sorted(needed - {entry["tag"] for entry in listed["vocabulary"]})
+    if lacking:
+        raise SeeSRError(f"The manifest {path} lacks tags in its vocabulary: {', '.join(lacking)}. Add them.")
+    return listed
+
+
+def _placed(folder: Path, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The manifest's photos with ``file`` the path where each lies.
+
+    Raises:
+        SeeSRError: Photos are missing, or one's content is not the manifest's.
+    """
+    places = {path.name: path for path in photos_in(folder, recursive=True)}
+    missing = [photo for photo in photos if photo["file"] not in places]
+    if missing:
+        names = ", ".join(f"{photo['file']} (Debian package {photo['package']})" for photo in missing)
+        raise SeeSRError(f"Photos of the manifest are missing below {folder}: {names}. tools/nano_photos.py puts them.")
+    for photo in photos:
+        place = places[photo["file"]]
+        if hashlib.sha256(place.read_bytes()).hexdigest() != photo["sha256"]:
+            raise SeeSRError(
+                f"Photo {place} is not the manifest's: its SHA-256 differs. "
+                f"Take the file of that name from Debian package {photo['package']}."
+            )
+    return [{**photo, "file": places[photo["file"]]} for photo in photos]

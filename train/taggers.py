@@ -1,0 +1,178 @@
+"""Training of taggers: RAM's kind from labels, and DAPE, which sees through degradation, from a RAM."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, mse_loss
+from torch.nn.utils import parametrize
+
+from ..seesr_modules.dape.config import DapeConfig
+from ..seesr_modules.dape.lora import lora_delta, lora_shapes, lora_stems
+from ..seesr_modules.dape.tagger import Dape
+from ..seesr_modules.dape.tags import CHINESE_TAG_LIST, TAG_LIST, THRESHOLDS, read_vocabulary, select_tags, tag_files
+from ..seesr_modules.dape.weights import load_dape, published_name, size_telling_mask
+from ..seesr_modules.errors import SeeSRError
+from ..seesr_modules.weights import open_weights
+from .config import DapeSettings, PhotoSettings, RamSettings
+from .loop import Batch, Stage
+from .pairs import SCALE, Pairs, floats
+
+RAM_FILE = "ram.safetensors"
+DAPE_FILE = "DAPE.pth"
+
+_JUDGED = 256
+"""Pictures on which the thresholds are chosen."""
+
+
+class RamStage(Stage):
+    """A tagger from scratch: labels from clean pictures, by binary cross-entropy.
+
+    Clean pictures come at the degraded ones' size too, since that is what it will be shown.
+    """
+
+    def __init__(self, settings: RamSettings, photos: PhotoSettings, seed: int) -> None:
+        """Build with random weights."""
+        super().__init__()
+        self._pairs = Pairs(photos, seed)
+        classes = len(self._pairs.vocabulary)
+        if not classes:
+            raise SeeSRError("photos.manifest: a tagger from scratch needs photographs with labels: give a manifest.")
+        self.config = DapeConfig(**settings.model_dump(), num_classes=classes, tag_heads=4)
+        self.tagger = Dape(self.config)
+        for module in self.tagger.modules():
+            if isinstance(module, nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02 if module.weight.shape[1] < 16 else 0.5)
+
+    def dataset(self) -> Pairs:
+        """Return the pairs; the labels are those of the clean picture."""
+        return self._pairs
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Binary cross-entropy on clean pictures, half of the batch at a quarter of the size."""
+        gt = floats(batch["gt"])
+        half = len(gt) // 2
+        small = interpolate(gt[:half], scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
+        logits = torch.cat([self.tagger(small).logits, self.tagger(gt[half:]).logits])
+        return binary_cross_entropy_with_logits(logits, batch["labels"])
+
+    def save(self, folder: Path) -> None:
+        """Write the weights under RAM's names, and the tag lists as RAM publishes them."""
+        tensors = {published_name(name): t.contiguous() for name, t in self.tagger.state_dict().items()}
+        tensors |= size_telling_mask(self.config)
+        save_file(tensors, folder / RAM_FILE)
+        write_tag_lists(folder, self._pairs, self.tagger)
+
+
+def write_tag_lists(folder: Path, pairs: Pairs, tagger: Dape) -> None:
+    """Write the words as RAM publishes them, each with its best threshold on some of the degraded pictures."""
+    judged = [pairs[index] for index in range(_JUDGED)]
+    device = next(tagger.parameters()).device
+    scores = torch.stack([tagger(floats(pair["lq"][None].to(device))).logits[0].sigmoid().cpu() for pair in judged])
+    thresholds = best_thresholds(scores, torch.stack([pair["labels"] for pair in judged]))
+    english, chinese = zip(*pairs.vocabulary, strict=True)
+    for name, lines in ((TAG_LIST, english), (CHINESE_TAG_LIST, chinese), (THRESHOLDS, thresholds)):
+        (folder / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def best_thresholds(scores: Tensor, labels: Tensor) -> list[float]:
+    """Return the threshold of each class, of 0.1 to 0.95, with the best F1; 0.5 where no picture tells.
+
+    Args:
+        scores: [N, classes] in 0 to 1.
+        labels: [N, classes], 0 or 1.
+    """
+    grid = torch.arange(2, 20) / 20
+    on = scores[None] > grid[:, None, None]
+    hits = (on * labels).sum(dim=1)
+    f1 = 2 * hits / (on.sum(dim=1) + labels.sum(dim=0)).clamp(min=1)
+    best, where = f1.max(dim=0)
+    return torch.where(best > 0, grid[where], 0.5).tolist()
+
+
+class TagWriter(nn.Module):
+    """Plain RAM, which writes the text of pictures that have no labels."""
+
+    def __init__(self, ram: Path) -> None:
+        """Load the RAM file and the tag lists beside it.
+
+        Raises:
+            SeeSRError: see :func:`.load_dape` and :func:`.read_vocabulary`; or there are no tag lists.
+        """
+        super().__init__()
+        self.ram = load_dape(open_weights(ram), dtype=torch.float32)
+        files = tag_files(ram.parent)
+        if files is None:
+            raise SeeSRError(
+                f"ram: the tag lists {TAG_LIST} and {THRESHOLDS} are missing beside {ram}: put them there."
+            )
+        self._vocabulary = read_vocabulary(**files, num_classes=self.ram.config.num_classes)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[str]:
+        """Pictures [B,3,H,W] in [0,1] to their tags, joined."""
+        found = [select_tags(row, self._vocabulary) for row in self.ram(images).logits.cpu()]
+        return [", ".join(tag.word for tag in tags) for tags in found]
+
+
+class LoRA(nn.Module):
+    """What a LoRA adds to a weight; B starts at zero, so nothing at first."""
+
+    def __init__(self, a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> None:
+        """Take the shapes of the published ``lora_A`` and ``lora_B``."""
+        super().__init__()
+        self.lora_A = nn.Parameter(torch.empty(a_shape))
+        self.lora_B = nn.Parameter(torch.zeros(b_shape))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """[out,in] to the same."""
+        return weight + lora_delta(self.lora_A, self.lora_B)
+
+
+class DapeStage(Stage):
+    """LoRA on a RAM: from the degraded picture, what the plain RAM sees in the clean one.
+
+    Source: paper section 3.2; weights of both losses 1.
+    """
+
+    def __init__(self, settings: DapeSettings, photos: PhotoSettings, seed: int) -> None:
+        """Load the RAM twice, as teacher and as student, and add the LoRA."""
+        super().__init__()
+        self._pairs = Pairs(photos, seed)
+        self.teacher = load_dape(open_weights(settings.ram), dtype=torch.float32)
+        self.student = load_dape(open_weights(settings.ram), dtype=torch.float32)
+        weights = dict(self.student.named_parameters())
+        shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
+        stems = {name: stem for name, (stem,) in lora_stems(weights, ()).items()}
+        sizes = lora_shapes({name: [stem] for name, stem in stems.items()}, shapes, settings.rank)
+        self._loras: dict[str, LoRA] = {}
+        for name, stem in stems.items():
+            layer = self.student.get_submodule(name.removesuffix(".weight"))
+            lora = LoRA(sizes[f"{stem}.lora_A"], sizes[f"{stem}.lora_B"])
+            parametrize.register_parametrization(layer, "weight", lora)
+            self._loras[stem] = lora
+
+    def dataset(self) -> Pairs:
+        """Return the pairs."""
+        return self._pairs
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Squared error of the soft prompt and cross-entropy with the teacher's scores."""
+        with torch.no_grad():
+            wanted = self.teacher(floats(batch["gt"]))
+        seen = self.student(floats(batch["lq"]))
+        tags = binary_cross_entropy_with_logits(seen.logits, wanted.logits.sigmoid())
+        return mse_loss(seen.soft_prompt, wanted.soft_prompt) + tags
+
+    def save(self, folder: Path) -> None:
+        """Write the LoRA under the published names; and where photographs have labels, tag lists that suit it."""
+        tensors: dict[str, Tensor] = {}
+        for stem, lora in self._loras.items():
+            tensors |= {f"{stem}.{name}": tensor.clone() for name, tensor in lora.state_dict().items()}
+        torch.save(tensors, folder / DAPE_FILE)
+        if self._pairs.vocabulary:
+            write_tag_lists(folder, self._pairs, self.student)
