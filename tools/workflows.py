@@ -316,7 +316,7 @@ def linked(part: Part) -> Iterator[dict[str, str]]:
     """
     if UPSCALER["name"] in part.values.values():
         yield UPSCALER
-    for file in importlib.import_module(f"{ALIAS}.seesr_modules.download.sources").CATALOGUE["all"]:
+    for file in importlib.import_module(f"{ALIAS}.seesr_modules.published").CATALOGUE["all"]:
         if file.path in part.values.values():
             source = file.sources[0]
             url = f"{source.page}/resolve/{source.revision}/{source.path}"

@@ -28,8 +28,9 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 # A catalogue of one file, fetched by the real command against the hub that HF_ENDPOINT names.
 DRIVER = """
 import sys
+import run
 from huggingface_hub import constants
-from seesr_modules.download import cli, sources
+cli, sources = run.pack_module("commands.download.cli"), run.pack_module("seesr_modules.published")
 constants.DOWNLOAD_CHUNK_SIZE = 16 * 1024
 models, sha256 = sys.argv[1:]
 file = sources.WeightFile(
