@@ -229,7 +229,11 @@ class Editor:
         )
 
     def run(self) -> list[tuple[str, Json]]:
-        """Run the open workflow, which must end well; return what the server told the page: (event, details)."""
+        """Run the open workflow, which must end well; return what the server told the page: (event, details).
+
+        Page 1.32.9 drops the outputs of a run that it does not know of yet. So it hears of nothing until the server has
+        answered its request.
+        """
         events = self.page.evaluate(
             """async (limit) => {
                 const ends = ["execution_success", "execution_error", "execution_interrupted"];
@@ -245,7 +249,11 @@ class Editor:
                         listeners.push([name, listener]);
                     }
                 });
+                const held = [];
+                app.api.dispatchCustomEvent = (...event) => held.push(event); // hides the method of its class
                 await app.queuePrompt(0, 1);
+                delete app.api.dispatchCustomEvent;
+                for (const event of held) app.api.dispatchCustomEvent(...event);
                 if (Object.keys(app.lastNodeErrors ?? {}).length) seen.push(["refused", app.lastNodeErrors]);
                 else await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, limit))]);
                 for (const [name, listener] of listeners) app.api.removeEventListener(name, listener);

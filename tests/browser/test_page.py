@@ -20,15 +20,23 @@ pytestmark = pytest.mark.browser
 
 
 def overlaps(editor: Editor) -> list[list[str]]:
-    """Return the titles of the nodes that lie on one another; a preview makes the node that shows it grow."""
-    return editor.page.evaluate(
-        """() => {
+    """Return the titles of the nodes that lie on one another; a preview makes the node that shows it grow.
+
+    In Nodes 2.0 the page measures nodes a while after it has drawn them, so it gets five seconds to lay them apart.
+    """
+    meeting: list[list[str]] = editor.page.evaluate(
+        """async () => {
             const before = (a, b, side) => a.pos[side] < b.pos[side] + b.size[side];
             const meet = (a, b) => [0, 1].every((side) => before(a, b, side) && before(b, a, side));
-            return app.graph.nodes.flatMap((a, at) => app.graph.nodes.slice(at + 1)
+            const found = () => app.graph.nodes.flatMap((a, at) => app.graph.nodes.slice(at + 1)
                 .filter((b) => meet(a, b)).map((b) => [a.title, b.title]));
+            for (let tries = 0; tries < 50 && found().length; tries++) {
+                await new Promise((resolve) => setTimeout(resolve, 100));
+            }
+            return found();
         }"""
     )
+    return meeting
 
 
 def alike(one: Path, other: Path) -> float:

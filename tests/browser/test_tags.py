@@ -38,20 +38,6 @@ def run(editor: Editor) -> list[str]:
     return tags.split(", ") if tags else []
 
 
-def run_kept(editor: Editor) -> list[str]:
-    """Run the workflow until the page keeps the outputs for its tab; return the tags.
-
-    Page 1.32.9 does not keep what it hears before it knows of the run, as when the machine is busy.
-    """
-    kept = "() => Object.keys(app.extensionManager.workflow.activeWorkflow.changeTracker.nodeOutputs ?? {}).length"
-    for _ in range(10):
-        tags = run(editor)
-        if editor.page.evaluate(kept) >= 2:  # the tagger and the preview
-            return tags
-        editor.set(TAGGER, threshold_offset=next(OFFSETS))
-    raise AssertionError("the page keeps no outputs")
-
-
 def element(editor: Editor, number: int = 0) -> Locator:
     """Return what the page shows of a tagger's tags; the taggers are numbered in the order of their ids."""
     return editor.page.locator(".seesr-tags:visible").nth(number)
@@ -221,11 +207,11 @@ def test_the_keys_for_undo_reach_the_page_from_a_chip(editor: Editor) -> None:
 def test_a_tab_keeps_its_tags(editor: Editor) -> None:
     """The nodes of both tabs have the same ids."""
     open_tagging(editor)
-    found = run_kept(editor)
+    found = run(editor)
     chip(editor, found[0]).click()
     open_tagging(editor, OTHER_PHOTO)
     expect_chips(editor, [])
-    others = run_kept(editor)
+    others = run(editor)
     assert others != found
     chip(editor, others[1]).click(modifiers=["Shift"])
 
@@ -321,7 +307,7 @@ def test_the_chips_live_in_a_subgraph(editor: Editor) -> None:
     open_tagging(editor)
     put_into_a_subgraph(editor)
     enter(editor)
-    found = run_kept(editor)
+    found = run(editor)
     expect_chips(editor, found)
     first, second, *_ = found
     chip(editor, first).click()
