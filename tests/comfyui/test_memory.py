@@ -16,7 +16,7 @@ from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.comfyui.loading.dape import DapeModel, load_dape_path
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
-from seesr_pack.seesr_modules.comfyui.steps.tagging import look
+from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 
 STORED = {
     "float32": torch.float32,
@@ -80,12 +80,12 @@ def test_unloaded_models_come_back_the_same(tiny: Tiny, seesr: Any) -> None:
     """The picture and the tagger's output are the same after everything was unloaded."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
-    before, seen = picture(tiny, seesr), look(dape, photos)
+    before, seen = picture(tiny, seesr), describe(dape, photos)
     assert comfy.model_management.loaded_models()
     comfy.model_management.unload_all_models()
     assert not any(comfy.model_management.loaded_models()), "a model that is gone counts as None"
     assert_alike(picture(tiny, seesr), before)
-    for tensor, again in zip(seen, look(dape, photos), strict=True):
+    for tensor, again in zip(seen, describe(dape, photos), strict=True):
         assert_alike(again, tensor)
 
 
@@ -111,7 +111,7 @@ def test_ten_rounds_of_loading_leave_nothing_behind(tiny: Tiny) -> None:
     def one_round() -> int:
         seesr, dape = load_seesr_path(tiny.folder / "SeeSR", "float32"), tagger(tiny)
         picture(tiny, seesr)
-        look(dape, photos)
+        describe(dape, photos)
         comfy.model_management.unload_all_models()
         patchers = (seesr.image_attention, seesr.controlnet.control_model_wrapped, dape.patcher)
         return sum(patcher.model_size() for patcher in patchers)
@@ -129,7 +129,7 @@ def test_models_that_fit_in_part_give_the_same(tiny: Tiny, seesr: Any, monkeypat
     """With room for half of each model the host leaves the other half out and casts it as it is needed."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
-    before, seen = picture(tiny, seesr), look(dape, photos)
+    before, seen = picture(tiny, seesr), describe(dape, photos)
     comfy.model_management.unload_all_models()
     plainly = comfy.model_management.LoadedModel.model_load
     shares = {}
@@ -142,7 +142,7 @@ def test_models_that_fit_in_part_give_the_same(tiny: Tiny, seesr: Any, monkeypat
 
     monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", with_little_room)
     assert_alike(picture(tiny, seesr), before)
-    for tensor, again in zip(seen, look(dape, photos), strict=True):
+    for tensor, again in zip(seen, describe(dape, photos), strict=True):
         assert_alike(again, tensor)
     networks = {seesr.image_attention.model, seesr.controlnet.control_model, dape.patcher.model}
     assert networks < shares.keys()

@@ -16,7 +16,7 @@ from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample
-from seesr_pack.seesr_modules.comfyui.steps.tagging import look, tag
+from seesr_pack.seesr_modules.comfyui.steps.tagging import describe, tag
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.degrade import degrade
@@ -64,7 +64,7 @@ def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
         latent=random(1, loaded.vae.latent_channels, 8, 12),
         positive=random(1, 77, width),
         negative=random(1, 77, width),
-        soft_prompt=look(loaded.dape, [photo()[1]])[0],
+        soft_prompt=describe(loaded.dape, [photo()[1]])[0],
         hint=random(1, 3, 64, 96).sigmoid(),
     )
     denoised = torch.cat(steps.host_step(loaded.model, loaded.seesr, inputs)())
@@ -177,7 +177,7 @@ def test_every_part_counts(loaded: nano.Nano) -> None:
 def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
     """The tagger looks at the picture."""
     noise = torch.rand(photo()[1].shape, generator=torch.Generator().manual_seed(0))
-    seen, nothing = (look(loaded.dape, [picture])[1] for picture in (photo()[1], noise))
+    seen, nothing = (describe(loaded.dape, [picture])[1] for picture in (photo()[1], noise))
     assert (seen - nothing).abs().max() > 1
     assert [t.word for t in tag(loaded.dape, photo()[1]).tags[0]] != [t.word for t in tag(loaded.dape, noise).tags[0]]
 

@@ -64,8 +64,8 @@ def test_the_tags_of_the_photo_are_logged(models: Path, caplog: pytest.LogCaptur
 def test_the_tagger_sees_the_photo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tagger(models, 3)
     seen: list[torch.Tensor] = []
-    plain = tagging.look
-    monkeypatch.setattr(tagging, "look", lambda dape, images: seen.extend(images) or plain(dape, images))
+    plain = tagging.describe
+    monkeypatch.setattr(tagging, "describe", lambda dape, images: seen.extend(images) or plain(dape, images))
     load_dape_named(NAME, "none", "float32")
     with Image.open(PHOTO) as photo:
         expected = pil_to_tensor(photo).float() / 255
@@ -111,7 +111,7 @@ def test_a_trial_that_fails_leaves_the_tagger_loaded(
         raise error
 
     save_tagger(models, 3)
-    monkeypatch.setattr(tagging, "look", fail)
+    monkeypatch.setattr(tagging, "describe", fail)
     assert told(caplog) == [("WARNING", f"Load DAPE: the tagger could not be tried on a photo ({error}).")]
 
 
@@ -120,7 +120,7 @@ def test_scores_that_are_no_numbers_are_told(
 ) -> None:
     save_tagger(models, 3)
     nothing = torch.full((1, PUBLISHED_CLASSES), float("nan"))
-    monkeypatch.setattr(tagging, "look", lambda *_: (nothing, nothing))
+    monkeypatch.setattr(tagging, "describe", lambda *_: (nothing, nothing))
     [(level, line)] = told(caplog)
     assert level == "WARNING" and "finite" in line
 
