@@ -15,15 +15,14 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
-from comfy.ldm.modules.attention import CrossAttention
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from likeness import assert_alike
 from other_models import save_controlnet
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.comfyui.loading import dtypes
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks import controlnet
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
-from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
+from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -133,7 +132,7 @@ def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any
     scene = make_scene(4, 4)
     texts = {"positive": scene.positive, "negative": scene.negative, name: [[scene.positive[0][0].repeat(3, 1, 1), {}]]}
     with pytest.raises(SeeSRError, match=f"The input '{name}' holds 3 texts and 'hint' 1 pictures"):
-        host_model.apply_seesr(tiny.model, seesr, texts["positive"], texts["negative"], scene.hint, scene.soft_prompt)
+        apply_seesr(tiny.model, seesr, texts["positive"], texts["negative"], scene.hint, scene.soft_prompt)
 
 
 def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
@@ -179,7 +178,7 @@ def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
     model, *without = apply_scene(tiny, seesr, scene, soft_prompt_strength=0.0)
     _, *with_it = apply_scene(tiny, seesr, scene)
     found, other = (predict(model, *conds, scene) for conds in (without, with_it))
-    monkeypatch.setattr(controlnet, "attached", lambda *_: nullcontext())
+    monkeypatch.setattr(controlnet, "attach_hooks", lambda *_: nullcontext())
     assert_alike(found, predict(model, *with_it, scene))
     assert (found - other).abs().max() > 1e-3
 
@@ -295,37 +294,6 @@ def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: S
     assert calls == [2, 2, 2]
 
 
-@pytest.mark.parametrize("sides", [(8, 12), (9, 7)])
-def test_what_comes_before_the_text_is_computed_once_for_both(
-    tiny: Tiny, seesr: Any, sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """UNet and ControlNet compute it for two pictures, not for both texts of each; the result stays the same."""
-    rows: list[int] = []
-    before_text = {ResBlock: "input_blocks.1.0", CrossAttention: "input_blocks.1.1.transformer_blocks.0.attn1"}
-    networks = (tiny.model.model.diffusion_model, seesr.controlnet.control_model)
-    watched = [network.get_submodule(path) for network in networks for path in before_text.values()]
-    for kind in before_text:
-        monkeypatch.setattr(kind, "forward", _noting(kind.forward, watched, rows))
-    scene = make_scene(*sides, 2)
-    applied = apply_scene(tiny, seesr, scene)
-    once = predict(*applied, scene, steps=3)
-    assert rows == [2] * len(watched) * 3
-    rows.clear()
-    for module in (controlnet, host_model):
-        monkeypatch.setattr(module, "halves_shared", lambda _network: nullcontext())
-    assert_alike(predict(*applied, scene, steps=3), once)
-    assert rows == [4] * len(watched) * 3
-
-
-def _noting(forward: Any, watched: list[nn.Module], rows: list[int]) -> Any:
-    def noting(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if any(self is module for module in watched):
-            rows.append(len(x))
-        return forward(self, x, *args, **kwargs)
-
-    return noting
-
-
 def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     """The sentence says what was found and which checkpoints fit."""
     unet = dict(builders.synthetic(builders.GOLDEN, "seesr_unet_tiny"))
@@ -376,9 +344,9 @@ def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
     The ControlNet alone computes in bfloat16: the latent moves by 0.026 of its standard deviation, with the base in
     bfloat16, too, by 0.033.
     """
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     if flag:
-        monkeypatch.setattr(host_model.args, flag, True)
+        monkeypatch.setattr(dtypes.args, flag, True)
     half = fast and not flag
     loaded = load_seesr_path(tiny.folder / "SeeSR", "auto")
     seen: list[torch.dtype] = []
@@ -406,8 +374,8 @@ def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it(
     tiny: Tiny, scene: Scene, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights stored in bfloat16 are computed in as they are, where the host would cast them in every layer."""
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
-    assert host_model.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
+    assert dtypes.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
     unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
     stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as the host loads it on a CPU
     half = load_seesr_path(tiny.folder / "SeeSR", "bfloat16")

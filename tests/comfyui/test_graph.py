@@ -11,7 +11,7 @@ import torch
 from graphs import canonical, photo
 from likeness import assert_alike
 from seesr_pack.nodes.build_prompts import BuildPrompts
-from seesr_pack.seesr_modules.comfyui.steps.prompts import as_batch
+from seesr_pack.seesr_modules.comfyui.steps.prompts import mark_batch
 
 SIZES = ((96, 64), (75, 51), (7, 300))
 
@@ -154,7 +154,7 @@ def test_texts_of_a_list_without_borders_are_one_batch(run_graph: Any) -> None:
     positive, negative, lines = built(["cat", "dog"], "w")
     assert lines == ["cat, w,q\ndog, w,q"]
     assert [len(batch[0][0]) for batch in (*positive, *negative)] == [2, 1, 1]
-    positive, _, lines = built([*as_batch(["cat", "dog"]), *as_batch(["cow"])], "w", "v")
+    positive, _, lines = built([*mark_batch(["cat", "dog"]), *mark_batch(["cow"])], "w", "v")
     assert lines == ["cat, w,q\ndog, w,q", "cow, v,q"]
     assert [len(batch[0][0]) for batch in positive] == [2, 1]
 

@@ -19,8 +19,8 @@ from seesr_pack.bench import packed_loading_work as loading_work
 from seesr_pack.nodes.load_dape import LoadDape
 from seesr_pack.nodes.load_seesr import LoadSeeSR
 from seesr_pack.seesr_modules.comfyui.loading import folders
-from seesr_pack.seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM, find_seesr, find_tagger
-from seesr_pack.seesr_modules.comfyui.loading.dape import find_vocabulary, load_dape_path
+from seesr_pack.seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM, find_seesr, find_tag_lists, find_tagger
+from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_named, load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks.controlnet import parameter_names
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -246,18 +246,18 @@ def test_what_is_missing_is_named(models: Path) -> None:
     with pytest.raises(SeeSRError, match=r"^Load SeeSR: 'SeeSR' holds no unet and no controlnet\."):
         load_seesr_named("SeeSR", "float32")
     lists = ("ram_tag_list.txt", "ram_tag_list_threshold.txt")
-    for find, names in ((find_vocabulary, (3, [])), (find_tagger, ("there.pth", PLAIN_RAM))):
+    for find, names in ((find_tag_lists, ([],)), (find_tagger, ("there.pth", PLAIN_RAM))):
         with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} are missing. Run"):
             find(*names)
     for there, gone in (lists, lists[::-1]):
         (models / there).touch()
         with pytest.raises(SeeSRError, match=f"the tag list {gone} is missing. Run"):
-            find_vocabulary(3, [])
+            find_tag_lists([])
         (models / there).unlink()
     (models / lists[0]).touch()
     (models / "SeeSR" / lists[1]).touch()
     with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} lie in two folders. Run"):
-        find_vocabulary(3, [models / "SeeSR"])
+        find_tag_lists([models / "SeeSR"])
 
 
 def test_the_loaders_list_packed_files_behind_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

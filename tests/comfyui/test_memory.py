@@ -13,9 +13,9 @@ import torch
 from graphs import canonical, photo
 from likeness import assert_alike
 from scenes import Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.comfyui.loading import dtypes
 from seesr_pack.seesr_modules.comfyui.loading.dape import DapeModel, load_dape_path
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
-from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
 from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 
 STORED = {
@@ -51,7 +51,7 @@ def test_canonical_graph_with_weights_of_every_type(
     run_graph: Any, weight_dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights are stored as asked, and the picture, computed in float32, is near float32's."""
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: False)
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: False)
     run_graph.values["image"] = photo(1, 32, 48)
     graph = canonical(seesr__weight_dtype=weight_dtype, dape__weight_dtype=weight_dtype)
     seesr, dape, soft_prompt, image = run_graph(graph, ("seesr", 0), ("dape", 0), ("tagger", 1), ("color", 0))

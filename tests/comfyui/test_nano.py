@@ -12,7 +12,7 @@ import torch
 from likeness import assert_alike
 from seesr_pack.bench import denoising_step as steps
 from seesr_pack.seesr_modules.comfyui.loading import nano
-from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample
@@ -130,8 +130,9 @@ def restored(
     positive = encode_texts(loaded.clip, [f"{words}, {POSITIVE_QUALITY}"], False)
     negative = encode_texts(loaded.clip, [NEGATIVE_QUALITY], False)
     start = embed(small, loaded.vae, 4.0, 256, "lr")
+    settings = ApplySettings(strength, soft)
     model, positive, negative = apply_seesr(
-        loaded.model, loaded.seesr, positive, negative, start.hint, tagging.soft_prompt, strength, soft
+        loaded.model, loaded.seesr, positive, negative, start.hint, tagging.soft_prompt, settings
     )
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", steps)
     latent = sample(model, positive, negative, {"samples": start.latent}, 1, cfg, "euler", sigmas)

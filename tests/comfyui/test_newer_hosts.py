@@ -448,7 +448,7 @@ WRAPPED: dict[str, tuple[Callable[[], Any], tuple[Any, ...]]] = {
         lambda: _tiled().calc_cond_batch,
         (_Model(), [[]], torch.zeros(1, 4, 8, 8), torch.ones(1), {}),
     ),
-    "guidance": (lambda: guidance._within(1.0, 0.0), (torch.zeros(1), torch.ones(1), {})),
+    "guidance": (lambda: guidance._guide_within(1.0, 0.0), (torch.zeros(1), torch.ones(1), {})),
 }
 
 
@@ -467,7 +467,7 @@ def test_the_start_hands_on_arguments_that_newer_hosts_add(tiny: Tiny) -> None:
     seen: dict[str, Any] = {}
     zero = torch.zeros(1, 4, 8, 8)
     executor = lambda *_args, **kwargs: seen.update(kwargs)  # noqa: E731 - it needs an attribute
-    sampling._start_wrapper(executor, Guider(), torch.zeros(2), {}, None, zero, zero, newer=7)
+    sampling._replace_start_noise(executor, Guider(), torch.zeros(2), {}, None, zero, zero, newer=7)
     assert seen == {"newer": 7}
 
 

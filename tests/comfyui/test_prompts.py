@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scenes import Tiny
 from seesr_pack.nodes.build_prompts import BuildPrompts
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
-from seesr_pack.seesr_modules.method.prompts import MAX_TOKENS, cut_to_one_chunk, literal
+from seesr_pack.seesr_modules.config import TEXT_TOKENS
+from seesr_pack.seesr_modules.method.prompts import cut_to_one_chunk, literal
 from transformers import CLIPTokenizer
 
 HOST = SD2Tokenizer(embedding_directory="no-embeddings")
@@ -31,7 +32,7 @@ def host_tokens(text: str) -> list[tuple[int, float]]:
     end = HOST.tokenize_with_weights("")["h"][0][1][0]
     found = []
     for chunk in HOST.tokenize_with_weights(text)["h"]:
-        assert len(chunk) == MAX_TOKENS
+        assert len(chunk) == TEXT_TOKENS
         # Where a text itself holds the end mark, the last one before the padding is the chunk's.
         words = chunk[1:]
         while words[-1][0] != end:
@@ -68,18 +69,18 @@ def test_literal_text_in_one_chunk_is_the_published_cut() -> None:
     text = "a (close-up:1.2) of " * 20
     empty = HOST.tokenize_with_weights("")["h"][0]
     (chunk,) = cut_to_one_chunk(HOST.tokenize_with_weights(literal(text))["h"], empty)
-    assert [token for token, *_ in chunk] == PLAIN(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    assert [token for token, *_ in chunk] == PLAIN(text, truncation=True, max_length=TEXT_TOKENS)["input_ids"]
 
 
 def test_texts_of_two_and_three_chunks_make_one_batch(tiny: Tiny) -> None:
     """Rows of one length, each its own text repeated whole."""
     texts = [", ".join(f"word{number}" for number in range(count)) for count in (30, 45)]
     rows = [encode_texts(tiny.clip, [text], False)[0][0] for text in texts]
-    assert [row.shape[1] // MAX_TOKENS for row in rows] == [2, 3]
+    assert [row.shape[1] // TEXT_TOKENS for row in rows] == [2, 3]
     (batch, options), *others = encode_texts(tiny.clip, texts, False)
-    assert not others and batch.shape[:2] == (2, 6 * MAX_TOKENS)
+    assert not others and batch.shape[:2] == (2, 6 * TEXT_TOKENS)
     for own, row in zip(batch, rows, strict=True):
-        assert torch.equal(own, row[0].repeat(6 * MAX_TOKENS // row.shape[1], 1))
+        assert torch.equal(own, row[0].repeat(6 * TEXT_TOKENS // row.shape[1], 1))
     assert len(options["pooled_output"]) == 2
 
 

@@ -10,6 +10,7 @@ import comfy.samplers
 import pytest
 import torch
 from likeness import SAME, assert_alike
+from noise_levels import alphas_cumprod
 from scenes import Tiny, apply_scene, make_scene
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
@@ -23,7 +24,7 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import (
 )
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.method.schedule import SPACINGS, Spacing, alphas_cumprod, spaced_timesteps
+from seesr_pack.seesr_modules.method.schedule import SPACINGS, Spacing, spaced_timesteps
 from seesr_pack.seesr_modules.weights.checkpoint import InMemory
 from seesr_pack.train.denoiser import SeeSRDenoiser
 from torch import Tensor
@@ -196,7 +197,7 @@ def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
 def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Spacing) -> None:
     """There are exactly as many as asked, at the published timesteps, and a final zero."""
     sigmas = seesr_sigmas(tiny.model, steps, spacing)
-    alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)]
+    alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)].float()
     assert sigmas.shape == (steps + 1,)
     assert sigmas[-1] == 0
     torch.testing.assert_close(sigmas[:-1], ((1 - alpha) / alpha).sqrt(), rtol=1e-4, atol=0)

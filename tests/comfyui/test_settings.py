@@ -23,9 +23,10 @@ from seesr_pack.nodes import (
     tiled_sampler,
 )
 from seesr_pack.seesr_modules.comfyui.images import from_host, to_host
-from seesr_pack.seesr_modules.comfyui.steps.apply import with_controlnet
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, add_controlnet
 from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
+from seesr_pack.seesr_modules.comfyui.steps.tagging import TagSettings
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -88,7 +89,7 @@ def test_controlnet_apply(monkeypatch: pytest.MonkeyPatch) -> None:
         start_percent=0.1,
         end_percent=0.9,
     )
-    assert_holds(noted, **inputs, **numbers, hint=hint.movedim(-1, 1), percent_range=(0.1, 0.9))
+    assert_holds(noted, **inputs, hint=hint.movedim(-1, 1), settings=ApplySettings(**numbers, percent_range=(0.1, 0.9)))
 
 
 TILES = {"tile_px": 768, "overlap_px": 128, "tile_batch": 3, "tiling": "reference"}
@@ -124,10 +125,9 @@ def test_tiled_sampler(monkeypatch: pytest.MonkeyPatch, denoise: float, full_run
 def test_taggers(monkeypatch: pytest.MonkeyPatch) -> None:
     image = pictures()
     tags = {"threshold_offset": 0.1, "exclude": "dog", "max_tags": 4}
-    noted = given(
-        monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **tags, language="chinese", pin="cat"
-    )
-    assert_holds(noted, dape="d", images=image.movedim(-1, 1), **tags, language="chinese", pin="cat")
+    chosen = {**tags, "language": "chinese", "pin": "cat"}
+    noted = given(monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **chosen)
+    assert_holds(noted, dape="d", images=image.movedim(-1, 1), settings=TagSettings(**chosen))
     words = {"user_prompt": "u", "quality_prompt": "q", "negative_prompt": "n", "single_chunk": True}
     size = {"tile_px": 512, "overlap_px": 64, "context": 0.3}
     noted = given(
@@ -155,7 +155,7 @@ def test_nodes_on_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = given(monkeypatch, color_fix, "fix_color", "SeeSR_ColorFix", image=image, reference=reference, **end)
     assert_holds(noted, image=image.movedim(-1, 1), reference=reference.movedim(-1, 1), **end)
     damage = {"scale": 2, "strength": 0.4, "seed": 8}
-    noted = given(monkeypatch, degrade, "degraded_and_clean", "SeeSR_Degrade", image=image, **damage)
+    noted = given(monkeypatch, degrade, "degrade_and_crop", "SeeSR_Degrade", image=image, **damage)
     assert_holds(noted, image=image.movedim(-1, 1), **damage)
 
 
@@ -173,7 +173,8 @@ def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
     scene = make_scene()
     before = seesr.controlnet.copy()
     texts = [scene.positive, [[scene.negative[0][0], {"control": before, "other": 1}]]]
-    first, second = with_controlnet(texts, seesr, scene.hint, scene.soft_prompt, 0.7, 0.6, (0.2, 0.8))
+    settings = ApplySettings(0.7, 0.6, (0.2, 0.8))
+    first, second = add_controlnet(texts, seesr, scene.hint, scene.soft_prompt, settings)
     for (_, options), previous in ((first[0], None), (second[0], before)):
         control = options["control"]
         assert control is not seesr.controlnet and control.previous_controlnet is previous
@@ -184,7 +185,8 @@ def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
         assert options["control_apply_to_uncond"] is False
         assert control.copy().default_soft_prompt is scene.soft_prompt
     assert second[0][1]["other"] == 1
-    alike = with_controlnet([scene.positive, scene.negative], seesr, scene.hint, scene.soft_prompt, 1.0, 1.0, (0, 1))
+    both = [scene.positive, scene.negative]
+    alike = add_controlnet(both, seesr, scene.hint, scene.soft_prompt, ApplySettings())
     assert alike[0][0][1]["control"] is alike[1][0][1]["control"]
 
 

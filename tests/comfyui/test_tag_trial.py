@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from seesr_pack.seesr_modules.comfyui.loading import folders
+from seesr_pack.seesr_modules.comfyui.loading import folders, tag_trial
 from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_named
 from seesr_pack.seesr_modules.comfyui.loading.tag_trial import PHOTO
 from seesr_pack.seesr_modules.comfyui.steps import tagging
@@ -31,7 +31,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folders.register()
     for kind in ("seesr", "rams"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], {".pth", ".safetensors"}))
-    monkeypatch.setattr(tagging, "_tried", set())
+    monkeypatch.setattr(tag_trial, "_tried", set())
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def told(caplog: pytest.LogCaptureFixture, ram: str = NAME) -> list[tuple[str, s
     caplog.clear()
     with caplog.at_level("INFO"):
         assert load_dape_named(ram, "none", "float32").vocabulary.english
-    return [(record.levelname, record.message) for record in caplog.records if record.name == tagging.__name__]
+    return [(record.levelname, record.message) for record in caplog.records if record.name == tag_trial.__name__]
 
 
 def test_the_tags_of_the_photo_are_logged(models: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
-from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 
@@ -39,7 +39,7 @@ def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Pat
         [[data["negative"], {}]],
         data["hint"],
         data["image_embed"],
-        strength=golden_case["strength"],
+        ApplySettings(strength=golden_case["strength"]),
     )
     model = tile_model(model, golden_case["tile"], golden_case["overlap"], tile_batch=1, mode="reference")
 

@@ -10,11 +10,9 @@ from seesr_pack.seesr_modules.method.schedule import (
     SPACINGS,
     Spacing,
     alpha_bar_from_sigma,
-    alphas_cumprod,
     leading_timesteps,
     lr_start,
     noise_for_start,
-    sigma_from_alpha_bar,
     spaced_timesteps,
     starts_at_the_top,
     trailing_timesteps,
@@ -92,23 +90,25 @@ def test_other_starts_at_the_top() -> None:
 
 @pytest.mark.parametrize(
     "timesteps",
-    [[], [501], [981, 960, 941], [749, 499, 249], [909, 818, 727], leading_timesteps(10).tolist()[5:]],
+    [
+        [],
+        [501],
+        [5, 5],
+        [1, 21, 41],
+        [981, 960, 941],
+        [749, 499, 249],
+        [909, 818, 727],
+        leading_timesteps(10).tolist()[5:],
+    ],
 )
 def test_a_start_in_mid_schedule_is_none_at_the_top(timesteps: list[int]) -> None:
     assert not starts_at_the_top(timesteps)
 
 
-def test_noise_levels_are_those_of_stable_diffusion_2() -> None:
-    sigmas = sigma_from_alpha_bar(alphas_cumprod())
-    assert sigmas.shape == (1000,) and sigmas.dtype == torch.float32
-    # The smallest and the largest noise level that SD's hosts quote, to the digits they quote.
-    assert sigmas[0].item() == pytest.approx(0.0292, abs=5e-5)
-    assert sigmas[-1].item() == pytest.approx(14.6146, abs=5e-5)
-
-
-def test_conversions_undo_each_other() -> None:
-    alpha_bar = alphas_cumprod()
-    torch.testing.assert_close(alpha_bar_from_sigma(sigma_from_alpha_bar(alpha_bar)), alpha_bar)
+def test_alpha_bar_of_a_noise_level() -> None:
+    """The smallest and the largest noise level of Stable Diffusion 2 among them."""
+    sigma = torch.tensor([0.0292, 1.0, 14.6146])
+    torch.testing.assert_close(alpha_bar_from_sigma(sigma), torch.tensor([0.999148, 0.5, 0.0046602]))
 
 
 def test_lr_start_mixes_by_variance() -> None:

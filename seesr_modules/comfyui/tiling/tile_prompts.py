@@ -21,9 +21,8 @@ from ...dape.tags import Tag, join_tags, select_tags
 from ...method.image_attention import SOFT_PROMPT_KEY
 from ...method.prompts import positive_text
 from ...method.tiles import Tile, plan_tiles
-from ..compat import Conditioning
 from ..loading.dape import DapeModel
-from ..steps.prompts import encode_texts
+from ..steps.prompts import Conditioning, encode_texts
 from ..steps.tagging import Tagging, describe
 
 TILE_PROMPTS_KEY = "seesr_tiles"
