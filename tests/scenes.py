@@ -14,7 +14,7 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
 
 @dataclass(frozen=True)
 class Tiny:
-    """Tiny models: the host's objects, and the folder with SeeSR's files (``SeeSR``, ``ram.pth``, ``DAPE.pth``)."""
+    """Tiny models: ComfyUI's objects, and the folder with SeeSR's files (``SeeSR``, ``ram.pth``, ``DAPE.pth``)."""
 
     model: Any
     clip: Any

@@ -107,7 +107,7 @@ def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene
             management.interrupt_current_processing()
 
     handle = network.register_forward_hook(cancel)
-    # What the host's server does with each step of a bar.
+    # What ComfyUI's server does with each step of a bar.
     comfy.utils.set_progress_bar_global_hook(lambda *_, **__: management.throw_exception_if_processing_interrupted())
     try:
         with pytest.raises(management.InterruptProcessingException):
@@ -128,7 +128,7 @@ def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, p
 
 @pytest.mark.parametrize("name", ["positive", "negative"])
 def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any, name: str) -> None:
-    """The host would repeat or drop some."""
+    """ComfyUI would repeat or drop some texts."""
     scene = make_scene(4, 4)
     texts = {"positive": scene.positive, "negative": scene.negative, name: [[scene.positive[0][0].repeat(3, 1, 1), {}]]}
     with pytest.raises(SeeSRError, match=f"The input '{name}' holds 3 texts and 'hint' 1 pictures"):
@@ -246,7 +246,7 @@ def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) ->
 
 
 def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene, tmp_path: Path) -> None:
-    """Residuals of SeeSR's ControlNet and of one that the host loads add up, in either order."""
+    """The residuals of SeeSR's ControlNet and of another ControlNet add up, in either order."""
     unet = {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()}
     save_controlnet(tmp_path / "canny.safetensors", EncoderSizes.from_shapes(unet))
     other = comfy.controlnet.load_controlnet(str(tmp_path / "canny.safetensors"))
@@ -339,7 +339,7 @@ def test_texts_of_another_number_are_refused(tiny: Tiny, seesr: Any, scene: Scen
 def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
     tiny: Tiny, scene: Scene, plain: torch.Tensor, fast: bool, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside a base in float32, as the host has it on a CPU; a user who asked for float32 gets it, to the bit.
+    """The base stays in float32, as ComfyUI has it on a CPU. A user who asks for float32 gets it, to the bit.
 
     The ControlNet alone computes in bfloat16: the latent moves by 0.026 of its standard deviation, with the base in
     bfloat16, too, by 0.033.
@@ -373,11 +373,11 @@ def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
 def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it(
     tiny: Tiny, scene: Scene, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights stored in bfloat16 are computed in as they are, where the host would cast them in every layer."""
+    """Weights stored in bfloat16 are not cast, where ComfyUI would cast them in every layer."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     assert dtypes.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
     unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
-    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as the host loads it on a CPU
+    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as ComfyUI loads it on a CPU
     half = load_seesr_path(tiny.folder / "SeeSR", "bfloat16")
     applied = apply_scene(tiny, half, scene, model=stored)
     seen: set[torch.dtype] = set()

@@ -32,7 +32,7 @@ NETWORKS = {"BaseModel", "ImageAttention", "ControlModel", "Dape"}
 
 
 class Process(NamedTuple):
-    """How one process runs: the host's flags, and what is set beside them."""
+    """How one process runs: ComfyUI's flags, and what is set beside them."""
 
     flags: list[str]
     weight_dtype: str = "float32"

@@ -1,4 +1,4 @@
-"""The canonical graph, run by the host's executor on tiny models."""
+"""The canonical graph, run by ComfyUI's executor on tiny models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Guidance Interval with each of the host's guiders: outside of the interval the positive is predicted alone."""
+"""Guidance Interval with each of ComfyUI's guiders: outside the interval only the positive is predicted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def applied(tiny: Tiny, seesr: Any, scene: Scene) -> tuple[Any, Any, Any, Any]:
 
 
 def run(guider: Any, scene: Scene, sampler_name: str = "euler") -> Tensor:
-    """Sample a few steps with a guider of the host's."""
+    """Sample a few steps with one of ComfyUI's guiders."""
     sampler, sigmas = comfy.samplers.sampler_object(sampler_name), seesr_sigmas(guider.model_patcher, STEPS)
     return guider.sample(scene.noise, scene.latent["samples"], sampler, sigmas, disable_pbar=True, seed=3)
 
@@ -47,7 +47,7 @@ def alone(model: Any, positive: Any, scene: Scene) -> Tensor:
 
 
 def dual(model: Any, applied: tuple[Any, ...], scene: Scene, cfg2: float = 2.0, nested: bool = False) -> Tensor:
-    """Sample with the host's guider for two conditionings and a negative."""
+    """Sample with ComfyUI's guider for two conditionings and a negative."""
     guider = Guider_DualCFG(model)
     guider.set_conds(applied[1], applied[3], applied[2])
     guider.set_cfg(3.0, cfg2, nested)

@@ -132,7 +132,7 @@ needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rig
 @needs_links
 def test_a_linked_seesr_is_listed_and_loads(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """People keep models on other disks; links in a circle end."""
-    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [])  # the host goes in circles for long
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [])  # ComfyUI goes in circles for long
     disk = builders.save_seesr(tmp_path / "disk" / "SeeSR", UNET, CONTROLNET).parent
     (models / "SeeSR").symlink_to(disk / "SeeSR")
     (models / "disk").symlink_to(disk)

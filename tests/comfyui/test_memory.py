@@ -126,7 +126,7 @@ def test_ten_rounds_of_loading_leave_nothing_behind(tiny: Tiny) -> None:
 
 
 def test_models_that_fit_in_part_give_the_same(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for half of each model the host leaves the other half out and casts it as it is needed."""
+    """With memory for half of each model, ComfyUI keeps the other half offloaded and casts it when needed."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
     before, seen = picture(tiny, seesr), describe(dape, photos)

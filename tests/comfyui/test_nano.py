@@ -1,4 +1,4 @@
-"""Nano, the model that ships: in the host it computes what was trained, and every part of it counts."""
+"""Nano, the model in the pack: ComfyUI computes the same as training did, and every part has an effect."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_the_file_is_small() -> None:
 
 
 def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
-    """The host's UNet and ControlNet against the diffusers denoiser, both conds' v."""
+    """ComfyUI's UNet and ControlNet predict the same v as the diffusers denoiser, for both conds."""
     file = NanoFile()
     weights = {"unet": all_tensors(file.unet, torch.float32), "controlnet": all_tensors(file.controlnet, torch.float32)}
     generator = torch.Generator().manual_seed(3)
@@ -71,7 +71,7 @@ def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
     expected = steps.plain_steps(weights, inputs, torch.float32).whole()
     sigma = loaded.model.model.model_sampling.sigma(torch.tensor(float(inputs.timestep)))
     noisy = inputs.latent * torch.sqrt(1 + sigma**2)
-    # x0 = x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1), at the scale at which the host samples
+    # x0 = x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1), at the scale at which ComfyUI samples
     velocity = (noisy / (sigma**2 + 1) - denoised) * torch.sqrt(sigma**2 + 1) / sigma
     assert (velocity - expected).abs().max() <= 1e-4 * expected.std()
 
@@ -102,7 +102,7 @@ def test_the_text_encoder_equals_what_was_trained(loaded: nano.Nano) -> None:
         assert (found - expected).abs().max() <= 1e-4 * expected.std(), text
 
 
-@torch.inference_mode()  # as the host runs its nodes
+@torch.inference_mode()  # as ComfyUI runs its nodes
 def test_the_autoencoder_works_in_the_hosts_nodes(loaded: nano.Nano) -> None:
     """Whole and in tiles, there and back: the picture again, to about 30 dB."""
     pixels = photo()[0].movedim(1, -1)
@@ -255,6 +255,6 @@ def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]
 
 
 def test_every_sampler_name_of_the_workflow_is_the_hosts() -> None:
-    """The shipped workflow names a sampler that the host has."""
+    """The shipped workflow names a sampler that ComfyUI has."""
     workflow = (NANO_FILE.parents[1] / "workflows" / "api" / "seesr_nano.json").read_text("utf-8")
     assert any(f'"sampler_name": "{name}"' in workflow for name in comfy.samplers.KSampler.SAMPLERS)

@@ -1,4 +1,4 @@
-"""Texts as the host's tokenizer and text encoder take them."""
+"""How ComfyUI's tokenizer and text encoder read texts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import CLIPTokenizer
 
 HOST = SD2Tokenizer(embedding_directory="no-embeddings")
 PLAIN = CLIPTokenizer.from_pretrained(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")
-"""The published code's tokenizer, with the vocabulary that the host has."""
+"""The published code's tokenizer, with ComfyUI's vocabulary."""
 
 PIECES = ["(", ")", "\\", ":1.2)", "1.2", "[", "]", "{", "}", " ", "\n", "\t", ",", "cat", "Ünïcode", "東京", "🐈"]
 PIECES += ["embedding:", " embedding:cat", "EMBEDDING:", "myembedding:x", "<|endoftext|>", "close-up", "--"]
@@ -58,7 +58,7 @@ def test_literal_text_gives_the_tokens_of_the_plain_text(text: str) -> None:
 
 
 def test_the_hosts_syntax_is_another(caplog: pytest.LogCaptureFixture) -> None:
-    """What the test above would not see if the host had none."""
+    """Without a syntax of ComfyUI's own, the test above would show nothing."""
     for text in ("a portrait (close-up)", "a photo of embedding:cat"):
         assert [token for token, _ in host_tokens(text)] != PLAIN(text)["input_ids"][1:-1]
     assert {weight for _, weight in host_tokens("a man (beard:1.2)")} == {1.0, 1.2}

@@ -1,4 +1,4 @@
-"""Regional prompts in tiles: areas, masks and GLIGEN's boxes are where the host has them untiled."""
+"""Regional prompts in tiles: areas, masks and GLIGEN's boxes lie where ComfyUI puts them without tiles."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ REGIONS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("tile_batch", [1, 4])
 @pytest.mark.parametrize("case", REGIONS)
 def test_regions_are_what_they_are_untiled(case: str, tile_batch: int) -> None:
-    """Place, strength, feathered edges and masks, by the host's own arithmetic."""
+    """Place, strength, feathered edges and masks, by ComfyUI's own arithmetic."""
     x = torch.randn(1, 4, 40, 52, generator=torch.Generator().manual_seed(1))
     conds = [REGIONS[case], [cond(-2.0)]]
     whole = comfy.samplers._calc_cond_batch(_Pointwise(), conds, x, SIGMA, {})

@@ -1,4 +1,4 @@
-"""SeeSR's start and schedules with every sampler and scheduler of the host."""
+"""SeeSR's start and schedules with every sampler and scheduler of ComfyUI."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def started(tiny: Tiny) -> Any:
 
 
 def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Return the LR latent noised to timestep 999, as a host sampler at ``sigma`` sees it."""
+    """Return the LR latent noised to timestep 999, at the scale of ComfyUI's samplers at ``sigma``."""
     last = alphas_cumprod()[-1]
     return (last.sqrt() * latent * SCALE + (1 - last).sqrt() * noise) * torch.sqrt(1 + sigma**2)
 
@@ -172,7 +172,7 @@ def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
 
 
 def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
-    """The host draws both from generators of the same seed."""
+    """ComfyUI draws both from generators with the same seed."""
     drawn: list[Tensor] = []
     inputs: list[Tensor] = []
     model = started.clone()
@@ -204,7 +204,7 @@ def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Sp
 
 
 def test_ddim_uniform_is_the_published_schedule_at_50(tiny: Tiny) -> None:
-    """The host's own scheduler and SeeSR's agree where the host's counts right."""
+    """The two schedulers agree at numbers of steps where ComfyUI's counts right."""
     torch.testing.assert_close(
         sampler_sigmas(tiny.model, "ddpm", "ddim_uniform", 50, 1.0), seesr_sigmas(tiny.model, 50)
     )
@@ -266,7 +266,8 @@ def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, schedul
 def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sampler: str) -> None:
     """Picture 1 of a batch at seed 7 becomes what it becomes alone at seed 8; by default it does not.
 
-    Alone the host draws all noise itself. dpm_adaptive is left out: it chooses its steps by the batch as a whole.
+    For a single picture ComfyUI draws all noise itself. dpm_adaptive is left out, since it chooses its steps by the
+    batch as a whole.
     """
     _, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
@@ -302,7 +303,7 @@ def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> No
     before, after = latent["samples"], result["samples"]
     torch.testing.assert_close(after[..., 2:], before[..., 2:], rtol=0, atol=1e-5)
     assert (after - before)[..., :2].abs().max() > 1e-2
-    assert result["noise_mask"] is mask, "as the host's own samplers hand it on"
+    assert result["noise_mask"] is mask, "as ComfyUI's own samplers hand it on"
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
@@ -331,7 +332,7 @@ def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 6), (1, 4, 8, 8)])
 def test_a_latent_that_is_not_of_the_hint_is_refused(smallest: Any, shape: tuple[int, ...]) -> None:
-    """The host would stretch the hint."""
+    """ComfyUI would stretch the hint."""
     _, (model, positive, negative) = smallest
     with pytest.raises(SeeSRError, match=rf"The latent is of 1 pictures of {shape[3] * 8}x{shape[2] * 8} pixels"):
         sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", seesr_sigmas(model, 2))

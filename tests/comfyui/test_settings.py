@@ -169,7 +169,7 @@ def test_guidance_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
-    """One for both conditionings; its range is the host's; what was chained before comes before."""
+    """Both conditionings share one, its range is ComfyUI's, and ControlNets chained before stay before it."""
     scene = make_scene()
     before = seesr.controlnet.copy()
     texts = [scene.positive, [[scene.negative[0][0], {"control": before, "other": 1}]]]
@@ -250,7 +250,7 @@ def test_embed_plans_and_encodes(tiny: Tiny) -> None:
 def test_free_memory_decides_how_many_tiles_run_at_once(
     monkeypatch: pytest.MonkeyPatch, asked: int, free_tiles: float, size: int
 ) -> None:
-    """Half as much again as the host's estimate is kept for the whole batch of both conds; a number asked is taken."""
+    """Half as much again as ComfyUI's estimate is kept for the whole batch of both conds; a number asked is taken."""
 
     class Model:
         current_patcher = None

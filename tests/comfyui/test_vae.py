@@ -1,4 +1,4 @@
-"""The VAE on pictures of any size: in tiles where the whole would not fit, and only there."""
+"""The VAE on pictures of any size: in tiles only if the whole picture would not fit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor
 
 @pytest.fixture(autouse=True)
 def as_the_host_runs_nodes() -> Iterator[None]:
-    """The host runs every node in inference mode."""
+    """ComfyUI runs every node in inference mode."""
     with torch.inference_mode():
         yield
 
 
 @pytest.fixture
 def tiles_used(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record the side of the tiles, in the units of the host's functions, whenever it works in tiles."""
+    """Record the tile side, in the units of ComfyUI's functions, of every call in tiles."""
     used: list[int] = []
     for name in ("encode_tiled", "decode_tiled"):
         original = getattr(tiny.vae, name)
@@ -38,7 +38,7 @@ def tiles_used(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def leave_memory(monkeypatch: pytest.MonkeyPatch, needed: float) -> None:
-    """Make the host report just enough free memory for ``needed`` bytes."""
+    """Make ComfyUI report just enough free memory for ``needed`` bytes."""
     free = needed / host_vae.FREE_SHARE * 1.01
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: free)
 
@@ -50,7 +50,7 @@ def picture(height: int, width: int) -> Tensor:
 
 
 def test_small_pictures_are_not_cut(tiny: Tiny, tiles_used: list[int]) -> None:
-    """With memory to spare the host's plain functions are called, for every picture of a batch."""
+    """With enough memory ComfyUI's plain functions are called, for every picture of a batch."""
     image = picture(64, 96).repeat(2, 1, 1, 1)
     latent = host_vae.encode(tiny.vae, image)
     assert latent.shape == (2, 4, 8, 12)
@@ -79,7 +79,7 @@ def test_the_largest_tile_that_fits_is_taken(
 def test_no_pass_of_the_host_takes_more_than_is_free(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
 ) -> None:
-    """Besides square tiles the host runs some twice as wide and half as high, and the other way round."""
+    """ComfyUI also runs tiles twice as wide and half as high as the square ones, and the reverse."""
     vae, (height, width) = tiny.vae, size
     passes = []
 

@@ -1,4 +1,4 @@
-"""DAPE in the host against the published code: soft prompt, logits and tags, with and without the LoRA parts.
+"""DAPE in ComfyUI against the published code: soft prompt, logits and tags, with and without the LoRA parts.
 
 Float32 on the CPU; the largest difference may be 1e-4 of the expected tensor's standard deviation
 (about 4e-6 is measured: other orders of summation, over 26 layers).

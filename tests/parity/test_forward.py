@@ -1,4 +1,4 @@
-"""One pass through UNet and ControlNet in the host equals the published code's."""
+"""One pass through UNet and ControlNet in ComfyUI equals the published code's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole trajectories through the host's sampler equal the published pipeline's."""
+"""Whole trajectories through ComfyUI's sampler equal the published pipeline's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOLERANCE = 2e-4
 def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Path) -> None:
     """Start, timesteps, guided and blended prediction, and the latent after every step.
 
-    The host hands its samplers x0, so the prediction is compared as x0: epsilon won back from it would be
+    ComfyUI hands its samplers x0, so the prediction is compared as x0: epsilon won back from it would be
     divided by sigma, 0.04 in the last step, and so would float32's rounding.
     """
     data = load_file(golden_dir / f"{golden_case['name']}.safetensors")

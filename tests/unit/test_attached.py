@@ -21,7 +21,7 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, context: Tensor, options: dict[str, Any]) -> Tensor:
         self.options.append(dict(options))
-        options["block_index"] = 1  # as the host's blocks do
+        options["block_index"] = 1  # as ComfyUI's blocks do
         return hidden + self.factor * context.mean()
 
 
@@ -61,7 +61,7 @@ def test_the_text_is_put_together_as_published(tags: str, user: str, text: str) 
 
 @pytest.mark.parametrize("count", [0, 1, 74, 75, 76, 150, 200])
 def test_one_chunk_holds_the_first_75_tokens(count: int) -> None:
-    """The host's chunks have start, up to 75 tokens, end and padding; the last is filled up."""
+    """ComfyUI's chunks have start, up to 75 tokens, end and padding; the last is filled up."""
     start, end, padding = (1, 1.0), (2, 1.0), (0, 1.0)
     words = [(10 + number, 1.5) for number in range(count)]
     parts = [words[first : first + 75] for first in range(0, max(count, 1), 75)]
