@@ -294,14 +294,14 @@ def require_weights_of_its_own(network: torch.nn.Module, other: torch.nn.Module)
 def ran(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> list[ImageAttention]:
     """The image attentions of UNets in the order in which they run."""
     networks: list[ImageAttention] = []
-    located = ImageAttention.located
+    blocks_by_path = ImageAttention.blocks_by_path
 
     def noting(self: ImageAttention, paths: Any) -> Any:
         if self.places == seesr.image_attention.model.places:
             networks.append(self)
-        return located(self, paths)
+        return blocks_by_path(self, paths)
 
-    monkeypatch.setattr(ImageAttention, "located", noting)
+    monkeypatch.setattr(ImageAttention, "blocks_by_path", noting)
     return networks
 
 

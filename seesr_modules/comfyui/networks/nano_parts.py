@@ -10,7 +10,7 @@ import comfy.latent_formats
 import comfy.model_patcher
 import comfy.ops
 import comfy.sd
-import comfy.sd1_clip
+import comfy.supported_models
 import folder_paths
 import torch
 
@@ -102,33 +102,14 @@ def build_clip(source: TensorSource, known_tokens: list[int]) -> comfy.sd.CLIP:
     table = rows[:1].repeat(CLIP_TOKENS, 1)
     table[known_tokens] = rows[1:]
 
-    class TextModel(comfy.sd1_clip.SDClipModel):
-        """CLIP's text model in nano's sizes, padded as in Stable Diffusion 2."""
-
-        def __init__(self, **options: object) -> None:
-            special = {"start": 49406, "end": 49407, "pad": 0}
-            super().__init__(textmodel_json_config=config, layer="last", special_tokens=special, **options)
-
-    class Tokenizer(comfy.sd1_clip.SDTokenizer):
-        """CLIP's tokenizer, padded as in Stable Diffusion 2."""
-
-        def __init__(self, **options: object) -> None:
-            super().__init__(pad_with_end=False, embedding_size=width, embedding_key="clip_h", **options)
-
-    class Target:
-        """The description from which ComfyUI builds a CLIP."""
-
-        params: dict[str, object] = {}  # noqa: RUF012 - ComfyUI copies it
-
-        @staticmethod
-        def clip(**options: object) -> comfy.sd1_clip.SD1ClipModel:
-            return comfy.sd1_clip.SD1ClipModel(clip_name="h", clip_model=TextModel, **options)
-
-        @staticmethod
-        def tokenizer(**options: object) -> comfy.sd1_clip.SD1Tokenizer:
-            return comfy.sd1_clip.SD1Tokenizer(clip_name="h", tokenizer=Tokenizer, **options)
-
-    embeddings = folder_paths.get_folder_paths("embeddings")
-    clip = comfy.sd.CLIP(Target, embedding_directory=embeddings, parameters=sum(t.numel() for t in tensors.values()))
+    target = comfy.supported_models.SD20({}).clip_target()
+    target.params = {"layer": "last"}  # Stable Diffusion 2 uses the second to last
+    clip = comfy.sd.CLIP(
+        target,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        parameters=sum(tensor.numel() for tensor in tensors.values()),
+        model_options={"clip_h_model_config": config},
+    )
+    clip.tokenizer.clip_h.embedding_size = width
     clip.load_sd({f"text_model.{name}": tensor for name, tensor in {**tensors, TOKEN_TABLE: table}.items()})
     return clip
