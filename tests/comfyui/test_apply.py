@@ -72,7 +72,7 @@ def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scen
 
 
 def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """Neither the MODEL nor the CONDITIONING that went in is touched, and no hook outlives the run."""
+    """The input MODEL and CONDITIONING stay unchanged, and no hook remains after the run."""
     before = predict(tiny.model, scene.positive, scene.negative, scene)
     predict(*apply_scene(tiny, seesr, scene), scene)
     assert hooks(tiny.model.model) == 0
@@ -142,7 +142,7 @@ def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, p
 
 
 def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
-    """A patched base gives another result; the unpatched one the same as before."""
+    """A patched base gives another result, and the unpatched base still gives the old one."""
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     shape = tiny.model.model_state_dict()[key].shape
     patched = tiny.model.clone()
@@ -153,12 +153,12 @@ def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene:
 
 
 def rebuilt(conds: list[Any]) -> list[Any]:
-    """Return conds that lost SeeSR's keys on their way through another node."""
+    """Return conds without SeeSR's keys, as another node rebuilds them."""
     return [[text, {k: v for k, v in options.items() if k != "model_conds"}] for text, options in conds]
 
 
 def copied(conds: list[Any]) -> list[Any]:
-    """Return rebuilt conds with a ControlNet of their own, as nodes make it that change something on it."""
+    """Return rebuilt conds with a copied ControlNet, as from nodes that change its settings."""
     return [[text, {**options, "control": options["control"].copy()}] for text, options in rebuilt(conds)]
 
 
@@ -166,7 +166,7 @@ def copied(conds: list[Any]) -> list[Any]:
 def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
     tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor, through: Any
 ) -> None:
-    """They get it from the MODEL and the ControlNet."""
+    """They get the soft prompt from the MODEL and the ControlNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     assert_alike(predict(model, through(positive), negative, scene), plain)
 
@@ -174,7 +174,7 @@ def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
 def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
     tiny: Tiny, seesr: Any, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 0 the ControlNet does without image attention; the MODEL has none in each of the three results."""
+    """At 0 the ControlNet runs without image attention. The MODEL has none in all three results."""
     model, *without = apply_scene(tiny, seesr, scene, soft_prompt_strength=0.0)
     _, *with_it = apply_scene(tiny, seesr, scene)
     found, other = (predict(model, *conds, scene) for conds in (without, with_it))
@@ -184,7 +184,7 @@ def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
 
 
 def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """The option with which Sage Attention and the like come in reaches all 16 blocks of the UNet."""
+    """The option that Sage Attention and similar nodes set reaches all 16 blocks of the UNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     tokens: list[int] = []
 
@@ -199,7 +199,7 @@ def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tin
 
 @pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])
 def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene: Scene, through: Any) -> None:
-    """Of two clones each keeps its own, whether conds carry the soft prompt or the MODEL: A, B, A again is as A."""
+    """Two clones keep their own soft prompts, from the conds or from the MODEL: A, B, then A again gives A."""
 
     def result(model: Any, positive: list[Any], negative: list[Any]) -> torch.Tensor:
         return predict(model, through(positive), through(negative), scene)
@@ -212,7 +212,7 @@ def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene:
 
 
 def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) -> None:
-    """Two pictures in one batch come out as each alone."""
+    """Two pictures in one batch give the same results as each alone."""
     both = make_scene(8, 8, batch=2)
     model, positive, negative = apply_scene(tiny, seesr, both)
     together = predict(model, positive, negative, both)
@@ -268,7 +268,7 @@ def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_stem_runs_once_per_picture(tiny: Tiny, seesr: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many steps and conds there are, the pixel stem sees each picture once."""
+    """The pixel stem runs once for each picture, at any number of steps and conds."""
     seen: list[int] = []
     forward = controlnet.Stem.forward
     monkeypatch.setattr(
@@ -306,7 +306,7 @@ def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Sce
 
 
 def test_fewer_transformers_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """A UNet with other text transformers does not fit, and is named."""
+    """A UNet with other text transformers does not fit. The message names it."""
     unet = {
         name: tensor
         for name, tensor in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()
@@ -323,7 +323,7 @@ def test_a_soft_prompt_of_another_batch_is_refused(tiny: Tiny, seesr: Any, scene
 
 
 def test_a_soft_prompt_of_another_width_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """It is from a tagger for another SeeSR."""
+    """The soft prompt is from a tagger for another SeeSR."""
     with pytest.raises(SeeSRError, match="is 500 wide and this SeeSR reads 512: the DAPE and the SeeSR"):
         apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt[..., :500]))
 

@@ -1,4 +1,4 @@
-"""Weights in memory: their types, leaving and coming back, ten rounds of it, and only part of them on the device."""
+"""Weights in memory: their types, unloading and loading again, ten times over, and partial loading."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEVIATION = {"float16": 4 * 2**-11, "bfloat16": 4 * 2**-8, "fp8_e4m3fn": 4 * 2**
 
 @pytest.fixture(autouse=True)
 def nothing_loaded() -> Iterator[None]:
-    """Models of other tests are unloaded before, and those of this test after."""
+    """Unload the models of other tests before, and those of this test after."""
     comfy.model_management.unload_all_models()
     yield
     comfy.model_management.unload_all_models()
@@ -50,7 +50,7 @@ def picture(tiny: Tiny, seesr: Any) -> torch.Tensor:
 def test_canonical_graph_with_weights_of_every_type(
     run_graph: Any, weight_dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights are stored as asked, and the picture, computed in float32, is near float32's."""
+    """Weights are stored as requested, and the picture, computed in float32, is close to float32's."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: False)
     run_graph.values["image"] = photo(1, 32, 48)
     graph = canonical(seesr__weight_dtype=weight_dtype, dape__weight_dtype=weight_dtype)

@@ -45,7 +45,7 @@ def photo() -> tuple[Tensor, Tensor]:
 
 
 def test_the_file_is_small() -> None:
-    """What a repository and a download of the pack can bear."""
+    """It is small enough for the repository and for a download of the pack."""
     assert NANO_FILE.stat().st_size <= MOST_BYTES
     assert all(tensor.dtype == torch.float16 for tensor in all_tensors(NanoFile().unet).values())
 
@@ -104,7 +104,7 @@ def test_the_text_encoder_equals_what_was_trained(loaded: nano.Nano) -> None:
 
 @torch.inference_mode()  # as ComfyUI runs its nodes
 def test_the_autoencoder_works_in_the_hosts_nodes(loaded: nano.Nano) -> None:
-    """Whole and in tiles, there and back: the picture again, to about 30 dB."""
+    """Encoding and decoding, whole and in tiles, returns the picture at about 30 dB."""
     pixels = photo()[0].movedim(1, -1)
     latent = loaded.vae.encode(pixels)
     assert latent.shape == (1, loaded.vae.latent_channels, 32, 32)
@@ -123,7 +123,7 @@ def restored(
     steps: int = 2,
     cfg: float = 1.5,
 ) -> Tensor:
-    """Run the graph of seesr_nano on the degraded photo; None takes the tagger's tags."""
+    """Run the graph of seesr_nano on the degraded photo. With None it uses the tagger's tags."""
     small = photo()[1]
     tagging = tag(loaded.dape, small)
     words = ", ".join(found.word for found in tagging.tags[0]) if tags is None else tags
@@ -140,7 +140,7 @@ def restored(
 
 
 def test_the_host_can_offload_every_weight(loaded: nano.Nano) -> None:
-    """Each layer with weights casts them for the moment of its use: else --novram would leave them behind."""
+    """Each layer casts its weights when it uses them, as --novram needs."""
     parts = {
         "model": loaded.model,
         "vae": loaded.vae.patcher,
@@ -166,7 +166,7 @@ def test_the_picture_is_nearer_to_the_truth_than_bicubic(loaded: nano.Nano) -> N
 
 
 def test_every_part_counts(loaded: nano.Nano) -> None:
-    """Without the tags, the soft prompt or the ControlNet the picture is another, and without the last a worse one."""
+    """Without tags, soft prompt or ControlNet the picture changes, and without the ControlNet it is worse."""
     whole = restored(loaded)
     assert_alike(restored(loaded), whole)
     for without in ({"tags": ""}, {"soft": 0.0}, {"strength": 0.0}):
@@ -184,14 +184,14 @@ def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    """One sentence, for a missing file and for one of another kind."""
+    """A missing file and a file of another kind each give one sentence."""
     with pytest.raises(SeeSRError, match="install the pack again"):
         nano.load_nano(tmp_path / "nano.safetensors")
 
 
 @pytest.mark.parametrize("part", ["unet", "controlnet", "text_encoder", "vae", "dape"])
 def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
-    """In every part, one NaN is told with the name of its tensor."""
+    """In every part, a single NaN is reported with the name of its tensor."""
     file = open_weights(NANO_FILE)
     name = next(name for name in file if name.startswith(f"{part}.") and name.endswith(".bias"))
     start = 8 + int.from_bytes(NANO_FILE.read_bytes()[:8], "little")
@@ -243,7 +243,7 @@ def test_a_missing_tensor_is_told(tmp_path: Path, name: str, what: str) -> None:
 
 
 def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]) -> None:
-    """Write nano again with other header texts, None for none, and other names of tensors."""
+    """Write nano again with other header texts (None removes one) and other tensor names."""
     content = NANO_FILE.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])

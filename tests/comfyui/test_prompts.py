@@ -51,7 +51,7 @@ def host_tokens(text: str) -> list[tuple[int, float]]:
 @example(text="embed\0ding:cat and \0\1 and \0\2")
 @example(text="(a:1.3) " * 100)
 def test_literal_text_gives_the_tokens_of_the_plain_text(text: str) -> None:
-    """Of as many chunks as the text fills, each token at weight 1."""
+    """Over all chunks of the text, with each token at weight 1."""
     tokens = host_tokens(literal(text))
     assert [token for token, _ in tokens] == PLAIN(text.replace("\0", ""))["input_ids"][1:-1]
     assert {weight for _, weight in tokens} <= {1.0}
@@ -73,7 +73,7 @@ def test_literal_text_in_one_chunk_is_the_published_cut() -> None:
 
 
 def test_texts_of_two_and_three_chunks_make_one_batch(tiny: Tiny) -> None:
-    """Rows of one length, each its own text repeated whole."""
+    """All rows have one length: each text is repeated as a whole."""
     texts = [", ".join(f"word{number}" for number in range(count)) for count in (30, 45)]
     rows = [encode_texts(tiny.clip, [text], False)[0][0] for text in texts]
     assert [row.shape[1] // TEXT_TOKENS for row in rows] == [2, 3]
@@ -86,7 +86,7 @@ def test_texts_of_two_and_three_chunks_make_one_batch(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("literal_input", [True, False])
 def test_build_prompts_takes_all_its_texts_literally_or_none(tiny: Tiny, literal_input: bool) -> None:
-    """Brackets in tags, words and negative text; the text that it gives out is the plain one."""
+    """Brackets in tags, words and negative text. The text output is not escaped."""
     texts: dict[str, Any] = {"tags": ["(cat)"], "user_prompt": ["(dog:1.3)"], "quality_prompt": ["clean (8k)"]}
     built = BuildPrompts.execute(
         clip=[tiny.clip], **texts, negative_prompt=["(noise)"], single_chunk=[False], literal=[literal_input]

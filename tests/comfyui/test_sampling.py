@@ -50,7 +50,7 @@ def first_input(model: Any, latent: Tensor, sampler: Any, sigmas: Tensor, noise:
 
 @pytest.fixture(scope="module")
 def started(tiny: Tiny) -> Any:
-    """A MODEL with the LR start and nothing else of SeeSR's."""
+    """A MODEL with only the LR start of SeeSR."""
     model = tiny.model.clone()
     start_from_lr(model)
     return model
@@ -68,7 +68,7 @@ def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     [*((name, steps) for name in SEESR_SCHEDULERS for steps in (2, 7, 50)), ("normal", 6), ("karras", 6)],
 )
 def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
-    """What reaches the model first is the published start, to float32's rounding."""
+    """The model's first input is the published start, to float32's rounding."""
     scheduler, steps = schedule
     sigmas = sampler_sigmas(started, sampler, scheduler, steps, 1.0)
     generator = torch.Generator().manual_seed(0)
@@ -84,7 +84,7 @@ def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, sch
 def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
     smallest: Any, steps: int, spacing: Spacing, told: bool | None
 ) -> None:
-    """Our sampler node says that a run is whole; of others' the timesteps tell."""
+    """Tiled Sampler says that a run is complete. With other samplers the timesteps decide."""
     scene, (model, positive, negative) = smallest
     seen: list[Tensor] = []
     model = model.clone()
@@ -115,7 +115,7 @@ def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
     ],
 )
 def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str, steps: int, denoise: float) -> None:
-    """Whatever the timesteps look like: the latent keeps its share."""
+    """With any timesteps the latent keeps its share."""
     _, (model, *_rest) = smallest
     seen: list[Tensor] = []
     model = model.clone()
@@ -138,7 +138,7 @@ def test_denoise_takes_the_end_of_a_longer_schedule(tiny: Tiny, scheduler: str) 
 
 @pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
 def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny, scheduler: str) -> None:
-    """Rather than begun higher up than asked."""
+    """The run does not start at a higher noise level than requested."""
     assert len(sampler_sigmas(tiny.model, "euler", scheduler, 500, 0.5)) == 501
     with pytest.raises(SeeSRError, match=r"steps is 501: with denoise 0\.5 there are 500 timesteps left"):
         sampler_sigmas(tiny.model, "euler", scheduler, 501, 0.5)
@@ -154,7 +154,7 @@ def test_noise_start_is_the_published_one(started: Any) -> None:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, scheduler: str) -> None:
-    """With denoise at a half, the latent plus noise is sampled, with SeeSR and without."""
+    """With denoise 0.5, the run starts from the latent plus noise, with SeeSR and without."""
     sigmas = sampler_sigmas(started, "euler", scheduler, 10, 0.5)
     latent, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
     euler = comfy.samplers.sampler_object("euler")
@@ -163,7 +163,7 @@ def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, schedule
 
 
 def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
-    """The second half of KSamplerAdvanced adds none."""
+    """The second stage of KSamplerAdvanced adds no noise."""
     latent, noise = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
     euler, sigmas = comfy.samplers.sampler_object("euler"), seesr_sigmas(started, 10)
     assert torch.equal(
@@ -195,7 +195,7 @@ def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 30, 50, 333, 999, 1000])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Spacing) -> None:
-    """There are exactly as many as asked, at the published timesteps, and a final zero."""
+    """They have the requested number, the published timesteps and a final zero."""
     sigmas = seesr_sigmas(tiny.model, steps, spacing)
     alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)].float()
     assert sigmas.shape == (steps + 1,)
@@ -264,7 +264,7 @@ def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, schedul
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "dpm_adaptive"])
 def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sampler: str) -> None:
-    """Picture 1 of a batch at seed 7 becomes what it becomes alone at seed 8; by default it does not.
+    """Picture 1 of a batch at seed 7 gives the same result as alone at seed 8. By default it does not.
 
     For a single picture ComfyUI draws all noise itself. dpm_adaptive is left out, since it chooses its steps by the
     batch as a whole.
@@ -285,7 +285,7 @@ def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sam
 
 @pytest.mark.parametrize("per_image", [True, False])
 def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
-    """The widget offers it; the seed after it is 0."""
+    """The widget offers this seed. The next one is 0."""
     _, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
     latent = {"samples": torch.ones(2, 4, 4, 4)}
@@ -294,7 +294,7 @@ def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
 
 
 def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> None:
-    """At the latent's scale; float32's rounding is allowed for. Inside everything changes."""
+    """The tolerance is float32's rounding at the latent's scale. Inside the mask everything changes."""
     scene, (model, positive, negative) = smallest
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., :2] = 1
@@ -308,7 +308,7 @@ def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> No
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
 def test_the_seed_decides(smallest: Any, sampler: str) -> None:
-    """The start's noise and the steps': the same seed gives the same latent, another one another."""
+    """It decides the noise of the start and of the steps: the same seed gives the same latent, another seed another."""
     scene, (model, positive, negative) = smallest
     sigmas = seesr_sigmas(model, 3)
     first, again, other = (
@@ -319,7 +319,7 @@ def test_the_seed_decides(smallest: Any, sampler: str) -> None:
 
 
 def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
-    """Latent From Batch leaves the picture's place in ``batch_index``: it gets the noise that it had there."""
+    """Latent From Batch keeps the picture's position in ``batch_index``, so it gets the same noise again."""
     scene, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
     sigmas, pictures = seesr_sigmas(model, 3), scene.latent["samples"].repeat(3, 1, 1, 1)
@@ -339,7 +339,7 @@ def test_a_latent_that_is_not_of_the_hint_is_refused(smallest: Any, shape: tuple
 
 
 def test_a_latent_may_repeat_the_hints_pictures(smallest: Any) -> None:
-    """Several tries at one picture, as Repeat Latent Batch makes them."""
+    """Several samples of one picture, as from Repeat Latent Batch."""
     scene, (model, positive, negative) = smallest
     latent = {"samples": scene.latent["samples"].repeat(3, 1, 1, 1)}
     result = sample(model, positive, negative, latent, 0, 1.0, "euler", seesr_sigmas(model, 2))

@@ -1,4 +1,4 @@
-"""Every input of a node reaches what it is for: stand-ins note what they are given, whatever is added to it later."""
+"""Every input of a node reaches its function. Stand-ins for the functions record their arguments."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def pictures(count: int = 1, height: int = 6, width: int = 9, channels: int = 3)
 
 
 class NotedError(Exception):
-    """Ends a node where its work would begin."""
+    """Ends a node before its work begins."""
 
 
 def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: str, **inputs: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: 
 
 
 def assert_holds(noted: dict[str, Any], **wanted: Any) -> None:
-    """Check the arguments that are named; pictures by their values."""
+    """Check the named arguments, pictures by their values."""
     for name, value in wanted.items():
         if isinstance(value, Tensor):
             assert torch.equal(noted[name], value), name
@@ -194,7 +194,7 @@ def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
 
 
 def test_pictures_cross_the_border_and_back() -> None:
-    """Gray ones get three channels, alpha goes; only the way out clamps."""
+    """Gray pictures get three channels, alpha is dropped, and only the conversion back clamps."""
     image = pictures(2) * 3 - 1
     assert torch.equal(from_host(image), image.movedim(-1, 1))
     assert torch.equal(to_host(from_host(image)), image.clamp(0, 1))
@@ -214,7 +214,7 @@ def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
 def test_color_fix_corrects_then_resizes(method: str) -> None:
-    """The reference comes to the image's size first; a size of 0 is the image's own."""
+    """The reference is first resized to the image. A size of 0 means the image's own size."""
     image, reference = (make_scene(4, 6, 2).hint * 1.4 - 0.2), (make_scene(2, 2).hint > 0.5).float()
     fitted = resize_bicubic(reference, 48, 32).expand(2, -1, -1, -1)
     wanted = image if method == "none" else getattr(color, method)(image, fitted)
@@ -229,7 +229,7 @@ def test_color_fix_corrects_then_resizes(method: str) -> None:
 
 
 def test_embed_plans_and_encodes(tiny: Tiny) -> None:
-    """The hint's size is the latent's, the last size is the asked one; from noise the latent is empty."""
+    """Hint and latent have matching sizes, the final size is the requested one, and noise has an empty latent."""
     image = make_scene(5, 7, 2).hint[..., :37, :50]
     made = embed(image, tiny.vae, 2.0, 64, "lr")
     assert (made.width, made.height) == (100, 74)
@@ -250,7 +250,7 @@ def test_embed_plans_and_encodes(tiny: Tiny) -> None:
 def test_free_memory_decides_how_many_tiles_run_at_once(
     monkeypatch: pytest.MonkeyPatch, asked: int, free_tiles: float, size: int
 ) -> None:
-    """Half as much again as ComfyUI's estimate is kept for the whole batch of both conds; a number asked is taken."""
+    """One and a half times ComfyUI's estimate is kept for the batch of both conds. A requested number is used."""
 
     class Model:
         current_patcher = None

@@ -1,4 +1,4 @@
-"""What DAPE Tagger hands to the page for its chips."""
+"""What DAPE Tagger sends to the page for its chips."""
 
 from __future__ import annotations
 

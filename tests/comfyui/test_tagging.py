@@ -1,4 +1,4 @@
-"""DAPE on many pictures: how many it sees at once, and that each is seen as it would be alone."""
+"""DAPE on many pictures: how many it sees at once, and that each gives the same result as alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_tiles_are_seen_eight_at_once(tiny: Tiny, dape: Any, seen: list[int]) ->
 
 
 def test_batches_change_nothing_and_keep_the_order(dape: Any, seen: list[int]) -> None:
-    """Stacks of several sizes, one of them longer than a batch; alone only rounding differs."""
+    """Stacks of several sizes, one of them longer than a batch. Only rounding differs from pictures alone."""
     generator = torch.Generator().manual_seed(1)
     sizes = [(2, 40), (1, 40), (9, 40), (1, 56), (1, 40)]
     stacks = [torch.rand(count, 3, side, side, generator=generator) for count, side in sizes]

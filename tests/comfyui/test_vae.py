@@ -61,7 +61,7 @@ def test_small_pictures_are_not_cut(tiny: Tiny, tiles_used: list[int]) -> None:
 def test_the_largest_tile_that_fits_is_taken(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Free memory for 768 pixels gives tiles of 768, for less than any the smallest."""
+    """Free memory for 768 pixels gives tiles of 768. Too little memory for any gives the smallest."""
     vae = tiny.vae
     image = picture(520, 1040)
     latent = torch.zeros(1, 4, 65, 130)
@@ -111,7 +111,7 @@ def test_no_pass_of_the_host_takes_more_than_is_free(
 def test_out_of_memory_leads_to_smaller_tiles_and_the_same_picture(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """A device that has less memory than it said gets smaller tiles: the picture is that of those tiles."""
+    """If a device has less memory than it reports, the picture is made of smaller tiles."""
     vae, network = tiny.vae, tiny.vae.first_stage_model
     image = picture(600, 680)
     values = image if part == "encode" else host_vae.encode(vae, image)
@@ -136,7 +136,7 @@ def test_out_of_memory_leads_to_smaller_tiles_and_the_same_picture(
 def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is left to try, and another error is not taken for it."""
+    """With no smaller tile left the error is raised, and so is any other error."""
 
     def decode(error: Exception) -> None:
         def raising(_cells: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
 
 
 def largest_steps(values: Tensor, margin: int) -> Tensor:
-    """Return how far apart neighbouring columns and rows are at most, in the mean, away from the picture's own edge."""
+    """Return the largest mean difference of neighbouring columns or rows, away from the picture's edge."""
     inner = values[..., margin:-margin, margin:-margin]
     columns = (inner[..., 1:] - inner[..., :-1]).abs().mean((0, 1, 2)).max()
     rows = (inner[..., 1:, :] - inner[..., :-1, :]).abs().mean((0, 1, 3)).max()
@@ -187,7 +187,7 @@ def test_tiles_leave_no_seam_and_no_tint(
 
 
 def test_tiles_of_a_trained_vae_without_norms_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nano's VAE sees 20 pixels around each: within the overlap, so tiles differ by rounding alone."""
+    """Nano's VAE sees 20 pixels around each pixel, less than the overlap, so tiles differ by rounding alone."""
     vae = load_nano().vae
     image = torch.nn.functional.interpolate(picture(60, 80), (600, 800), mode="bilinear")
     latent = host_vae.encode(vae, image)

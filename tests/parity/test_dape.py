@@ -101,7 +101,7 @@ def test_plain_ram(golden_case: Case, golden_dir: Path, load: Callable[..., Dape
 
 
 def test_sizes(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
-    """What the case says about the model is what the shapes of its weights say."""
+    """The case's description of the model agrees with the shapes of its weights."""
     config = DapeConfig.from_shapes(weights(golden_case["ram"]).shapes())
     for name, value in golden_case.get("swin", {}).items():
         read = getattr(config, name)

@@ -48,7 +48,7 @@ def test_any_number_of_steps_gives_that_many_valid_timesteps(spacing: Spacing) -
 
 
 def test_trailing_timesteps_are_those_of_diffusers() -> None:
-    """At every number of steps; where diffusers has one too many, that one is no timestep."""
+    """At every number of steps. Where diffusers has one timestep too many, it is -1."""
     scheduler = DDPMScheduler(timestep_spacing="trailing")
     for steps in range(1, 1001):
         scheduler.set_timesteps(steps)
@@ -65,7 +65,7 @@ def test_impossible_numbers_of_steps_are_refused(spacing: Spacing, steps: int) -
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_both_schedules_start_at_the_top_at_any_number_of_steps(spacing: Spacing, whole: bool) -> None:
-    """Whole, and in the first stage of two."""
+    """For the complete schedule and for the first stage of two."""
     for steps in range(1, 1001):
         timesteps = spaced_timesteps(steps, spacing).tolist()
         assert starts_at_the_top(timesteps if whole or steps < 3 else timesteps[: steps // 2 + 1]), steps
@@ -73,7 +73,7 @@ def test_both_schedules_start_at_the_top_at_any_number_of_steps(spacing: Spacing
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_the_end_of_a_schedule_starts_at_the_top_only_where_it_equals_a_whole_one(spacing: Spacing) -> None:
-    """As 1 alone does, the end of many, which is the leading schedule of one step."""
+    """The timestep 1 alone, for example, ends many schedules and is the leading schedule of one step."""
     for steps in range(2, 1001):
         timesteps = spaced_timesteps(steps, spacing).tolist()
         for left_out in {1, steps // 2, steps - 1}:
