@@ -17,11 +17,11 @@ from torch import Tensor
 from ..commands.headless.synthetic import random_tensors
 from ..seesr_modules.comfyui.loading.seesr import SeeSRModel, load_seesr
 from ..seesr_modules.comfyui.networks.base_model import base_model
-from ..seesr_modules.comfyui.steps.apply import apply_seesr
-from ..seesr_modules.config import LATENT_PX, SD2
+from ..seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
+from ..seesr_modules.config import LATENT_PX, SD2, TEXT_TOKENS
 from ..seesr_modules.weights.checkpoint import InMemory
 from ..train.denoiser import SOFT_PROMPT_DIM, Control, SeeSRDenoiser
-from .gmac import SOFT_PROMPT_TOKENS, TEXT_TOKENS
+from .gmac import SOFT_PROMPT_TOKENS
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -95,11 +95,11 @@ def host_step(
     ``other`` takes the place of SeeSR's ControlNet. Not ``guided``, only the positive is predicted.
     """
     texts = [[inputs.positive, {}]], [[inputs.negative, {}]]
-    strength = 0.0 if other else 1.0
-    model, positive, negative = apply_seesr(base, seesr, *texts, inputs.hint, inputs.soft_prompt, strength)
+    settings = ApplySettings(strength=0.0 if other else 1.0)
+    model, positive, negative = apply_seesr(base, seesr, *texts, inputs.hint, inputs.soft_prompt, settings)
     if other is not None:
-        for _, settings in (*positive, *negative):
-            settings["control"] = other
+        for _, options in (*positive, *negative):
+            options["control"] = other
     conds = {
         name: comfy.sampler_helpers.convert_cond(c) for name, c in (("positive", positive), ("negative", negative))
     }

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..seesr_modules.config import LATENT_PX, SD2, EncoderSizes
+from ..seesr_modules.config import LATENT_PX, SD2, TEXT_TOKENS, EncoderSizes
 from ..seesr_modules.errors import SeeSRError
 from ..train.denoiser import SOFT_PROMPT_DIM, SeeSRDenoiser
 
-TEXT_TOKENS = 77
 SOFT_PROMPT_TOKENS = 145
 FLOP_PER_GMAC = 2e9
 

@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.sockets import prompt_inputs, schema
-from ..seesr_modules.comfyui.steps.prompts import batches_of, encode_texts
+from ..seesr_modules.comfyui.steps.prompts import encode_texts, split_batches
 from ..seesr_modules.method.prompts import positive_text
 
 
@@ -64,7 +64,7 @@ class BuildPrompts(io.ComfyNode):
     ) -> io.NodeOutput:
         """Encode one positive text per picture, the pictures of a batch together, and the negative texts given."""
         texts = []
-        for i, batch in enumerate(batches_of(tags)):
+        for i, batch in enumerate(split_batches(tags)):
             user, quality = (words[min(i, len(words) - 1)] for words in (user_prompt, quality_prompt))
             texts.append([positive_text(text, user, quality) for text in batch])
         how = single_chunk[0], literal[0]

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.images import from_host
 from ..seesr_modules.comfyui.sockets import SeeSRModelSocket, SoftPromptSocket, schema
-from ..seesr_modules.comfyui.steps.apply import apply_seesr
+from ..seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 
 
 class ControlNetApply(io.ComfyNode):
@@ -96,8 +96,6 @@ class ControlNetApply(io.ComfyNode):
             negative,
             from_host(hint, "hint"),
             soft_prompt,
-            strength,
-            soft_prompt_strength,
-            (start_percent, end_percent),
+            ApplySettings(strength, soft_prompt_strength, (start_percent, end_percent)),
         )
         return io.NodeOutput(*applied)

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.images import from_host, to_host
 from ..seesr_modules.comfyui.sockets import schema
-from ..seesr_modules.comfyui.steps.degrade import degraded_and_clean
+from ..seesr_modules.comfyui.steps.degrade import degrade_and_crop
 
 
 class Degrade(io.ComfyNode):
@@ -56,5 +56,5 @@ class Degrade(io.ComfyNode):
     @classmethod
     def execute(cls, image: torch.Tensor, scale: int, strength: float, seed: int) -> io.NodeOutput:
         """Damage the pictures."""
-        degraded, clean = degraded_and_clean(from_host(image), scale, strength, seed)
+        degraded, clean = degrade_and_crop(from_host(image), scale, strength, seed)
         return io.NodeOutput(to_host(degraded), to_host(clean))

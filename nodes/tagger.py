@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.images import from_host
 from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, schema, tag_inputs
-from ..seesr_modules.comfyui.steps.prompts import as_batch
-from ..seesr_modules.comfyui.steps.tagging import shown, tag
+from ..seesr_modules.comfyui.steps.prompts import mark_batch
+from ..seesr_modules.comfyui.steps.tagging import TagSettings, tag, ui_of_tags
 from ..seesr_modules.dape.tags import Language, join_tags
 
 
@@ -69,9 +69,9 @@ class Tagger(io.ComfyNode):
         pin: str = "",
     ) -> io.NodeOutput:
         """Tag the pictures and show the tags with their scores on the node."""
-        found = tag(dape, from_host(image), threshold_offset, exclude, language, max_tags, pin)
+        found = tag(dape, from_host(image), TagSettings(threshold_offset, exclude, language, max_tags, pin))
         return io.NodeOutput(
-            as_batch([join_tags(tags) for tags in found.tags]),
+            mark_batch([join_tags(tags) for tags in found.tags]),
             found.soft_prompt,
-            ui=shown(found.tags, dape.vocabulary),
+            ui=ui_of_tags(found.tags, dape.vocabulary),
         )

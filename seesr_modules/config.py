@@ -27,6 +27,12 @@ LATENT_PX = 8
 TRAIN_STEPS = 1000
 """Timesteps of the noise schedule that SD2 and SeeSR were trained with."""
 
+TEXT_TOKENS = 77
+"""Tokens of one chunk of the text encoder, its start and end marks included."""
+
+STEM_WIDTHS = (16, 32, 96, 256)
+"""Widths of the published ControlNet's pixel stem."""
+
 POSITIVE_QUALITY = "clean, high-resolution, 8k"
 NEGATIVE_QUALITY = "dotted, noise, blur, lowres, smooth"
 """The published quality prompts (method, section "Prompt")."""

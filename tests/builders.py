@@ -47,12 +47,12 @@ def synthetic(golden: Path, name: str) -> dict[str, Tensor]:
 
 
 def text_sizes(width: int = TEXT_WIDTH) -> dict[str, int]:
-    """Return the sizes of the tiny text encoder, in the host's words."""
+    """Return the sizes of the tiny text encoder, as ComfyUI names them."""
     return {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}
 
 
 def tiny_clip(width: int = TEXT_WIDTH) -> comfy.sd.CLIP:
-    """Build the host's SD2 text encoder with three narrow layers."""
+    """Build ComfyUI's SD2 text encoder with three narrow layers."""
     target = comfy.supported_models.SD20({}).clip_target()
     target.params = {}
     sizes = text_sizes(width)
@@ -65,7 +65,7 @@ def tiny_clip(width: int = TEXT_WIDTH) -> comfy.sd.CLIP:
 
 
 def tiny_vae() -> comfy.sd.VAE:
-    """Build the host's VAE with one narrow block per level."""
+    """Build ComfyUI's VAE with one narrow block per level."""
     sizes = {
         "double_z": True,
         "z_channels": 4,

@@ -14,7 +14,7 @@ from seesr_pack.seesr_modules.config import EncoderSizes
 from torch import Tensor
 
 GROWTH = 32
-"""Channels that a convolution of Real-ESRGAN's dense blocks adds; the host's loader knows no other number."""
+"""Channels that a convolution of Real-ESRGAN's dense blocks adds; ComfyUI's loader knows no other number."""
 
 
 def save_upscaler(file: Path, width: int = 4) -> None:

@@ -1,4 +1,4 @@
-"""The pack's nodes as the host gets them."""
+"""The pack's nodes, as registered in ComfyUI."""
 
 from __future__ import annotations
 

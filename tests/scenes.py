@@ -8,13 +8,13 @@ from typing import Any
 
 import builders
 import torch
-from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """Tiny models: the host's objects, and the folder with SeeSR's files (``SeeSR``, ``ram.pth``, ``DAPE.pth``)."""
+    """Tiny models: ComfyUI's objects, and the folder with SeeSR's files (``SeeSR``, ``ram.pth``, ``DAPE.pth``)."""
 
     model: Any
     clip: Any
@@ -54,9 +54,9 @@ def make_scene(height: int = 16, width: int = 16, batch: int = 1) -> Scene:
 def apply_scene(tiny: Tiny | None, seesr: Any, scene: Scene, **settings: Any) -> tuple[Any, Any, Any]:
     """Apply SeeSR to a scene, on the tiny MODEL or ``model``, and return model, positive and negative."""
     positive, negative = settings.pop("positive", scene.positive), settings.pop("negative", scene.negative)
-    return apply_seesr(
-        settings.pop("model", None) or tiny.model, seesr, positive, negative, scene.hint, scene.soft_prompt, **settings
-    )
+    model = settings.pop("model", None) or tiny.model
+    chosen = ApplySettings(**settings)
+    return apply_seesr(model, seesr, positive, negative, scene.hint, scene.soft_prompt, chosen)
 
 
 def predict(model: Any, positive: Any, negative: Any, scene: Scene, cfg: float = 3.0, steps: int = 2) -> torch.Tensor:

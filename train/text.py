@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..seesr_modules.config import HEAD_WIDTH, NEGATIVE_QUALITY, POSITIVE_QUALITY
+from ..seesr_modules.config import HEAD_WIDTH, NEGATIVE_QUALITY, POSITIVE_QUALITY, TEXT_TOKENS
 from ..seesr_modules.errors import SeeSRError
 
-TOKENS = 77
 PAD = 0
 """Token that fills a text up, as in Stable Diffusion 2."""
 
@@ -68,8 +67,8 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Sequence[str]) -> Tensor:
         """Texts to embeddings [B,77,width]."""
         # Padded by hand: CLIP's own tokenizer fills up with its end token, Stable Diffusion 2 with 0.
-        rows = self.tokenizer(list(texts), truncation=True, max_length=TOKENS).input_ids
-        tokens = torch.tensor([[*row, *[PAD] * (TOKENS - len(row))] for row in rows])
+        rows = self.tokenizer(list(texts), truncation=True, max_length=TEXT_TOKENS).input_ids
+        tokens = torch.tensor([[*row, *[PAD] * (TEXT_TOKENS - len(row))] for row in rows])
         tokens = tokens.to(self.model.device)
         if self.known is not None:
             place = torch.searchsorted(self.known, tokens).clamp(max=len(self.known) - 1)

@@ -1,1 +1,1 @@
-"""The host's side of SeeSR: the only modules that import ComfyUI."""
+"""The only modules of this package that import ComfyUI."""

@@ -1,4 +1,4 @@
-"""ComfyUI's arguments for this machine. Needs torch alone, and prints them where it is run as a script."""
+"""ComfyUI's arguments for this machine. It needs torch alone. As a script it prints them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sys
 from collections.abc import Sequence
 
 FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16")
-"""Features of a processor that computes faster in bfloat16 than in float32, as torch names them."""
+"""Torch's names for the processor features that make bfloat16 faster than float32."""
 
 
 def device_flags() -> list[str]:
-    """Return the arguments of main.py that this machine needs: those for the CPU where there is nothing else."""
+    """Return the arguments of main.py for this machine: none with an accelerator, else those for the CPU."""
     import torch
 
     if torch.accelerator.is_available():
         return []
-    flags = ["--cpu", "--use-pytorch-cross-attention"]  # the host's own attention is slow on the CPU
+    flags = ["--cpu", "--use-pytorch-cross-attention"]  # ComfyUI's own attention is slow on a CPU
     return [*flags, "--bf16-unet"] if cpu_is_fast_in_bfloat16() else flags
 
 
 def cpu_is_fast_in_bfloat16() -> bool:
-    """Tell whether the processor computes in bfloat16 by itself."""
+    """Return True if the processor has instructions for bfloat16."""
     import torch
 
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -29,7 +29,7 @@ def cpu_is_fast_in_bfloat16() -> bool:
 
 
 def start_host(flags: Sequence[str]) -> None:
-    """Give the host in this process its arguments; none of its modules may be imported yet."""
+    """Give ComfyUI in this process its arguments, before any of its modules is imported."""
     sys.argv = ["main.py", *flags]
     import comfy.options
 

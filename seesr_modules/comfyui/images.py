@@ -1,4 +1,4 @@
-"""The boundary between the host's IMAGE and this pack's tensors."""
+"""Converts between ComfyUI's IMAGE and this pack's tensors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ logger = logging.getLogger(__name__)
 
 
 def from_host(image: Tensor, name: str = "image") -> Tensor:
-    """Turn the host's IMAGE [B, H, W, C] into [B, 3, H, W], float32.
+    """Convert ComfyUI's IMAGE [B, H, W, C] to [B, 3, H, W], float32.
 
-    An alpha channel is dropped, which the log says; a gray picture gets three equal channels.
+    An alpha channel is dropped with a warning. A gray picture gets three equal channels.
 
     Raises:
-        SeeSRError: The picture is empty, has a side of one pixel, or is no picture.
+        SeeSRError: The picture is empty or one pixel wide or high, or the tensor is not a picture.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise SeeSRError(
@@ -35,5 +35,5 @@ def from_host(image: Tensor, name: str = "image") -> Tensor:
 
 
 def to_host(image: Tensor) -> Tensor:
-    """Turn [B, 3, H, W] into the host's IMAGE [B, H, W, 3], in [0, 1]."""
+    """Convert [B, 3, H, W] to ComfyUI's IMAGE [B, H, W, 3], in [0, 1]."""
     return image.clamp(0, 1).movedim(1, -1).contiguous()

@@ -1,4 +1,4 @@
-"""Notices a second copy of the pack: ComfyUI loads both, and the nodes of the one are lost without a word."""
+"""Warns about a second copy of the pack. ComfyUI loads both and silently drops the nodes of one."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def warn_of_other_copy(node: type[io.ComfyNode]) -> None:
-    """Log a warning where another copy of the pack has registered its ``node`` before this one.
+    """Log a warning if another copy of the pack has already registered its ``node``.
 
-    ComfyUI loads one pack after the other, so of two copies the second warns.
+    ComfyUI loads packs one after the other, so the second copy warns.
     """
     import nodes
 
@@ -26,7 +26,7 @@ def warn_of_other_copy(node: type[io.ComfyNode]) -> None:
     first, second = (Path(inspect.getfile(each)).parents[1] for each in (loaded, node))
     if first != second:
         logger.warning(
-            "SeeSR is installed twice, in %s and in %s. ComfyUI takes the nodes of the second and lists the workflows "
+            "SeeSR is installed twice, in %s and in %s. ComfyUI uses the nodes of the second and lists the workflows "
             "of both: remove one of the two folders.",
             first,
             second,

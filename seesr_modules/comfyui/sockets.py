@@ -1,4 +1,4 @@
-"""SeeSR's socket types, the schema helper that every node uses, and inputs that several share."""
+"""SeeSR's socket types, the schema function of all nodes, and inputs that several nodes share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _KNOWN_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
 
 def schema(node_id: str, display_name: str, advanced: Collection[str] = (), **fields: Any) -> io.Schema:
-    """Return a node's schema, without the fields that an older host does not know.
+    """Return a node's schema without the fields that an older ComfyUI does not know.
 
-    The page hides the widgets of the inputs named in ``advanced`` until the user asks for them. The mark goes into
-    ``extra_dict``, which every host passes on; the inputs' own argument came after ComfyUI 0.3.75.
+    The page hides the widgets of the inputs in ``advanced`` until the user asks for them. The mark is put into
+    ``extra_dict``, which every version passes on. The inputs' own argument came after ComfyUI 0.3.75.
     """
     for socket in fields.get("inputs", ()):
         if socket.id in advanced:
@@ -34,7 +34,7 @@ def schema(node_id: str, display_name: str, advanced: Collection[str] = (), **fi
 
 
 def tile_inputs() -> list[io.Input]:
-    """Return the inputs that say how to cut a large picture into tiles."""
+    """Return the inputs for cutting a large picture into tiles."""
     return [
         io.Int.Input(
             "tile_px",
@@ -70,7 +70,7 @@ def tile_inputs() -> list[io.Input]:
 
 
 def tag_inputs() -> list[io.Input]:
-    """Return the inputs that say which tags count: threshold_offset, exclude and max_tags."""
+    """Return the inputs that select tags: threshold_offset, exclude and max_tags."""
     return [
         io.Float.Input(
             "threshold_offset",
@@ -86,7 +86,7 @@ def tag_inputs() -> list[io.Input]:
 
 
 def prompt_inputs() -> list[io.Input]:
-    """Return the inputs that hold the words besides the tags."""
+    """Return the inputs for the prompt texts besides the tags."""
     return [
         io.String.Input("user_prompt", default="", multiline=True, tooltip="Your own words about the picture, added."),
         io.String.Input("quality_prompt", default=POSITIVE_QUALITY, tooltip="Words for the quality that is wanted."),

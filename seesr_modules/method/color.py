@@ -1,6 +1,6 @@
-"""Colour correction: give a result the colours of the picture it was made from.
+"""Colour correction: gives a result the colours of the picture it was made from.
 
-Neither method clamps: what lies outside [0, 1] afterwards is the caller's to cut.
+Neither method clamps its result to [0, 1]; the caller does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from ..errors import SeeSRError
 
 VARIANCE_FLOOR = 1e-5
-"""Added to each variance, as published: keeps flat channels from dividing by zero."""
+"""Added to each variance, as published, against division by zero in flat channels."""
 
 WAVELET_LEVELS = 5
 
@@ -32,7 +32,7 @@ def adain(target: Tensor, source: Tensor) -> Tensor:
 
     Source: published ``utils/wavelet_color_fix.py`` (unbiased variance).
     """
-    target, source = _checked(target, source)
+    target, source = _as_float32(target, source)
     if target.shape[-2] * target.shape[-1] < 2:
         raise SeeSRError("Colour correction with adain got a one-pixel image, which has no spread of values.")
     target_std, target_mean = _moments(target)
@@ -43,8 +43,8 @@ def adain(target: Tensor, source: Tensor) -> Tensor:
 def wavelet(target: Tensor, source: Tensor) -> Tensor:
     """Keep the target's detail and take everything coarser from the source.
 
-    The published code adds the target's high frequencies, level by level, to the source's low ones.
-    The levels telescope and the blur is linear, so blurring the difference once is the same picture.
+    The published code adds the target's high frequencies, level by level, to the source's low ones. The levels
+    telescope and the blur is linear, so blurring the difference of the two gives the same picture.
 
     Args:
         target: [B, C, H, W] picture to correct, values near [0, 1].
@@ -58,7 +58,7 @@ def wavelet(target: Tensor, source: Tensor) -> Tensor:
 
     Source: published ``utils/wavelet_color_fix.py`` (5 levels).
     """
-    target, source = _checked(target, source)
+    target, source = _as_float32(target, source)
     difference = source - target
     for level in range(WAVELET_LEVELS):
         for dim in (2, 3):
@@ -66,8 +66,8 @@ def wavelet(target: Tensor, source: Tensor) -> Tensor:
     return difference.add_(target)
 
 
-def _checked(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both in float32, of sizes that fit."""
+def _as_float32(target: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in float32 after checking their sizes."""
     if target.numel() == 0:
         raise SeeSRError(f"Colour correction got an empty image of shape {tuple(target.shape)}.")
     if target.shape[1:] != source.shape[1:] or source.shape[0] not in (1, target.shape[0]):
@@ -87,7 +87,7 @@ def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
 def _blur(image: Tensor, dim: int, radius: int) -> Tensor:
     """Blur along one axis with the binomial kernel (1, 2, 1) / 4, its taps ``radius`` pixels apart.
 
-    A sum of shifted views: with the input, no more than three pictures are held at once.
+    The sum of shifted views holds at most three pictures at once, including the input.
     """
     padding = (0, 0, radius, radius) if dim == 2 else (radius, radius, 0, 0)
     padded = pad(image, padding, mode="replicate")

@@ -1,11 +1,11 @@
-"""Makes low-resolution pictures out of good ones, as SeeSR was trained on: Real-ESRGAN's two stages of damage.
+"""Degrades clean pictures as in SeeSR's training, by the two stages of Real-ESRGAN.
 
-Work is done picture by picture on the CPU, so that every picture has its own draws.
+Pictures are processed one by one on the CPU, so that each gets its own random draws.
 
 Source: Real-ESRGAN, arXiv 2107.10833, and its published ``realesrgan_dataset.py`` and ``realesrnet_model.py``;
-ranges of the published SeeSR. Deviations: edges are replicated, not mirrored, so that small pictures work;
-resizes go by the two sizes, so that the result covers the picture to its last pixel; JPEG is a real encoder's,
-at whole qualities; the second stage's kernels have at most 11 pixels, where SeeSR's code draws up to 21.
+ranges of the published SeeSR. Deviations: Edges are replicated, not mirrored, so that small pictures work. Resizes use
+the two sizes, so that the result covers the picture to its last pixel. JPEG comes from a real encoder, at whole
+qualities. The second stage's kernels have at most 11 pixels, where SeeSR's code draws up to 21.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..errors import SeeSRError
 from .sizes import resize_bicubic
 
 Range = tuple[float, float]
-"""The least and the greatest value of an even draw."""
+"""Lowest and highest value of a uniform draw."""
 
 KERNELS = (
     ("gaussian", True, 0.45),
@@ -35,71 +35,71 @@ KERNELS = (
     ("plateau", True, 0.12),
     ("plateau", False, 0.03),
 )
-"""Bell-shaped blur kernels: profile, whether it is the same in all directions, how often it is drawn."""
+"""Bell-shaped blur kernels: profile, isotropic or not, probability."""
 
 SHAPES: dict[str, Range] = {"gaussian": (1.0, 1.0), "generalized": (0.5, 4.0), "plateau": (1.0, 2.0)}
-"""The exponent beta of each profile; values below and above 1 are equally frequent."""
+"""Range of each profile's exponent beta. Values below and above 1 are equally frequent."""
 
 SMALLEST_KERNEL_PX = 7
 NO_BLUR = 0.05
-"""The sigma in pixels of a blur that changes nothing to speak of."""
+"""Sigma in pixels of a blur without visible effect."""
 FILTERS = ("area", "bilinear", "bicubic")
 GRAY = (0.2989, 0.587, 0.114)
-"""Weights of red, green and blue in the gray picture whose Poisson noise is taken."""
+"""Weights of red, green and blue in the gray picture for Poisson noise."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of damage: blur, resize, noise, JPEG."""
+    """One stage of degradation: blur, resize, noise, JPEG."""
 
     kernel_px: int
-    """Side of the largest blur kernel; the smallest has 7 pixels, all are odd."""
+    """Side of the largest blur kernel. The smallest has 7 pixels; all sides are odd."""
     blur_prob: float
     blur_sigma: Range
-    """Spread of the blur in pixels, along each of its axes."""
+    """Sigma of the blur in pixels, along each of its axes."""
     resize_weights: tuple[float, float, float]
-    """How often the picture grows, shrinks, keeps its size."""
+    """Probabilities of growing, shrinking and keeping the size."""
     resize: Range
-    """Factors of the strongest shrinking and growing."""
+    """Smallest and largest factor."""
     gaussian_sigma: Range
-    """Gaussian noise, in steps of 1/255."""
+    """Sigma of Gaussian noise, in steps of 1/255."""
     poisson_scale: Range
-    """Poisson noise, as a factor on that of a picture of as many photons as it has levels."""
+    """Factor on the Poisson noise of a picture with as many photons as it has levels."""
     sinc_prob: float = 0.1
-    """How often a blur is a ringing low pass in place of a bell."""
+    """Probability that a blur is a ringing low pass, not a bell."""
     gaussian_prob: float = 0.5
-    """How often noise is Gaussian; else it is Poisson's."""
+    """Probability that noise is Gaussian, not Poisson."""
     gray_prob: float = 0.4
-    """How often noise is the same in all channels."""
+    """Probability that noise is the same in all channels."""
     jpeg_quality: Range = (30, 95)
 
     def milder(self, strength: float) -> Stage:
-        """Return the stage with its ranges brought towards no damage; see :func:`degrade`."""
+        """Return the stage with its ranges moved towards no degradation; see :func:`degrade`."""
         return replace(
             self,
-            blur_sigma=_between(NO_BLUR, self.blur_sigma, strength),
-            resize=_between(1, self.resize, strength),
-            gaussian_sigma=_between(0, self.gaussian_sigma, strength),
-            poisson_scale=_between(0, self.poisson_scale, strength),
+            blur_sigma=_interpolate(NO_BLUR, self.blur_sigma, strength),
+            resize=_interpolate(1, self.resize, strength),
+            gaussian_sigma=_interpolate(0, self.gaussian_sigma, strength),
+            poisson_scale=_interpolate(0, self.poisson_scale, strength),
             sinc_prob=self.sinc_prob * strength,
-            jpeg_quality=_between(100, self.jpeg_quality, strength),
+            jpeg_quality=_interpolate(100, self.jpeg_quality, strength),
         )
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """Both stages and what goes around them."""
+    """Both stages, and the final low pass."""
 
     first: Stage
     second: Stage
     final_sinc_prob: float = 0.8
-    """How often the small picture goes through one more ringing low pass."""
+    """Probability of one more ringing low pass on the small picture."""
     final_kernel_px: int = 21
     smooth_resize_prob: float = 0.0
-    """How often a resize is antialiased, which the published ones are not."""
+    """Probability that a resize is antialiased. The published resizes never are."""
 
     def milder(self, strength: float) -> Degradation:
-        """Return the degradation with its ranges brought towards no damage; see :func:`degrade`."""
+        """Return the degradation with its ranges moved towards no degradation; see :func:`degrade`."""
         return replace(
             self,
             first=self.first.milder(strength),
@@ -129,7 +129,7 @@ PUBLISHED = Degradation(
         poisson_scale=(0.05, 2.5),
     ),
 )
-"""Real-ESRGAN's damage in SeeSR's ranges."""
+"""Real-ESRGAN's degradation in SeeSR's ranges."""
 
 
 def degrade(
@@ -139,30 +139,31 @@ def degrade(
     scale: int = 4,
     strength: float = 1.0,
 ) -> Tensor:
-    """Damage pictures and make them smaller; every picture has draws of its own.
+    """Degrade pictures and shrink them. Each picture gets its own random draws.
 
-    Training pairs may have their good pictures sharpened first, by :func:`sharpen`: they are the target as well.
+    For training pairs, :func:`sharpen` may sharpen the clean pictures first, which are also the targets.
 
     Args:
-        images: [B, 3, H, W] good pictures, RGB in [0, 1]; the sides are multiples of ``scale``.
-        generator: On the CPU; gives one seed per picture, so the first pictures of a batch do not depend on its size.
+        images: [B, 3, H, W] clean pictures, RGB in [0, 1]; the sides are multiples of ``scale``.
+        generator: On the CPU. It gives one seed per picture, so a picture's draws do not depend on the batch size.
         degradation: The ranges to draw from.
         scale: How many times smaller the result is, a whole number from 1.
-        strength: 1 draws from the ranges as they are, less from ranges nearer to no damage; 0 only makes the
-            pictures smaller (antialiased bicubic).
+        strength: 1 draws from the given ranges, lower values from ranges closer to no degradation. 0 only shrinks the
+            pictures (antialiased bicubic).
 
     Returns:
         [B, 3, H / scale, W / scale], float32 in [0, 1], rounded to 8 bits, on the images' device.
 
     Raises:
-        SeeSRError: The images are no RGB pictures or not divisible by the scale; a value is out of its range.
+        SeeSRError: The images are not RGB pictures, their sides are not divisible by the scale, or a value is out of
+            range.
     """
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or 0 in images.shape:
         raise SeeSRError(
             f"images: {list(images.shape)} {str(images.dtype).removeprefix('torch.')}: "
             "give RGB pictures [batch, 3, height, width] as floats from 0 to 1."
         )
-    return torch.stack([degrade_one(image, _child(generator), degradation, scale, strength) for image in images])
+    return torch.stack([degrade_one(image, _spawn(generator), degradation, scale, strength) for image in images])
 
 
 def degrade_one(
@@ -172,7 +173,7 @@ def degrade_one(
     scale: int = 4,
     strength: float = 1.0,
 ) -> Tensor:
-    """Damage one picture [3, H, W] with draws straight from ``generator``; see :func:`degrade`."""
+    """Degrade one picture [3, H, W] with draws directly from ``generator``; see :func:`degrade`."""
     height, width = image.shape[1:]
     if scale < 1 or height % scale or width % scale or min(height, width) < 2 * scale:
         raise SeeSRError(
@@ -184,38 +185,38 @@ def degrade_one(
     size = (height // scale, width // scale)
     picture = image.detach().to("cpu", torch.float32).clamp(0, 1)
     if strength == 0:
-        return _quantized(_shrink(picture, size)).to(image.device)
+        return _round_to_8_bits(_shrink(picture, size)).to(image.device)
 
     degradation = degradation.milder(strength)
     first, second = degradation.first, degradation.second
     smooth = degradation.smooth_resize_prob
-    picture = _blurred(picture, first, generator)
-    picture = _resized(picture, (height, width), first, smooth, generator)
-    picture = _noisy(picture, first, generator)
-    picture = _compressed(picture, first, generator)
-    picture = _blurred(picture, second, generator)
-    picture = _resized(picture, size, second, smooth, generator)
-    picture = _noisy(picture, second, generator)
-    compress_first = _chance(0.5, generator)
+    picture = _blur_randomly(picture, first, generator)
+    picture = _rescale(picture, (height, width), first, smooth, generator)
+    picture = _add_noise(picture, first, generator)
+    picture = _compress_randomly(picture, first, generator)
+    picture = _blur_randomly(picture, second, generator)
+    picture = _rescale(picture, size, second, smooth, generator)
+    picture = _add_noise(picture, second, generator)
+    compress_first = _happens(0.5, generator)
     if compress_first:
-        picture = _compressed(picture, second, generator)
-    picture = _filtered_to(picture, size, smooth, generator)
-    if _chance(degradation.final_sinc_prob, generator):
+        picture = _compress_randomly(picture, second, generator)
+    picture = _resize_to(picture, size, smooth, generator)
+    if _happens(degradation.final_sinc_prob, generator):
         kernel_px = _kernel_px(degradation.final_kernel_px, generator)
-        picture = blur(picture, sinc_kernel(kernel_px, _uniform((math.pi / 3, math.pi), generator)))
+        picture = blur(picture, sinc_kernel(kernel_px, _draw_uniform((math.pi / 3, math.pi), generator)))
     if not compress_first:
-        picture = _compressed(picture, second, generator)
-    return _quantized(picture).to(image.device)
+        picture = _compress_randomly(picture, second, generator)
+    return _round_to_8_bits(picture).to(image.device)
 
 
 def sharpen(images: Tensor, weight: float = 0.5, kernel_px: int = 51, threshold: float = 10) -> Tensor:
-    """Sharpen by unsharp masking, as the good pictures of the training pairs are.
+    """Sharpen by unsharp masking, as for the clean pictures of the training pairs.
 
     Args:
         images: [..., 3, H, W] in [0, 1].
-        weight: How much of the detail is added.
-        kernel_px: Side of the Gaussian that tells detail from the rest, odd; its sigma follows as in OpenCV.
-        threshold: Detail below this, in steps of 1/255, is left alone; the edges of what is not are softened.
+        weight: Share of the detail to add.
+        kernel_px: Side of the Gaussian that separates the detail, odd; its sigma follows as in OpenCV.
+        threshold: Detail below this, in steps of 1/255, is not sharpened. The border of the sharpened area is softened.
 
     Returns:
         [..., 3, H, W], in [0, 1].
@@ -234,10 +235,10 @@ def bell_kernel(kernel_px: int, sigmas: Range, angle: float = 0.0, beta: float =
 
     Args:
         kernel_px: Side in pixels, odd.
-        sigmas: Spread along its two axes, in pixels.
-        angle: Of the first axis against the x axis, in radians.
-        beta: 1 for a Gaussian; below, a sharper peak and wider tails, above, a flatter top.
-        plateau: With the profile 1 / (1 + r^(2 beta)) in place of exp(-r^(2 beta) / 2).
+        sigmas: Sigma along the kernel's two axes, in pixels.
+        angle: Angle from the x axis to the first axis, in radians.
+        beta: 1 for a Gaussian. Lower values give a sharper peak and wider tails, higher values a flatter top.
+        plateau: Use the profile 1 / (1 + r^(2 beta)) instead of exp(-r^(2 beta) / 2).
     """
     y, x = _grid(kernel_px)
     along = (x * math.cos(angle) + y * math.sin(angle)) / sigmas[0]
@@ -252,7 +253,7 @@ def sinc_kernel(kernel_px: int, cutoff: float) -> Tensor:
 
     Args:
         kernel_px: Side in pixels, odd.
-        cutoff: Angular frequency above which nothing passes, in radians per pixel; pi at most.
+        cutoff: Highest angular frequency that passes, in radians per pixel, at most pi.
     """
     y, x = _grid(kernel_px)
     radius = torch.hypot(x, y)
@@ -262,14 +263,14 @@ def sinc_kernel(kernel_px: int, cutoff: float) -> Tensor:
 
 
 def blur(images: Tensor, kernel: Tensor) -> Tensor:
-    """Filter [..., 3, H, W] with a kernel [k, k], k odd, which is symmetric about its middle.
+    """Filter [..., 3, H, W] with a kernel [k, k], k odd, that is symmetric about its middle.
 
-    By Fourier transform: on a CPU a sixth of the time of a convolution with 21 pixels.
+    On a CPU the Fourier transform takes a sixth of the time of a convolution with 21 pixels.
     """
     height, width = images.shape[-2:]
     margin = kernel.shape[-1] // 2
     padded = pad(images.flatten(0, -3).unsqueeze(0), [margin] * 4, mode="replicate")
-    # Sides with small factors transform quickly.
+    # Fourier transforms are fast for sides with small factors.
     size = [-(-side // 32) * 32 for side in padded.shape[-2:]]
     spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)
     result = torch.fft.irfft2(spectrum, s=size)[..., 2 * margin :, 2 * margin :]
@@ -277,20 +278,20 @@ def blur(images: Tensor, kernel: Tensor) -> Tensor:
 
 
 def add_gaussian_noise(picture: Tensor, sigma: float, gray: bool, generator: Generator) -> Tensor:
-    """Add noise of the standard deviation ``sigma`` / 255 to [3, H, W]; ``gray``: the same in all channels."""
+    """Add noise with standard deviation ``sigma`` / 255 to [3, H, W]; with ``gray`` the same in all channels."""
     channels = 1 if gray else 3
     noise = torch.randn(channels, *picture.shape[1:], generator=generator)
     return (picture + noise * (sigma / 255)).clamp(0, 1)
 
 
 def add_poisson_noise(picture: Tensor, scale: float, gray: bool, generator: Generator) -> Tensor:
-    """Add noise of the variance ``scale``^2 * value / levels to [3, H, W], in [0, 1].
+    """Add noise with variance ``scale``^2 * value / levels to [3, H, W], in [0, 1].
 
-    ``levels`` is the number of different 8-bit values in the picture, raised to a power of two; ``gray``: the
-    noise of the gray picture in all channels.
+    ``levels`` is the number of different 8-bit values in the picture, rounded up to a power of two. With ``gray``, all
+    channels get the noise of the gray picture.
     """
     source = (picture * torch.tensor(GRAY).view(3, 1, 1)).sum(0, keepdim=True) if gray else picture
-    source = _quantized(source)
+    source = _round_to_8_bits(source)
     different = int(torch.bincount((source * 255).round().int().flatten()).count_nonzero())
     levels = 2 ** math.ceil(math.log2(different))
     noise = torch.poisson(source * levels, generator=generator) / levels - source
@@ -298,7 +299,7 @@ def add_poisson_noise(picture: Tensor, scale: float, gray: bool, generator: Gene
 
 
 def compress(picture: Tensor, quality: int) -> Tensor:
-    """Take [3, H, W], in [0, 1], through JPEG of a quality from 1 to 100."""
+    """Compress [3, H, W], in [0, 1], as JPEG of a quality from 1 to 100, and decode it."""
     pixels = (picture.clamp(0, 1) * 255).round().byte().movedim(0, -1)
     with io.BytesIO() as file:
         Image.fromarray(pixels.numpy()).save(file, "JPEG", quality=quality)
@@ -307,19 +308,19 @@ def compress(picture: Tensor, quality: int) -> Tensor:
 
 
 def draw_kernel(stage: Stage, generator: Generator) -> Tensor:
-    """Draw a blur kernel [k, k]: its size, kind, and every value of it."""
+    """Draw a blur kernel [k, k]: its size, its kind and its parameters."""
     kernel_px = _kernel_px(stage.kernel_px, generator)
-    if _chance(stage.sinc_prob, generator):
+    if _happens(stage.sinc_prob, generator):
         lowest = math.pi / 3 if kernel_px < 13 else math.pi / 5
-        return sinc_kernel(kernel_px, _uniform((lowest, math.pi), generator))
+        return sinc_kernel(kernel_px, _draw_uniform((lowest, math.pi), generator))
     profile, isotropic, _ = KERNELS[_choose([weight for *_, weight in KERNELS], generator)]
-    sigma, angle = _uniform(stage.blur_sigma, generator), 0.0
+    sigma, angle = _draw_uniform(stage.blur_sigma, generator), 0.0
     sigmas = (sigma, sigma)
     if not isotropic:
-        sigmas = (sigma, _uniform(stage.blur_sigma, generator))
-        angle = _uniform((-math.pi, math.pi), generator)
+        sigmas = (sigma, _draw_uniform(stage.blur_sigma, generator))
+        angle = _draw_uniform((-math.pi, math.pi), generator)
     least, greatest = SHAPES[profile]
-    beta = _uniform((least, 1) if _chance(0.5, generator) else (1, greatest), generator)
+    beta = _draw_uniform((least, 1) if _happens(0.5, generator) else (1, greatest), generator)
     return bell_kernel(kernel_px, sigmas, angle, beta, plateau=profile == "plateau")
 
 
@@ -327,43 +328,43 @@ def draw_resize(stage: Stage, generator: Generator) -> float:
     """Draw the factor of a stage's resize."""
     shrinking, growing = stage.resize
     ranges = ((1, growing), (shrinking, 1), (1, 1))
-    return _uniform(ranges[_choose(stage.resize_weights, generator)], generator)
+    return _draw_uniform(ranges[_choose(stage.resize_weights, generator)], generator)
 
 
-def _blurred(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
-    return blur(picture, draw_kernel(stage, generator)) if _chance(stage.blur_prob, generator) else picture
+def _blur_randomly(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
+    return blur(picture, draw_kernel(stage, generator)) if _happens(stage.blur_prob, generator) else picture
 
 
-def _resized(picture: Tensor, base: tuple[int, int], stage: Stage, smooth: float, generator: Generator) -> Tensor:
+def _rescale(picture: Tensor, base: tuple[int, int], stage: Stage, smooth: float, generator: Generator) -> Tensor:
     factor = draw_resize(stage, generator)
     height, width = (max(2, int(side * factor)) for side in base)
-    return _filtered_to(picture, (height, width), smooth, generator)
+    return _resize_to(picture, (height, width), smooth, generator)
 
 
-def _filtered_to(picture: Tensor, size: tuple[int, int], smooth: float, generator: Generator) -> Tensor:
-    if _chance(smooth, generator):
+def _resize_to(picture: Tensor, size: tuple[int, int], smooth: float, generator: Generator) -> Tensor:
+    if _happens(smooth, generator):
         return _shrink(picture, size)
     mode = FILTERS[_choose([1] * len(FILTERS), generator)]
     return interpolate(picture.unsqueeze(0), size, mode=mode).squeeze(0)
 
 
-def _noisy(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
+def _add_noise(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
     picture = picture.clamp(0, 1)  # bicubic overshoots
-    gray = _chance(stage.gray_prob, generator)
-    if _chance(stage.gaussian_prob, generator):
-        return add_gaussian_noise(picture, _uniform(stage.gaussian_sigma, generator), gray, generator)
-    return add_poisson_noise(picture, _uniform(stage.poisson_scale, generator), gray, generator)
+    gray = _happens(stage.gray_prob, generator)
+    if _happens(stage.gaussian_prob, generator):
+        return add_gaussian_noise(picture, _draw_uniform(stage.gaussian_sigma, generator), gray, generator)
+    return add_poisson_noise(picture, _draw_uniform(stage.poisson_scale, generator), gray, generator)
 
 
-def _compressed(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
-    return compress(picture, round(_uniform(stage.jpeg_quality, generator)))
+def _compress_randomly(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
+    return compress(picture, round(_draw_uniform(stage.jpeg_quality, generator)))
 
 
 def _shrink(picture: Tensor, size: tuple[int, int]) -> Tensor:
     return resize_bicubic(picture.unsqueeze(0), size[1], size[0]).squeeze(0)
 
 
-def _quantized(picture: Tensor) -> Tensor:
+def _round_to_8_bits(picture: Tensor) -> Tensor:
     return (picture * 255).round().clamp(0, 255) / 255
 
 
@@ -372,21 +373,21 @@ def _grid(kernel_px: int) -> tuple[Tensor, Tensor]:
     return line.unsqueeze(1), line.unsqueeze(0)
 
 
-def _between(harmless: float, values: Range, strength: float) -> Range:
+def _interpolate(harmless: float, values: Range, strength: float) -> Range:
     least, greatest = (harmless * (1 - strength) + value * strength for value in values)
     return least, greatest
 
 
-def _child(generator: Generator) -> Generator:
+def _spawn(generator: Generator) -> Generator:
     seed = torch.randint(2**63 - 1, (), generator=generator)
     return Generator().manual_seed(int(seed))
 
 
-def _uniform(values: Range, generator: Generator) -> float:
+def _draw_uniform(values: Range, generator: Generator) -> float:
     return values[0] + (values[1] - values[0]) * torch.rand((), generator=generator).item()
 
 
-def _chance(probability: float, generator: Generator) -> bool:
+def _happens(probability: float, generator: Generator) -> bool:
     return torch.rand((), generator=generator).item() < probability
 
 

@@ -1,13 +1,12 @@
 """Noise schedule and start of sampling: pure functions on tensors.
 
-Two scales occur. Variance preserving (VP): x = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) eps, the paper's.
-Variance exploding (VE): x_ve = x_vp sqrt(1 + sigma^2) = z + sigma eps, the one host samplers work in.
+They use two scales. The paper's is variance preserving (VP): x = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) eps.
+ComfyUI's samplers use the variance exploding one (VE): x_ve = x_vp sqrt(1 + sigma^2) = z + sigma eps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,17 +17,17 @@ from ..config import TRAIN_STEPS
 from ..errors import SeeSRError
 
 BETA_START, BETA_END = 0.00085, 0.012
+"""Range of Stable Diffusion 2's scaled-linear betas."""
 
 Spacing = Literal["leading", "trailing"]
-"""How the timesteps of a run are spread: ``leading`` is Stable Diffusion 2's way, ``trailing`` SD-Turbo's."""
+"""Spacing of a run's timesteps: ``leading`` for Stable Diffusion 2, ``trailing`` for SD-Turbo."""
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
 
 
 def leading_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> Tensor:
     """Return the timesteps of "leading" spacing with offset 1, for example 981, 961, ..., 1 for 50 steps.
 
-    As many steps as timesteps would leave the schedule at its upper end with the published offset;
-    only there the offset is 0.
+    With as many steps as timesteps the published offset of 1 would exceed the schedule, so the offset is 0 there.
 
     Args:
         steps: Number of sampling steps, 1 to ``train_steps``.
@@ -51,9 +50,9 @@ def leading_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> Tensor:
 def trailing_timesteps(steps: int, train_steps: int = TRAIN_STEPS) -> Tensor:
     """Return the timesteps of "trailing" spacing, which starts at the last one: 999, 499 for 2 steps.
 
-    Strides of ``train_steps / steps`` are laid from the top down and rounded by NumPy, as in diffusers. NumPy decides
-    the ties, so no other rounding gives the same timesteps at every number of steps. At some numbers of steps, 61 for
-    example, diffusers appends a timestep of -1, since its range ends a rounding error too late; it is left out here.
+    As in diffusers, the timesteps go down in strides of ``train_steps / steps`` and are rounded by NumPy. Only NumPy
+    rounds ties to the same timesteps at every number of steps. At some numbers of steps, such as 61, a rounding error
+    gives diffusers an extra timestep of -1, which is left out here.
 
     Arguments, result and errors are those of `leading_timesteps`.
 
@@ -78,46 +77,30 @@ def _require_steps(steps: int, train_steps: int) -> None:
 
 
 def starts_at_the_top(timesteps: Sequence[int], train_steps: int = TRAIN_STEPS) -> bool:
-    """Tell whether a sampling run begins where the noise is greatest, rather than in mid-schedule.
+    """Return True if a sampling run starts at the highest noise level, not in mid-schedule.
 
-    The answer is yes if the first timestep is the last one trained, as trailing spacing always has it, or if even
-    strides lead down to timestep 1 and are all of a schedule: leading spacing at any number of steps (50 start at 981,
-    7 at 853), or as many strides as there is room for. A run may stop early: only its beginning counts. One step alone
-    at 1 is the whole leading schedule of one step. The end of a schedule that equals a whole leading one, number for
-    number, cannot be told from it.
+    It does if the first timestep is 999, or if the timesteps are the beginning of a complete evenly spaced schedule
+    that ends at timestep 1: leading spacing (50 steps start at 981, 7 at 853), or as many strides as fit. The end of a
+    longer schedule counts as well if it equals a complete one.
 
     Args:
         timesteps: Descending, without the final zero noise.
         train_steps: Number of timesteps in training.
     """
-    if not timesteps:
-        return False
-    first = timesteps[0]
-    if first == train_steps - 1 or len(timesteps) == 1:
+    first = timesteps[0] if timesteps else 0
+    if first == train_steps - 1 or len(timesteps) < 2:
         return first in (1, train_steps - 1)
-    strides = {before - after for before, after in pairwise(timesteps)}
-    if len(strides) > 1:
+    stride = first - timesteps[1]
+    if stride < 1:
         return False
-    (stride,) = strides
-    below, rest = divmod(first - 1, stride)
-    if rest or timesteps[-1] < 1:
+    schedule = list(range(first, 0, -stride))
+    if schedule[-1] != 1 or schedule[: len(timesteps)] != list(timesteps):
         return False
-    return first + stride >= train_steps or train_steps // (below + 1) == stride
-
-
-def alphas_cumprod(train_steps: int = TRAIN_STEPS) -> Tensor:
-    """Return alpha_bar of every timestep, [train_steps] float32, for SD2's scaled-linear betas."""
-    betas = torch.linspace(BETA_START**0.5, BETA_END**0.5, train_steps, dtype=torch.float64) ** 2
-    return torch.cumprod(1.0 - betas, dim=0).to(torch.float32)
-
-
-def sigma_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
-    """Return the VE noise level, sqrt((1 - alpha_bar) / alpha_bar), of any shape."""
-    return ((1.0 - alpha_bar) / alpha_bar).sqrt()
+    return first + stride >= train_steps or train_steps // len(schedule) == stride
 
 
 def alpha_bar_from_sigma(sigma: Tensor) -> Tensor:
-    """Return 1 / (1 + sigma^2), of any shape: the inverse of `sigma_from_alpha_bar`."""
+    """Return alpha_bar = 1 / (1 + sigma^2) of VE noise levels, of any shape."""
     return 1.0 / (1.0 + sigma**2)
 
 
@@ -143,16 +126,16 @@ def vp_to_ve(latent: Tensor, sigma: Tensor) -> Tensor:
 
 
 def noise_for_start(start_ve: Tensor, latent: Tensor, sigma: Tensor, max_denoise: bool) -> Tensor:
-    """Return the noise from which a host sampler makes exactly the wanted start.
+    """Return the noise from which ComfyUI's samplers make exactly the wanted start.
 
-    A host sampler starts from ``latent + noise * sigma``, or ``latent + noise * sqrt(1 + sigma^2)`` where it
-    holds that sigma is the largest there is. This is the inverse.
+    They start from ``latent + noise * sigma``, or from ``latent + noise * sqrt(1 + sigma^2)`` if they take sigma for
+    the largest noise level. This is the inverse.
 
     Args:
-        start_ve: [B, 4, h, w] wanted first latent, VE scale.
-        latent: [B, 4, h, w] latent that the sampler will be given.
+        start_ve: [B, 4, h, w] the wanted first latent, VE scale.
+        latent: [B, 4, h, w] the sampler's input latent.
         sigma: Scalar, the sampler's first noise level, above zero.
-        max_denoise: Whether the sampler takes the second form.
+        max_denoise: Whether the sampler uses the second form.
 
     Returns:
         [B, 4, h, w] noise to hand to the sampler.

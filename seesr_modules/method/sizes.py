@@ -1,4 +1,4 @@
-"""The sizes a picture passes through, and the resizing itself."""
+"""The sizes of a picture from input to result, and the resizing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import SeeSRError
 MIN_UPSCALE, MAX_UPSCALE = 1.0, 8.0
 MIN_PROCESS_SIZE = 64
 MAX_PIXELS = 2**30
-"""Of a picture at any stage; one takes 12 GiB in float32, and the host holds several."""
+"""Most pixels of a picture at any stage. Such a picture takes 12 GiB in float32, and ComfyUI holds several."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class SizePlan:
     """Every size from the low-resolution picture to the result, each as (width, height) in pixels."""
 
     resizes: tuple[tuple[int, int], ...]
-    """The resizes that lead to the working picture, in order; empty where it already has that size."""
+    """The resizes that lead to the working picture, in order; empty if it already has that size."""
     width: int
     height: int
-    """Size the model works at, multiples of 8."""
+    """Size at which the model works, multiples of 8."""
     output_width: int
     output_height: int
     """Size of the final picture."""
@@ -36,9 +36,9 @@ class SizePlan:
 def plan_size(width: int, height: int, upscale: float = 4.0, process_size: int = 512) -> SizePlan:
     """Plan the sizes for one low-resolution picture.
 
-    A side below ``process_size // upscale`` first scales the picture until its shorter side has that
-    length, so that the model never works far below the size it was trained at. The published code takes
-    whole factors only; here a fractional one rounds each side to the nearest pixel.
+    If the shorter side is below ``process_size // upscale``, the picture is first scaled until it has that length, so
+    that the model never works far below its training size. The published code takes whole factors only. Here a
+    fractional factor rounds each side to the nearest pixel.
 
     Args:
         width: Pixels across the low-resolution picture, 2 or more.
@@ -47,7 +47,7 @@ def plan_size(width: int, height: int, upscale: float = 4.0, process_size: int =
         process_size: Shortest side in pixels that the model should work at, 64 or more.
 
     Raises:
-        SeeSRError: A value is out of its range, or the picture would get larger than ``MAX_PIXELS``.
+        SeeSRError: A value is out of range, or the picture would become larger than ``MAX_PIXELS``.
 
     Source: published ``test_seesr.py``, the resizes before and after its pipeline call.
     """
@@ -85,7 +85,7 @@ def _scaled(width: int, height: int, factor: float) -> tuple[int, int]:
 def resize_bicubic(image: Tensor, width: int, height: int) -> Tensor:
     """Resize with the antialiased bicubic filter (a = -0.5), the one that Pillow uses.
 
-    The published code rounds to 8 bits after each resize; here the values stay in float32.
+    The published code rounds to 8 bits after each resize. Here the values stay in float32.
 
     Args:
         image: [B, C, H, W] in [0, 1], any float dtype.
@@ -106,11 +106,11 @@ def resize_bicubic(image: Tensor, width: int, height: int) -> Tensor:
 
 
 def apply_plan(image: Tensor, plan: SizePlan) -> Tensor:
-    """Take a low-resolution picture through every resize of its plan.
+    """Apply every resize of a plan to a low-resolution picture.
 
     Args:
-        image: [B, C, H, W], of the size that the plan was made for; clamped to [0, 1] first.
-        plan: What `plan_size` returned.
+        image: [B, C, H, W] of the plan's input size; clamped to [0, 1] first.
+        plan: The result of `plan_size`.
 
     Returns:
         [B, C, plan.height, plan.width], float32 in [0, 1].

@@ -1,4 +1,4 @@
-"""The whole tiny pack in the host: model files in folders of the host's, and graphs that run."""
+"""The whole pack with tiny models in ComfyUI: model files in ComfyUI's folders, and graphs that run."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ Graph = dict[str, dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def every_step_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a newer host's bars report each step: by themselves they leave out those that follow too soon."""
+    """Make the bars of a newer ComfyUI report each step. By default they leave out steps that follow too soon."""
     for limit in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
         monkeypatch.setattr(comfy.utils, limit, 0.0, raising=False)
 
 
 @pytest.fixture(autouse=True)
 def no_list_of_an_earlier_tests_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the host list folders anew: it looks at those of its lists again, and an earlier test's are gone."""
+    """Make ComfyUI list folders anew, since the folders of an earlier test are gone."""
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    """Build every tiny model once, and let the host know the pack's model folders."""
+    """Build every tiny model once, and register the pack's model folders in ComfyUI."""
     folders.register()
     folder = tmp_path_factory.mktemp("seesr-models")
     unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
@@ -50,7 +50,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture
 def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], dict[str, Any]]:
-    """Return a function that runs a graph in API format in the host and gives node id -> its outputs.
+    """Return a function that runs a graph in API format in ComfyUI and returns node id -> its outputs.
 
     ``TestCheckpoint`` stands for Load Checkpoint, ``TestValue`` gives any object (input ``key`` of
     ``run_graph.values``).
@@ -71,7 +71,7 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
         FUNCTION = "load"
 
         @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
             return {"required": {}, "optional": {"ckpt_name": ("STRING", {})}}
 
         def load(self, **_ignored: Any) -> tuple[Any, Any, Any]:
@@ -82,11 +82,11 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
         FUNCTION = "load"
 
         @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
             return {"required": {"key": ("STRING", {})}}
 
         @classmethod
-        def IS_CHANGED(cls, key: str) -> float:  # noqa: N802 - the host's name
+        def IS_CHANGED(cls, key: str) -> float:  # noqa: N802 - ComfyUI's name
             return float("nan")
 
         def load(self, key: str) -> tuple[Any]:
@@ -98,7 +98,7 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
         FUNCTION = "take"
 
         @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
             return {"required": {"value": (io.AnyType.io_type, {})}}
 
         def take(self, value: Any) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
 
 
 class GraphError(Exception):
-    """The host refused the graph, or a node raised: what it said."""
+    """The message of ComfyUI, which refused the graph, or of a node that raised."""
 
 
 class _Server:

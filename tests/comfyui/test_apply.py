@@ -15,15 +15,14 @@ import comfy.samplers
 import comfy.utils
 import pytest
 import torch
-from comfy.ldm.modules.attention import CrossAttention
-from comfy.ldm.modules.diffusionmodules.openaimodel import ResBlock
 from likeness import assert_alike
 from other_models import save_controlnet
 from scenes import Scene, Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.comfyui.loading import dtypes
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks import controlnet
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
-from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
+from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -73,7 +72,7 @@ def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scen
 
 
 def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """Neither the MODEL nor the CONDITIONING that went in is touched, and no hook outlives the run."""
+    """The input MODEL and CONDITIONING stay unchanged, and no hook remains after the run."""
     before = predict(tiny.model, scene.positive, scene.negative, scene)
     predict(*apply_scene(tiny, seesr, scene), scene)
     assert hooks(tiny.model.model) == 0
@@ -108,7 +107,7 @@ def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene
             management.interrupt_current_processing()
 
     handle = network.register_forward_hook(cancel)
-    # What the host's server does with each step of a bar.
+    # What ComfyUI's server does with each step of a bar.
     comfy.utils.set_progress_bar_global_hook(lambda *_, **__: management.throw_exception_if_processing_interrupted())
     try:
         with pytest.raises(management.InterruptProcessingException):
@@ -129,11 +128,11 @@ def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, p
 
 @pytest.mark.parametrize("name", ["positive", "negative"])
 def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any, name: str) -> None:
-    """The host would repeat or drop some."""
+    """ComfyUI would repeat or drop some texts."""
     scene = make_scene(4, 4)
     texts = {"positive": scene.positive, "negative": scene.negative, name: [[scene.positive[0][0].repeat(3, 1, 1), {}]]}
     with pytest.raises(SeeSRError, match=f"The input '{name}' holds 3 texts and 'hint' 1 pictures"):
-        host_model.apply_seesr(tiny.model, seesr, texts["positive"], texts["negative"], scene.hint, scene.soft_prompt)
+        apply_seesr(tiny.model, seesr, texts["positive"], texts["negative"], scene.hint, scene.soft_prompt)
 
 
 def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
@@ -143,7 +142,7 @@ def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, p
 
 
 def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
-    """A patched base gives another result; the unpatched one the same as before."""
+    """A patched base gives another result, and the unpatched base still gives the old one."""
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     shape = tiny.model.model_state_dict()[key].shape
     patched = tiny.model.clone()
@@ -154,12 +153,12 @@ def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene:
 
 
 def rebuilt(conds: list[Any]) -> list[Any]:
-    """Return conds that lost SeeSR's keys on their way through another node."""
+    """Return conds without SeeSR's keys, as another node rebuilds them."""
     return [[text, {k: v for k, v in options.items() if k != "model_conds"}] for text, options in conds]
 
 
 def copied(conds: list[Any]) -> list[Any]:
-    """Return rebuilt conds with a ControlNet of their own, as nodes make it that change something on it."""
+    """Return rebuilt conds with a copied ControlNet, as from nodes that change its settings."""
     return [[text, {**options, "control": options["control"].copy()}] for text, options in rebuilt(conds)]
 
 
@@ -167,7 +166,7 @@ def copied(conds: list[Any]) -> list[Any]:
 def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
     tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor, through: Any
 ) -> None:
-    """They get it from the MODEL and the ControlNet."""
+    """They get the soft prompt from the MODEL and the ControlNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     assert_alike(predict(model, through(positive), negative, scene), plain)
 
@@ -175,17 +174,17 @@ def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
 def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
     tiny: Tiny, seesr: Any, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At 0 the ControlNet does without image attention; the MODEL has none in each of the three results."""
+    """At 0 the ControlNet runs without image attention. The MODEL has none in all three results."""
     model, *without = apply_scene(tiny, seesr, scene, soft_prompt_strength=0.0)
     _, *with_it = apply_scene(tiny, seesr, scene)
     found, other = (predict(model, *conds, scene) for conds in (without, with_it))
-    monkeypatch.setattr(controlnet, "attached", lambda *_: nullcontext())
+    monkeypatch.setattr(controlnet, "attach_hooks", lambda *_: nullcontext())
     assert_alike(found, predict(model, *with_it, scene))
     assert (found - other).abs().max() > 1e-3
 
 
 def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """The option with which Sage Attention and the like come in reaches all 16 blocks of the UNet."""
+    """The option that Sage Attention and similar nodes set reaches all 16 blocks of the UNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     tokens: list[int] = []
 
@@ -200,7 +199,7 @@ def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tin
 
 @pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])
 def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene: Scene, through: Any) -> None:
-    """Of two clones each keeps its own, whether conds carry the soft prompt or the MODEL: A, B, A again is as A."""
+    """Two clones keep their own soft prompts, from the conds or from the MODEL: A, B, then A again gives A."""
 
     def result(model: Any, positive: list[Any], negative: list[Any]) -> torch.Tensor:
         return predict(model, through(positive), through(negative), scene)
@@ -213,7 +212,7 @@ def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene:
 
 
 def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) -> None:
-    """Two pictures in one batch come out as each alone."""
+    """Two pictures in one batch give the same results as each alone."""
     both = make_scene(8, 8, batch=2)
     model, positive, negative = apply_scene(tiny, seesr, both)
     together = predict(model, positive, negative, both)
@@ -247,7 +246,7 @@ def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) ->
 
 
 def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene, tmp_path: Path) -> None:
-    """Residuals of SeeSR's ControlNet and of one that the host loads add up, in either order."""
+    """The residuals of SeeSR's ControlNet and of another ControlNet add up, in either order."""
     unet = {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()}
     save_controlnet(tmp_path / "canny.safetensors", EncoderSizes.from_shapes(unet))
     other = comfy.controlnet.load_controlnet(str(tmp_path / "canny.safetensors"))
@@ -269,7 +268,7 @@ def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_stem_runs_once_per_picture(tiny: Tiny, seesr: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many steps and conds there are, the pixel stem sees each picture once."""
+    """The pixel stem runs once for each picture, at any number of steps and conds."""
     seen: list[int] = []
     forward = controlnet.Stem.forward
     monkeypatch.setattr(
@@ -295,37 +294,6 @@ def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: S
     assert calls == [2, 2, 2]
 
 
-@pytest.mark.parametrize("sides", [(8, 12), (9, 7)])
-def test_what_comes_before_the_text_is_computed_once_for_both(
-    tiny: Tiny, seesr: Any, sides: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """UNet and ControlNet compute it for two pictures, not for both texts of each; the result stays the same."""
-    rows: list[int] = []
-    before_text = {ResBlock: "input_blocks.1.0", CrossAttention: "input_blocks.1.1.transformer_blocks.0.attn1"}
-    networks = (tiny.model.model.diffusion_model, seesr.controlnet.control_model)
-    watched = [network.get_submodule(path) for network in networks for path in before_text.values()]
-    for kind in before_text:
-        monkeypatch.setattr(kind, "forward", _noting(kind.forward, watched, rows))
-    scene = make_scene(*sides, 2)
-    applied = apply_scene(tiny, seesr, scene)
-    once = predict(*applied, scene, steps=3)
-    assert rows == [2] * len(watched) * 3
-    rows.clear()
-    for module in (controlnet, host_model):
-        monkeypatch.setattr(module, "halves_shared", lambda _network: nullcontext())
-    assert_alike(predict(*applied, scene, steps=3), once)
-    assert rows == [4] * len(watched) * 3
-
-
-def _noting(forward: Any, watched: list[nn.Module], rows: list[int]) -> Any:
-    def noting(self: nn.Module, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if any(self is module for module in watched):
-            rows.append(len(x))
-        return forward(self, x, *args, **kwargs)
-
-    return noting
-
-
 def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     """The sentence says what was found and which checkpoints fit."""
     unet = dict(builders.synthetic(builders.GOLDEN, "seesr_unet_tiny"))
@@ -338,7 +306,7 @@ def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Sce
 
 
 def test_fewer_transformers_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """A UNet with other text transformers does not fit, and is named."""
+    """A UNet with other text transformers does not fit. The message names it."""
     unet = {
         name: tensor
         for name, tensor in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()
@@ -355,7 +323,7 @@ def test_a_soft_prompt_of_another_batch_is_refused(tiny: Tiny, seesr: Any, scene
 
 
 def test_a_soft_prompt_of_another_width_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """It is from a tagger for another SeeSR."""
+    """The soft prompt is from a tagger for another SeeSR."""
     with pytest.raises(SeeSRError, match="is 500 wide and this SeeSR reads 512: the DAPE and the SeeSR"):
         apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt[..., :500]))
 
@@ -371,14 +339,14 @@ def test_texts_of_another_number_are_refused(tiny: Tiny, seesr: Any, scene: Scen
 def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
     tiny: Tiny, scene: Scene, plain: torch.Tensor, fast: bool, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beside a base in float32, as the host has it on a CPU; a user who asked for float32 gets it, to the bit.
+    """The base stays in float32, as ComfyUI has it on a CPU. A user who asks for float32 gets it, to the bit.
 
     The ControlNet alone computes in bfloat16: the latent moves by 0.026 of its standard deviation, with the base in
     bfloat16, too, by 0.033.
     """
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     if flag:
-        monkeypatch.setattr(host_model.args, flag, True)
+        monkeypatch.setattr(dtypes.args, flag, True)
     half = fast and not flag
     loaded = load_seesr_path(tiny.folder / "SeeSR", "auto")
     seen: list[torch.dtype] = []
@@ -405,11 +373,11 @@ def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
 def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it(
     tiny: Tiny, scene: Scene, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights stored in bfloat16 are computed in as they are, where the host would cast them in every layer."""
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
-    assert host_model.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
+    """Weights stored in bfloat16 are not cast, where ComfyUI would cast them in every layer."""
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
+    assert dtypes.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
     unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
-    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as the host loads it on a CPU
+    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as ComfyUI loads it on a CPU
     half = load_seesr_path(tiny.folder / "SeeSR", "bfloat16")
     applied = apply_scene(tiny, half, scene, model=stored)
     seen: set[torch.dtype] = set()

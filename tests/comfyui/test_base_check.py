@@ -1,4 +1,4 @@
-"""The line in the log about a checkpoint that is not the base that SeeSR was trained on."""
+"""The warning about a checkpoint that is not the base that SeeSR was trained on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def scene() -> Scene:
 
 @pytest.fixture
 def fresh(tiny: Tiny) -> Any:
-    """The tiny SeeSR, loaded anew: it has been compared with nothing."""
+    """The tiny SeeSR, newly loaded and not yet compared with any model."""
     return load_seesr_path(tiny.folder / "SeeSR", "float32")
 
 
@@ -66,7 +66,7 @@ def test_another_base_is_told(
     dtype: torch.dtype,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Three bases of one family, which sizes and names do not tell apart, each stored in any type."""
+    """Three bases of one family with the same sizes and names, each stored in any type."""
     apply_scene(None, fresh, scene, model=trained_on(moved, dtype))
     assert lines(caplog) == told
 
@@ -87,7 +87,7 @@ def test_it_is_told_once_for_each_pair(tiny: Tiny, fresh: Any, scene: Scene, cap
 def test_a_lora_does_not_make_another_base(
     fresh: Any, scene: Scene, loaded: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the patched model is in memory, its weights are changed in place."""
+    """The weights of a patched model in memory are changed in place."""
     paths = comfy.utils.unet_to_diffusers(trained_on(0).model.model_config.unet_config)
     for moved in (0, 0.1):
         patched = trained_on(moved).clone()

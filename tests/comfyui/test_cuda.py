@@ -32,7 +32,7 @@ NETWORKS = {"BaseModel", "ImageAttention", "ControlModel", "Dape"}
 
 
 class Process(NamedTuple):
-    """How one process runs: the host's flags, and what is set beside them."""
+    """How one process runs: ComfyUI's flags, and what is set beside them."""
 
     flags: list[str]
     weight_dtype: str = "float32"
@@ -204,7 +204,7 @@ with torch.inference_mode():
     logits = {}
     for dtype in ("float32", "float16", "bfloat16"):
         dape = modules["tagging"].load_dape_path(rams / settings["ram"], seesr / "DAPE.pth", dtype)
-        logits[dtype] = modules["tagging"].look(dape, [pixels])[1].cpu().float()
+        logits[dtype] = modules["tagging"].describe(dape, [pixels])[1].cpu().float()
 
 def difference(latent):
     return float((latent - single).abs().max() / single.std())

@@ -1,6 +1,6 @@
 """The pack under the folder names that it has with users, among other packs that have a folder ``nodes``, too.
 
-The host keeps what it loaded in globals, so it runs in a process of its own.
+ComfyUI keeps loaded packs in globals, so it runs in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("ComfyUI-SeeSR", "seesr", "my pack.v2")
 
 OTHERS = ("0_pack", "z_pack")
-"""One that the host loads before ours, one that it loads after."""
+"""One that ComfyUI loads before ours, one that it loads after."""
 
 OTHER_PACK = {
     "__init__.py": """
@@ -66,7 +66,7 @@ print(json.dumps(seen))
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """Return folder name -> what the host has then beside its own nodes: node id -> pack that it is from."""
+    """Return folder name -> the nodes that ComfyUI loads beside its own: node id -> its pack."""
     users = tmp_path_factory.mktemp("users")
     for name in NAMES:
         packs = users / name

@@ -1,4 +1,4 @@
-"""The canonical graph, run by the host's executor on tiny models."""
+"""The canonical graph, run by ComfyUI's executor on tiny models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from graphs import canonical, photo
 from likeness import assert_alike
 from seesr_pack.nodes.build_prompts import BuildPrompts
-from seesr_pack.seesr_modules.comfyui.steps.prompts import as_batch
+from seesr_pack.seesr_modules.comfyui.steps.prompts import mark_batch
 
 SIZES = ((96, 64), (75, 51), (7, 300))
 
@@ -90,12 +90,12 @@ HOST_SAMPLERS = {
         ),
     },
 }
-"""What stands in place of Tiled Sampler, its last node "end"; KSamplerAdvanced does one run in two stages."""
+"""Nodes that replace Tiled Sampler; the last one is "end". KSamplerAdvanced does one run in two stages."""
 
 
 @pytest.mark.parametrize("name", HOST_SAMPLERS)
 def test_a_host_sampler_agrees_with_the_tiled_sampler(run_graph: Any, name: str) -> None:
-    """The MODEL carries the start. Between two stages the latent is once more divided and multiplied by its scale."""
+    """The MODEL carries the start. Between two stages the latent is divided and multiplied by its scale once more."""
     run_graph.values["image"] = photo(1, 32, 48)
     tile = {"tile_px": 64, "overlap_px": 16, "tile_batch": 1}
     graph = {**canonical(), **HOST_SAMPLERS[name]}
@@ -109,7 +109,7 @@ def test_a_host_sampler_agrees_with_the_tiled_sampler(run_graph: Any, name: str)
 
 
 def test_a_list_of_batches_gives_the_pictures_of_one_batch(run_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four frames one by one, as a folder's loader gives them, and two by two; loaded once. Only rounding differs."""
+    """Four frames one by one, as from a folder's loader, or in pairs. Models load once, and only rounding differs."""
     frames = photo(4)
     frames[1::2] = 1 - frames[1::2].flip(1)
     run_graph.values["image"] = frames
@@ -145,7 +145,7 @@ def test_a_list_of_batches_gives_the_pictures_of_one_batch(run_graph: Any, monke
 
 
 def test_texts_of_a_list_without_borders_are_one_batch(run_graph: Any) -> None:
-    """Captions of one's own come as a plain list; with each batch of tags go the words at its place."""
+    """The user's own captions come as a plain list. Each batch of tags is joined with the words at its position."""
     settings = {"quality_prompt": ["q"], "negative_prompt": ["n", "m"], "single_chunk": [False]}
 
     def built(tags: list[str], *words: str) -> tuple[list[Any], ...]:
@@ -154,7 +154,7 @@ def test_texts_of_a_list_without_borders_are_one_batch(run_graph: Any) -> None:
     positive, negative, lines = built(["cat", "dog"], "w")
     assert lines == ["cat, w,q\ndog, w,q"]
     assert [len(batch[0][0]) for batch in (*positive, *negative)] == [2, 1, 1]
-    positive, _, lines = built([*as_batch(["cat", "dog"]), *as_batch(["cow"])], "w", "v")
+    positive, _, lines = built([*mark_batch(["cat", "dog"]), *mark_batch(["cow"])], "w", "v")
     assert lines == ["cat, w,q\ndog, w,q", "cow, v,q"]
     assert [len(batch[0][0]) for batch in positive] == [2, 1]
 
@@ -175,7 +175,7 @@ def test_single_chunk_cuts_at_77_tokens(run_graph: Any) -> None:
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
 def test_color_fix_takes_colours_and_size(run_graph: Any, method: str) -> None:
-    """The reference's mean comes over, except with none; the size is the one asked for."""
+    """The result has the reference's mean, except with none, and the requested size."""
     run_graph.values["image"] = photo()
     run_graph.values["gray"] = torch.full((1, 50, 70, 3), 0.25) + 0.1 * photo(1, 50, 70)
     graph = {
@@ -193,7 +193,7 @@ def test_color_fix_takes_colours_and_size(run_graph: Any, method: str) -> None:
 
 
 def test_tile_tagger_gives_each_tile_its_own_prompt(run_graph: Any) -> None:
-    """Each tile's pass through the UNet carries that tile's embedding; the whole picture's is not used."""
+    """The UNet gets each tile's own soft prompt, not the whole picture's."""
     run_graph.values["image"] = photo(1, 64, 160)
     graph = canonical(apply__positive=["tiles", 0], apply__negative=["tiles", 1], apply__soft_prompt=["tiles", 2])
     tile = {"tile_px": 128, "overlap_px": 32}
@@ -275,7 +275,7 @@ def test_guidance_interval_saves_the_negative_branch(run_graph: Any) -> None:
     ],
 )
 def test_bad_input_gets_one_sentence(run_graph: Any, changes: dict[str, Any], sentence: str) -> None:
-    """What the user reads names the input and the remedy."""
+    """The message names the input and the remedy."""
     run_graph.values["image"] = photo()
     with pytest.raises(Exception, match=sentence):
         run_graph(canonical(**changes), ("color", 0))
@@ -299,7 +299,7 @@ def test_bad_pictures_get_one_sentence(run_graph: Any, picture: torch.Tensor, se
 
 @pytest.mark.parametrize("channels", [1, 4])
 def test_gray_and_alpha_work_like_rgb(run_graph: Any, channels: int, caplog: pytest.LogCaptureFixture) -> None:
-    """A gray picture is one of three equal channels; that an alpha channel is dropped is said."""
+    """A gray picture works like one with three equal channels. Dropping an alpha channel is logged."""
     gray = photo(1, 32, 48)[..., :1]
     rgb = gray.expand(-1, -1, -1, 3)
     run_graph.values["image"] = rgb

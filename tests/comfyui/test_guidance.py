@@ -1,4 +1,4 @@
-"""Guidance Interval with each of the host's guiders: outside of the interval the positive is predicted alone."""
+"""Guidance Interval with each of ComfyUI's guiders: outside the interval only the positive is predicted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def applied(tiny: Tiny, seesr: Any, scene: Scene) -> tuple[Any, Any, Any, Any]:
 
 
 def run(guider: Any, scene: Scene, sampler_name: str = "euler") -> Tensor:
-    """Sample a few steps with a guider of the host's."""
+    """Sample a few steps with one of ComfyUI's guiders."""
     sampler, sigmas = comfy.samplers.sampler_object(sampler_name), seesr_sigmas(guider.model_patcher, STEPS)
     return guider.sample(scene.noise, scene.latent["samples"], sampler, sigmas, disable_pbar=True, seed=3)
 
@@ -47,7 +47,7 @@ def alone(model: Any, positive: Any, scene: Scene) -> Tensor:
 
 
 def dual(model: Any, applied: tuple[Any, ...], scene: Scene, cfg2: float = 2.0, nested: bool = False) -> Tensor:
-    """Sample with the host's guider for two conditionings and a negative."""
+    """Sample with ComfyUI's guider for two conditionings and a negative."""
     guider = Guider_DualCFG(model)
     guider.set_conds(applied[1], applied[3], applied[2])
     guider.set_cfg(3.0, cfg2, nested)
@@ -64,14 +64,14 @@ def arrangements(model: Any, interval: tuple[float, float]) -> list[Any]:
 def test_a_dual_guider_follows_the_positive_outside(
     applied: tuple[Any, ...], scene: Scene, cfg2: float, nested: bool
 ) -> None:
-    """Its list begins with the negative, or with nothing; an interval of nothing is the positive alone."""
+    """Their list begins with the negative, or is empty. An empty interval predicts the positive alone."""
     for model in arrangements(applied[0], (1.0, 0.0)):
         expected = alone(model, applied[1], scene)
         assert_alike(dual(model, applied, scene, cfg2, nested), expected)
 
 
 def test_a_dual_guider_is_guided_inside(applied: tuple[Any, ...], scene: Scene) -> None:
-    """An interval of everything changes nothing; half of it lies in between, at that much less cost."""
+    """A full interval changes nothing. Half an interval gives a result in between, at less cost."""
     model = applied[0]
     plain, tiled = dual(model, applied, scene), dual(tile_model(model, 8, 2), applied, scene)
     untiled, before, after = (dual(each, applied, scene) for each in arrangements(model, (0.0, 1.0)))
@@ -88,7 +88,7 @@ def test_a_dual_guider_is_guided_inside(applied: tuple[Any, ...], scene: Scene) 
 
 
 def test_a_guider_of_another_formula_follows_the_positive_too(applied: tuple[Any, ...], scene: Scene) -> None:
-    """Perp-Neg has three conds as well, the positive first, and divides by how the positive differs."""
+    """Perp-Neg also has three conds, the positive first, and divides by the positive's difference."""
     for model in arrangements(applied[0], (1.0, 0.0)):
         guider = Guider_PerpNeg(model)
         guider.set_conds(applied[1], applied[2], applied[3])
@@ -97,7 +97,7 @@ def test_a_guider_of_another_formula_follows_the_positive_too(applied: tuple[Any
 
 
 def test_samplers_that_ask_for_the_negative_get_the_positive(applied: tuple[Any, ...], scene: Scene) -> None:
-    """The direction of euler_cfg_pp's steps is the negative prediction: outside it goes the positive's way."""
+    """The steps of euler_cfg_pp follow the negative prediction; outside the interval they follow the positive one."""
     guider = comfy.samplers.CFGGuider(limit_guidance(applied[0], 1.0, 0.0))
     guider.set_conds(applied[1], applied[2])
     guider.set_cfg(3.0)
@@ -107,7 +107,7 @@ def test_samplers_that_ask_for_the_negative_get_the_positive(applied: tuple[Any,
 
 def test_a_guider_without_a_positive_is_refused(applied: tuple[Any, ...], scene: Scene) -> None:
     class Guider(comfy.samplers.CFGGuider):
-        """Another pack's, with names of its own."""
+        """A guider of another pack, with its own names."""
 
     guider = Guider(limit_guidance(applied[0], 1.0, 0.0))
     guider.inner_set_conds({"wanted": applied[1]})

@@ -1,4 +1,4 @@
-"""Weights in every layout that users have: both loaders read the same tensors from each, and name what does not fit."""
+"""Both loaders read the same tensors from every layout that users have, and name what does not fit."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from seesr_pack.bench import packed_loading_work as loading_work
 from seesr_pack.nodes.load_dape import LoadDape
 from seesr_pack.nodes.load_seesr import LoadSeeSR
 from seesr_pack.seesr_modules.comfyui.loading import folders
-from seesr_pack.seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM, find_seesr, find_tagger
-from seesr_pack.seesr_modules.comfyui.loading.dape import find_vocabulary, load_dape_path
+from seesr_pack.seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM, find_seesr, find_tag_lists, find_tagger
+from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_named, load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks.controlnet import parameter_names
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -77,7 +77,7 @@ IN_FOLDER: dict[str, Layout] = {
     "module.": lambda at, state: save_file(prefixed(state, "module."), at / f"{NAME}.safetensors"),
     "nested": lambda at, state: torch.save({"model": {"state_dict": prefixed(state, "module.")}}, at / f"{NAME}.bin"),
 }
-"""How a folder holds one network's tensors. Where the name says fp16, they are rounded."""
+"""Layouts of one network's tensors in a folder. With fp16 in the name they are rounded."""
 
 
 def assert_same(found: State, expected: State) -> None:
@@ -118,7 +118,7 @@ def test_seesr_with_single_files_in_place_of_folders(tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that stands for models/seesr and models/rams."""
+    """An empty folder in place of models/seesr and models/rams."""
     folder = tmp_path / "models"
     folder.mkdir()
     for kind in ("seesr", "rams"):
@@ -131,8 +131,8 @@ needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rig
 
 @needs_links
 def test_a_linked_seesr_is_listed_and_loads(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """People keep models on other disks; links in a circle end."""
-    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [])  # the host goes in circles for long
+    """People keep models on other disks. Circular links are not followed."""
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [])  # ComfyUI goes in circles for long
     disk = builders.save_seesr(tmp_path / "disk" / "SeeSR", UNET, CONTROLNET).parent
     (models / "SeeSR").symlink_to(disk / "SeeSR")
     (models / "disk").symlink_to(disk)
@@ -164,7 +164,7 @@ def test_links_out_of_a_seesr_folder_are_refused(tmp_path: Path, models: Path, p
 
 
 def test_a_clone_of_the_published_repository_is_found(models: Path) -> None:
-    """It holds unet and controlnet in a folder of its own, and is known by the clone's name all the same."""
+    """It holds unet and controlnet in an inner folder, but is listed by the clone's name."""
     inner = builders.save_seesr(models / "SeeSR" / "seesr", UNET, CONTROLNET)
     (models / "SeeSR" / ".git").mkdir()
     (models / "SeeSR" / "DAPE.pth").touch()
@@ -246,18 +246,18 @@ def test_what_is_missing_is_named(models: Path) -> None:
     with pytest.raises(SeeSRError, match=r"^Load SeeSR: 'SeeSR' holds no unet and no controlnet\."):
         load_seesr_named("SeeSR", "float32")
     lists = ("ram_tag_list.txt", "ram_tag_list_threshold.txt")
-    for find, names in ((find_vocabulary, (3, [])), (find_tagger, ("there.pth", PLAIN_RAM))):
+    for find, names in ((find_tag_lists, ([],)), (find_tagger, ("there.pth", PLAIN_RAM))):
         with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} are missing. Run"):
             find(*names)
     for there, gone in (lists, lists[::-1]):
         (models / there).touch()
         with pytest.raises(SeeSRError, match=f"the tag list {gone} is missing. Run"):
-            find_vocabulary(3, [])
+            find_tag_lists([])
         (models / there).unlink()
     (models / lists[0]).touch()
     (models / "SeeSR" / lists[1]).touch()
     with pytest.raises(SeeSRError, match=f"the tag lists {lists[0]} and {lists[1]} lie in two folders. Run"):
-        find_vocabulary(3, [models / "SeeSR"])
+        find_tag_lists([models / "SeeSR"])
 
 
 def test_the_loaders_list_packed_files_behind_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +287,7 @@ def test_the_loaders_list_packed_files_behind_auto(tmp_path: Path, monkeypatch: 
 
 
 def test_seesr_of_image_attention_alone(tmp_path: Path) -> None:
-    """What of the UNet is the base model's need not be there."""
+    """The base model's part of the UNet may be missing."""
     builders.save_seesr(tmp_path, {n: t for n, t in UNET.items() if ".image_attentions." in n}, CONTROLNET)
     assert_seesr(load_seesr_path(tmp_path, "float32"))
 
@@ -464,7 +464,7 @@ def test_dape_file(tmp_path: Path, tagger: Path, expected: State, layout: str) -
 
 
 def test_whole_merged_weights(tmp_path: Path, tagger: Path, expected: State) -> None:
-    """They serve in DAPE's slot, where RAM's file is not read, and in RAM's."""
+    """They work in DAPE's slot, where RAM's file is not read, and in RAM's slot."""
     tables = ("label_embed.weight", "relative_position_bias_table.weight")
     merged = {n.removesuffix(".weight") if n.endswith(tables) else n: t for n, t in expected.items()}
     whole = save(tmp_path, "whole.pth", {"params": merged})
@@ -522,7 +522,7 @@ def test_a_table_of_224_px_is_refused_in_the_published_network(tmp_path: Path) -
 
 @pytest.mark.parametrize("dtype", ["auto", "float16"])
 def test_auto_stores_the_tagger_in_float16_and_computes_in_what_the_device_is_fast_in(tagger: Path, dtype: str) -> None:
-    """Whatever the UNet's auto is: bfloat16 would shift the soft prompt ten times as much."""
+    """The UNet's auto does not matter: bfloat16 would shift the soft prompt ten times as much."""
     dape = load_dape_path(tagger / "ram.pth", tagger / "DAPE.pth", dtype)
     assert {parameter.dtype for parameter in dape.patcher.model.parameters()} == {torch.float16}
     assert dape.compute_dtype == torch.float32

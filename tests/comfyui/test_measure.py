@@ -21,7 +21,7 @@ from seesr_pack.bench import step as measure
 from seesr_pack.bench.gmac import PRESETS
 from seesr_pack.bench.memory import MemoryUse
 from seesr_pack.commands import upscale
-from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
+from seesr_pack.seesr_modules.comfyui.loading import dtypes
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sampler_sigmas
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.config import DapeConfig
@@ -41,7 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pair has its medians and its ratio; the bounds are those on the ratios to a plain step."""
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: fast)
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     rows = {row.name: row for row in measure.step_rows(64, rounds=1)}
     pairs = {name.partition(":")[0] for name in rows if " / " in name}
     auto = "auto (torch.bfloat16) / plain diffusers in float32"
@@ -158,7 +158,7 @@ def test_a_steps_memory_is_reported_in_its_parts(
     flags: list[list[str]] = []
     monkeypatch.setattr(memory_work, "start_host", flags.append)
     monkeypatch.setattr(memory_work, "device_flags", lambda: ["--cpu"])
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: True)
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: True)
     memory_work.main(["128"])
     use = MemoryUse(*json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert flags == [["--cpu"]]

@@ -1,4 +1,4 @@
-"""Weights in memory: their types, leaving and coming back, ten rounds of it, and only part of them on the device."""
+"""Weights in memory: their types, unloading and loading again, ten times over, and partial loading."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from graphs import canonical, photo
 from likeness import assert_alike
 from scenes import Tiny, apply_scene, make_scene, predict
+from seesr_pack.seesr_modules.comfyui.loading import dtypes
 from seesr_pack.seesr_modules.comfyui.loading.dape import DapeModel, load_dape_path
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
-from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
-from seesr_pack.seesr_modules.comfyui.steps.tagging import look
+from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 
 STORED = {
     "float32": torch.float32,
@@ -30,7 +30,7 @@ DEVIATION = {"float16": 4 * 2**-11, "bfloat16": 4 * 2**-8, "fp8_e4m3fn": 4 * 2**
 
 @pytest.fixture(autouse=True)
 def nothing_loaded() -> Iterator[None]:
-    """Models of other tests are unloaded before, and those of this test after."""
+    """Unload the models of other tests before, and those of this test after."""
     comfy.model_management.unload_all_models()
     yield
     comfy.model_management.unload_all_models()
@@ -50,8 +50,8 @@ def picture(tiny: Tiny, seesr: Any) -> torch.Tensor:
 def test_canonical_graph_with_weights_of_every_type(
     run_graph: Any, weight_dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights are stored as asked, and the picture, computed in float32, is near float32's."""
-    monkeypatch.setattr(host_model, "cpu_is_fast_in_bfloat16", lambda: False)
+    """Weights are stored as requested, and the picture, computed in float32, is close to float32's."""
+    monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: False)
     run_graph.values["image"] = photo(1, 32, 48)
     graph = canonical(seesr__weight_dtype=weight_dtype, dape__weight_dtype=weight_dtype)
     seesr, dape, soft_prompt, image = run_graph(graph, ("seesr", 0), ("dape", 0), ("tagger", 1), ("color", 0))
@@ -80,12 +80,12 @@ def test_unloaded_models_come_back_the_same(tiny: Tiny, seesr: Any) -> None:
     """The picture and the tagger's output are the same after everything was unloaded."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
-    before, seen = picture(tiny, seesr), look(dape, photos)
+    before, seen = picture(tiny, seesr), describe(dape, photos)
     assert comfy.model_management.loaded_models()
     comfy.model_management.unload_all_models()
     assert not any(comfy.model_management.loaded_models()), "a model that is gone counts as None"
     assert_alike(picture(tiny, seesr), before)
-    for tensor, again in zip(seen, look(dape, photos), strict=True):
+    for tensor, again in zip(seen, describe(dape, photos), strict=True):
         assert_alike(again, tensor)
 
 
@@ -111,7 +111,7 @@ def test_ten_rounds_of_loading_leave_nothing_behind(tiny: Tiny) -> None:
     def one_round() -> int:
         seesr, dape = load_seesr_path(tiny.folder / "SeeSR", "float32"), tagger(tiny)
         picture(tiny, seesr)
-        look(dape, photos)
+        describe(dape, photos)
         comfy.model_management.unload_all_models()
         patchers = (seesr.image_attention, seesr.controlnet.control_model_wrapped, dape.patcher)
         return sum(patcher.model_size() for patcher in patchers)
@@ -126,10 +126,10 @@ def test_ten_rounds_of_loading_leave_nothing_behind(tiny: Tiny) -> None:
 
 
 def test_models_that_fit_in_part_give_the_same(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for half of each model the host leaves the other half out and casts it as it is needed."""
+    """With memory for half of each model, ComfyUI keeps the other half offloaded and casts it when needed."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
-    before, seen = picture(tiny, seesr), look(dape, photos)
+    before, seen = picture(tiny, seesr), describe(dape, photos)
     comfy.model_management.unload_all_models()
     plainly = comfy.model_management.LoadedModel.model_load
     shares = {}
@@ -142,7 +142,7 @@ def test_models_that_fit_in_part_give_the_same(tiny: Tiny, seesr: Any, monkeypat
 
     monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", with_little_room)
     assert_alike(picture(tiny, seesr), before)
-    for tensor, again in zip(seen, look(dape, photos), strict=True):
+    for tensor, again in zip(seen, describe(dape, photos), strict=True):
         assert_alike(again, tensor)
     networks = {seesr.image_attention.model, seesr.controlnet.control_model, dape.patcher.model}
     assert networks < shares.keys()

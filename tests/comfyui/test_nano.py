@@ -1,4 +1,4 @@
-"""Nano, the model that ships: in the host it computes what was trained, and every part of it counts."""
+"""Nano, the model in the pack: ComfyUI computes the same as training did, and every part has an effect."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from likeness import assert_alike
 from seesr_pack.bench import denoising_step as steps
 from seesr_pack.seesr_modules.comfyui.loading import nano
-from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample
-from seesr_pack.seesr_modules.comfyui.steps.tagging import look, tag
+from seesr_pack.seesr_modules.comfyui.steps.tagging import describe, tag
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.degrade import degrade
@@ -45,13 +45,13 @@ def photo() -> tuple[Tensor, Tensor]:
 
 
 def test_the_file_is_small() -> None:
-    """What a repository and a download of the pack can bear."""
+    """It is small enough for the repository and for a download of the pack."""
     assert NANO_FILE.stat().st_size <= MOST_BYTES
     assert all(tensor.dtype == torch.float16 for tensor in all_tensors(NanoFile().unet).values())
 
 
 def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
-    """The host's UNet and ControlNet against the diffusers denoiser, both conds' v."""
+    """ComfyUI's UNet and ControlNet predict the same v as the diffusers denoiser, for both conds."""
     file = NanoFile()
     weights = {"unet": all_tensors(file.unet, torch.float32), "controlnet": all_tensors(file.controlnet, torch.float32)}
     generator = torch.Generator().manual_seed(3)
@@ -64,14 +64,14 @@ def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
         latent=random(1, loaded.vae.latent_channels, 8, 12),
         positive=random(1, 77, width),
         negative=random(1, 77, width),
-        soft_prompt=look(loaded.dape, [photo()[1]])[0],
+        soft_prompt=describe(loaded.dape, [photo()[1]])[0],
         hint=random(1, 3, 64, 96).sigmoid(),
     )
     denoised = torch.cat(steps.host_step(loaded.model, loaded.seesr, inputs)())
     expected = steps.plain_steps(weights, inputs, torch.float32).whole()
     sigma = loaded.model.model.model_sampling.sigma(torch.tensor(float(inputs.timestep)))
     noisy = inputs.latent * torch.sqrt(1 + sigma**2)
-    # x0 = x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1), at the scale at which the host samples
+    # x0 = x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1), at the scale at which ComfyUI samples
     velocity = (noisy / (sigma**2 + 1) - denoised) * torch.sqrt(sigma**2 + 1) / sigma
     assert (velocity - expected).abs().max() <= 1e-4 * expected.std()
 
@@ -102,9 +102,9 @@ def test_the_text_encoder_equals_what_was_trained(loaded: nano.Nano) -> None:
         assert (found - expected).abs().max() <= 1e-4 * expected.std(), text
 
 
-@torch.inference_mode()  # as the host runs its nodes
+@torch.inference_mode()  # as ComfyUI runs its nodes
 def test_the_autoencoder_works_in_the_hosts_nodes(loaded: nano.Nano) -> None:
-    """Whole and in tiles, there and back: the picture again, to about 30 dB."""
+    """Encoding and decoding, whole and in tiles, returns the picture at about 30 dB."""
     pixels = photo()[0].movedim(1, -1)
     latent = loaded.vae.encode(pixels)
     assert latent.shape == (1, loaded.vae.latent_channels, 32, 32)
@@ -123,15 +123,16 @@ def restored(
     steps: int = 2,
     cfg: float = 1.5,
 ) -> Tensor:
-    """Run the graph of seesr_nano on the degraded photo; None takes the tagger's tags."""
+    """Run the graph of seesr_nano on the degraded photo. With None it uses the tagger's tags."""
     small = photo()[1]
     tagging = tag(loaded.dape, small)
     words = ", ".join(found.word for found in tagging.tags[0]) if tags is None else tags
     positive = encode_texts(loaded.clip, [f"{words}, {POSITIVE_QUALITY}"], False)
     negative = encode_texts(loaded.clip, [NEGATIVE_QUALITY], False)
     start = embed(small, loaded.vae, 4.0, 256, "lr")
+    settings = ApplySettings(strength, soft)
     model, positive, negative = apply_seesr(
-        loaded.model, loaded.seesr, positive, negative, start.hint, tagging.soft_prompt, strength, soft
+        loaded.model, loaded.seesr, positive, negative, start.hint, tagging.soft_prompt, settings
     )
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "sgm_uniform", steps)
     latent = sample(model, positive, negative, {"samples": start.latent}, 1, cfg, "euler", sigmas)
@@ -139,7 +140,7 @@ def restored(
 
 
 def test_the_host_can_offload_every_weight(loaded: nano.Nano) -> None:
-    """Each layer with weights casts them for the moment of its use: else --novram would leave them behind."""
+    """Each layer casts its weights when it uses them, as --novram needs."""
     parts = {
         "model": loaded.model,
         "vae": loaded.vae.patcher,
@@ -165,7 +166,7 @@ def test_the_picture_is_nearer_to_the_truth_than_bicubic(loaded: nano.Nano) -> N
 
 
 def test_every_part_counts(loaded: nano.Nano) -> None:
-    """Without the tags, the soft prompt or the ControlNet the picture is another, and without the last a worse one."""
+    """Without tags, soft prompt or ControlNet the picture changes, and without the ControlNet it is worse."""
     whole = restored(loaded)
     assert_alike(restored(loaded), whole)
     for without in ({"tags": ""}, {"soft": 0.0}, {"strength": 0.0}):
@@ -177,20 +178,20 @@ def test_every_part_counts(loaded: nano.Nano) -> None:
 def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
     """The tagger looks at the picture."""
     noise = torch.rand(photo()[1].shape, generator=torch.Generator().manual_seed(0))
-    seen, nothing = (look(loaded.dape, [picture])[1] for picture in (photo()[1], noise))
+    seen, nothing = (describe(loaded.dape, [picture])[1] for picture in (photo()[1], noise))
     assert (seen - nothing).abs().max() > 1
     assert [t.word for t in tag(loaded.dape, photo()[1]).tags[0]] != [t.word for t in tag(loaded.dape, noise).tags[0]]
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    """One sentence, for a missing file and for one of another kind."""
+    """A missing file and a file of another kind each give one sentence."""
     with pytest.raises(SeeSRError, match="install the pack again"):
         nano.load_nano(tmp_path / "nano.safetensors")
 
 
 @pytest.mark.parametrize("part", ["unet", "controlnet", "text_encoder", "vae", "dape"])
 def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
-    """In every part, one NaN is told with the name of its tensor."""
+    """In every part, a single NaN is reported with the name of its tensor."""
     file = open_weights(NANO_FILE)
     name = next(name for name in file if name.startswith(f"{part}.") and name.endswith(".bias"))
     start = 8 + int.from_bytes(NANO_FILE.read_bytes()[:8], "little")
@@ -242,7 +243,7 @@ def test_a_missing_tensor_is_told(tmp_path: Path, name: str, what: str) -> None:
 
 
 def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]) -> None:
-    """Write nano again with other header texts, None for none, and other names of tensors."""
+    """Write nano again with other header texts (None removes one) and other tensor names."""
     content = NANO_FILE.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -254,6 +255,6 @@ def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]
 
 
 def test_every_sampler_name_of_the_workflow_is_the_hosts() -> None:
-    """The shipped workflow names a sampler that the host has."""
+    """The shipped workflow names a sampler that ComfyUI has."""
     workflow = (NANO_FILE.parents[1] / "workflows" / "api" / "seesr_nano.json").read_text("utf-8")
     assert any(f'"sampler_name": "{name}"' in workflow for name in comfy.samplers.KSampler.SAMPLERS)

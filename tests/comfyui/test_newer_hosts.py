@@ -1,6 +1,6 @@
-"""What newer hosts do otherwise than the pinned one: faked here, so that each check for it is seen to work.
+"""Differences of newer versions of ComfyUI from the pinned one, faked so that each check for them is seen to work.
 
-The first two tests say of any host, run against it, which of the names that the pack calls are gone or changed.
+Run against any ComfyUI, the first two tests name the functions that the pack calls and that are gone or changed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ METHODS = {
 
 
 def host_uses() -> Iterator[tuple[str, str, ast.Call | None]]:
-    """Yield (where, dotted name, call or None) for every use of a name of the host's in the pack."""
+    """Yield (where, dotted name, call or None) for every use of ComfyUI's names in the pack."""
     for folder in ("nodes", "seesr_modules"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             tree = ast.parse(file.read_text("utf-8"))
@@ -110,7 +110,7 @@ def _dotted(node: ast.expr, names: dict[str, str]) -> str | None:
 
 
 def resolve(name: str) -> Any:
-    """Return the host's object of that dotted name."""
+    """Return ComfyUI's object with that dotted name."""
     parts = name.split(".")
     found = importlib.import_module(parts[0])
     for count, part in enumerate(parts[1:], 2):
@@ -121,7 +121,7 @@ def resolve(name: str) -> Any:
 
 
 def misfit(function: Any, call: ast.Call, bound: int = 0) -> str | None:
-    """Return why a host's function does not take a call, None where it does; ``bound`` counts what self takes."""
+    """Return why a function of ComfyUI does not accept a call, or None; ``bound`` counts the argument self."""
     if any(isinstance(argument, ast.Starred) for argument in call.args) or any(not k.arg for k in call.keywords):
         return None
     positional = [None] * (len(call.args) + bound)
@@ -174,7 +174,7 @@ def test_a_changed_host_is_noticed() -> None:
 
 @pytest.fixture
 def newer_controlnets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the host's ControlNets keep prepared hints by the size of what is denoised, as newer ones do."""
+    """Make ComfyUI's ControlNets keep prepared hints by the latent's size, as newer versions do."""
     base, network = comfy.controlnet.ControlBase, comfy.controlnet.ControlNet
     init, get_control, cleanup = base.__init__, network.get_control, network.cleanup
 
@@ -214,7 +214,7 @@ def test_hints_kept_by_size_are_not_taken_for_another_tiles(
 
 
 def test_a_controlnet_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> None:
-    """A newer host that runs on several devices makes one for each: a copy with weights of its own."""
+    """A newer ComfyUI makes one for each device: a copy with its own weights."""
     scene = make_scene(8, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     expected = predict(model, positive, negative, scene)
@@ -229,7 +229,7 @@ def test_a_controlnet_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any)
 
 
 class _Control:
-    """A ControlNet of a newer host, as far as tiling knows one."""
+    """A ControlNet of a newer ComfyUI, with the parts that tiling uses."""
 
     def __init__(self, hint: Tensor, **clones: _Control) -> None:
         self.cond_hint_original = hint
@@ -259,7 +259,7 @@ def test_the_clones_on_further_devices_see_the_crop_too() -> None:
 
 
 def for_a_further_device(patcher: Any) -> Any:
-    """Return what a newer host makes of a MODEL for a further device: it is a clone whose weights are loaded anew."""
+    """Return what a newer ComfyUI makes of a MODEL for a further device: a clone with newly loaded weights."""
     load, arguments = patcher.cached_patcher_init
     clone = patcher.clone()
     clone.model = load(*arguments).model
@@ -270,7 +270,7 @@ def for_a_further_device(patcher: Any) -> Any:
 
 @pytest.fixture
 def newer_patchers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have clones of a patcher keep how it is loaded, as newer hosts do."""
+    """Make clones of a patcher keep its loader, as newer versions do."""
     clone = comfy.model_patcher.ModelPatcher.clone
 
     def newer_clone(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -294,14 +294,14 @@ def require_weights_of_its_own(network: torch.nn.Module, other: torch.nn.Module)
 def ran(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> list[ImageAttention]:
     """The image attentions of UNets in the order in which they run."""
     networks: list[ImageAttention] = []
-    located = ImageAttention.located
+    blocks_by_path = ImageAttention.blocks_by_path
 
     def noting(self: ImageAttention, paths: Any) -> Any:
         if self.places == seesr.image_attention.model.places:
             networks.append(self)
-        return located(self, paths)
+        return blocks_by_path(self, paths)
 
-    monkeypatch.setattr(ImageAttention, "located", noting)
+    monkeypatch.setattr(ImageAttention, "blocks_by_path", noting)
     return networks
 
 
@@ -329,7 +329,7 @@ def test_nano_can_be_loaded_for_a_further_device() -> None:
 
 
 @pytest.mark.skipif(
-    not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"), reason="this host runs on one device"
+    not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"), reason="this ComfyUI runs on one device"
 )
 @pytest.mark.parametrize("split", ["before", "after"])
 def test_a_host_that_runs_on_several_devices_gives_each_its_own(
@@ -357,7 +357,7 @@ def test_a_host_that_runs_on_several_devices_gives_each_its_own(
 
 
 class _Patcher:
-    """A newer host's patcher: it counts what the host would give up for its model."""
+    """The patcher of a newer ComfyUI, which counts memory that ComfyUI would free for its model."""
 
     def get_free_memory(self, _device: torch.device) -> float:
         return 1e30
@@ -373,7 +373,7 @@ class _Model:
 
 @pytest.fixture
 def nothing_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the host itself report no free memory: it is full of models that it would give up."""
+    """Make ComfyUI report no free memory, since it is full of models that it would unload."""
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 0.0)
 
 
@@ -420,7 +420,7 @@ def test_errors_that_a_newer_host_takes_for_want_of_memory_halve_the_tiles(monke
 
     x = torch.randn(1, 4, 16, 16)
     with pytest.raises(AcceleratorError):
-        run()  # an older host does not know this error
+        run()  # an older ComfyUI does not know this error
     monkeypatch.setattr(comfy.model_management, "is_oom", lambda error: "memory" in str(error), raising=False)
     torch.testing.assert_close(run(), x)
     assert (sizes[0] == 4 and set(sizes[1:]) == {2, 1}) or set(sizes[1:]) == {2}
@@ -428,7 +428,7 @@ def test_errors_that_a_newer_host_takes_for_want_of_memory_halve_the_tiles(monke
 
 def test_networks_go_onto_the_patcher_that_the_host_prefers(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dynamic(comfy.model_patcher.ModelPatcher):
-        """The patcher of newer hosts' dynamic memory."""
+        """The patcher for dynamic memory in newer versions."""
 
     monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic, raising=False)
     assert isinstance(patching.patcher_for(torch.nn.Linear(1, 1)), Dynamic)
@@ -448,7 +448,7 @@ WRAPPED: dict[str, tuple[Callable[[], Any], tuple[Any, ...]]] = {
         lambda: _tiled().calc_cond_batch,
         (_Model(), [[]], torch.zeros(1, 4, 8, 8), torch.ones(1), {}),
     ),
-    "guidance": (lambda: guidance._within(1.0, 0.0), (torch.zeros(1), torch.ones(1), {})),
+    "guidance": (lambda: guidance._guide_within(1.0, 0.0), (torch.zeros(1), torch.ones(1), {})),
 }
 
 
@@ -467,7 +467,7 @@ def test_the_start_hands_on_arguments_that_newer_hosts_add(tiny: Tiny) -> None:
     seen: dict[str, Any] = {}
     zero = torch.zeros(1, 4, 8, 8)
     executor = lambda *_args, **kwargs: seen.update(kwargs)  # noqa: E731 - it needs an attribute
-    sampling._start_wrapper(executor, Guider(), torch.zeros(2), {}, None, zero, zero, newer=7)
+    sampling._replace_start_noise(executor, Guider(), torch.zeros(2), {}, None, zero, zero, newer=7)
     assert seen == {"newer": 7}
 
 
@@ -488,7 +488,7 @@ def test_pictures_in_half_precision_are_taken_as_float32() -> None:
 def test_schema_fields_reach_the_hosts_that_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclasses.dataclass
     class Schema:
-        """A newer host's schema."""
+        """The schema of a newer ComfyUI."""
 
         node_id: str
         display_name: str
@@ -509,7 +509,7 @@ def test_the_executor_gets_every_cache_size_that_newer_hosts_ask_for(
 ) -> None:
     class Executor(execution.PromptExecutor):
         def execute(self, *args: Any, **kwargs: Any) -> None:
-            """Read the sizes as a newer host does at the start of a run."""
+            """Read the sizes as a newer ComfyUI does at the start of a run."""
             _ = int(self.cache_args["ram"] * 1024**3), int(self.cache_args["ram_inactive"] * 1024**3)
             super().execute(*args, **kwargs)
 

@@ -23,7 +23,7 @@ from seesr_pack.seesr_modules.comfyui.networks import controlnet
 from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
-from seesr_pack.seesr_modules.comfyui.steps.tagging import look
+from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.tiles import Tile, plan_tiles
@@ -74,7 +74,7 @@ def nano_applied() -> tuple[Scene, Any]:
     """Nano applied to a photograph of 128x192 pixels, and the scene."""
     loaded = nano.load_nano()
     photo = torch.from_numpy(data.coffee()[:128, 100:292]).permute(2, 0, 1)[None] / 255
-    soft_prompt, _ = look(loaded.dape, [photo[:, :, ::4, ::4]])
+    soft_prompt, _ = describe(loaded.dape, [photo[:, :, ::4, ::4]])
     positive, negative = (encode_texts(loaded.clip, [text], False) for text in ("a cup of coffee", "blurry"))
     latent = loaded.vae.encode(photo.movedim(1, -1))
     scene = Scene(positive, negative, photo, soft_prompt, {"samples": latent}, torch.zeros_like(latent))

@@ -46,4 +46,4 @@ def test_a_step_equals_diffusers(sizes: EncoderSizes) -> None:
     epsilon = (inputs.latent * torch.sqrt(1 + sigma**2) - denoised) / sigma
     assert (epsilon - expected).abs().max() <= 1e-4 * expected.std()
     mixed = torch.cat(steps.host_step(base, seesr, inputs, steps.PlainControl(plain.controlnet))())
-    assert (mixed - denoised).abs().max() <= 1e-4 * denoised.std(), "diffusers' ControlNet in the host's UNet"
+    assert (mixed - denoised).abs().max() <= 1e-4 * denoised.std(), "diffusers' ControlNet in ComfyUI's UNet"

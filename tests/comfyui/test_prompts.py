@@ -1,4 +1,4 @@
-"""Texts as the host's tokenizer and text encoder take them."""
+"""How ComfyUI's tokenizer and text encoder read texts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from scenes import Tiny
 from seesr_pack.nodes.build_prompts import BuildPrompts
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
-from seesr_pack.seesr_modules.method.prompts import MAX_TOKENS, cut_to_one_chunk, literal
+from seesr_pack.seesr_modules.config import TEXT_TOKENS
+from seesr_pack.seesr_modules.method.prompts import cut_to_one_chunk, literal
 from transformers import CLIPTokenizer
 
 HOST = SD2Tokenizer(embedding_directory="no-embeddings")
 PLAIN = CLIPTokenizer.from_pretrained(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")
-"""The published code's tokenizer, with the vocabulary that the host has."""
+"""The published code's tokenizer, with ComfyUI's vocabulary."""
 
 PIECES = ["(", ")", "\\", ":1.2)", "1.2", "[", "]", "{", "}", " ", "\n", "\t", ",", "cat", "Ünïcode", "東京", "🐈"]
 PIECES += ["embedding:", " embedding:cat", "EMBEDDING:", "myembedding:x", "<|endoftext|>", "close-up", "--"]
@@ -31,7 +32,7 @@ def host_tokens(text: str) -> list[tuple[int, float]]:
     end = HOST.tokenize_with_weights("")["h"][0][1][0]
     found = []
     for chunk in HOST.tokenize_with_weights(text)["h"]:
-        assert len(chunk) == MAX_TOKENS
+        assert len(chunk) == TEXT_TOKENS
         # Where a text itself holds the end mark, the last one before the padding is the chunk's.
         words = chunk[1:]
         while words[-1][0] != end:
@@ -50,14 +51,14 @@ def host_tokens(text: str) -> list[tuple[int, float]]:
 @example(text="embed\0ding:cat and \0\1 and \0\2")
 @example(text="(a:1.3) " * 100)
 def test_literal_text_gives_the_tokens_of_the_plain_text(text: str) -> None:
-    """Of as many chunks as the text fills, each token at weight 1."""
+    """Over all chunks of the text, with each token at weight 1."""
     tokens = host_tokens(literal(text))
     assert [token for token, _ in tokens] == PLAIN(text.replace("\0", ""))["input_ids"][1:-1]
     assert {weight for _, weight in tokens} <= {1.0}
 
 
 def test_the_hosts_syntax_is_another(caplog: pytest.LogCaptureFixture) -> None:
-    """What the test above would not see if the host had none."""
+    """Without a syntax of ComfyUI's own, the test above would show nothing."""
     for text in ("a portrait (close-up)", "a photo of embedding:cat"):
         assert [token for token, _ in host_tokens(text)] != PLAIN(text)["input_ids"][1:-1]
     assert {weight for _, weight in host_tokens("a man (beard:1.2)")} == {1.0, 1.2}
@@ -68,24 +69,24 @@ def test_literal_text_in_one_chunk_is_the_published_cut() -> None:
     text = "a (close-up:1.2) of " * 20
     empty = HOST.tokenize_with_weights("")["h"][0]
     (chunk,) = cut_to_one_chunk(HOST.tokenize_with_weights(literal(text))["h"], empty)
-    assert [token for token, *_ in chunk] == PLAIN(text, truncation=True, max_length=MAX_TOKENS)["input_ids"]
+    assert [token for token, *_ in chunk] == PLAIN(text, truncation=True, max_length=TEXT_TOKENS)["input_ids"]
 
 
 def test_texts_of_two_and_three_chunks_make_one_batch(tiny: Tiny) -> None:
-    """Rows of one length, each its own text repeated whole."""
+    """All rows have one length: each text is repeated as a whole."""
     texts = [", ".join(f"word{number}" for number in range(count)) for count in (30, 45)]
     rows = [encode_texts(tiny.clip, [text], False)[0][0] for text in texts]
-    assert [row.shape[1] // MAX_TOKENS for row in rows] == [2, 3]
+    assert [row.shape[1] // TEXT_TOKENS for row in rows] == [2, 3]
     (batch, options), *others = encode_texts(tiny.clip, texts, False)
-    assert not others and batch.shape[:2] == (2, 6 * MAX_TOKENS)
+    assert not others and batch.shape[:2] == (2, 6 * TEXT_TOKENS)
     for own, row in zip(batch, rows, strict=True):
-        assert torch.equal(own, row[0].repeat(6 * MAX_TOKENS // row.shape[1], 1))
+        assert torch.equal(own, row[0].repeat(6 * TEXT_TOKENS // row.shape[1], 1))
     assert len(options["pooled_output"]) == 2
 
 
 @pytest.mark.parametrize("literal_input", [True, False])
 def test_build_prompts_takes_all_its_texts_literally_or_none(tiny: Tiny, literal_input: bool) -> None:
-    """Brackets in tags, words and negative text; the text that it gives out is the plain one."""
+    """Brackets in tags, words and negative text. The text output is not escaped."""
     texts: dict[str, Any] = {"tags": ["(cat)"], "user_prompt": ["(dog:1.3)"], "quality_prompt": ["clean (8k)"]}
     built = BuildPrompts.execute(
         clip=[tiny.clip], **texts, negative_prompt=["(noise)"], single_chunk=[False], literal=[literal_input]

@@ -1,4 +1,4 @@
-"""Regional prompts in tiles: areas, masks and GLIGEN's boxes are where the host has them untiled."""
+"""Regional prompts in tiles: areas, masks and GLIGEN's boxes lie where ComfyUI puts them without tiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGMA = torch.full((1,), 3.0)
 
 
 class _Pointwise:
-    """A model that sees one cell at a time, so what it is cut into makes no difference to it."""
+    """A model that sees one cell at a time, so tiling does not change its result."""
 
     latent_format = comfy.latent_formats.SD15()
     current_patcher = patcher_for(torch.nn.Identity())
@@ -32,7 +32,7 @@ class _Pointwise:
 
 
 def cond(value: float, **entries: Any) -> dict[str, Any]:
-    """Return a cond as samplers see it, with a text that says ``value``."""
+    """Return a cond in the samplers' form, with ``value`` as its text."""
     text = comfy.conds.CONDCrossAttn(torch.full((1, 4, 8), value))
     return {"model_conds": {"c_crossattn": text}, "uuid": value, **entries}
 
@@ -56,7 +56,7 @@ REGIONS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("tile_batch", [1, 4])
 @pytest.mark.parametrize("case", REGIONS)
 def test_regions_are_what_they_are_untiled(case: str, tile_batch: int) -> None:
-    """Place, strength, feathered edges and masks, by the host's own arithmetic."""
+    """Place, strength, feathered edges and masks, by ComfyUI's own arithmetic."""
     x = torch.randn(1, 4, 40, 52, generator=torch.Generator().manual_seed(1))
     conds = [REGIONS[case], [cond(-2.0)]]
     whole = comfy.samplers._calc_cond_batch(_Pointwise(), conds, x, SIGMA, {})
@@ -102,7 +102,7 @@ def test_networks_see_whole_tiles_of_a_region(tiny: Tiny, seesr: Any) -> None:
 
 
 def test_gligens_boxes_are_seen_from_each_tile() -> None:
-    """Moved and clipped; a tile that a box misses does without."""
+    """Boxes are moved and clipped. A tile outside a box gets none."""
     boxes = [("sky", 4, 20, 0, 0), ("tree", 6, 3, 2, 9)]  # text, height, width, y, x
     seen: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""SeeSR's start and schedules with every sampler and scheduler of the host."""
+"""SeeSR's start and schedules with every sampler and scheduler of ComfyUI."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import comfy.samplers
 import pytest
 import torch
 from likeness import SAME, assert_alike
+from noise_levels import alphas_cumprod
 from scenes import Tiny, apply_scene, make_scene
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
@@ -23,7 +24,7 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import (
 )
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.method.schedule import SPACINGS, Spacing, alphas_cumprod, spaced_timesteps
+from seesr_pack.seesr_modules.method.schedule import SPACINGS, Spacing, spaced_timesteps
 from seesr_pack.seesr_modules.weights.checkpoint import InMemory
 from seesr_pack.train.denoiser import SeeSRDenoiser
 from torch import Tensor
@@ -49,14 +50,14 @@ def first_input(model: Any, latent: Tensor, sampler: Any, sigmas: Tensor, noise:
 
 @pytest.fixture(scope="module")
 def started(tiny: Tiny) -> Any:
-    """A MODEL with the LR start and nothing else of SeeSR's."""
+    """A MODEL with only the LR start of SeeSR."""
     model = tiny.model.clone()
     start_from_lr(model)
     return model
 
 
 def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Return the LR latent noised to timestep 999, as a host sampler at ``sigma`` sees it."""
+    """Return the LR latent noised to timestep 999, at the scale of ComfyUI's samplers at ``sigma``."""
     last = alphas_cumprod()[-1]
     return (last.sqrt() * latent * SCALE + (1 - last).sqrt() * noise) * torch.sqrt(1 + sigma**2)
 
@@ -67,7 +68,7 @@ def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     [*((name, steps) for name in SEESR_SCHEDULERS for steps in (2, 7, 50)), ("normal", 6), ("karras", 6)],
 )
 def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
-    """What reaches the model first is the published start, to float32's rounding."""
+    """The model's first input is the published start, to float32's rounding."""
     scheduler, steps = schedule
     sigmas = sampler_sigmas(started, sampler, scheduler, steps, 1.0)
     generator = torch.Generator().manual_seed(0)
@@ -83,7 +84,7 @@ def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, sch
 def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
     smallest: Any, steps: int, spacing: Spacing, told: bool | None
 ) -> None:
-    """Our sampler node says that a run is whole; of others' the timesteps tell."""
+    """Tiled Sampler says that a run is complete. With other samplers the timesteps decide."""
     scene, (model, positive, negative) = smallest
     seen: list[Tensor] = []
     model = model.clone()
@@ -114,7 +115,7 @@ def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
     ],
 )
 def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str, steps: int, denoise: float) -> None:
-    """Whatever the timesteps look like: the latent keeps its share."""
+    """With any timesteps the latent keeps its share."""
     _, (model, *_rest) = smallest
     seen: list[Tensor] = []
     model = model.clone()
@@ -137,7 +138,7 @@ def test_denoise_takes_the_end_of_a_longer_schedule(tiny: Tiny, scheduler: str) 
 
 @pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
 def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny, scheduler: str) -> None:
-    """Rather than begun higher up than asked."""
+    """The run does not start at a higher noise level than requested."""
     assert len(sampler_sigmas(tiny.model, "euler", scheduler, 500, 0.5)) == 501
     with pytest.raises(SeeSRError, match=r"steps is 501: with denoise 0\.5 there are 500 timesteps left"):
         sampler_sigmas(tiny.model, "euler", scheduler, 501, 0.5)
@@ -153,7 +154,7 @@ def test_noise_start_is_the_published_one(started: Any) -> None:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, scheduler: str) -> None:
-    """With denoise at a half, the latent plus noise is sampled, with SeeSR and without."""
+    """With denoise 0.5, the run starts from the latent plus noise, with SeeSR and without."""
     sigmas = sampler_sigmas(started, "euler", scheduler, 10, 0.5)
     latent, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
     euler = comfy.samplers.sampler_object("euler")
@@ -162,7 +163,7 @@ def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, schedule
 
 
 def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
-    """The second half of KSamplerAdvanced adds none."""
+    """The second stage of KSamplerAdvanced adds no noise."""
     latent, noise = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
     euler, sigmas = comfy.samplers.sampler_object("euler"), seesr_sigmas(started, 10)
     assert torch.equal(
@@ -171,7 +172,7 @@ def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
 
 
 def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
-    """The host draws both from generators of the same seed."""
+    """ComfyUI draws both from generators with the same seed."""
     drawn: list[Tensor] = []
     inputs: list[Tensor] = []
     model = started.clone()
@@ -194,16 +195,16 @@ def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 30, 50, 333, 999, 1000])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Spacing) -> None:
-    """There are exactly as many as asked, at the published timesteps, and a final zero."""
+    """They have the requested number, the published timesteps and a final zero."""
     sigmas = seesr_sigmas(tiny.model, steps, spacing)
-    alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)]
+    alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)].float()
     assert sigmas.shape == (steps + 1,)
     assert sigmas[-1] == 0
     torch.testing.assert_close(sigmas[:-1], ((1 - alpha) / alpha).sqrt(), rtol=1e-4, atol=0)
 
 
 def test_ddim_uniform_is_the_published_schedule_at_50(tiny: Tiny) -> None:
-    """The host's own scheduler and SeeSR's agree where the host's counts right."""
+    """The two schedulers agree at numbers of steps where ComfyUI's counts right."""
     torch.testing.assert_close(
         sampler_sigmas(tiny.model, "ddpm", "ddim_uniform", 50, 1.0), seesr_sigmas(tiny.model, 50)
     )
@@ -263,9 +264,10 @@ def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, schedul
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "dpm_adaptive"])
 def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sampler: str) -> None:
-    """Picture 1 of a batch at seed 7 becomes what it becomes alone at seed 8; by default it does not.
+    """Picture 1 of a batch at seed 7 gives the same result as alone at seed 8. By default it does not.
 
-    Alone the host draws all noise itself. dpm_adaptive is left out: it chooses its steps by the batch as a whole.
+    For a single picture ComfyUI draws all noise itself. dpm_adaptive is left out, since it chooses its steps by the
+    batch as a whole.
     """
     _, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
@@ -283,7 +285,7 @@ def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sam
 
 @pytest.mark.parametrize("per_image", [True, False])
 def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
-    """The widget offers it; the seed after it is 0."""
+    """The widget offers this seed. The next one is 0."""
     _, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
     latent = {"samples": torch.ones(2, 4, 4, 4)}
@@ -292,7 +294,7 @@ def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
 
 
 def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> None:
-    """At the latent's scale; float32's rounding is allowed for. Inside everything changes."""
+    """The tolerance is float32's rounding at the latent's scale. Inside the mask everything changes."""
     scene, (model, positive, negative) = smallest
     mask = torch.zeros(1, 1, 4, 4)
     mask[..., :2] = 1
@@ -301,12 +303,12 @@ def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> No
     before, after = latent["samples"], result["samples"]
     torch.testing.assert_close(after[..., 2:], before[..., 2:], rtol=0, atol=1e-5)
     assert (after - before)[..., :2].abs().max() > 1e-2
-    assert result["noise_mask"] is mask, "as the host's own samplers hand it on"
+    assert result["noise_mask"] is mask, "as ComfyUI's own samplers hand it on"
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
 def test_the_seed_decides(smallest: Any, sampler: str) -> None:
-    """The start's noise and the steps': the same seed gives the same latent, another one another."""
+    """It decides the noise of the start and of the steps: the same seed gives the same latent, another seed another."""
     scene, (model, positive, negative) = smallest
     sigmas = seesr_sigmas(model, 3)
     first, again, other = (
@@ -317,7 +319,7 @@ def test_the_seed_decides(smallest: Any, sampler: str) -> None:
 
 
 def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
-    """Latent From Batch leaves the picture's place in ``batch_index``: it gets the noise that it had there."""
+    """Latent From Batch keeps the picture's position in ``batch_index``, so it gets the same noise again."""
     scene, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
     sigmas, pictures = seesr_sigmas(model, 3), scene.latent["samples"].repeat(3, 1, 1, 1)
@@ -330,14 +332,14 @@ def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 6), (1, 4, 8, 8)])
 def test_a_latent_that_is_not_of_the_hint_is_refused(smallest: Any, shape: tuple[int, ...]) -> None:
-    """The host would stretch the hint."""
+    """ComfyUI would stretch the hint."""
     _, (model, positive, negative) = smallest
     with pytest.raises(SeeSRError, match=rf"The latent is of 1 pictures of {shape[3] * 8}x{shape[2] * 8} pixels"):
         sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", seesr_sigmas(model, 2))
 
 
 def test_a_latent_may_repeat_the_hints_pictures(smallest: Any) -> None:
-    """Several tries at one picture, as Repeat Latent Batch makes them."""
+    """Several samples of one picture, as from Repeat Latent Batch."""
     scene, (model, positive, negative) = smallest
     latent = {"samples": scene.latent["samples"].repeat(3, 1, 1, 1)}
     result = sample(model, positive, negative, latent, 0, 1.0, "euler", seesr_sigmas(model, 2))

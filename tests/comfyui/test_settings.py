@@ -1,4 +1,4 @@
-"""Every input of a node reaches what it is for: stand-ins note what they are given, whatever is added to it later."""
+"""Every input of a node reaches its function. Stand-ins for the functions record their arguments."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from seesr_pack.nodes import (
     tiled_sampler,
 )
 from seesr_pack.seesr_modules.comfyui.images import from_host, to_host
-from seesr_pack.seesr_modules.comfyui.steps.apply import with_controlnet
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, add_controlnet
 from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
+from seesr_pack.seesr_modules.comfyui.steps.tagging import TagSettings
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -41,7 +42,7 @@ def pictures(count: int = 1, height: int = 6, width: int = 9, channels: int = 3)
 
 
 class NotedError(Exception):
-    """Ends a node where its work would begin."""
+    """Ends a node before its work begins."""
 
 
 def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: str, **inputs: Any) -> dict[str, Any]:
@@ -62,7 +63,7 @@ def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: 
 
 
 def assert_holds(noted: dict[str, Any], **wanted: Any) -> None:
-    """Check the arguments that are named; pictures by their values."""
+    """Check the named arguments, pictures by their values."""
     for name, value in wanted.items():
         if isinstance(value, Tensor):
             assert torch.equal(noted[name], value), name
@@ -88,7 +89,7 @@ def test_controlnet_apply(monkeypatch: pytest.MonkeyPatch) -> None:
         start_percent=0.1,
         end_percent=0.9,
     )
-    assert_holds(noted, **inputs, **numbers, hint=hint.movedim(-1, 1), percent_range=(0.1, 0.9))
+    assert_holds(noted, **inputs, hint=hint.movedim(-1, 1), settings=ApplySettings(**numbers, percent_range=(0.1, 0.9)))
 
 
 TILES = {"tile_px": 768, "overlap_px": 128, "tile_batch": 3, "tiling": "reference"}
@@ -124,10 +125,9 @@ def test_tiled_sampler(monkeypatch: pytest.MonkeyPatch, denoise: float, full_run
 def test_taggers(monkeypatch: pytest.MonkeyPatch) -> None:
     image = pictures()
     tags = {"threshold_offset": 0.1, "exclude": "dog", "max_tags": 4}
-    noted = given(
-        monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **tags, language="chinese", pin="cat"
-    )
-    assert_holds(noted, dape="d", images=image.movedim(-1, 1), **tags, language="chinese", pin="cat")
+    chosen = {**tags, "language": "chinese", "pin": "cat"}
+    noted = given(monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **chosen)
+    assert_holds(noted, dape="d", images=image.movedim(-1, 1), settings=TagSettings(**chosen))
     words = {"user_prompt": "u", "quality_prompt": "q", "negative_prompt": "n", "single_chunk": True}
     size = {"tile_px": 512, "overlap_px": 64, "context": 0.3}
     noted = given(
@@ -155,7 +155,7 @@ def test_nodes_on_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = given(monkeypatch, color_fix, "fix_color", "SeeSR_ColorFix", image=image, reference=reference, **end)
     assert_holds(noted, image=image.movedim(-1, 1), reference=reference.movedim(-1, 1), **end)
     damage = {"scale": 2, "strength": 0.4, "seed": 8}
-    noted = given(monkeypatch, degrade, "degraded_and_clean", "SeeSR_Degrade", image=image, **damage)
+    noted = given(monkeypatch, degrade, "degrade_and_crop", "SeeSR_Degrade", image=image, **damage)
     assert_holds(noted, image=image.movedim(-1, 1), **damage)
 
 
@@ -169,11 +169,12 @@ def test_guidance_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
-    """One for both conditionings; its range is the host's; what was chained before comes before."""
+    """Both conditionings share one, its range is ComfyUI's, and ControlNets chained before stay before it."""
     scene = make_scene()
     before = seesr.controlnet.copy()
     texts = [scene.positive, [[scene.negative[0][0], {"control": before, "other": 1}]]]
-    first, second = with_controlnet(texts, seesr, scene.hint, scene.soft_prompt, 0.7, 0.6, (0.2, 0.8))
+    settings = ApplySettings(0.7, 0.6, (0.2, 0.8))
+    first, second = add_controlnet(texts, seesr, scene.hint, scene.soft_prompt, settings)
     for (_, options), previous in ((first[0], None), (second[0], before)):
         control = options["control"]
         assert control is not seesr.controlnet and control.previous_controlnet is previous
@@ -184,7 +185,8 @@ def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
         assert options["control_apply_to_uncond"] is False
         assert control.copy().default_soft_prompt is scene.soft_prompt
     assert second[0][1]["other"] == 1
-    alike = with_controlnet([scene.positive, scene.negative], seesr, scene.hint, scene.soft_prompt, 1.0, 1.0, (0, 1))
+    both = [scene.positive, scene.negative]
+    alike = add_controlnet(both, seesr, scene.hint, scene.soft_prompt, ApplySettings())
     assert alike[0][0][1]["control"] is alike[1][0][1]["control"]
 
 
@@ -192,7 +194,7 @@ def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
 
 
 def test_pictures_cross_the_border_and_back() -> None:
-    """Gray ones get three channels, alpha goes; only the way out clamps."""
+    """Gray pictures get three channels, alpha is dropped, and only the conversion back clamps."""
     image = pictures(2) * 3 - 1
     assert torch.equal(from_host(image), image.movedim(-1, 1))
     assert torch.equal(to_host(from_host(image)), image.clamp(0, 1))
@@ -212,7 +214,7 @@ def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
 def test_color_fix_corrects_then_resizes(method: str) -> None:
-    """The reference comes to the image's size first; a size of 0 is the image's own."""
+    """The reference is first resized to the image. A size of 0 means the image's own size."""
     image, reference = (make_scene(4, 6, 2).hint * 1.4 - 0.2), (make_scene(2, 2).hint > 0.5).float()
     fitted = resize_bicubic(reference, 48, 32).expand(2, -1, -1, -1)
     wanted = image if method == "none" else getattr(color, method)(image, fitted)
@@ -227,7 +229,7 @@ def test_color_fix_corrects_then_resizes(method: str) -> None:
 
 
 def test_embed_plans_and_encodes(tiny: Tiny) -> None:
-    """The hint's size is the latent's, the last size is the asked one; from noise the latent is empty."""
+    """Hint and latent have matching sizes, the final size is the requested one, and noise has an empty latent."""
     image = make_scene(5, 7, 2).hint[..., :37, :50]
     made = embed(image, tiny.vae, 2.0, 64, "lr")
     assert (made.width, made.height) == (100, 74)
@@ -248,7 +250,7 @@ def test_embed_plans_and_encodes(tiny: Tiny) -> None:
 def test_free_memory_decides_how_many_tiles_run_at_once(
     monkeypatch: pytest.MonkeyPatch, asked: int, free_tiles: float, size: int
 ) -> None:
-    """Half as much again as the host's estimate is kept for the whole batch of both conds; a number asked is taken."""
+    """One and a half times ComfyUI's estimate is kept for the batch of both conds. A requested number is used."""
 
     class Model:
         current_patcher = None

@@ -1,9 +1,9 @@
-"""What DAPE Tagger hands to the page for its chips."""
+"""What DAPE Tagger sends to the page for its chips."""
 
 from __future__ import annotations
 
 import pytest
-from seesr_pack.seesr_modules.comfyui.steps.tagging import shown
+from seesr_pack.seesr_modules.comfyui.steps.tagging import ui_of_tags
 from seesr_pack.seesr_modules.dape.tags import Tag, Vocabulary
 
 
@@ -11,7 +11,7 @@ from seesr_pack.seesr_modules.dape.tags import Tag, Vocabulary
 def test_every_tag_comes_with_its_words_in_both_languages(chinese: tuple[str, ...] | None) -> None:
     vocabulary = Vocabulary(("lake", "hut", "mountain"), (0.5, 0.5, 0.5), chinese)
     pictures = [[Tag("mountain", 0.91239, 2)], [], [Tag("lake", 0.6, 0), Tag("hut", 0.7, 1)]]
-    assert shown(pictures, vocabulary) == {
+    assert ui_of_tags(pictures, vocabulary) == {
         "text": ["mountain 0.91\n\nlake 0.60, hut 0.70"],
         "seesr_tags": [
             [{"word": "mountain", "score": 0.9124, "english": "mountain", "chinese": chinese and "山"}],

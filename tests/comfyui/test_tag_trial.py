@@ -1,4 +1,4 @@
-"""The trial of a new tagger on a photo: what the log says, how often, and that loading never fails for it."""
+"""The trial of a new tagger on a photo: what it logs and how often, and that it never stops loading."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME = "dape_test.safetensors"
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that stands for models/seesr and models/rams; no tagger has been tried yet."""
+    """A folder in place of models/seesr and models/rams. No tagger has been tried yet."""
     folders.register()
     for kind in ("seesr", "rams"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], {".pth", ".safetensors"}))
@@ -36,7 +36,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save_tagger(folder: Path, tags: int, classes: int = PUBLISHED_CLASSES) -> Path:
-    """Write a packed DAPE, tiny but for its number of classes, that gives every picture so many tags."""
+    """Write a packed DAPE with few parameters that gives every picture this number of tags."""
     state = {name: tensor.clone() for name, tensor in RAM.items() if not name.startswith(("tag_enc", "text_dec"))}
     state["label_embed"] = torch.randn(
         classes, state["label_embed"].shape[1], generator=torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def save_tagger(folder: Path, tags: int, classes: int = PUBLISHED_CLASSES) -> Pa
 
 
 def told(caplog: pytest.LogCaptureFixture, ram: str = NAME) -> list[tuple[str, str]]:
-    """Load a tagger; return level and text of what the log says of it."""
+    """Load a tagger and return level and text of its log lines."""
     caplog.clear()
     with caplog.at_level("INFO"):
         assert load_dape_named(ram, "none", "float32").vocabulary.english
@@ -64,8 +64,8 @@ def test_the_tags_of_the_photo_are_logged(models: Path, caplog: pytest.LogCaptur
 def test_the_tagger_sees_the_photo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tagger(models, 3)
     seen: list[torch.Tensor] = []
-    plain = tagging.look
-    monkeypatch.setattr(tagging, "look", lambda dape, images: seen.extend(images) or plain(dape, images))
+    plain = tagging.describe
+    monkeypatch.setattr(tagging, "describe", lambda dape, images: seen.extend(images) or plain(dape, images))
     load_dape_named(NAME, "none", "float32")
     with Image.open(PHOTO) as photo:
         expected = pil_to_tensor(photo).float() / 255
@@ -111,7 +111,7 @@ def test_a_trial_that_fails_leaves_the_tagger_loaded(
         raise error
 
     save_tagger(models, 3)
-    monkeypatch.setattr(tagging, "look", fail)
+    monkeypatch.setattr(tagging, "describe", fail)
     assert told(caplog) == [("WARNING", f"Load DAPE: the tagger could not be tried on a photo ({error}).")]
 
 
@@ -120,7 +120,7 @@ def test_scores_that_are_no_numbers_are_told(
 ) -> None:
     save_tagger(models, 3)
     nothing = torch.full((1, PUBLISHED_CLASSES), float("nan"))
-    monkeypatch.setattr(tagging, "look", lambda *_: (nothing, nothing))
+    monkeypatch.setattr(tagging, "describe", lambda *_: (nothing, nothing))
     [(level, line)] = told(caplog)
     assert level == "WARNING" and "finite" in line
 

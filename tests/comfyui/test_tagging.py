@@ -1,4 +1,4 @@
-"""DAPE on many pictures: how many it sees at once, and that each is seen as it would be alone."""
+"""DAPE on many pictures: how many it sees at once, and that each gives the same result as alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from likeness import assert_alike
 from scenes import Tiny
 from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
-from seesr_pack.seesr_modules.comfyui.steps.tagging import look
+from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
 
 
@@ -39,12 +39,12 @@ def test_tiles_are_seen_eight_at_once(tiny: Tiny, dape: Any, seen: list[int]) ->
 
 
 def test_batches_change_nothing_and_keep_the_order(dape: Any, seen: list[int]) -> None:
-    """Stacks of several sizes, one of them longer than a batch; alone only rounding differs."""
+    """Stacks of several sizes, one of them longer than a batch. Only rounding differs from pictures alone."""
     generator = torch.Generator().manual_seed(1)
     sizes = [(2, 40), (1, 40), (9, 40), (1, 56), (1, 40)]
     stacks = [torch.rand(count, 3, side, side, generator=generator) for count, side in sizes]
-    together = look(dape, stacks)
+    together = describe(dape, stacks)
     assert seen == [8, 4, 1, 1]
-    alone = [look(dape, [image]) for stack in stacks for image in stack.split(1)]
+    alone = [describe(dape, [image]) for stack in stacks for image in stack.split(1)]
     for found, singles in zip(together, zip(*alone, strict=True), strict=True):
         assert_alike(found, torch.cat(singles))

@@ -44,7 +44,7 @@ def tagged(
 ) -> TiledTagging:
     """Tag a picture of three tiles with a tagger that says SCORES."""
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
-    monkeypatch.setattr(tile_prompts, "look", lambda *_: (torch.randn(4, 145, 512), torch.tensor(SCORES).logit()))
+    monkeypatch.setattr(tile_prompts, "describe", lambda *_: (torch.randn(4, 145, 512), torch.tensor(SCORES).logit()))
     return tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), 8, 2, words, context, **settings)
 
 
@@ -145,14 +145,14 @@ def test_dape_looks_at_every_tile_of_every_picture(tiny: Tiny, monkeypatch: pyte
     hint = torch.rand(2, 3, 64, 112, generator=torch.Generator().manual_seed(0))
     shown: list[Tensor] = []
 
-    def look(_dape: Any, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def describe(_dape: Any, pictures: list[Tensor]) -> tuple[Tensor, Tensor]:
         shown.extend(pictures)
         rows = torch.cat([picture.mean((1, 2, 3)) for picture in pictures])
         on = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 1], [1, 1, 1], [0, 0, 0], [1, 0, 1]])
         return rows.view(-1, 1, 1).expand(-1, 145, 512), (20 * on - 10)
 
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
-    monkeypatch.setattr(tile_prompts, "look", look)
+    monkeypatch.setattr(tile_prompts, "describe", describe)
     found = tag_tiles(dape, tiny.clip, hint, 8, 2, PromptInputs("own", "clean", "noise", False), 1.0)
     assert [tuple(picture.shape) for picture in shown] == [(2, 3, 64, 112), (2, 3, 64, 64), (2, 3, 64, 64)]
     assert torch.equal(shown[0], hint)

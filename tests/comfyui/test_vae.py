@@ -1,4 +1,4 @@
-"""The VAE on pictures of any size: in tiles where the whole would not fit, and only there."""
+"""The VAE on pictures of any size: in tiles only if the whole picture would not fit."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor
 
 @pytest.fixture(autouse=True)
 def as_the_host_runs_nodes() -> Iterator[None]:
-    """The host runs every node in inference mode."""
+    """ComfyUI runs every node in inference mode."""
     with torch.inference_mode():
         yield
 
 
 @pytest.fixture
 def tiles_used(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record the side of the tiles, in the units of the host's functions, whenever it works in tiles."""
+    """Record the tile side, in the units of ComfyUI's functions, of every call in tiles."""
     used: list[int] = []
     for name in ("encode_tiled", "decode_tiled"):
         original = getattr(tiny.vae, name)
@@ -38,7 +38,7 @@ def tiles_used(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def leave_memory(monkeypatch: pytest.MonkeyPatch, needed: float) -> None:
-    """Make the host report just enough free memory for ``needed`` bytes."""
+    """Make ComfyUI report just enough free memory for ``needed`` bytes."""
     free = needed / host_vae.FREE_SHARE * 1.01
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: free)
 
@@ -50,7 +50,7 @@ def picture(height: int, width: int) -> Tensor:
 
 
 def test_small_pictures_are_not_cut(tiny: Tiny, tiles_used: list[int]) -> None:
-    """With memory to spare the host's plain functions are called, for every picture of a batch."""
+    """With enough memory ComfyUI's plain functions are called, for every picture of a batch."""
     image = picture(64, 96).repeat(2, 1, 1, 1)
     latent = host_vae.encode(tiny.vae, image)
     assert latent.shape == (2, 4, 8, 12)
@@ -61,7 +61,7 @@ def test_small_pictures_are_not_cut(tiny: Tiny, tiles_used: list[int]) -> None:
 def test_the_largest_tile_that_fits_is_taken(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Free memory for 768 pixels gives tiles of 768, for less than any the smallest."""
+    """Free memory for 768 pixels gives tiles of 768. Too little memory for any gives the smallest."""
     vae = tiny.vae
     image = picture(520, 1040)
     latent = torch.zeros(1, 4, 65, 130)
@@ -79,7 +79,7 @@ def test_the_largest_tile_that_fits_is_taken(
 def test_no_pass_of_the_host_takes_more_than_is_free(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
 ) -> None:
-    """Besides square tiles the host runs some twice as wide and half as high, and the other way round."""
+    """ComfyUI also runs tiles twice as wide and half as high as the square ones, and the reverse."""
     vae, (height, width) = tiny.vae, size
     passes = []
 
@@ -111,7 +111,7 @@ def test_no_pass_of_the_host_takes_more_than_is_free(
 def test_out_of_memory_leads_to_smaller_tiles_and_the_same_picture(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """A device that has less memory than it said gets smaller tiles: the picture is that of those tiles."""
+    """If a device has less memory than it reports, the picture is made of smaller tiles."""
     vae, network = tiny.vae, tiny.vae.first_stage_model
     image = picture(600, 680)
     values = image if part == "encode" else host_vae.encode(vae, image)
@@ -136,7 +136,7 @@ def test_out_of_memory_leads_to_smaller_tiles_and_the_same_picture(
 def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is left to try, and another error is not taken for it."""
+    """With no smaller tile left the error is raised, and so is any other error."""
 
     def decode(error: Exception) -> None:
         def raising(_cells: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
 
 
 def largest_steps(values: Tensor, margin: int) -> Tensor:
-    """Return how far apart neighbouring columns and rows are at most, in the mean, away from the picture's own edge."""
+    """Return the largest mean difference of neighbouring columns or rows, away from the picture's edge."""
     inner = values[..., margin:-margin, margin:-margin]
     columns = (inner[..., 1:] - inner[..., :-1]).abs().mean((0, 1, 2)).max()
     rows = (inner[..., 1:, :] - inner[..., :-1, :]).abs().mean((0, 1, 3)).max()
@@ -187,7 +187,7 @@ def test_tiles_leave_no_seam_and_no_tint(
 
 
 def test_tiles_of_a_trained_vae_without_norms_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nano's VAE sees 20 pixels around each: within the overlap, so tiles differ by rounding alone."""
+    """Nano's VAE sees 20 pixels around each pixel, less than the overlap, so tiles differ by rounding alone."""
     vae = load_nano().vae
     image = torch.nn.functional.interpolate(picture(60, 80), (600, 800), mode="bilinear")
     latent = host_vae.encode(vae, image)

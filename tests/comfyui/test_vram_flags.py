@@ -1,7 +1,7 @@
-"""The host's flags --cpu, --lowvram and --novram in processes of their own: the same picture, and less of it loaded.
+"""ComfyUI's flags --cpu, --lowvram and --novram in processes of their own: the same picture, and less of it loaded.
 
-The host refuses --lowvram and --novram beside --cpu, and looks for a GPU without it. On a machine that has none they
-are parsed alone, and the host is then told to compute on the CPU and to take it for a GPU with little memory: so it
+ComfyUI refuses --lowvram and --novram beside --cpu, and without it looks for a GPU. On a machine that has none they
+are parsed alone, and ComfyUI is then told to compute on the CPU and to take it for a GPU with little memory: so it
 plans by its flag, leaves weights out, and casts them layer by layer as they are needed. Weights that cross a bus are
 not tested.
 """

@@ -1,6 +1,6 @@
 """A ComfyUI node for tests: it stands for Load Checkpoint and gives the tiny models.
 
-The host loads this file as a node pack.
+ComfyUI loads this file as a node pack.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class TestCheckpoint:
     CATEGORY = "tests"
 
     @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
         return {"required": {"ckpt_name": ("STRING", {})}}
 
     def load(self, ckpt_name: str) -> tuple[Any, Any, Any]:

@@ -14,7 +14,7 @@ KINDS = {"forward", "sample", "dape", "color_fix", "size_plan"}
 
 
 def test_every_case_is_of_a_kind_that_is_run(golden_dir: Path) -> None:
-    """Another folder may hold further kinds: nothing runs their cases, and the reason of the skip says so."""
+    """Another folder may hold further kinds. Their cases are skipped with a reason."""
     cases = json.loads((golden_dir / "cases.json").read_text("utf-8"))
     not_run = Counter(case["kind"] for case in cases if case["kind"] not in KINDS)
     if not_run and not golden_dir.samefile(GOLDEN):

@@ -1,4 +1,4 @@
-"""DAPE in the host against the published code: soft prompt, logits and tags, with and without the LoRA parts.
+"""DAPE in ComfyUI against the published code: soft prompt, logits and tags, with and without the LoRA parts.
 
 Float32 on the CPU; the largest difference may be 1e-4 of the expected tensor's standard deviation
 (about 4e-6 is measured: other orders of summation, over 26 layers).
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from seesr_pack.seesr_modules.comfyui.compat import patcher_for
 from seesr_pack.seesr_modules.comfyui.loading.dape import DapeModel
-from seesr_pack.seesr_modules.comfyui.steps.tagging import look, tag
+from seesr_pack.seesr_modules.comfyui.steps.tagging import describe, tag
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 from seesr_pack.seesr_modules.dape.tagger import CrossAttention
 from seesr_pack.seesr_modules.dape.tags import join_tags, read_vocabulary
@@ -81,7 +81,7 @@ def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
 def test_dape(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     dape = load("ram", "lora")
-    soft_prompt, logits = look(dape, [golden["image"]])
+    soft_prompt, logits = describe(dape, [golden["image"]])
     assert_close(soft_prompt, golden["image_embed"])
     assert_close(logits, golden["logits"])
 
@@ -95,13 +95,13 @@ def test_dape(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel
 
 def test_plain_ram(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
-    soft_prompt, logits = look(load("ram"), [golden["image"]])
+    soft_prompt, logits = describe(load("ram"), [golden["image"]])
     assert_close(soft_prompt, golden["image_embed_ram"])
     assert_close(logits, golden["logits_ram"])
 
 
 def test_sizes(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
-    """What the case says about the model is what the shapes of its weights say."""
+    """The case's description of the model agrees with the shapes of its weights."""
     config = DapeConfig.from_shapes(weights(golden_case["ram"]).shapes())
     for name, value in golden_case.get("swin", {}).items():
         read = getattr(config, name)

@@ -10,6 +10,7 @@ import builders
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from noise_levels import alphas_cumprod
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.method.tiles import add_tile, blend_weights, plan_tiles
 from seesr_pack.train.denoiser import SeeSRDenoiser
@@ -52,11 +53,6 @@ def test_forward(golden_case: dict[str, Any], golden_dir: Path) -> None:
     _assert_close(without, tensors["eps_without_control"], ONE_FORWARD, "eps without control")
 
 
-def _alphas_cumprod() -> Tensor:
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    return torch.cumprod(1 - betas, 0)
-
-
 def _ddpm_step(x: Tensor, eps: Tensor, noise: Tensor, abar: Tensor, abar_next: Tensor) -> Tensor:
     """Go one ancestral step from abar to abar_next, with the posterior's ("fixed small") variance."""
     alpha = abar / abar_next
@@ -71,7 +67,7 @@ def _ddpm_step(x: Tensor, eps: Tensor, noise: Tensor, abar: Tensor, abar_next: T
 def test_trajectory(golden_case: dict[str, Any], golden_dir: Path) -> None:
     denoiser, tensors = _load(golden_case, golden_dir)
     layout = plan_tiles(*tensors["z_lr"].shape[-2:], golden_case["tile"], golden_case["overlap"], "reference")
-    steps, abar = golden_case["steps"], _alphas_cumprod()
+    steps, abar = golden_case["steps"], alphas_cumprod()
     x = tensors["noise"]
     if golden_case["start"] == "lr":
         x = abar[999].sqrt() * tensors["z_lr"] + (1 - abar[999]).sqrt() * x

@@ -1,4 +1,4 @@
-"""One pass through UNet and ControlNet in the host equals the published code's."""
+"""One pass through UNet and ControlNet in ComfyUI equals the published code's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
-from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 
 pytestmark = pytest.mark.golden("forward")
 
@@ -40,7 +40,7 @@ def test_forward(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Path) 
         cond,
         data["hint"],
         data["image_embed"],
-        strength=golden_case["strength"],
+        ApplySettings(strength=golden_case["strength"]),
     )
 
     comfy.sampler_helpers.prepare_sampling(model, list(data["sample"].shape), {}, model.model_options)

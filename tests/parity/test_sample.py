@@ -1,4 +1,4 @@
-"""Whole trajectories through the host's sampler equal the published pipeline's."""
+"""Whole trajectories through ComfyUI's sampler equal the published pipeline's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
-from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
+from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 
@@ -26,7 +26,7 @@ TOLERANCE = 2e-4
 def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Path) -> None:
     """Start, timesteps, guided and blended prediction, and the latent after every step.
 
-    The host hands its samplers x0, so the prediction is compared as x0: epsilon won back from it would be
+    ComfyUI hands its samplers x0, so the prediction is compared as x0: epsilon won back from it would be
     divided by sigma, 0.04 in the last step, and so would float32's rounding.
     """
     data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
@@ -39,7 +39,7 @@ def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Pat
         [[data["negative"], {}]],
         data["hint"],
         data["image_embed"],
-        strength=golden_case["strength"],
+        ApplySettings(strength=golden_case["strength"]),
     )
     model = tile_model(model, golden_case["tile"], golden_case["overlap"], tile_batch=1, mode="reference")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from noise_levels import alphas_cumprod
 from safetensors.torch import load_file
-from seesr_pack.seesr_modules.method.schedule import alphas_cumprod, lr_start, spaced_timesteps
+from seesr_pack.seesr_modules.method.schedule import lr_start, spaced_timesteps
 
 pytestmark = pytest.mark.golden("sample")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from seesr_pack.seesr_modules.method.image_attention import attached
+from seesr_pack.seesr_modules.method.image_attention import attach_hooks
 from seesr_pack.seesr_modules.method.prompts import cut_to_one_chunk, positive_text
 from torch import Tensor, nn
 
@@ -21,7 +21,7 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, context: Tensor, options: dict[str, Any]) -> Tensor:
         self.options.append(dict(options))
-        options["block_index"] = 1  # as the host's blocks do
+        options["block_index"] = 1  # as ComfyUI's blocks do
         return hidden + self.factor * context.mean()
 
 
@@ -31,7 +31,7 @@ def test_blocks_follow_their_layers_with_a_strength(strength: float) -> None:
     network, x = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity()), torch.arange(4.0)
     blocks = {"0": Block(1.0), "2": Block(10.0)}
     options = {"kept": 1}
-    with attached(network, blocks, torch.full((1, 2, 3), 2.0), strength, options):
+    with attach_hooks(network, blocks, torch.full((1, 2, 3), 2.0), strength, options):
         torch.testing.assert_close(network(x), x + strength * 22.0)
         torch.testing.assert_close(network[1](x), x)
     assert torch.equal(network(x), x)
@@ -41,7 +41,7 @@ def test_blocks_follow_their_layers_with_a_strength(strength: float) -> None:
 
 def test_blocks_go_when_a_pass_fails() -> None:
     network, x = nn.Sequential(nn.Identity()), torch.ones(2)
-    with pytest.raises(ZeroDivisionError), attached(network, {"0": Block(1.0)}, torch.ones(1, 1, 1)):
+    with pytest.raises(ZeroDivisionError), attach_hooks(network, {"0": Block(1.0)}, torch.ones(1, 1, 1)):
         raise ZeroDivisionError
     assert torch.equal(network(x), x)
 
@@ -61,7 +61,7 @@ def test_the_text_is_put_together_as_published(tags: str, user: str, text: str) 
 
 @pytest.mark.parametrize("count", [0, 1, 74, 75, 76, 150, 200])
 def test_one_chunk_holds_the_first_75_tokens(count: int) -> None:
-    """The host's chunks have start, up to 75 tokens, end and padding; the last is filled up."""
+    """ComfyUI's chunks have start, up to 75 tokens, end and padding; the last is filled up."""
     start, end, padding = (1, 1.0), (2, 1.0), (0, 1.0)
     words = [(10 + number, 1.5) for number in range(count)]
     parts = [words[first : first + 75] for first in range(0, max(count, 1), 75)]

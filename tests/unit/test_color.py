@@ -22,7 +22,7 @@ def pictures(seed: int, *shape: int) -> Tensor:
 
 
 def wavelet_by_levels(target: Tensor, source: Tensor) -> Tensor:
-    """Take both pictures apart level by level with the 3x3 kernel, as the method is described."""
+    """Split both pictures level by level with the 3x3 kernel, as the method describes."""
     row = torch.tensor([0.25, 0.5, 0.25])
     kernel = torch.outer(row, row).expand(3, 1, 3, 3)
 

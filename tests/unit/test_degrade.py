@@ -1,4 +1,4 @@
-"""The training degradation: each step does what its definition says, and the whole keeps to its draws."""
+"""The training degradation: each step follows its definition, and the whole follows its draws."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def seeded(seed: int = 0) -> Generator:
 
 
 def scene(batch: int = 1, height: int = 64, width: int = 48) -> Tensor:
-    """Smooth colours, mostly gray, with some texture on them; another picture for each member."""
+    """Smooth colours, mostly gray, with some texture; each picture of the batch differs."""
     noise = torch.rand(batch, 3, 5, 5, generator=seeded(5))
     noise = 0.8 * noise[:, :1] + 0.2 * noise
     smooth = functional.interpolate(noise, (height, width), mode="bilinear")
@@ -141,7 +141,7 @@ def test_every_kind_of_kernel_is_drawn_as_often_as_published(monkeypatch: pytest
 
 
 def test_low_passes_of_large_kernels_may_cut_deeper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Down to a fifth of pi from 13 pixels on, else and at the end of all to a third."""
+    """The lowest cutoff is pi / 5 from 13 pixels on, else pi / 3, also for the final low pass."""
     cutoffs: dict[str, list[float]] = {"small": [], "large": []}
 
     def recorded(kernel_px: int, cutoff: float) -> Tensor:
@@ -216,7 +216,7 @@ def test_poisson_noise_has_a_variance_in_proportion_to_the_value(scale: float, g
 
 @pytest.mark.parametrize(("different", "levels"), [(16, 16), (20, 32)])
 def test_poisson_noise_counts_fewer_levels_as_fewer_photons(different: int, levels: int) -> None:
-    """A number of levels that is no power of two counts as the next one."""
+    """A number of levels is rounded up to a power of two."""
     picture = ((torch.arange(different) * 255 / (different - 1)).round() / 255).view(1, -1, 1).expand(3, -1, 4000)
     noise = add_poisson_noise(picture, 0.2, False, seeded()) - picture
     assert noise[0, 8].var().item() == pytest.approx(0.2**2 * picture[0, 8, 0].item() / levels, rel=0.1)
@@ -297,7 +297,7 @@ def test_each_step_is_taken_as_often_as_published(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_draw_is_from_its_published_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even draws, chances and weighted choices that pictures ask for, all of them and no other."""
+    """Exactly these uniform draws, chances and weighted choices are made for the pictures."""
     asked: dict[str, set[Any]] = {"_uniform": set(), "_chance": set(), "_choose": set()}
 
     def recording(name: str) -> None:

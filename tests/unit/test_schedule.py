@@ -10,11 +10,9 @@ from seesr_pack.seesr_modules.method.schedule import (
     SPACINGS,
     Spacing,
     alpha_bar_from_sigma,
-    alphas_cumprod,
     leading_timesteps,
     lr_start,
     noise_for_start,
-    sigma_from_alpha_bar,
     spaced_timesteps,
     starts_at_the_top,
     trailing_timesteps,
@@ -50,7 +48,7 @@ def test_any_number_of_steps_gives_that_many_valid_timesteps(spacing: Spacing) -
 
 
 def test_trailing_timesteps_are_those_of_diffusers() -> None:
-    """At every number of steps; where diffusers has one too many, that one is no timestep."""
+    """At every number of steps. Where diffusers has one timestep too many, it is -1."""
     scheduler = DDPMScheduler(timestep_spacing="trailing")
     for steps in range(1, 1001):
         scheduler.set_timesteps(steps)
@@ -67,7 +65,7 @@ def test_impossible_numbers_of_steps_are_refused(spacing: Spacing, steps: int) -
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_both_schedules_start_at_the_top_at_any_number_of_steps(spacing: Spacing, whole: bool) -> None:
-    """Whole, and in the first stage of two."""
+    """For the complete schedule and for the first stage of two."""
     for steps in range(1, 1001):
         timesteps = spaced_timesteps(steps, spacing).tolist()
         assert starts_at_the_top(timesteps if whole or steps < 3 else timesteps[: steps // 2 + 1]), steps
@@ -75,7 +73,7 @@ def test_both_schedules_start_at_the_top_at_any_number_of_steps(spacing: Spacing
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_the_end_of_a_schedule_starts_at_the_top_only_where_it_equals_a_whole_one(spacing: Spacing) -> None:
-    """As 1 alone does, the end of many, which is the leading schedule of one step."""
+    """The timestep 1 alone, for example, ends many schedules and is the leading schedule of one step."""
     for steps in range(2, 1001):
         timesteps = spaced_timesteps(steps, spacing).tolist()
         for left_out in {1, steps // 2, steps - 1}:
@@ -92,23 +90,25 @@ def test_other_starts_at_the_top() -> None:
 
 @pytest.mark.parametrize(
     "timesteps",
-    [[], [501], [981, 960, 941], [749, 499, 249], [909, 818, 727], leading_timesteps(10).tolist()[5:]],
+    [
+        [],
+        [501],
+        [5, 5],
+        [1, 21, 41],
+        [981, 960, 941],
+        [749, 499, 249],
+        [909, 818, 727],
+        leading_timesteps(10).tolist()[5:],
+    ],
 )
 def test_a_start_in_mid_schedule_is_none_at_the_top(timesteps: list[int]) -> None:
     assert not starts_at_the_top(timesteps)
 
 
-def test_noise_levels_are_those_of_stable_diffusion_2() -> None:
-    sigmas = sigma_from_alpha_bar(alphas_cumprod())
-    assert sigmas.shape == (1000,) and sigmas.dtype == torch.float32
-    # The smallest and the largest noise level that SD's hosts quote, to the digits they quote.
-    assert sigmas[0].item() == pytest.approx(0.0292, abs=5e-5)
-    assert sigmas[-1].item() == pytest.approx(14.6146, abs=5e-5)
-
-
-def test_conversions_undo_each_other() -> None:
-    alpha_bar = alphas_cumprod()
-    torch.testing.assert_close(alpha_bar_from_sigma(sigma_from_alpha_bar(alpha_bar)), alpha_bar)
+def test_alpha_bar_of_a_noise_level() -> None:
+    """The smallest and the largest noise level of Stable Diffusion 2 among them."""
+    sigma = torch.tensor([0.0292, 1.0, 14.6146])
+    torch.testing.assert_close(alpha_bar_from_sigma(sigma), torch.tensor([0.999148, 0.5, 0.0046602]))
 
 
 def test_lr_start_mixes_by_variance() -> None:

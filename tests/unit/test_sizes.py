@@ -85,7 +85,7 @@ def test_panoramas_of_one_to_twenty(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(60000, 60000), (2, 60000), (8193, 8192)])
 def test_pictures_too_large_for_memory_are_refused(size: tuple[int, int]) -> None:
-    """Before anything is allocated."""
+    """The error comes before anything is allocated."""
     with pytest.raises(SeeSRError, match=f"image of {size[0]}x{size[1]} pixels would be worked on at .* lower upscale"):
         plan_size(*size, upscale=4.0)
 

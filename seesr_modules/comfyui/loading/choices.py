@@ -9,14 +9,13 @@ from ...errors import SeeSRError
 from ...published import DAPE, RAM
 from ...published import SEESR as SEESR_FILES
 from ...weights.packed_format import (
-    HOW_TO_PACK,
     SEESR_PARTS,
     is_packed_dape,
     missing_parts,
     named_as_packed,
     seesr_parts,
 )
-from .folders import RAMS, SEESR, find, ram_choices, roots, seesr_choices
+from .folders import RAMS, SEESR, find, ram_choices, require_model, roots, seesr_choices
 
 AUTO = "auto"
 """First choice of both loaders: the model that is there, a packed one before the published one."""
@@ -52,10 +51,7 @@ def find_seesr(seesr: str) -> Path:
     """
     if seesr == AUTO:
         return _auto_seesr()
-    path = find(seesr, SEESR)
-    if path is None:
-        remedy = HOW_TO_PACK if named_as_packed("seesr", seesr) else _FETCH_SEESR
-        raise SeeSRError(f"Load SeeSR: there is no '{seesr}' under models/seesr. {remedy}")
+    path = require_model("seesr", seesr, _FETCH_SEESR)
     if path.is_dir() and (missing := missing_parts(path)):
         raise SeeSRError(f"Load SeeSR: {missing} {_FETCH_SEESR}")
     return path
@@ -75,17 +71,17 @@ def find_tagger(ram: str, dape: str) -> tuple[Path, Path | None]:
     Raises:
         SeeSRError: A file or a tag list is missing, or ``auto`` finds several.
     """
-    ram_path = find(_auto_ram() or RAM.path if ram == AUTO else ram, RAMS, SEESR)
+    ram_path = _auto_ram() if ram == AUTO else _require_tagger("ram", ram)
     is_packed = ram_path is not None and is_packed_dape(ram_path)
     if dape == AUTO and is_packed:
         dape = PLAIN_RAM
-    dape_path = None if dape == PLAIN_RAM else find(DAPE.path if dape == AUTO else dape, RAMS, SEESR)
-    missing = []
-    for slot, choice, path in (("ram", ram, ram_path), ("dape", dape, dape_path)):
-        if path is None and choice == AUTO:
-            missing.append(slot)
-        elif path is None and choice != PLAIN_RAM:
-            raise SeeSRError(_no_such_file(slot, choice))
+    dape_path = None
+    if dape == AUTO:
+        dape_path = find(DAPE.path, RAMS, SEESR)
+    elif dape != PLAIN_RAM:
+        dape_path = _require_tagger("dape", dape)
+    slots = (("ram", ram, ram_path), ("dape", dape, dape_path))
+    missing = [slot for slot, choice, path in slots if choice == AUTO and path is None]
     if missing or ram_path is None:
         raise SeeSRError(_no_tagger(missing))
     if not is_packed:
@@ -130,8 +126,8 @@ def _auto_seesr() -> Path:
     packed = [name for name in names if named_as_packed("seesr", name)]
     folders = [name for name in names if not name.endswith(".safetensors") and _around(name) not in names]
     name = _first_or_only("Load SeeSR: seesr", packed, PUBLISHED_SEESR, folders or names)
-    if name and (path := find(name, SEESR)):
-        return path
+    if name:
+        return require_model("seesr", name, _FETCH_SEESR)
     begun = find(PUBLISHED_SEESR, SEESR)
     there = seesr_parts(begun) if begun else {}
     missing = [f"{PUBLISHED_SEESR}/{part}" for part in SEESR_PARTS if part not in there]
@@ -146,10 +142,11 @@ def _around(name: str) -> str:
     return PurePosixPath(name).parent.as_posix()
 
 
-def _auto_ram() -> str | None:
+def _auto_ram() -> Path | None:
     names = [name for name in ram_choices() if name != DAPE.path and not named_as_packed("seesr", name)]
     packed = [name for name in names if named_as_packed("dape", name)]
-    return _first_or_only("Load DAPE: ram", packed, RAM.path, names)
+    name = _first_or_only("Load DAPE: ram", packed, RAM.path, names)
+    return _require_tagger("ram", name) if name else None
 
 
 def _first_or_only(slot: str, packed: list[str], published: str, names: list[str]) -> str | None:
@@ -163,11 +160,9 @@ def _first_or_only(slot: str, packed: list[str], published: str, names: list[str
     return names[0] if names else None
 
 
-def _no_such_file(slot: str, name: str) -> str:
-    nowhere = f"Load DAPE: there is no '{name}' under models/rams or models/seesr."
-    if named_as_packed("dape", name):
-        return f"{nowhere} {HOW_TO_PACK}"
-    return f"{nowhere} Run `python run.py download seesr` in the pack's folder, or put {_TAGGER_BY_HAND[slot]}."
+def _require_tagger(slot: str, name: str) -> Path:
+    fetch = f"Run `python run.py download seesr` in the pack's folder, or put {_TAGGER_BY_HAND[slot]}."
+    return require_model("dape", name, fetch)
 
 
 def _no_tagger(missing: list[str]) -> str:

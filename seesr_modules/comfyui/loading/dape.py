@@ -1,4 +1,4 @@
-"""DAPE_MODEL: loading the tagger and the words of its classes."""
+"""SEESR_DAPE: loads the tagger and the words of its classes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DapeModel:
-    """The tagger on the host's patcher, and the words of its classes."""
+    """The tagger in ComfyUI's patcher, and the words of its classes."""
 
     patcher: ModelPatcher
     vocabulary: Vocabulary
@@ -35,7 +35,7 @@ class DapeModel:
 
 
 def load_dape_named(ram: str, dape: str, weight_dtype: str) -> DapeModel:
-    """Load the tagger that the choices of Load DAPE mean, and log what ``auto`` takes.
+    """Load the tagger that is chosen in Load DAPE, and log what ``auto`` takes.
 
     Raises:
         SeeSRError: A file is missing, incomplete or something else.
@@ -49,13 +49,13 @@ def load_dape_named(ram: str, dape: str, weight_dtype: str) -> DapeModel:
 
 
 def load_dape_path(ram: Path, dape: Path | None, weight_dtype: str) -> DapeModel:
-    """Load the tagger from published files or a packed one, with its vocabulary.
+    """Load the tagger and its vocabulary from the published files or from a packed file.
 
     Args:
         ram: The RAM file, or a packed DAPE.
         dape: The DAPE file; None for plain RAM, and beside a packed DAPE.
-        weight_dtype: As for :func:`.model.storage_dtypes`, but that auto stores float16, computed in float32
-            where the device has no fast float16: bfloat16 would shift the soft prompt ten times as much.
+        weight_dtype: As for :func:`.dtypes.storage_dtypes`, except that ``auto`` stores float16, computed in float32
+            on devices without fast float16. bfloat16 would shift the soft prompt ten times as much.
 
     Raises:
         SeeSRError: A file is incomplete or something else, or there is no vocabulary.
@@ -64,14 +64,7 @@ def load_dape_path(ram: Path, dape: Path | None, weight_dtype: str) -> DapeModel
     files = open_dape(ram, dape)
     network = load_dape(*files, stored, comfy.ops.manual_cast, comfy.utils.ProgressBar(1).update_absolute)
     classes = network.config.num_classes
-    vocabulary = packed_vocabulary(files, classes) or find_vocabulary(classes, [p.parent for p in (ram, dape) if p])
+    vocabulary = packed_vocabulary(files, classes)
+    if vocabulary is None:
+        vocabulary = read_vocabulary(**find_tag_lists([p.parent for p in (ram, dape) if p]), num_classes=classes)
     return DapeModel(patcher_for(network), vocabulary, compute or stored)
-
-
-def find_vocabulary(num_classes: int, beside: list[Path]) -> Vocabulary:
-    """Read the tag lists from beside the weights, or from ``models/seesr`` or ``models/rams``.
-
-    Raises:
-        SeeSRError: They are nowhere, damaged, or for another number of classes.
-    """
-    return read_vocabulary(**find_tag_lists(beside), num_classes=num_classes)

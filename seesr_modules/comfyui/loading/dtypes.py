@@ -1,4 +1,4 @@
-"""The types that weights are stored and computed in."""
+"""The dtypes that weights are stored and computed in."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ WEIGHT_DTYPES = ("auto", "float32", "float16", "bfloat16", "fp8_e4m3fn")
 
 
 def storage_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype | None]:
-    """Resolve a node's ``weight_dtype`` into the type to store in, and to compute in if another.
+    """Return the dtype to store weights in for a node's ``weight_dtype``, and the dtype to compute in if it differs.
 
-    ``auto`` is what the host chooses for a UNet on this device; but bfloat16 on a CPU that is fast in it, where the
-    host takes float32 unasked.
+    ``auto`` uses ComfyUI's choice for UNets on this device, except on CPUs with fast bfloat16, where ComfyUI would use
+    float32 and we use bfloat16. Flags of ComfyUI that ask for float32 are followed.
     """
     device = comfy.model_management.get_torch_device()
     if weight_dtype == "auto":
@@ -31,6 +31,6 @@ def storage_dtypes(weight_dtype: str) -> tuple[torch.dtype, torch.dtype | None]:
 
 
 def computes_in(dtype: torch.dtype, device: torch.device) -> bool:
-    """Tell whether a CPU is to compute in bfloat16, which the host never does there: it is slow on most."""
+    """Return True for bfloat16 on a CPU with fast bfloat16. ComfyUI never computes in it on a CPU: most are slow."""
     on_cpu = comfy.model_management.is_device_cpu(device)
     return on_cpu and dtype == torch.bfloat16 and cpu_is_fast_in_bfloat16()

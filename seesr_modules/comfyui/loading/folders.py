@@ -1,4 +1,4 @@
-"""Where models lie in the host: registering this pack's folders, listing and finding files."""
+"""ComfyUI's model folders: registering this pack's folders, listing and finding files."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PureWindowsPath
+from typing import Literal
 
 import folder_paths
 
+from ...errors import SeeSRError
 from ...weights import SUFFIXES
-from ...weights.packed_format import missing_parts, named_as_packed
+from ...weights.packed_format import HOW_TO_PACK, missing_parts, named_as_packed
 
 SEESR = "seesr"
 RAMS = "rams"
 
+_LOADERS = {
+    "seesr": ((SEESR,), "Load SeeSR: there is no '{}' under models/seesr."),
+    "dape": ((RAMS, SEESR), "Load DAPE: there is no '{}' under models/rams or models/seesr."),
+}
+"""The folders that each loader searches, and its sentence for a name that is in none of them."""
+
 
 def register() -> None:
-    """Add ``models/seesr`` and ``models/rams`` to the folders that the host knows.
+    """Add ``models/seesr`` and ``models/rams`` to ComfyUI's model folders.
 
-    Paths that the user configured, or another pack registered, stay and come first.
+    Paths from the user's configuration or from another pack stay and come first.
     """
     for kind in (SEESR, RAMS):
         default = str(Path(folder_paths.models_dir) / kind)
@@ -30,14 +38,14 @@ def register() -> None:
 
 
 def roots(kind: str) -> list[Path]:
-    """Return the folders of a kind, in the order of search."""
+    """Return the folders of a kind in search order."""
     return [Path(path) for path in folder_paths.get_folder_paths(kind)]
 
 
 def seesr_choices() -> list[str]:
-    """Return what Load SeeSR can load: packed files, and folders that hold ``unet`` and ``controlnet``.
+    """Return the choices of Load SeeSR: packed files, then folders that hold ``unet`` and ``controlnet``.
 
-    Packed files come first; the last are files under names that tell nothing.
+    Safetensors files with other names come last.
     """
     found = {
         folder.relative_to(root).as_posix()
@@ -51,27 +59,27 @@ def seesr_choices() -> list[str]:
 
 
 def ram_choices() -> list[str]:
-    """Return the files that may be a RAM or a packed DAPE: packed ones first, then those of ``models/rams``."""
+    """Return the files that may be a RAM or a packed DAPE: packed files first, then those in ``models/rams``."""
     files = [*_weight_files(RAMS), *_weight_files(SEESR)]
     packed = [name for name in files if named_as_packed("dape", name)]
     return list(dict.fromkeys([*packed, *files]))
 
 
 def dape_choices() -> list[str]:
-    """Return the files that may be a DAPE: those of ``models/seesr`` first, packed ones last."""
+    """Return the files that may be a DAPE: those in ``models/seesr`` first, packed files last."""
     files = [*_weight_files(SEESR), *_weight_files(RAMS)]
     packed = [name for name in files if named_as_packed("dape", name)]
     return list(dict.fromkeys([*(name for name in files if name not in packed), *packed]))
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Go through a folder and all below it, by symbolic links too, but for those back to where it came from."""
+    """Yield a folder and all folders below it. Symbolic links are followed, except links back to a parent folder."""
     for name, below, _ in os.walk(root, followlinks=True):
         folder = Path(name)
         yield folder
-        way = [path.resolve() for path in (folder, *folder.parents) if path.is_relative_to(root)]
-        ahead = {subfolder: (folder / subfolder).resolve() for subfolder in below}
-        below[:] = [subfolder for subfolder in below if not any(step.is_relative_to(ahead[subfolder]) for step in way)]
+        parents = [path.resolve() for path in (folder, *folder.parents) if path.is_relative_to(root)]
+        targets = {name: (folder / name).resolve() for name in below}
+        below[:] = [name for name in below if not any(parent.is_relative_to(targets[name]) for parent in parents)]
 
 
 def _weight_files(kind: str) -> list[str]:
@@ -82,13 +90,32 @@ def _weight_files(kind: str) -> list[str]:
     ]
 
 
-def find(name: str, *kinds: str) -> Path | None:
-    """Return the file or folder of that name in the first folder that has it.
+def require_model(kind: Literal["seesr", "dape"], name: str, remedy: str) -> Path:
+    """Return the file or folder that a loader's choice names.
 
-    A name that leads out of the folder, on any system, or that no file can have, counts as not found. A symbolic
-    link in the folder may lead anywhere.
+    Args:
+        kind: ``seesr`` for a choice of Load SeeSR, ``dape`` for one of Load DAPE.
+        name: The choice, relative to one of the loader's folders.
+        remedy: How to get the file; the message for the name of a packed file says how to pack it instead.
+
+    Raises:
+        SeeSRError: None of the folders holds it.
     """
-    parts = PureWindowsPath(name).parts  # of all systems it knows the most ways out
+    kinds, missing = _LOADERS[kind]
+    path = find(name, *kinds)
+    if path is None:
+        remedy = HOW_TO_PACK if named_as_packed(kind, name) else remedy
+        raise SeeSRError(f"{missing.format(name)} {remedy}")
+    return path
+
+
+def find(name: str, *kinds: str) -> Path | None:
+    """Return the file or folder with this name from the first folder that has it, or None.
+
+    A name that leads out of the folder on any system, or that no file can have, counts as not found. A symbolic link
+    in the folder may lead anywhere.
+    """
+    parts = PureWindowsPath(name).parts  # Windows has the most ways to write a path out of a folder
     if not parts or PureWindowsPath(name).anchor or ".." in parts:
         return None
     with suppress(OSError):

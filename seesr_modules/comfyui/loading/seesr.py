@@ -1,13 +1,13 @@
-"""SEESR_MODEL: loading what SeeSR adds to a Stable Diffusion 2 checkpoint."""
+"""SEESR_MODEL: loads the image attention and the ControlNet that SeeSR adds to a Stable Diffusion 2 checkpoint."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
 import comfy.model_management
@@ -24,19 +24,19 @@ from ..compat import reloadable_patcher
 from ..networks.controlnet import SeeSRControlNet, image_attention_block, load_controlnet
 from .choices import AUTO, find_seesr
 from .dtypes import storage_dtypes
-from .progress import Watched
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+    from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
 
 def load_seesr_named(name: str, weight_dtype: str) -> SeeSRModel:
-    """Load the SeeSR that a choice of Load SeeSR means, and log what ``auto`` takes.
+    """Load the SeeSR that is chosen in Load SeeSR, and log what ``auto`` takes.
 
     Raises:
-        SeeSRError: It is missing, incomplete or something else.
+        SeeSRError: SeeSR is missing or incomplete, or the files are something else.
     """
     path = find_seesr(name)
     if name == AUTO:
@@ -48,35 +48,52 @@ def load_seesr_path(path: Path, weight_dtype: str) -> SeeSRModel:
     """Load a SeeSR from a folder that holds ``unet`` and ``controlnet``, or from a packed file.
 
     Raises:
-        SeeSRError: It is incomplete or something else.
+        SeeSRError: The weights are incomplete or something else.
     """
     return load_seesr(*open_seesr(path), weight_dtype)
 
 
 @dataclass(frozen=True)
 class SeeSRModel:
-    """The trained parts of SeeSR, on the host's patchers."""
+    """The trained parts of SeeSR, in ComfyUI's patchers."""
 
     image_attention: ModelPatcher
-    """Around an :class:`ImageAttention` for the UNet."""
+    """Patcher of the UNet's :class:`ImageAttention`."""
     controlnet: SeeSRControlNet
     base: Fingerprint | None = field(default=None, compare=False)
-    """Of the base model that it was trained on, where its file tells."""
+    """Fingerprint of the base model that SeeSR was trained on, if the file holds one."""
     compared: WeakSet[Any] = field(default_factory=WeakSet, compare=False)
-    """The host's models that were compared with ``base`` already."""
+    """ComfyUI's models that were already compared with ``base``."""
+
+
+class Watched(NamedTuple):
+    """Weights that move a progress bar by one step for each tensor that is read."""
+
+    source: TensorSource
+    bar: comfy.utils.ProgressBar
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return name -> shape."""
+        return self.source.shapes()
+
+    def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Read tensors one after the other."""
+        for item in self.source.tensors(names, dtype):
+            yield item
+            self.bar.update(1)
 
 
 def load_seesr(unet: TensorSource, controlnet: TensorSource, weight_dtype: str = "auto") -> SeeSRModel:
     """Load SeeSR from the published UNet and ControlNet.
 
     Args:
-        unet: Weights of the published ``unet`` folder, of which image attention and the base's fingerprint are read;
-            or image attention alone.
+        unet: Weights of the published ``unet`` folder, or its image attention alone. Of the other weights only those
+            for the base's fingerprint are read.
         controlnet: Weights of the published ``controlnet`` folder.
         weight_dtype: ``auto``, ``float32``, ``float16``, ``bfloat16`` or ``fp8_e4m3fn``.
 
     Raises:
-        SeeSRError: A file is something else, or incomplete.
+        SeeSRError: The weights are incomplete or something else.
     """
     stored, compute = storage_dtypes(weight_dtype)
     device = comfy.model_management.get_torch_device()
@@ -94,11 +111,11 @@ def load_image_attention(unet: TensorSource, names: Iterable[str], dtype: torch.
 
     Args:
         unet: Weights of the published ``unet`` folder, or only their image attention.
-        names: Those of its tensors that are image attention.
+        names: Names of its image attention tensors.
         dtype: Type to store them in.
 
     Raises:
-        SeeSRError: The file is something else, or incomplete.
+        SeeSRError: The weights are incomplete or something else.
     """
     network = ImageAttention(
         image_attention_places(unet.shapes()),

@@ -1,4 +1,4 @@
-"""Trying a new tagger on a photo whose tags are known."""
+"""Tries each new tagger on a photo with known tags."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ logger = logging.getLogger(__name__)
 
 
 PHOTO = Path(__file__).parents[2] / "dape" / "astronaut.jpg"
-"""A photo that every new DAPE is tried on; astronaut.md beside it says where it is from."""
-
+"""The photo for the trial; astronaut.md beside it names its source."""
 
 TOO_MANY_TAGS = 100
-"""Tags of one photo that only wrong weights give: published ones give some ten."""
-
+"""Number of tags for one photo that only wrong weights give; the published weights give about ten."""
 
 _tried: set[tuple[tuple[Path, int], ...]] = set()
-"""Files of the taggers that were tried on the photo, and when each was last changed."""
+"""The files of each tagger that was tried, with their modification times."""
 
 
 def try_on_photo(dape: DapeModel, files: Iterable[Path]) -> None:
-    """Log the tags of a photo, once for each tagger of the published number of classes, and warn of absurd ones.
+    """Log the tags of a photo, and warn if there are none or too many.
 
-    Wrong weights under right names and shapes would show nowhere else: they give no tags, or hundreds.
+    Wrong weights with the right names and shapes show nowhere else: they give no tags, or hundreds. Each tagger is
+    tried once, and only a tagger with the published number of classes.
 
     Args:
         dape: The tagger.
-        files: What it was loaded from.
+        files: The files that it was loaded from.
     """
     if len(dape.vocabulary.english) != PUBLISHED_CLASSES:
         return
@@ -52,15 +51,15 @@ def try_on_photo(dape: DapeModel, files: Iterable[Path]) -> None:
         with Image.open(PHOTO) as photo:
             pixels = torch.from_numpy(np.array(photo.convert("RGB"))).movedim(-1, 0)[None] / 255
         tags = tag(dape, pixels).tags[0]
-    except (OSError, RuntimeError, SeeSRError) as error:  # a tagger is loaded whatever comes of its trial
+    except (OSError, RuntimeError, SeeSRError) as error:  # a failed trial does not stop loading
         logger.warning("Load DAPE: the tagger could not be tried on a photo (%s).", error)
         return
     if 0 < len(tags) < TOO_MANY_TAGS:
         logger.info("Load DAPE: the tags of a photo of an astronaut are: %s.", join_tags(tags))
         return
     logger.warning(
-        "Load DAPE: the tagger gives %s tags to a photo of an astronaut, and a sound one some ten: its weights are "
-        "wrong or damaged, and so will be the prompts. Fetch RAM and DAPE again with `python run.py download seesr`, "
-        "which checks what is there, and pack them again with `python run.py pack`.",
+        "Load DAPE: the tagger gives %s tags to a photo of an astronaut, where about ten are normal. Its weights are "
+        "wrong or damaged, so the prompts will be wrong, too. Fetch RAM and DAPE again with `python run.py download "
+        "seesr`, which checks existing files, and pack them again with `python run.py pack`.",
         len(tags) or "no",
     )

@@ -1,6 +1,6 @@
-"""The host's MODEL from a UNet in diffusers' layout, at whatever sizes it has.
+"""Builds ComfyUI's MODEL from a UNet in diffusers' layout, of any size.
 
-The host's own loaders know SD2 only at its published width.
+ComfyUI's own loaders know SD2 only at its published width.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ def base_model(
     model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
     latent_format: comfy.latent_formats.LatentFormat | None = None,
 ) -> ModelPatcher:
-    """Build the host's MODEL; tensors that are in ``dtype`` already are taken over, not copied.
+    """Build ComfyUI's MODEL. Tensors that already have the type ``dtype`` are not copied.
 
     Args:
-        unet: Weights in diffusers' layout; of image attention in them nothing is read.
+        unet: Weights in diffusers' layout. Image attention among them is not read.
         dtype: Type to store in.
-        compute_dtype: Type to compute in, where it is not ``dtype``.
-        model_type: What the UNet predicts; the host would guess it from weights of the published width.
-        latent_format: Of another autoencoder than Stable Diffusion's.
+        compute_dtype: Type to compute in, if it differs from ``dtype``.
+        model_type: What the UNet predicts. ComfyUI can only guess it from weights of the published width.
+        latent_format: Latent format of an autoencoder other than Stable Diffusion's.
 
     Raises:
-        SeeSRError: The weights are not those of an SD2-type UNet, or not numbers.
+        SeeSRError: The weights are not those of an SD2-type UNet, or hold NaN or infinity.
     """
     source = InMemory(unet) if isinstance(unet, dict) else unet
     return reloadable_patcher(partial(_load, source, dtype, compute_dtype, model_type, latent_format))

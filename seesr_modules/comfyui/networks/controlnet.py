@@ -1,4 +1,4 @@
-"""SeeSR's ControlNet, built from the host's and carrying image attention of its own."""
+"""SeeSR's ControlNet: ComfyUI's ControlNet with image attention."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ...config import HEAD_WIDTH, EncoderSizes, ImageAttentionPlace, Shapes, StemSizes, telling_shape
 from ...errors import SeeSRError
-from ...method.image_attention import SOFT_PROMPT_KEY, ImageAttention, attached, require_match
+from ...method.image_attention import SOFT_PROMPT_KEY, ImageAttention, attach_hooks, require_match
 from ...weights.checkpoint import TensorSource, controlnet_image_attention_places, load_strict
-from .shared_rows import halves_shared
 
 if TYPE_CHECKING:
     from comfy.controlnet import ControlBase
@@ -28,14 +27,13 @@ RGB = 3
 """Channels of a hint."""
 
 ATTENTION_PRECISION = torch.float32
-"""The least type that attention scores are computed in, as ComfyUI sets it for Stable Diffusion 2: in half precision
-they overflow."""
+"""Lowest precision for attention scores, as ComfyUI sets it for Stable Diffusion 2. In half precision they overflow."""
 
 
 def image_attention_block(
     place: ImageAttentionPlace, dtype: torch.dtype | None, device: Any, operations: Any
 ) -> SpatialTransformer:
-    """Build one image attention block out of the host's own transformer, as SD2 configures it."""
+    """Build one image attention block: ComfyUI's own transformer in SD2's configuration."""
     return SpatialTransformer(
         place.channels,
         place.channels // HEAD_WIDTH,
@@ -50,24 +48,24 @@ def image_attention_block(
     )
 
 
-def transformer_paths(host_config: dict[str, Any]) -> dict[str, str]:
-    """Return published name -> host path of every text transformer that a UNet config describes."""
+def transformer_paths(unet_config: dict[str, Any]) -> dict[str, str]:
+    """Return published name -> path in ComfyUI's UNet of every text transformer in a UNet config."""
     suffix = ".proj_in.weight"
     return {
         name.removesuffix(suffix): path.removesuffix(suffix)
-        for name, path in comfy.utils.unet_to_diffusers(host_config).items()
+        for name, path in comfy.utils.unet_to_diffusers(unet_config).items()
         if name.endswith(suffix) and "attentions" in name
     }
 
 
 class Stem(nn.Module):
-    """The pixel stem: eight convolutions that bring the hint to the latent's resolution.
+    """The pixel stem: eight convolutions that reduce the hint to the latent's resolution.
 
     Parameter names are the published ones below ``controlnet_cond_embedding``.
     """
 
     def __init__(self, sizes: StemSizes, dtype: torch.dtype | None, device: Any, operations: Any) -> None:
-        """Build the stem of ``sizes``: at each width one convolution, then one of stride two."""
+        """Build the stem: at each width one convolution, then one of stride two."""
         super().__init__()
 
         def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
@@ -88,29 +86,29 @@ class Stem(nn.Module):
 
 
 class _HintIsFeatures(nn.Module):
-    """Stands where the host's stem stood: the features come in ready-made."""
+    """Replaces ComfyUI's stem, since the features are computed beforehand."""
 
     def forward(self, features: Tensor, *_unused: Any) -> Tensor:
         return features
 
 
 class StemOutput:
-    """The stem's features for one hint: computed in the first call, kept for the steps that follow."""
+    """The stem's features for one hint, computed in the first call and kept for the later steps."""
 
     def __init__(self, rows: int) -> None:
-        """``rows`` is how many of the prepared hint's rows differ; ComfyUI repeats them for each cond of a batch."""
+        """``rows`` is the number of distinct rows in a prepared hint. ComfyUI repeats them for each cond of a batch."""
         self.rows = rows
         self.features: Tensor | None = None
 
     def get(self, stem: Stem, hint: Tensor, batch: int) -> Tensor:
-        """Return the features of ``batch`` rows, or of one row that serves all."""
+        """Return the features of ``batch`` rows, or a single row if all are equal."""
         if self.features is None:
             self.features = stem(hint[: self.rows])
         return self.features if self.rows == 1 else self.features.repeat(batch // self.rows, 1, 1, 1)
 
 
 class ControlModel(comfy.cldm.cldm.ControlNet):
-    """The host's ControlNet with SeeSR's image attention and a stem whose output can be kept."""
+    """ComfyUI's ControlNet with SeeSR's image attention and a stem whose output can be kept."""
 
     def __init__(
         self,
@@ -119,7 +117,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         device: Any = None,
         operations: Any = None,
     ) -> None:
-        """Build for the sizes that ``shapes`` (published names) has.
+        """Build in the sizes of ``shapes``, given by published names.
 
         Raises:
             SeeSRError: The shapes are not those of a SeeSR ControlNet.
@@ -154,7 +152,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         )
         self._paths = paths
 
-    def forward(  # noqa: D102 - the host's signature plus two keyword arguments
+    def forward(  # noqa: D102 - ComfyUI's signature plus two keyword arguments
         self,
         x: Tensor,
         hint: Tensor,
@@ -167,14 +165,14 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
     ) -> dict[str, list[Tensor]]:
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY)
         features = stem_output.get(self.stem, hint, len(x)) if stem_output else self.stem(hint)
-        blocks = self.image_attention.located(self._paths)
-        with attached(self, blocks, soft_prompt, soft_prompt_strength), halves_shared(self):
+        blocks = self.image_attention.blocks_by_path(self._paths)
+        with attach_hooks(self, blocks, soft_prompt, soft_prompt_strength):
             return super().forward(x, features, timesteps, context, y=y, **kwargs)
 
 
 def parameter_names(shapes: Shapes) -> dict[str, str]:
-    """Return published name -> name in :class:`ControlModel`, for all that a SeeSR ControlNet holds."""
-    host = comfy.utils.unet_to_diffusers(EncoderSizes.from_shapes(shapes).host_config())
+    """Return published name -> name in :class:`ControlModel`, for every tensor of a SeeSR ControlNet."""
+    encoder = comfy.utils.unet_to_diffusers(EncoderSizes.from_shapes(shapes).host_config())
     names = {}
     for name in shapes:
         head, _, rest = name.partition(".")
@@ -188,45 +186,45 @@ def parameter_names(shapes: Shapes) -> dict[str, str]:
         elif ".image_attentions." in name:
             names[name] = f"image_attention.{name}"
         else:
-            names[name] = host.get(name, name)
+            names[name] = encoder.get(name, name)
     return names
 
 
 class SeeSRControlNet(comfy.controlnet.ControlNet):
-    """The host's ControlNet object around :class:`ControlModel`."""
+    """ComfyUI's ControlNet object around :class:`ControlModel`."""
 
     cond_hint_original: Tensor
     cond_hint: Tensor | None
 
     default_soft_prompt: Tensor | None = None
-    """Soft prompt for conds that carry none, because another node rebuilt them."""
+    """Soft prompt for conds without one; conds that another node rebuilt have lost theirs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take the host's arguments."""
+        """Take the arguments of ComfyUI's class."""
         super().__init__(*args, **kwargs)
         self.stem_outputs = WeakTensorKeyDictionary()
-        """Hint as it was given -> what the stem makes of it, by the form in which ComfyUI asks for it."""
+        """Original hint -> the stem's output for each number of rows and latent size."""
 
     def get_control(
         self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, *args: Any, **kwargs: Any
     ) -> Any:
-        """Return the residuals for one batch of conds (the host calls this before each UNet pass)."""
+        """Return the residuals for one batch of conds. ComfyUI calls this before each UNet pass."""
         if SOFT_PROMPT_KEY not in cond and self.default_soft_prompt is not None:
             prompt = comfy.utils.repeat_to_batch_size(self.default_soft_prompt, x_noisy.shape[0])
             cond = {**cond, SOFT_PROMPT_KEY: prompt}
-        with self._stem_runs_once(x_noisy, batched_number):
+        with self._keep_stem_output(x_noisy, batched_number):
             return super().get_control(x_noisy, t, cond, batched_number, *args, **kwargs)
 
     @contextmanager
-    def _stem_runs_once(self, x: Tensor, conds: int) -> Iterator[None]:
-        """Keep the stem's features of ``cond_hint_original`` from call to call, in place of the prepared pixels.
+    def _keep_stem_output(self, x: Tensor, conds: int) -> Iterator[None]:
+        """Keep the stem's features for ``cond_hint_original`` from call to call, instead of the prepared pixels.
 
-        The stem depends on the hint alone, not on the step. A hint that is prepared before the call comes from other
-        code, which may show another crop in the next call: there the stem runs in every call.
+        The stem depends only on the hint, not on the step. If other code has already prepared a hint, the stem runs in
+        every call, since that code may prepare another crop for the next one.
 
         Args:
             x: The latents [N, C, h, w] of the call.
-            conds: How many conds they hold; ComfyUI repeats a batch of hints for each, unless it has N rows already.
+            conds: The number of conds in them. ComfyUI repeats the hints for each, unless there are N hints already.
         """
         if self.cond_hint is not None or getattr(self, "cond_hints", None):
             yield
@@ -237,17 +235,17 @@ class SeeSRControlNet(comfy.controlnet.ControlNet):
         output = outputs.setdefault((rows, *x.shape[2:]), StemOutput(rows))
         self.extra_args["stem_output"] = output
         if output.features is not None:
-            # ComfyUI need not prepare the hint again. NaN would show in the result if anything read it.
+            # A placeholder, so that ComfyUI does not prepare the hint again. NaN would show in the result.
             self.cond_hint_original = x.new_full((1, 1, 1, 1), torch.nan)
         try:
             yield
         finally:
             del self.extra_args["stem_output"]
             self.cond_hint_original, self.cond_hint = hint, None
-            getattr(self, "cond_hints", {}).clear()  # where newer hosts keep it
+            getattr(self, "cond_hints", {}).clear()  # where newer versions of ComfyUI keep it
 
     def copy(self) -> SeeSRControlNet:
-        """Return a ControlNet that shares the weights and has its own settings."""
+        """Return a ControlNet with the same weights and its own settings."""
         copied = type(self)(None, load_device=self.load_device, manual_cast_dtype=self.manual_cast_dtype)
         copied.control_model = self.control_model
         copied.control_model_wrapped = self.control_model_wrapped
@@ -256,16 +254,13 @@ class SeeSRControlNet(comfy.controlnet.ControlNet):
         return copied
 
     def cleanup(self) -> None:
-        """Forget what belongs to the sampling run that ended."""
+        """Drop what belongs to the sampling run that ended."""
         self.stem_outputs.clear()
         super().cleanup()
 
 
 def controlnets(conds: Iterable[Mapping[str, Any]]) -> list[ControlBase]:
-    """Return every ControlNet in the conds, each once, with all that are chained before it.
-
-    A newer host that runs on several devices keeps a clone for each further one.
-    """
+    """Return every ControlNet in the conds once, with those chained before it and its clones on other devices."""
     found: dict[Any, None] = {}
     for cond in conds:
         control = cond.get("control")
@@ -283,11 +278,11 @@ def load_controlnet(
     Args:
         source: The weights.
         dtype: Type that the weights are stored in.
-        compute_dtype: Type to compute in, where it is not ``dtype``.
-        load_device: Device that the host computes on.
+        compute_dtype: Type to compute in, if it differs from ``dtype``.
+        load_device: Device that ComfyUI computes on.
 
     Raises:
-        SeeSRError: The file is something else, or incomplete.
+        SeeSRError: The weights are incomplete or something else.
     """
     shapes = source.shapes()
     model = ControlModel(shapes, dtype=dtype, device="meta", operations=comfy.ops.manual_cast)

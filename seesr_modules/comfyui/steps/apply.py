@@ -1,36 +1,58 @@
-"""Applying SeeSR to a Stable Diffusion 2 model and its conditioning."""
+"""Applies SeeSR to a Stable Diffusion 2 model and its conditioning.
+
+The soft prompt reaches the networks in three ways:
+
+- Each cond carries it under SOFT_PROMPT_KEY, so that ComfyUI batches it with the texts and gives it to UNet and
+  ControlNet. This is the usual way.
+- The wrapper on the MODEL keeps it for the UNet, and the ControlNet in ``default_soft_prompt`` for itself. Both use it
+  for conds without one: other nodes rebuild conds and drop what they do not know.
+- Tiled sampling replaces the cond's soft prompt by the one of each tile, if DAPE Tile Tagger made some.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import comfy.conds
-import comfy.model_management
-import comfy.model_patcher
-import comfy.ops
 import comfy.utils
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
 from ...errors import SeeSRError
-from ...method.image_attention import FITTING_CHECKPOINTS, SOFT_PROMPT_KEY, ImageAttention, attached, require_match
-from ..compat import WRAPPER_KEY, Conditioning, replace_callback, replace_wrapper
-from ..loading.base_check import tell_other_base
+from ...method.image_attention import FITTING_CHECKPOINTS, SOFT_PROMPT_KEY, ImageAttention, attach_hooks, require_match
 from ..loading.dtypes import computes_in
-from ..loading.seesr import SeeSRModel
 from ..networks.controlnet import SeeSRControlNet, transformer_paths
-from ..networks.shared_rows import OVERRIDE, halves_shared
+from ..wrappers import WRAPPER_KEY, replace_callback, replace_wrapper
+from .base_check import warn_of_other_base
 from .latent_check import latent_check
 from .sampling import start_from_lr
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+    from ..loading.seesr import SeeSRModel
+    from .prompts import Conditioning
 
 _OPTIONS_POSITION = 4
-"""Where the host passes ``transformer_options``: after timesteps, context, y and control."""
+"""Position of ``transformer_options`` among the UNet's arguments: after timesteps, context, y and control."""
+
+_ATTENTION_OVERRIDE = "optimized_attention_override"
+"""ComfyUI's transformer option with which another node replaces the attention function."""
+
+
+@dataclass(frozen=True)
+class ApplySettings:
+    """How strongly and when SeeSR acts."""
+
+    strength: float = 1.0
+    """Scales the ControlNet's residuals; 0 leaves the ControlNet out."""
+    soft_prompt_strength: float = 1.0
+    """Scales what image attention adds, in UNet and ControlNet."""
+    percent_range: tuple[float, float] = (0.0, 1.0)
+    """Part of the sampling run in which the ControlNet works, 0 to 1."""
 
 
 def apply_seesr(
@@ -40,48 +62,41 @@ def apply_seesr(
     negative: Conditioning,
     hint: Tensor,
     soft_prompt: Tensor,
-    strength: float = 1.0,
-    soft_prompt_strength: float = 1.0,
-    percent_range: tuple[float, float] = (0.0, 1.0),
+    settings: ApplySettings = ApplySettings(),
 ) -> tuple[ModelPatcher, Conditioning, Conditioning]:
-    """Return model, positive and negative with SeeSR in them; the inputs stay as they are.
+    """Return copies of model, positive and negative that have SeeSR applied. The inputs stay unchanged.
 
     Args:
-        model: The host's MODEL, of the SD2 family.
+        model: ComfyUI's MODEL, of the SD2 family.
         seesr: The loaded SeeSR.
         positive: Conditioning of the wanted picture.
-        negative: Conditioning of the unwanted one; it gets the same soft prompt, as published.
+        negative: Conditioning of the unwanted picture; it gets the same soft prompt, as published.
         hint: The upscaled LR image [B, 3, H, W] in [0, 1], eight times the latent.
         soft_prompt: [B, tokens, width] from DAPE; B is one or the number of hints.
-        strength: Scales the ControlNet's residuals; 0 leaves the ControlNet out.
-        soft_prompt_strength: Scales what the image attention adds, in UNet and ControlNet.
-        percent_range: Part of the sampling run in which the ControlNet works, 0 to 1.
+        settings: Strengths, and the ControlNet's part of the run.
 
     Raises:
-        SeeSRError: The model's text transformers are not those that SeeSR was trained on, or the soft
-            prompt does not fit the hints or the image attention.
+        SeeSRError: SeeSR was trained with other text transformers than the model's, or soft prompt or texts do not
+            fit the hints or the image attention.
     """
-    require_soft_prompt(soft_prompt, len(hint), seesr.image_attention.model.places[0].context_dim)
-    require_texts("positive", positive, len(hint))
-    require_texts("negative", negative, len(hint))
-    model = apply_image_attention(model, seesr, soft_prompt, soft_prompt_strength)
-    tell_other_base(model, seesr)
+    _check_soft_prompt(soft_prompt, len(hint), seesr.image_attention.model.places[0].context_dim)
+    _check_texts("positive", positive, len(hint))
+    _check_texts("negative", negative, len(hint))
+    model = _apply_image_attention(model, seesr, soft_prompt, settings.soft_prompt_strength)
+    warn_of_other_base(model, seesr)
     if computes_in(model.model_dtype(), model.load_device):
         model.add_object_patch("manual_cast_dtype", model.model_dtype())
     start_from_lr(model)
-    conditionings = [with_soft_prompt(cond, soft_prompt) for cond in (positive, negative)]
-    if strength > 0.0:
-        conditionings = with_controlnet(
-            conditionings, seesr, hint, soft_prompt, strength, soft_prompt_strength, percent_range
-        )
+    conditionings = [_add_soft_prompt(cond, soft_prompt) for cond in (positive, negative)]
+    if settings.strength > 0.0:
+        conditionings = add_controlnet(conditionings, seesr, hint, soft_prompt, settings)
     return model, *conditionings
 
 
-def apply_image_attention(model: ModelPatcher, seesr: SeeSRModel, soft_prompt: Tensor, strength: float) -> ModelPatcher:
-    """Return a clone of ``model`` whose UNet runs SeeSR's image attention.
-
-    The arguments are those of :func:`apply_seesr`; ``soft_prompt`` serves conds that carry none.
-    """
+def _apply_image_attention(
+    model: ModelPatcher, seesr: SeeSRModel, soft_prompt: Tensor, strength: float
+) -> ModelPatcher:
+    """Return a clone of ``model`` whose UNet runs SeeSR's image attention."""
     paths = _matching_paths(model, seesr)
     own: WeakKeyDictionary[nn.Module, ImageAttention] = WeakKeyDictionary()
 
@@ -98,6 +113,7 @@ def apply_image_attention(model: ModelPatcher, seesr: SeeSRModel, soft_prompt: T
 
 
 def _matching_paths(model: ModelPatcher, seesr: SeeSRModel) -> dict[str, str]:
+    """Return published name -> path of the model's text transformers, after checking that SeeSR fits them."""
     config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
     paths = transformer_paths(config) if "num_res_blocks" in config else {}
     text_width = seesr.controlnet.control_model.text_width
@@ -126,8 +142,8 @@ def _image_attention_wrapper(
     """Return the wrapper around the UNet.
 
     Args:
-        network: The image attention of a UNet that is not in ``own``.
-        own: UNet -> its image attention: a newer host that runs on several devices makes copies of both for each.
+        network: The image attention for a UNet that is not in ``own``.
+        own: UNet -> its image attention. Newer versions of ComfyUI copy both for each further device.
         paths: Published name of a text transformer -> its path in the UNet.
         default: Soft prompt [B, tokens, width] for conds that carry none.
         strength: Scales what image attention adds.
@@ -135,22 +151,20 @@ def _image_attention_wrapper(
 
     def wrapper(executor: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY, None)
-        if strength == 0.0:  # the base model as it is, to the last bit: nothing is shared either
-            return executor(x, *args, **kwargs)
         if soft_prompt is None:
             soft_prompt = comfy.utils.repeat_to_batch_size(default, x.shape[0])
         soft_prompt = soft_prompt.to(device=x.device, dtype=x.dtype)
         options = args[_OPTIONS_POSITION] if len(args) > _OPTIONS_POSITION else kwargs.get("transformer_options", {})
-        carried = {key: options[key] for key in (OVERRIDE,) if key in options}
+        carried = {key: options[key] for key in (_ATTENTION_OVERRIDE,) if key in options}
         unet = executor.class_obj
-        blocks = own.get(unet, network).located(paths)
-        with attached(unet, blocks, soft_prompt, strength, carried), halves_shared(unet):
+        blocks = own.get(unet, network).blocks_by_path(paths)
+        with attach_hooks(unet, blocks, soft_prompt, strength, carried):
             return executor(x, *args, **kwargs)
 
     return wrapper
 
 
-def with_soft_prompt(conditioning: Conditioning, soft_prompt: Tensor) -> Conditioning:
+def _add_soft_prompt(conditioning: Conditioning, soft_prompt: Tensor) -> Conditioning:
     """Return conditioning that carries the soft prompt [B, tokens, width] to the networks."""
     cond = comfy.conds.CONDRegular(soft_prompt)
     return [
@@ -159,58 +173,37 @@ def with_soft_prompt(conditioning: Conditioning, soft_prompt: Tensor) -> Conditi
     ]
 
 
-def with_controlnet(
-    conditionings: list[Conditioning],
-    seesr: SeeSRModel,
-    hint: Tensor,
-    soft_prompt: Tensor,
-    strength: float,
-    soft_prompt_strength: float,
-    percent_range: tuple[float, float],
+def add_controlnet(
+    conditionings: list[Conditioning], seesr: SeeSRModel, hint: Tensor, soft_prompt: Tensor, settings: ApplySettings
 ) -> list[Conditioning]:
-    """Return the conditionings with SeeSR's ControlNet behind whatever ControlNets they carry.
+    """Return the conditionings with SeeSR's ControlNet added after the ControlNets that they have.
 
-    Positive and negative share one ControlNet object, so that the host can run them as one batch.
-
-    Args:
-        conditionings: Usually positive and negative.
-        seesr: The loaded SeeSR.
-        hint: The upscaled LR image [B, 3, H, W] in [0, 1], eight times the latent.
-        soft_prompt: [B, tokens, width], for conds that carry none.
-        strength: Scales the ControlNet's residuals.
-        soft_prompt_strength: Scales what the ControlNet's image attention adds.
-        percent_range: Part of the sampling run in which the ControlNet works, 0 to 1.
+    Positive and negative share one ControlNet object, so that ComfyUI can run them as one batch. The other arguments
+    are those of :func:`apply_seesr`.
     """
     made: dict[Any, SeeSRControlNet] = {}
     check = latent_check()
 
-    def behind(previous: Any) -> SeeSRControlNet:
+    def control_after(previous: Any) -> SeeSRControlNet:
         if previous not in made:
-            control = seesr.controlnet.copy().set_cond_hint(hint, strength, percent_range)
+            control = seesr.controlnet.copy().set_cond_hint(hint, settings.strength, settings.percent_range)
             control.default_soft_prompt = soft_prompt
             control.extra_hooks = check
-            control.set_extra_arg("soft_prompt_strength", soft_prompt_strength)
+            control.set_extra_arg("soft_prompt_strength", settings.soft_prompt_strength)
             made[previous] = control.set_previous_controlnet(previous)
         return made[previous]
 
     return [
         [
-            [
-                text,
-                {**options, "control": behind(options.get("control")), "control_apply_to_uncond": False},
-            ]
+            [text, {**options, "control": control_after(options.get("control")), "control_apply_to_uncond": False}]
             for text, options in conditioning
         ]
         for conditioning in conditionings
     ]
 
 
-def require_soft_prompt(soft_prompt: Tensor, images: int, width: int) -> Tensor:
-    """Check a soft prompt against the images and the image attention that it is for.
-
-    Raises:
-        SeeSRError: Its batch is neither one nor the number of images, or its width is another.
-    """
+def _check_soft_prompt(soft_prompt: Tensor, images: int, width: int) -> None:
+    """Refuse a soft prompt for another number of images than one or ``images``, or of another width."""
     if soft_prompt.shape[0] not in (1, images):
         raise SeeSRError(
             f"The soft prompt holds {soft_prompt.shape[0]} images and the hint {images}: "
@@ -221,15 +214,10 @@ def require_soft_prompt(soft_prompt: Tensor, images: int, width: int) -> Tensor:
             f"The soft prompt is {soft_prompt.shape[-1]} wide and this SeeSR reads {width}: "
             "the DAPE and the SeeSR loaded do not belong together."
         )
-    return soft_prompt
 
 
-def require_texts(name: str, conditioning: Conditioning, images: int) -> None:
-    """Check that the texts of an input are one for all images, or one for each.
-
-    Raises:
-        SeeSRError: They are of another number.
-    """
+def _check_texts(name: str, conditioning: Conditioning, images: int) -> None:
+    """Refuse an input with neither one text for all images nor one text for each."""
     for text, _ in conditioning:
         if text.shape[0] not in (1, images):
             raise SeeSRError(

@@ -1,4 +1,4 @@
-"""Colour correction as the node offers it: method by name, sizes brought together."""
+"""The step of Color Fix: a correction by its name, after the sizes are made equal."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def fix_color(image: Tensor, reference: Tensor, method: str, width: int = 0, hei
 
     Args:
         image: The result [B, 3, H, W].
-        reference: What its colours should be [B or 1, 3, h, w]; resized to the image where it differs.
+        reference: The picture with the right colours [B or 1, 3, h, w]; resized to the image's size if it differs.
         method: A name of :data:`METHODS`.
         width: Final width in pixels, 0 for the image's own.
         height: Final height in pixels, 0 for the image's own.
 
     Raises:
-        SeeSRError: The numbers of pictures do not fit.
+        SeeSRError: The reference has neither one picture nor as many as the image.
     """
     if reference.shape[0] not in (1, image.shape[0]):
         raise SeeSRError(

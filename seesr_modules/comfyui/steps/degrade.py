@@ -1,4 +1,4 @@
-"""Degradation as the node offers it: any size, a seed, and the good picture to compare with."""
+"""The step of Degrade: damages pictures of any size with a seed, and cuts the clean ones to compare with."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Generator, Tensor
 from ...method.degrade import degrade
 
 
-def degraded_and_clean(image: Tensor, scale: int, strength: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Damage pictures of any size.
+def degrade_and_crop(image: Tensor, scale: int, strength: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Damage clean pictures of any size.
 
     Args:
-        image: Good pictures [B, 3, H, W] in [0, 1].
-        scale: How many times smaller the damaged pictures are.
-        strength: From 0, only smaller, to 1, as in SeeSR's training.
-        seed: What is drawn depends on it alone.
+        image: Clean pictures [B, 3, H, W] in [0, 1].
+        scale: How many times smaller the degraded pictures are.
+        strength: From 0, which only shrinks the pictures, to 1, as in SeeSR's training.
+        seed: The only source of randomness.
 
     Returns:
-        The damaged pictures [B, 3, h, w], and the good ones without the odd pixels at the right and at the
-        bottom, exactly ``scale`` times as large.
+        The degraded pictures [B, 3, h, w], and the clean ones, cut at the right and at the bottom to exactly ``scale``
+        times their size.
 
     Raises:
         SeeSRError: The picture is smaller than twice the scale.

@@ -1,4 +1,4 @@
-"""LR embedding: the plainly upscaled picture, and its latent."""
+"""LR embedding: the picture upscaled by a plain resize, and its latent."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ STARTS = ("lr", "noise")
 
 @dataclass(frozen=True)
 class Embedded:
-    """What LR Embed gives: where sampling starts, what the ControlNet sees, and how large the end is."""
+    """The outputs of LR Embed: the start of sampling, the ControlNet's hint and the final size."""
 
     latent: Tensor
-    """[B, 4, h, w]; zero for a start from noise."""
+    """[B, 4, h, w]; zeros for a start from noise."""
     hint: Tensor
     """The upscaled LR image [B, 3, 8h, 8w] in [0, 1]."""
     width: int
@@ -30,17 +30,17 @@ class Embedded:
 
 
 def embed(image: Tensor, vae: Any, upscale: float, process_size: int, start: str) -> Embedded:
-    """Upscale a picture plainly and encode it.
+    """Upscale a picture by a plain resize and encode it.
 
     Args:
         image: [B, 3, H, W] in [0, 1].
-        vae: The host's VAE.
+        vae: ComfyUI's VAE.
         upscale: Factor of the final picture, 1 to 8.
-        process_size: Side in pixels that the shorter side at least has while SeeSR works.
-        start: ``lr`` to start from the picture's latent, ``noise`` from nothing.
+        process_size: Least length in pixels of the shorter side while SeeSR works.
+        start: ``lr`` to start from the picture's latent, ``noise`` to start from noise alone.
 
     Raises:
-        SeeSRError: The sizes are out of range, or the VAE is not one with a latent cell of 8 pixels.
+        SeeSRError: A size is out of range, or the VAE's latent cells are not 8 pixels wide.
     """
     plan = plan_size(image.shape[-1], image.shape[-2], upscale, process_size)
     hint = apply_plan(image, plan)

@@ -1,4 +1,4 @@
-"""Guidance in a part of the sampling run only: outside of it the positive is predicted alone."""
+"""Guidance in a part of the sampling run. In the other steps only the positive is predicted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy.samplers import calc_cond_batch, cfg_function
 
 from ...errors import SeeSRError
-from ..compat import replace_wrapper
+from ..wrappers import replace_wrapper
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -21,36 +21,37 @@ GUIDANCE_KEY = "seesr_guidance"
 def limit_guidance(model: ModelPatcher, start_percent: float, end_percent: float) -> ModelPatcher:
     """Return a clone of ``model`` that is guided only between two points of the sampling run.
 
-    Elsewhere every prediction is the positive one, whatever the guider would have made of the others, so a step
-    with one negative costs half. Source: "Applying Guidance in a Limited Interval", arXiv 2404.07724.
+    The other steps use the positive prediction alone, whatever the guider, so a step with one negative costs half.
+    While it samples, the MODEL raises :class:`SeeSRError` if its guider has no positive conditioning.
+    Source: "Applying Guidance in a Limited Interval", arXiv 2404.07724.
 
     Args:
-        model: The host's MODEL.
+        model: ComfyUI's MODEL.
         start_percent: Where guidance begins, 0 to 1 of the run.
-        end_percent: Where it ends.
-
-    The MODEL raises :class:`SeeSRError` while it samples, if its guider has no positive conditioning.
+        end_percent: Where guidance ends, 0 to 1 of the run.
     """
     model = model.clone()
     sampling = model.get_model_object("model_sampling")
     highest, lowest = (float(sampling.percent_to_sigma(percent)) for percent in (start_percent, end_percent))
-    replace_wrapper(model, WrappersMP.PREDICT_NOISE, _within(highest, lowest), GUIDANCE_KEY)
+    replace_wrapper(model, WrappersMP.PREDICT_NOISE, _guide_within(highest, lowest), GUIDANCE_KEY)
     return model
 
 
-def _within(highest: float, lowest: float) -> Callable[..., Tensor]:
+def _guide_within(highest: float, lowest: float) -> Callable[..., Tensor]:
+    """Return the wrapper that guides between two noise levels."""
+
     def wrapper(
         executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         if lowest <= float(timestep[0]) <= highest:
             return executor(x, timestep, model_options, *args, **kwargs)
-        return _positive_alone(executor.class_obj, x, timestep, model_options)
+        return _predict_positive(executor.class_obj, x, timestep, model_options)
 
     return wrapper
 
 
-def _positive_alone(guider: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any]) -> Tensor:
-    """Predict as a guider of strength 1 does; what follows guidance is told that the negative is the same."""
+def _predict_positive(guider: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any]) -> Tensor:
+    """Predict as a guider of strength 1 does. Later hooks get the positive prediction as the negative one, too."""
     positive = guider.conds.get("positive")
     if positive is None:
         raise SeeSRError(

@@ -1,4 +1,4 @@
-"""A check that travels with the conditioning: the latent has to be of the pictures that SeeSR's ControlNet is shown."""
+"""Checks, from the conditioning, that a run's latent shows the same pictures as the hint of SeeSR's ControlNet."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ from torch import Tensor
 
 from ...config import LATENT_PX
 from ...errors import SeeSRError
-from ..compat import WRAPPER_KEY
 from ..networks.controlnet import SeeSRControlNet, controlnets
+from ..wrappers import WRAPPER_KEY
 
 
 def latent_check() -> HookGroup:
-    """Return hooks for a ControlNet that check the latent of each run, whatever MODEL its conds are sampled with."""
+    """Return hooks for a ControlNet that check the latent of each run, with any MODEL."""
     hooks = HookGroup()
-    hooks.add(TransformerOptionsHook({"wrappers": {WrappersMP.SAMPLER_SAMPLE: {f"{WRAPPER_KEY}_latent": [_checked]}}}))
+    hooks.add(
+        TransformerOptionsHook({"wrappers": {WrappersMP.SAMPLER_SAMPLE: {f"{WRAPPER_KEY}_latent": [_check_latent]}}})
+    )
     return hooks
 
 
-def _checked(
+def _check_latent(
     executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, noise: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
     for control in controlnets(cond for conds in guider.conds.values() for cond in conds):
         if isinstance(control, SeeSRControlNet):
-            _require_same_pictures(noise, control.cond_hint_original)
+            _check_pictures(noise, control.cond_hint_original)
     return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
 
 
-def _require_same_pictures(latent: Tensor, hint: Tensor) -> None:
-    """Check that a latent [N, 4, h, w] is of the pictures of a hint [B, 3, 8h, 8w], each N / B times.
+def _check_pictures(latent: Tensor, hint: Tensor) -> None:
+    """Check that a latent [N, 4, h, w] has the size of a hint [B, 3, 8h, 8w], and its pictures N / B times each.
 
-    ComfyUI would enlarge or repeat the hint until it fits. The hint is the one that the ControlNet holds when the run
-    begins: nodes that sample a part of the picture put the same part of the hint there.
+    Otherwise ComfyUI would enlarge or repeat the hint until it fits. Nodes that sample a part of the picture put the
+    same part of the hint into the ControlNet before the run begins, so they pass.
     """
     count, _, rows, columns = latent.shape
     batch, _, height, width = hint.shape

@@ -1,4 +1,4 @@
-"""Text to CONDITIONING, with a text of its own for every picture of a batch."""
+"""Encodes texts into CONDITIONING, one text for every picture of a batch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from torch import Tensor
 
 from ...errors import SeeSRError
 from ...method.prompts import cut_to_one_chunk, literal
-from ..compat import Conditioning
+
+Conditioning = list[list[Any]]
+"""ComfyUI's CONDITIONING: pairs of encoded text [B, tokens, width] and options."""
 
 
 class FirstText(str):
     """The text of the first picture of a batch.
 
-    Of a list of batches a node gets the texts strung together; this tells where one batch ends and the next begins.
+    ComfyUI joins the texts of several batches into one list. This type marks where each batch begins.
     """
 
     __slots__ = ()
 
 
-def as_batch(texts: Sequence[str]) -> list[str]:
-    """Return the texts of a batch of pictures, one or more, for :func:`batches_of` to find again."""
+def mark_batch(texts: Sequence[str]) -> list[str]:
+    """Return the texts of a batch, marked for :func:`split_batches`."""
     return [FirstText(texts[0]), *texts[1:]]
 
 
-def batches_of(texts: Sequence[str]) -> list[Sequence[str]]:
-    """Cut texts into batches again; those that nobody has marked are one batch."""
+def split_batches(texts: Sequence[str]) -> list[Sequence[str]]:
+    """Split texts into the batches that :func:`mark_batch` marked. Unmarked texts are one batch."""
     starts = [i for i, text in enumerate(texts) if i == 0 or isinstance(text, FirstText)]
     return [texts[start:end] for start, end in pairwise([*starts, len(texts)])]
 
@@ -38,18 +40,18 @@ def batches_of(texts: Sequence[str]) -> list[Sequence[str]]:
 def encode_texts(clip: Any, texts: list[str], single_chunk: bool, as_plain_text: bool = False) -> Conditioning:
     """Encode one text per picture into one CONDITIONING with a batch of texts.
 
-    Texts of different length are repeated to a common one, which changes nothing: attention over a
-    context that is repeated whole gives the same result.
+    Encoded texts of different length are repeated to a common length. Attention over a context that is repeated as a
+    whole gives the same result.
 
     Args:
-        clip: The host's CLIP.
+        clip: ComfyUI's CLIP.
         texts: One for each picture.
-        single_chunk: Cut each at 77 tokens, as published.
-        as_plain_text: Read brackets, backslashes and ``embedding:`` as they stand, as published, and not in the
-            host's prompt syntax.
+        single_chunk: Cut each text at 77 tokens, as published.
+        as_plain_text: Read brackets, backslashes and ``embedding:`` as plain text, as published, not as ComfyUI's
+            prompt syntax.
 
     Raises:
-        SeeSRError: The checkpoint that ``clip`` comes from has no text encoder.
+        SeeSRError: ``clip`` is None, since its checkpoint has no text encoder.
     """
     if clip is None:
         raise SeeSRError(

@@ -1,4 +1,4 @@
-"""SeeSR's schedules and LR start on the host's samplers."""
+"""SeeSR's schedules and LR start for ComfyUI's samplers."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from ...method.schedule import (
     starts_at_the_top,
     vp_to_ve,
 )
-from ..compat import WRAPPER_KEY, replace_wrapper
+from ..wrappers import WRAPPER_KEY, replace_wrapper
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from ..compat import Conditioning
+    from .prompts import Conditioning
 
 SEESR_SCHEDULERS: dict[str, Spacing] = {"seesr": "leading", "seesr_trailing": "trailing"}
-"""The published schedules, by their names beside the host's own."""
+"""The published schedules, by their names in the list of ComfyUI's schedulers."""
 
 SEEDS = 2**64
-"""How many seeds there are; the one after the last is the first."""
+"""Number of seeds; the seed after the last one is 0."""
 
 _FULL_RUN_KEY = "seesr_full_run"
-"""Transformer option: whether a run begins where the noise is greatest, where the sampler node knows."""
+"""Transformer option in which Tiled Sampler says if a run starts at the highest noise level."""
 
 
 def seesr_sigmas(model: ModelPatcher, steps: int, spacing: Spacing = "leading") -> Tensor:
     """Return the sigmas [steps + 1] of a published schedule for ``model``, with the final zero.
 
     Raises:
-        SeeSRError: ``steps`` is out of its range.
+        SeeSRError: ``steps`` is out of range.
     """
     sampling = model.get_model_object("model_sampling")
     timesteps = spaced_timesteps(steps, spacing)
@@ -54,10 +54,10 @@ def seesr_sigmas(model: ModelPatcher, steps: int, spacing: Spacing = "leading") 
 
 
 def sampler_sigmas(model: ModelPatcher, sampler_name: str, scheduler: str, steps: int, denoise: float) -> Tensor:
-    """Return the sigmas that ``steps`` steps of a scheduler take, from ``denoise`` of the noise down.
+    """Return the sigmas of the last ``steps`` steps of a schedule, which cover its share ``denoise``.
 
     Raises:
-        SeeSRError: ``steps`` is out of the range that ``denoise`` leaves.
+        SeeSRError: ``denoise`` leaves fewer timesteps than ``steps``.
     """
     if scheduler not in SEESR_SCHEDULERS:
         return comfy.samplers.KSampler(
@@ -75,18 +75,17 @@ def sampler_sigmas(model: ModelPatcher, sampler_name: str, scheduler: str, steps
 
 
 def start_from_lr(model: ModelPatcher) -> None:
-    """Make ``model`` start its sampling runs as SeeSR does: from the LR latent noised to the last timestep.
+    """Make the sampling runs of ``model`` start as SeeSR's do: from the LR latent noised to the last timestep.
 
-    The host starts from ``latent + sigma * noise``; the wrapper hands it the noise for which that is
-    the published start, so any sampler works. A run that starts in mid-schedule (denoise below 1)
-    and one that adds no noise stay as they are. The noise that ancestral samplers add takes another
-    seed than the start's, which some hosts would otherwise repeat.
+    ComfyUI starts from ``latent + sigma * noise``. A wrapper gives it the noise with which that is the published start,
+    so any sampler works. Runs that start in mid-schedule (denoise below 1) or add no noise stay unchanged. The noise
+    within the steps gets another seed than the start: some versions of ComfyUI would draw the same noise again.
     Source: paper section 3.4 (LR embedding); published ``pipeline_seesr.py``, ``start_point="lr"``.
     """
-    replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, _start_wrapper)
+    replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, _replace_start_noise)
 
 
-def _start_wrapper(
+def _replace_start_noise(
     executor: Any,
     guider: Any,
     sigmas: Tensor,
@@ -114,7 +113,7 @@ def _start_wrapper(
     return executor(guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs)
 
 
-def _step_noise_per_picture(
+def _draw_noise_per_picture(
     executor: Any,
     guider: Any,
     sigmas: Tensor,
@@ -124,7 +123,7 @@ def _step_noise_per_picture(
     *args: Any,
     **kwargs: Any,
 ) -> Tensor:
-    """Let the noise that a sampler adds in its steps be, for picture i, that of the seed + i."""
+    """Draw the noise that a sampler adds in its steps for each picture by itself: picture i takes seed + i."""
     sampler = executor.class_obj
     name = getattr(sampler.sampler_function, "__name__", "")
     if "noise_sampler" in inspect.signature(sampler.sampler_function).parameters:
@@ -158,10 +157,10 @@ def sample(
     seed_per_image: bool = False,
     full_run: bool | None = None,
 ) -> dict[str, Any]:
-    """Run one of the host's samplers over ``sigmas`` and return the latent, with progress and preview.
+    """Run one of ComfyUI's samplers over ``sigmas`` and return the latent, with progress and preview.
 
-    With ``seed_per_image`` all noise of picture i of a batch is that of ``seed + i``: it becomes what it would alone.
-    ``full_run`` says whether ``sigmas`` begin where the noise is greatest; None leaves that to their timesteps.
+    With ``seed_per_image``, picture i of a batch gets the noise of ``seed + i``, so the result is the same as alone.
+    ``full_run`` says if ``sigmas`` start at the highest noise level. With None their timesteps decide.
     """
     image = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     model = model.clone()
@@ -169,7 +168,7 @@ def sample(
     if seed_per_image:
         each = enumerate(image.split(1))
         noise = torch.cat([comfy.sample.prepare_noise(one, (seed + i) % SEEDS) for i, one in each])
-        replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, _step_noise_per_picture, f"{WRAPPER_KEY}_seeds")
+        replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, _draw_noise_per_picture, f"{WRAPPER_KEY}_seeds")
     else:
         noise = comfy.sample.prepare_noise(image, seed, latent.get("batch_index"))
     samples = comfy.sample.sample_custom(

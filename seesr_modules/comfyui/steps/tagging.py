@@ -20,29 +20,44 @@ if TYPE_CHECKING:
 
 
 BATCH = 8
-"""Images that the tagger sees at once."""
+"""Images per forward pass of the tagger."""
 
 BYTES_PER_PIXEL = 768
-"""Memory of the tagger's activations per pixel of its input, in float32: the first stage of Swin-L holds
-192 channels for 16 pixels, five times over."""
+"""Memory of the tagger's activations per input pixel, in float32: the first stage of Swin-L holds 192 channels per 16
+pixels, five times over."""
+
+
+@dataclass(frozen=True)
+class TagSettings:
+    """The choice of tags. Each field is the argument of :func:`.dape.tags.select_tags` with the same name."""
+
+    threshold_offset: float = 0.0
+    exclude: str = ""
+    language: Language = "english"
+    max_tags: int = 0
+    pin: str = ""
+
+    def select(self, logits: Tensor, vocabulary: Vocabulary, thresholds: Tensor | None = None) -> list[Tag]:
+        """Turn one image's logits [classes] into tags; see :func:`.dape.tags.select_tags`."""
+        return select_tags(logits, vocabulary, thresholds=thresholds, **vars(self))
 
 
 @dataclass(frozen=True)
 class Tagging:
-    """What DAPE says of a batch of images."""
+    """DAPE's description of a batch of images."""
 
     soft_prompt: Tensor
-    """[B, tokens, width], float32, on the host's intermediate device."""
+    """[B, tokens, width], float32, on ComfyUI's intermediate device."""
     tags: list[list[Tag]]
     """One list per image, in class order."""
 
 
-def look(dape: DapeModel, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def describe(dape: DapeModel, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Return DAPE's soft prompts [N, tokens, width] and logits [N, classes] for N images in order.
 
     Args:
         dape: The tagger.
-        images: Stacks of images, each [B, 3, H, W] in [0, 1] of a size of its own.
+        images: Stacks of images, each [B, 3, H, W] in [0, 1]; sizes may differ between stacks.
     """
     management = comfy.model_management
     side = dape.patcher.model.config.image_size
@@ -57,12 +72,12 @@ def look(dape: DapeModel, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
             soft_prompts.append(seen.soft_prompt.to(management.intermediate_device()))
             logits.append(seen.logits.cpu())
             progress.update(1)
-    # Clones, since tensors of inference mode may not be used where gradients are recorded.
+    # Tensors from inference mode cannot be used where gradients are recorded, hence the clones.
     return torch.cat(soft_prompts).clone(), torch.cat(logits).clone()
 
 
 def _batches(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Cut stacks of images into batches of up to :data:`BATCH`: neighbours of one size, of whatever stack."""
+    """Split stacks of images into batches of up to :data:`BATCH` neighbours of one size, across stacks."""
     singles = (image for stack in images for image in stack.split(1))
     for _, group in groupby(singles, key=lambda image: image.shape):
         alike = list(group)
@@ -70,28 +85,16 @@ def _batches(images: Iterable[Tensor]) -> Iterator[list[Tensor]]:
             yield alike[start : start + BATCH]
 
 
-def tag(
-    dape: DapeModel,
-    images: Tensor,
-    threshold_offset: float = 0.0,
-    exclude: str = "",
-    language: Language = "english",
-    max_tags: int = 0,
-    pin: str = "",
-) -> Tagging:
-    """Describe images [B, 3, H, W] in [0, 1], best the low-resolution ones before any upscaling.
-
-    The arguments after ``images`` are those of :func:`.dape.tags.select_tags`.
-    """
-    soft_prompt, logits = look(dape, [images])
-    tags = [select_tags(row, dape.vocabulary, threshold_offset, exclude, max_tags, language, pin=pin) for row in logits]
-    return Tagging(soft_prompt, tags)
+def tag(dape: DapeModel, images: Tensor, settings: TagSettings = TagSettings()) -> Tagging:
+    """Describe images [B, 3, H, W] in [0, 1]. The low-resolution images, before any upscaling, give the best tags."""
+    soft_prompt, logits = describe(dape, [images])
+    return Tagging(soft_prompt, [settings.select(row, dape.vocabulary) for row in logits])
 
 
-def shown(tags: list[list[Tag]], vocabulary: Vocabulary) -> dict[str, Any]:
-    """Return what a node shows of its tags: a text with a line per image, and the same for ``web/seesr_tags.js``.
+def ui_of_tags(tags: list[list[Tag]], vocabulary: Vocabulary) -> dict[str, Any]:
+    """Return the ``ui`` of a node that shows tags: text with a line per image, and data for ``web/seesr_tags.js``.
 
-    There each tag comes with its words in both languages; the Chinese one is None where those were not read.
+    The data holds each tag's words in both languages. The Chinese word is None if no Chinese tag list was read.
     """
     lines = [", ".join(f"{tag.word} {tag.score:.2f}" for tag in row) for row in tags]
     chinese = vocabulary.chinese or [None] * len(vocabulary.english)

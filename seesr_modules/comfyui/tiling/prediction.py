@@ -23,8 +23,9 @@ from torch import Tensor
 
 from ...config import LATENT_PX
 from ...method.tiles import BlendMode, Tile, TileLayout, add_tile, blend_weights, plan_tiles
-from ..compat import WRAPPER_KEY, free_memory, is_out_of_memory, replace_wrapper
+from ..compat import free_memory, is_out_of_memory
 from ..networks.controlnet import controlnets
+from ..wrappers import WRAPPER_KEY, replace_wrapper
 from .crop import Cond, Crop
 
 if TYPE_CHECKING:

@@ -21,10 +21,9 @@ from ...dape.tags import Tag, join_tags, select_tags
 from ...method.image_attention import SOFT_PROMPT_KEY
 from ...method.prompts import positive_text
 from ...method.tiles import Tile, plan_tiles
-from ..compat import Conditioning
 from ..loading.dape import DapeModel
-from ..steps.prompts import encode_texts
-from ..steps.tagging import Tagging, look
+from ..steps.prompts import Conditioning, encode_texts
+from ..steps.tagging import Tagging, describe
 
 TILE_PROMPTS_KEY = "seesr_tiles"
 """Where the tiled sampler finds the prompts of tiles in a cond."""
@@ -121,7 +120,7 @@ def tag_tiles(
     batch, _, height, width = hint.shape
     tiles = plan_tiles(height // LATENT_PX, width // LATENT_PX, tile, overlap).tiles
     crops = [piece.in_pixels().cut(hint) for piece in tiles]
-    soft_prompt, logits = look(dape, [hint, *crops])
+    soft_prompt, logits = describe(dape, [hint, *crops])
 
     def tags(row: Tensor, thresholds: Tensor | None = None) -> list[Tag]:
         return select_tags(row, dape.vocabulary, threshold_offset, exclude, max_tags, "english", thresholds=thresholds)
