@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import builders
 import pytest
-from seesr_pack.bench import loading, loading_work, process, published_files
+from seesr_pack.bench import loading, loading_work, packed_loading_work, process, published_files
 from seesr_pack.bench.process import Cost
 from seesr_pack.seesr_modules import config
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -83,7 +84,7 @@ def test_report_counts_memory_above_the_start(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_a_process_of_its_own_is_measured(files: Path) -> None:
-    cost = process.cost_of("bench.loading_work", "image_attention", str(files))
+    cost = process.cost_of(loading_work, "image_attention", str(files))
     assert cost.seconds > 0
     assert cost.peak_bytes > published_files.image_attention_bytes() / 2
 
@@ -95,7 +96,7 @@ def test_packing_that_fails_is_no_measurement(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[ModuleType] = []
     costs: dict[str, Cost] = {
         "pack": Cost(20.0, 10**9),
         "image_attention": Cost(1.0, published_files.image_attention_bytes() + 3 * 2**20),
@@ -108,15 +109,15 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
         for kind in ("seesr", "dape"):
             (folder / "packed" / f"{kind}_fp16.safetensors").write_bytes(bytes(2**20))
 
-    def cost_of(module: str, *arguments: str) -> Cost:
+    def cost_of(module: ModuleType, *arguments: str) -> Cost:
         asked.append(module)
-        return costs[arguments[0] if module == "bench.loading_work" else "packed"]
+        return costs[arguments[0] if module is loading_work else "packed"]
 
     monkeypatch.setattr(loading, "NEEDED_BYTES", 0)
     monkeypatch.setattr(loading, "make_files", make)
     monkeypatch.setattr(loading, "cost_of", cost_of)
     figures = {figure.name: figure for figure in loading.rows()}
-    assert asked == ["bench.loading_work"] * 3 + ["host.loading_work"]
+    assert asked == [loading_work] * 3 + [packed_loading_work]
     assert figures["packed to plain: time"][1:] == (0.15, "x", 1 / 8)
     assert figures["packed to plain: peak"][1:] == (0.2, "x", 1 / 5)
     assert figures["packing: peak above the interpreter"][1:] == (1.0, "GB", 1.5)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 
 import pytest
-from seesr_pack.bench import memory
+from seesr_pack.bench import memory, memory_work
 from seesr_pack.bench.memory import MIB, MemoryUse
 
 ANSWERS = {
@@ -20,8 +21,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Answer in place of the processes, and record which were asked; usual ones take more, and less time."""
     sides: list[str] = []
 
-    def answer_of(module: str, side: str, variables: Mapping[str, str]) -> list[float]:
-        assert module == "host.memory_work"
+    def answer_of(module: ModuleType, side: str, variables: Mapping[str, str]) -> list[float]:
+        assert module is memory_work
         assert variables in ({}, memory.MAPPED)
         sides.append(side)
         answer = ANSWERS[side]
