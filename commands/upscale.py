@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.published import missing_file_message
+from .presets import PRESETS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
     from .photos.upscaling import Wishes
 
 WORKFLOWS = Path(__file__).parents[1] / "workflows" / "api"
-PRESETS = {
-    "nano": "seesr_nano.json",
-    "published": "seesr_upscale.json",
-    "balanced": "seesr_balanced.json",
-    "turbo": "seesr_turbo.json",
-}
 ABOUT_NANO = (
     "This is nano, the small model that comes with SeeSR. For the full one: `python run.py download seesr base "
     "--pack`; `python run.py upscale PHOTO --model synthetic` tries it on this machine before.\n"
@@ -93,7 +88,12 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="leave out what the photo's file says (EXIF, XMP, IPTC, resolution), its name and the workflow",
     )
-    add("--preset", choices=PRESETS, help="the workflow to run (published where its models are, else nano)")
+    presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    add(
+        "--preset",
+        choices=PRESETS,
+        help=f"the workflow to run ({presets}; default: published where its models are, else nano)",
+    )
     add(
         "--model",
         choices=("trained", "synthetic"),
@@ -202,7 +202,7 @@ def _with_synthetic_models(host: HeadlessHost, options: argparse.Namespace, scra
 
 def load_workflow(options: argparse.Namespace, preset: str) -> Workflow:
     """Return the preset's workflow with the options' values in it."""
-    workflow: Workflow = json.loads((WORKFLOWS / PRESETS[preset]).read_text("utf-8"))
+    workflow: Workflow = json.loads((WORKFLOWS / f"{PRESETS[preset].workflow}.json").read_text("utf-8"))
     chosen = {name: getattr(options, name) for name in OPTIONS}
     settings = {OPTIONS[name]: value for name, value in chosen.items() if value is not None}
     if options.prompt is not None:

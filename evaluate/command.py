@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..commands import upscale
+from ..commands.presets import PRESETS
 from ..seesr_modules.errors import SeeSRError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--preset",
         action="append",
-        choices=[*upscale.PRESETS, "none"],
+        choices=[*PRESETS, "none"],
         help="as for run.py upscale (nano); may be repeated, none for no SeeSR",
     )
     add("--options", default="", metavar="TEXT", help="more options of run.py upscale, such as '--steps 20'")

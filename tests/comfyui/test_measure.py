@@ -18,9 +18,9 @@ from scenes import Tiny
 from seesr_pack.bench import denoising_step as steps
 from seesr_pack.bench import memory_work
 from seesr_pack.bench import step as measure
-from seesr_pack.bench.gmac import PRESETS
 from seesr_pack.bench.memory import MemoryUse
 from seesr_pack.commands import upscale
+from seesr_pack.commands.presets import PRESETS
 from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sampler_sigmas
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -175,16 +175,21 @@ def test_the_tagger_is_timed_alone_and_in_batches() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_cost_what_their_workflows_run(tiny: Tiny, name: str) -> None:
+def test_the_table_of_presets_says_what_their_workflows_run(tiny: Tiny, name: str) -> None:
     """Steps, and those with guidance: all, those in the workflow's interval, or none where cfg is 1."""
-    workflow = json.loads((upscale.WORKFLOWS / upscale.PRESETS[name]).read_text("utf-8"))
+    preset = PRESETS[name]
+    workflow = json.loads((upscale.WORKFLOWS / f"{preset.workflow}.json").read_text("utf-8"))
     inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
     sampler = inputs["SeeSR_TiledSampler"]
+    assert sampler["sampler_name"] in ("ddpm", "dpmpp_2m", "euler"), "one evaluation a step"
+    found = tuple(sampler[key] for key in ("steps", "cfg", "sampler_name", "scheduler"))
+    assert found == (preset.steps, preset.cfg, preset.sampler, preset.scheduler)
     settings = (sampler[key] for key in ("sampler_name", "scheduler", "steps", "denoise"))
     sigmas = sampler_sigmas(tiny.model, *settings)[:-1]
     interval = inputs.get("SeeSR_GuidanceInterval", {"start_percent": 0.0, "end_percent": 1.0})
+    assert (interval["start_percent"], interval["end_percent"]) == preset.guidance
     percent_to_sigma = tiny.model.get_model_object("model_sampling").percent_to_sigma
-    highest, lowest = (percent_to_sigma(interval[key]) for key in ("start_percent", "end_percent"))
-    guided = ((sigmas >= lowest) & (sigmas <= highest)).sum() if sampler["cfg"] != 1.0 else 0
-    assert (len(sigmas), guided) == (PRESETS[name].steps, PRESETS[name].guided_steps)
-    assert sampler["sampler_name"] in ("ddpm", "dpmpp_2m"), "one evaluation a step"
+    highest, lowest = map(percent_to_sigma, preset.guidance)
+    guided = ((sigmas >= lowest) & (sigmas <= highest)).sum() if preset.cfg != 1.0 else 0
+    assert (len(sigmas), guided) == (preset.steps, preset.guided_steps)
+    assert inputs.get("CheckpointLoaderSimple", {}).get("ckpt_name") == preset.checkpoint

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from seesr_pack.commands import upscale
 from seesr_pack.commands.photos.places import Output
+from seesr_pack.commands.presets import PRESETS
 from seesr_pack.seesr_modules.dape.tags import TAG_LIST, THRESHOLDS
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -46,7 +47,7 @@ def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
     assert values(workflow, "CheckpointLoaderSimple")["ckpt_name"] == "sd_turbo.safetensors"
 
 
-@pytest.mark.parametrize("preset", upscale.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
     """But for those that name a model file: nano is one file, which needs no choice."""
     workflow = load(photo, "--preset", preset)
