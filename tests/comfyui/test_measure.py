@@ -19,7 +19,7 @@ from seesr_pack.bench import denoising_step as steps
 from seesr_pack.bench import memory_work
 from seesr_pack.bench import step as measure
 from seesr_pack.bench.memory import MemoryUse
-from seesr_pack.commands import upscale
+from seesr_pack.commands.headless.workflow import WORKFLOWS
 from seesr_pack.commands.presets import PRESETS
 from seesr_pack.seesr_modules.comfyui.steps import apply as host_model
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sampler_sigmas
@@ -178,7 +178,7 @@ def test_the_tagger_is_timed_alone_and_in_batches() -> None:
 def test_the_table_of_presets_says_what_their_workflows_run(tiny: Tiny, name: str) -> None:
     """Steps, and those with guidance: all, those in the workflow's interval, or none where cfg is 1."""
     preset = PRESETS[name]
-    workflow = json.loads((upscale.WORKFLOWS / f"{preset.workflow}.json").read_text("utf-8"))
+    workflow = json.loads((WORKFLOWS / f"{preset.workflow}.json").read_text("utf-8"))
     inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
     sampler = inputs["SeeSR_TiledSampler"]
     assert sampler["sampler_name"] in ("ddpm", "dpmpp_2m", "euler"), "one evaluation a step"
