@@ -14,7 +14,7 @@ BOUNDS = {"balanced": 0.30, "turbo": 0.04}
 """The largest allowed cost of a preset, as a share of the published one."""
 
 
-def cost_rows() -> list[Figure]:
+def count_cost() -> list[Figure]:
     """Count one evaluation by part, and the presets at the published sizes, for a picture of 512x512."""
     step = count_gmac(SIDE_PX, SIDE_PX)
     parts = [Figure(f"one evaluation: {name.replace('_', ' ')}", value, "GMAC") for name, value in asdict(step).items()]

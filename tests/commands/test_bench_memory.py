@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_parts_are_named_and_the_largest_is_compared_with_one_tile(asked: list[str]) -> None:
     """Once with the stem's features and once without, which is what the bound is on."""
-    figures = {row.name: row for row in memory.rows([4096, 768, 512, 768])}
+    figures = {row.name: row for row in memory.measure([4096, 768, 512, 768])}
     assert asked == ["512", "512", "768", "768", "4096", "4096"]
     parts = ("hint and latent", "peak above them and the weights", "of it latents", "of it stem features", "the rest")
     assert [figures[f"4096 px: {part}"].value for part in parts] == [200, 460, 40, 280, 140]
@@ -47,4 +47,4 @@ def test_parts_are_named_and_the_largest_is_compared_with_one_tile(asked: list[s
 
 @pytest.mark.parametrize("sides", [[512, 768], [768], [512, 4096]])
 def test_without_one_tile_and_a_larger_picture_nothing_is_compared(sides: list[int]) -> None:
-    assert all(row.bound is None for row in memory.rows(sides))
+    assert all(row.bound is None for row in memory.measure(sides))
