@@ -1,1 +1,1 @@
-"""Measures of cost: multiply-adds counted, and times compared in pairs."""
+"""Measure cost, speed and memory, for developers."""

@@ -1,7 +1,7 @@
 """Measure speed, cost and memory at the published sizes, on random weights.
 
-One table and, with --json, a file. Times are compared within one run, as a ratio, never across runs. What may not be
-more than a bound says whether it is.
+The figures are printed as one table, and written to a file with --json. Times are compared as ratios within one run,
+never across runs. Figures that have an upper bound say whether they keep it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..seesr_modules.errors import SeeSRError
 
 SECTIONS = ("cost", "dape", "step", "memory", "loading")
-"""In the order in which they are measured: from seconds to many minutes."""
+"""In the order in which they are measured, from seconds to many minutes."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,14 +29,19 @@ def parser() -> argparse.ArgumentParser:
         help=f"what to measure: {', '.join(SECTIONS)} (all)",
     )
     add("--size", type=int, default=512, help="side of the picture of the section step, in pixels (512)")
-    add("--rounds", type=int, default=9, help="timed pairs of the section step (9); one alone is off by up to a tenth")
+    add(
+        "--rounds",
+        type=int,
+        default=9,
+        help="timed pairs of the section step (9); a single one is off by up to a tenth",
+    )
     add("--sizes", type=int, nargs="+", default=[512, 768, 2048, 4096], help="sides for the section memory")
-    add("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return command
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and print. Exit code 0 done, 1 a bound was missed, 2 wrong input."""
+    """Measure and print. Exit codes: 0 done, 1 a bound was missed, 2 wrong input."""
     options = parser().parse_args(arguments)
     unknown = sorted(set(options.sections) - set(SECTIONS))
     if unknown:
@@ -46,16 +51,16 @@ def main(arguments: Sequence[str]) -> int:
 
     start_host(device_flags())
     from . import loading, memory
-    from .cost import cost_rows
-    from .figures import Figure, table
-    from .step import dape_rows, step_rows
+    from .cost import count_cost
+    from .figures import Figure, format_table
+    from .step import measure_dape, measure_step
 
     measure: dict[str, Callable[[], list[Figure]]] = {
-        "cost": cost_rows,
-        "dape": dape_rows,
-        "step": lambda: step_rows(options.size, options.rounds),
-        "memory": lambda: memory.rows(options.sizes),
-        "loading": loading.rows,
+        "cost": count_cost,
+        "dape": measure_dape,
+        "step": lambda: measure_step(options.size, options.rounds),
+        "memory": lambda: memory.measure(options.sizes),
+        "loading": loading.measure,
     }
     figures: dict[str, list[Figure]] = {}
     try:
@@ -69,5 +74,5 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     finally:
-        sys.stdout.write(f"{table(figures)}\n")
+        sys.stdout.write(f"{format_table(figures)}\n")
     return int(any(figure.missed for found in figures.values() for figure in found))

@@ -1,4 +1,4 @@
-"""One denoising step at full size: in the host, and plainly on diffusers, on the same random weights."""
+"""One denoising step at full size on random weights: in ComfyUI, and in plain diffusers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..commands.headless.synthetic import random_tensors
+from ..commands.headless.synthetic import random_tensors, seesr_shapes
 from ..seesr_modules.comfyui.loading.seesr import SeeSRModel, load_seesr
 from ..seesr_modules.comfyui.networks.base_model import base_model
 from ..seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
@@ -30,17 +30,14 @@ Weights = dict[str, dict[str, Tensor]]
 """Tensors of ``unet`` and ``controlnet`` under their published names."""
 
 
-def random_weights(seed: int = 0) -> Weights:
-    """Return full-size weights, 6.5 GB in float32, small enough that activations stay finite."""
-    with torch.device("meta"):
-        parts = SeeSRDenoiser(SD2).state_dicts()
-    shapes = {part: {name: tuple(t.shape) for name, t in tensors.items()} for part, tensors in parts.items()}
-    return {part: dict(random_tensors(of_part, seed)) for part, of_part in shapes.items()}
+def make_weights(seed: int = 0) -> Weights:
+    """Return random full-size weights, 6.5 GB in float32, small enough that activations stay finite."""
+    return {part: dict(random_tensors(shapes, seed)) for part, shapes in seesr_shapes().items()}
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What one step with guidance is computed from, for one picture."""
+    """Inputs of one guided step for one picture."""
 
     latent: Tensor
     positive: Tensor
@@ -50,7 +47,7 @@ class StepInputs:
     timestep: int = 501
 
 
-def step_inputs(height_px: int, width_px: int, seed: int = 0) -> StepInputs:
+def make_inputs(height_px: int, width_px: int, seed: int = 0) -> StepInputs:
     """Make seeded inputs for a picture of this size."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -66,33 +63,33 @@ def step_inputs(height_px: int, width_px: int, seed: int = 0) -> StepInputs:
     )
 
 
-def host_model(weights: Weights, dtype: torch.dtype) -> tuple[ModelPatcher, SeeSRModel]:
-    """Load the weights into the host: its MODEL, and SeeSR's parts."""
+def load_comfyui_model(weights: Weights, dtype: torch.dtype) -> tuple[ModelPatcher, SeeSRModel]:
+    """Load the weights into ComfyUI; return its MODEL and SeeSR."""
     name = str(dtype).removeprefix("torch.")
     seesr = load_seesr(InMemory(weights["unet"]), InMemory(weights["controlnet"]), name)
     return base_model(weights["unet"], dtype), seesr
 
 
-class PlainControl(comfy.controlnet.ControlBase):
-    """A ControlNet of the host's that another implementation computes."""
+class OtherControl(comfy.controlnet.ControlBase):
+    """A ControlNet for ComfyUI whose residuals another implementation computes."""
 
     def __init__(self, residuals: Callable[[], Control]) -> None:
-        """``residuals`` gives them for both conds as one batch."""
+        """``residuals`` returns those of both conds as one batch."""
         super().__init__()
         self._residuals = residuals
 
     def get_control(self, *args: object, **kwargs: object) -> dict[str, list[Tensor]]:
-        """Return the residuals as the host's UNet takes them; it calls this before each of its passes."""
+        """Return the residuals for ComfyUI's UNet, which asks for them before each pass."""
         down, mid = self._residuals()
         return {"output": list(down), "middle": [mid]}
 
 
-def host_step(
-    base: object, seesr: SeeSRModel, inputs: StepInputs, other: PlainControl | None = None, guided: bool = True
+def prepare_comfyui_step(
+    base: object, seesr: SeeSRModel, inputs: StepInputs, other: OtherControl | None = None, guided: bool = True
 ) -> Callable[[], list[Tensor]]:
-    """Return a function that predicts x0 for both conds, as a host sampler asks for it in every step.
+    """Return a function that predicts x0 for both conds, as a sampler of ComfyUI does in every step.
 
-    ``other`` takes the place of SeeSR's ControlNet. Not ``guided``, only the positive is predicted.
+    ``other`` replaces SeeSR's ControlNet. Without ``guided``, only the positive is predicted.
     """
     texts = [[inputs.positive, {}]], [[inputs.negative, {}]]
     settings = ApplySettings(strength=0.0 if other else 1.0)
@@ -124,16 +121,16 @@ def host_step(
 
 @dataclass(frozen=True)
 class PlainSteps:
-    """The same step on diffusers, both conds as one batch: all of it, and the ControlNet alone."""
+    """The same step in diffusers, both conds as one batch: the whole step, and the ControlNet alone."""
 
     whole: Callable[[], Tensor]
     """Predicts epsilon [2, 4, h, w], the positive first."""
     controlnet: Callable[[], Control]
-    """Residuals for both, the negative first, as the host batches them."""
+    """Residuals for both, the negative first, as ComfyUI batches them."""
 
 
-def plain_steps(weights: Weights, inputs: StepInputs, dtype: torch.dtype) -> PlainSteps:
-    """Return the step run plainly on diffusers."""
+def prepare_plain_steps(weights: Weights, inputs: StepInputs, dtype: torch.dtype) -> PlainSteps:
+    """Prepare the step in diffusers."""
     device = comfy.model_management.get_torch_device()
     denoiser = SeeSRDenoiser.from_state_dicts(weights["unet"], weights["controlnet"]).to(device, dtype).eval()
     text = torch.cat([inputs.positive, inputs.negative]).to(device, dtype)

@@ -1,4 +1,4 @@
-"""One measured number, and how many of them are shown."""
+"""Measured numbers, and the table that shows them."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import NamedTuple
 
 
 class Figure(NamedTuple):
-    """What was measured, how much it is, and in what."""
+    """A measured number with its name and unit."""
 
     name: str
     value: float
     unit: str
     bound: float | None = None
-    """The most that it may be, where that is laid down."""
+    """Upper bound, if there is one."""
 
     @property
     def missed(self) -> bool:
-        """Whether it is more than it may be, or no number."""
+        """Whether the value exceeds its bound or is NaN."""
         return self.bound is not None and not self.value <= self.bound
 
 
-def table(sections: Mapping[str, Sequence[Figure]]) -> str:
-    """Return the figures of all sections as aligned lines: section, name, value, unit and bound."""
+def format_table(sections: Mapping[str, Sequence[Figure]]) -> str:
+    """Return one aligned line per figure: section, name, value, unit and bound."""
     rows = [(section, figure) for section, figures in sections.items() for figure in figures]
     first = max((len(section) for section, _ in rows), default=0)
     second = max((len(figure.name) for _, figure in rows), default=0)

@@ -1,7 +1,7 @@
-"""Multiply-adds of the denoiser, counted on tensors without data, for one step and for whole presets.
+"""Count the multiply-adds of the denoiser on meta tensors: for one evaluation, and for one image.
 
-Counted are convolutions, linear layers and attention in UNet and ControlNet, for one sample. VAE, text
-encoder and DAPE run once per image and are left out.
+Convolutions, linear layers and attention of UNet and ControlNet are counted, for one sample. The VAE, the text
+encoder and DAPE run once per image and are not counted.
 """
 
 from __future__ import annotations
@@ -22,49 +22,27 @@ FLOP_PER_GMAC = 2e9
 
 @dataclass(frozen=True)
 class StepGmac:
-    """Multiply-adds of one evaluation, in 10^9; the parts do not overlap."""
+    """Multiply-adds of one evaluation, in 10^9. The parts do not overlap."""
 
     unet: float
     unet_image_attention: float
     controlnet: float
     """Without its stem."""
     controlnet_stem: float
-    """The pixel stem, which reads the hint alone: once per image is enough."""
+    """The pixel stem. It reads only the hint, so it runs once per image."""
     controlnet_image_attention: float
 
     @property
     def per_evaluation(self) -> float:
-        """What every evaluation costs, so all but the stem."""
+        """Cost of one evaluation: everything but the stem."""
         return self.unet + self.unet_image_attention + self.controlnet + self.controlnet_image_attention
 
 
-@dataclass(frozen=True)
-class Preset:
-    """How often the denoiser runs for one image: once per step, and once more in a step with guidance."""
-
-    steps: int
-    guided_steps: int
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations for one image."""
-        return self.steps + self.guided_steps
-
-
-PRESETS = {
-    "published": Preset(steps=50, guided_steps=50),
-    "balanced": Preset(steps=18, guided_steps=9),
-    "turbo": Preset(steps=2, guided_steps=0),
-}
-"""The presets of the workflows. Balanced: of 18 steps on the karras schedule the first 9 lie in the first 0.6
-of the timesteps, where it is guided."""
-
-
 def count_gmac(height_px: int, width_px: int, encoder: EncoderSizes = SD2) -> StepGmac:
-    """Count one evaluation for a picture of this size, multiples of 8 pixels.
+    """Count one evaluation for a picture of this size.
 
     Raises:
-        SeeSRError: a side is not a positive multiple of 8.
+        SeeSRError: A side is not a positive multiple of 8.
     """
     for name, side in (("height_px", height_px), ("width_px", width_px)):
         if side < LATENT_PX or side % LATENT_PX:
@@ -97,6 +75,6 @@ def count_gmac(height_px: int, width_px: int, encoder: EncoderSizes = SD2) -> St
     )
 
 
-def preset_gmac(step: StepGmac, preset: Preset) -> float:
-    """Return the 10^9 multiply-adds of the denoiser for one image, its stem counted once."""
-    return preset.evaluations * step.per_evaluation + step.controlnet_stem
+def image_gmac(step: StepGmac, evaluations: int) -> float:
+    """Return the 10^9 multiply-adds of the denoiser for one image; the stem runs once."""
+    return evaluations * step.per_evaluation + step.controlnet_stem

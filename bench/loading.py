@@ -1,8 +1,8 @@
-"""What packing costs, and what it saves: loading at the published sizes, from the disk, on the CPU.
+"""Measure what packing costs and saves, at the published sizes, from the disk, on the CPU.
 
-Plain loading is that of the four published files, each whole, into modules, in float32; packed is that of both
-packed files with the nodes' loaders, in float16, and reading every page. The base model, of which the published
-UNet holds a copy, is not in the packed files: the host has it from a checkpoint of its own.
+Plain loading reads the four published files whole into modules, in float32. Packed loading reads both packed files
+with the nodes' loaders, in float16, and touches every page. The packed files lack the base model, which the published
+UNet contains: ComfyUI loads it from its own checkpoint.
 """
 
 from __future__ import annotations
@@ -24,17 +24,19 @@ MIB, GIB, GB = 2**20, 2**30, 10**9
 
 PACKING_PEAK_GB = 1.5
 PACKED_TIME, PACKED_PEAK = 1 / 8, 1 / 5
-"""The most that loading the packed files may take, as shares of loading the published ones plainly."""
+"""Upper bounds of packed loading, as shares of plain loading."""
 
 
-def rows() -> list[Figure]:
-    """Make files of the published sizes in a temporary folder, and measure; each kind of work in its own process.
+def measure() -> list[Figure]:
+    """Make files of the published sizes in a temporary folder, and measure each kind of work in its own process.
 
     Raises:
-        SeeSRError: This is not Linux, or the disk of temporary files is too small.
+        SeeSRError: The system is not Linux, or the disk for temporary files is too small.
     """
     if sys.platform != "linux":
-        raise SeeSRError(f"The section loading reads a process's memory as Linux tells it, this is {sys.platform}.")
+        raise SeeSRError(
+            f"The section loading measures memory in a way that only Linux offers; this is {sys.platform}."
+        )
     with tempfile.TemporaryDirectory(prefix="seesr-bench-") as name:
         folder = Path(name)
         if (free := shutil.disk_usage(folder).free) < NEEDED_BYTES:
@@ -43,10 +45,10 @@ def rows() -> list[Figure]:
                 "make room, or set TMPDIR to another folder."
             )
         make_files(folder)
-        return _measured(folder)
+        return _measure_in(folder)
 
 
-def _measured(folder: Path) -> list[Figure]:
+def _measure_in(folder: Path) -> list[Figure]:
     def work(module: ModuleType, *arguments: str) -> Cost:
         drop_from_cache(folder)
         return cost_of(module, *arguments)

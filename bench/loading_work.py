@@ -1,4 +1,4 @@
-"""What :mod:`.loading` measures, but for the host's loading: one kind of work per process."""
+"""The work that :mod:`.loading` measures, apart from loading packed files; one kind of work per process."""
 
 from __future__ import annotations
 
@@ -6,50 +6,56 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..seesr_modules.errors import SeeSRError
+from ..seesr_modules.published import DAPE, RAM, SEESR
 from .process import report, touch
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Do and report the work: ``plain``, ``image_attention`` or ``pack``, and the folder with the files."""
+    """Do the work ``plain``, ``image_attention`` or ``pack`` on the files of a folder, and report its cost."""
     work, folder = arguments[0], Path(arguments[1])
     {"plain": _plain, "image_attention": _image_attention, "pack": _pack}[work](folder)
 
 
+def seesr_path(part: str) -> str:
+    """Return the published path of the weights of ``unet`` or ``controlnet``."""
+    return next(file.path for file in SEESR if file.path.endswith(f"/{part}/diffusion_pytorch_model.safetensors"))
+
+
 def _plain(folder: Path) -> None:
-    """Load each published file whole, then copy its tensors into the modules."""
+    """Load each published file whole, and copy its tensors into the modules."""
     import torch
     from safetensors.torch import load_file
 
     from ..seesr_modules.config import SD2
+    from ..seesr_modules.dape.config import DapeConfig
     from ..seesr_modules.dape.tagger import Dape
     from ..seesr_modules.dape.weights import published_name
     from ..train.denoiser import SeeSRDenoiser
-    from .published_files import CONFIG, CONTROLNET, DAPE_FILE, RAM_FILE, UNET
 
     def work() -> object:
-        ram = torch.load(folder / RAM_FILE, map_location="cpu")["model"]
-        torch.load(folder / DAPE_FILE, map_location="cpu")
-        dape = Dape(CONFIG, device="meta").to_empty(device="cpu")
+        ram = torch.load(folder / RAM.path, map_location="cpu")["model"]
+        torch.load(folder / DAPE.path, map_location="cpu")
+        config = DapeConfig.from_shapes({name: tuple(tensor.shape) for name, tensor in ram.items()})
+        dape = Dape(config, device="meta").to_empty(device="cpu")
         dape.load_state_dict({name: ram[published_name(name)] for name in dape.state_dict()})
         del ram
         with torch.device("meta"):
             seesr = SeeSRDenoiser(SD2)
-        seesr.to_empty(device="cpu")  # without the time for random weights
-        seesr.unet.load_state_dict(load_file(folder / UNET))
-        seesr.controlnet.load_state_dict(load_file(folder / CONTROLNET))
+        seesr.to_empty(device="cpu")  # skips drawing random weights
+        seesr.unet.load_state_dict(load_file(folder / seesr_path("unet")))
+        seesr.controlnet.load_state_dict(load_file(folder / seesr_path("controlnet")))
         return dape, seesr
 
     report(work)
 
 
 def _image_attention(folder: Path) -> None:
-    """Read the image attention, in float32 as stored, out of the published UNet."""
+    """Read the image attention out of the published UNet, in float32 as stored."""
     from ..seesr_modules.weights import open_weights
     from ..seesr_modules.weights.checkpoint import unet_image_attention_names
-    from .published_files import UNET
 
     def work() -> object:
-        file = open_weights(folder / UNET)
+        file = open_weights(folder / seesr_path("unet"))
         tensors = dict(file.tensors(unet_image_attention_names(file.shapes())))
         touch(tensors.values())
         return tensors
@@ -58,13 +64,13 @@ def _image_attention(folder: Path) -> None:
 
 
 def _pack(folder: Path) -> None:
-    """Run the command `pack`; its imports count, too."""
+    """Run the command `pack`. The time includes its imports."""
     from ..commands.pack import main as pack
 
     options = {
         "--seesr": "SeeSR",
-        "--ram": "ram_swin_large_14m.pth",
-        "--dape": "DAPE.pth",
+        "--ram": RAM.path,
+        "--dape": DAPE.path,
         "--tags": "",
         "--models": "",
         "--output": "packed",
@@ -72,6 +78,6 @@ def _pack(folder: Path) -> None:
 
     def work() -> None:
         if pack([part for option, name in options.items() for part in (option, str(folder / name))]):
-            raise SeeSRError("packing failed: see above.")
+            raise SeeSRError("Packing failed: see above.")
 
     report(work)

@@ -1,12 +1,12 @@
 """Peak memory and time of one tiled step without guidance, from small to large pictures.
 
-Each size has two processes of its own. In one the system's allocator works as it was told to: its time counts, and its
-peak is what a user sees, holes in the heap included, which are others in every run. In the other every larger piece of
-memory is mapped by itself and goes back as soon as it is free, so that the peak is what was in use: that is compared.
-(Only Linux can do so; an accelerator's memory is counted by torch.)
+Each size is measured in two processes. The first uses the system's allocator as configured. Its time counts, and its
+peak is what a user sees, including holes in the heap, which differ from run to run. In the second process the allocator
+maps every large block by itself and returns it once free, so the peak is the memory in use; these peaks are compared.
+(Only Linux can do so; torch counts an accelerator's memory.)
 
-What is as large as the picture by nature is named apart: the hint and the latent that go in, the latents that a sampler
-keeps, and the stem's features, which are kept because they serve every step.
+Memory that must grow with the picture is listed separately: the hint and the latent that go in, the latents that a
+sampler keeps, and the stem's features, which are kept for every step.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from .process import answer_of
 MIB = 2**20
 
 REFERENCE_PX = 768
-"""Side of the picture that larger ones are compared with: one tile."""
+"""Side of the picture that larger ones are compared with. It is one tile."""
 
 MAPPED = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
-"""Has the C library map pieces from this size on, and never raise the size by itself."""
+"""Makes the C library map blocks from this size on, and never raise this threshold."""
 
 GROWTH = 1.3
-"""The most that the rest may grow from there to the largest picture."""
+"""Largest allowed growth of the rest from the reference to the largest picture."""
 
 
-def rows(sides_px: Sequence[int]) -> list[Figure]:
-    """Measure each side, and compare the largest with that of one tile where both are among them."""
+def measure(sides_px: Sequence[int]) -> list[Figure]:
+    """Measure each size, and compare the largest with the reference if both are among them."""
 
-    def measured(side: int, variables: Mapping[str, str]) -> MemoryUse:
+    def measure_one(side: int, variables: Mapping[str, str]) -> MemoryUse:
         return MemoryUse(*answer_of(memory_work, str(side), variables=variables))
 
     figures, uses = [], {}
     for side in sorted(set(sides_px)):
-        usual, use = measured(side, {}), measured(side, MAPPED)
+        usual, use = measure_one(side, {}), measure_one(side, MAPPED)
         uses[side] = use
         figures += [
             Figure(f"{side} px: hint and latent", use.given / MIB, "MiB"),

@@ -1,4 +1,4 @@
-"""What :mod:`.memory` measures of a step in the host, in a process of its own."""
+"""Measure one step in ComfyUI, for :mod:`.memory`, in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ if TYPE_CHECKING:
     from .denoising_step import StepInputs
 
 LATENTS = 7
-"""Latents in float32 that host and sampler hold at once beside the one that goes in; a test counts them."""
+"""Float32 latents that ComfyUI and the sampler hold at once besides the input; a test counts them."""
 
 
 class MemoryUse(NamedTuple):
-    """What one step takes, in bytes and seconds."""
+    """Memory and time of one step, in bytes and seconds."""
 
     given: float
-    """The hint and the latent: they are there before the step."""
+    """The hint and the latent, which exist before the step."""
     peak: float
-    """What the step takes above them and the weights."""
+    """Peak above the given tensors and the weights."""
     latents: float
     stem_features: float
     seconds: float
 
     @property
     def without_latents(self) -> float:
-        """The peak but for the sampler's latents."""
+        """The peak without the sampler's latents."""
         return self.peak - self.latents
 
     @property
     def rest(self) -> float:
-        """The peak but for all that is as large as the picture by nature."""
+        """The peak without everything that must grow with the picture."""
         return self.without_latents - self.stem_features
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run one step on a picture of a side in pixels, the one argument, in the type that auto chooses; report it."""
+    """Run one step in the dtype that auto chooses, and report it. Argument: the side of the picture in pixels."""
     start_host(device_flags())
     from ..seesr_modules.comfyui.loading.dtypes import storage_dtypes
-    from .denoising_step import host_model, random_weights, step_inputs
+    from .denoising_step import load_comfyui_model, make_inputs, make_weights
     from .step import peak_memory
 
     side = int(arguments[0])
     stored, compute = storage_dtypes("auto")
     dtype = compute or stored
-    weights = {part: {n: t.to(dtype) for n, t in tensors.items()} for part, tensors in random_weights().items()}
-    models = host_model(weights, dtype)
-    _step(*models, step_inputs(64, 64))  # what the first pass allocates for good belongs to no size
-    inputs = step_inputs(side, side)
+    weights = {part: {n: t.to(dtype) for n, t in tensors.items()} for part, tensors in make_weights().items()}
+    models = load_comfyui_model(weights, dtype)
+    _step(*models, make_inputs(64, 64))  # the first pass allocates memory that stays, whatever the size
+    inputs = make_inputs(side, side)
     with peak_memory() as used:
         stem_features = _step(*models, inputs)
     use = MemoryUse(
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _step(base: ModelPatcher, seesr: SeeSRModel, inputs: StepInputs) -> int:
-    """Run one step in tiles, one at a time; return the bytes of the stem's features of all tiles."""
+    """Run one step, tile by tile; return the bytes of the stem's features of all tiles."""
     from ..seesr_modules.comfyui.steps.apply import apply_seesr
     from ..seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
     from ..seesr_modules.comfyui.tiling.prediction import tile_model

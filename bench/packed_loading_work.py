@@ -1,4 +1,4 @@
-"""What :mod:`.loading` measures of the nodes' loaders, in a process of its own."""
+"""Load packed files with the nodes' loaders, for :mod:`.loading`, in a process of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .process import report, touch
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Load a packed SeeSR and a packed DAPE, the two arguments, in float16 for the CPU; report what it took."""
+    """Load a packed SeeSR and a packed DAPE in float16 on the CPU, and report the cost. Arguments: the two files."""
     start_host(["--cpu"])
     from ..seesr_modules.comfyui.loading.dape import load_dape_path
     from ..seesr_modules.comfyui.loading.seesr import load_seesr_path

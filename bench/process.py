@@ -1,4 +1,4 @@
-"""Work that is done, and measured, in a process of its own."""
+"""Run work in a process of its own, and measure it there."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ sys.modules["run"].pack_module(module).main(arguments)
 
 
 class Cost(NamedTuple):
-    """What some work took."""
+    """Time and memory of some work."""
 
     seconds: float
     peak_bytes: float
-    """Resident memory at its highest, above what it was before; mapped files count where they were read."""
+    """Peak of the resident memory above its start. Pages of mapped files count once they are read."""
 
 
 def give_back_free_memory() -> None:
-    """Leave no room in the heap, which work would take without the process growing; only Linux can be told to."""
+    """Return free heap memory to the system, so that new allocations make the process grow; Linux only."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def report(work: Callable[[], object]) -> None:
-    """Do the work and print its cost, for :func:`cost_of`. Reads what Linux tells of a process."""
+    """Do the work and print its cost, for :func:`cost_of`; Linux only."""
     give_back_free_memory()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, start = _status_bytes("VmRSS"), time.perf_counter()
     made = work()
     seconds = time.perf_counter() - start
@@ -57,22 +57,22 @@ def report(work: Callable[[], object]) -> None:
 
 
 def touch(tensors: Iterable[Tensor]) -> None:
-    """Read from every page of memory that the tensors lie in, so that what is mapped from a file is there."""
+    """Read every memory page of the tensors, so that tensors mapped from a file are loaded."""
     for tensor in tensors:
         tensor.flatten()[:: _PAGE_BYTES // tensor.itemsize].sum()
 
 
 def cost_of(module: ModuleType, *arguments: str) -> Cost:
-    """Run ``main(arguments)`` of a module of this pack, which calls :func:`report`, in a fresh process."""
+    """Run ``main(arguments)`` of a module, which calls :func:`report`, in a new process."""
     return Cost(*answer_of(module, *arguments))
 
 
 def answer_of(module: ModuleType, *arguments: str, variables: Mapping[str, str] | None = None) -> list[float]:
-    """Run ``main(arguments)`` of a module in a fresh process; return the numbers that it prints last, in JSON.
+    """Run ``main(arguments)`` of a module in a new process, and return the JSON numbers of its last line.
 
-    ``variables`` are set in its environment.
+    ``variables`` are set in the environment of the process.
     """
-    name = module.__name__.partition(".")[2]  # without the name that the pack has in this process
+    name = module.__name__.partition(".")[2]  # without the pack's alias in this process
     paths = [path for path in (os.environ.get("COMFYUI_PATH"), os.environ.get("PYTHONPATH")) if path]
     done = subprocess.run(
         [sys.executable, "-c", _START, str(_LAUNCHER), name, *arguments],

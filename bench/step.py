@@ -1,4 +1,4 @@
-"""Time and memory of SeeSR in the host, at the published sizes, on random weights."""
+"""Time and memory of SeeSR in ComfyUI, at the published sizes, on random weights."""
 
 from __future__ import annotations
 
@@ -21,91 +21,94 @@ from ..seesr_modules.dape.config import PUBLISHED_DAPE
 from ..seesr_modules.dape.tagger import Dape
 from ..seesr_modules.method.tiles import latent_tile
 from .denoising_step import (
-    PlainControl,
+    OtherControl,
     StepInputs,
     Weights,
-    host_model,
-    host_step,
-    plain_steps,
-    random_weights,
-    step_inputs,
+    load_comfyui_model,
+    make_inputs,
+    make_weights,
+    prepare_comfyui_step,
+    prepare_plain_steps,
 )
 from .figures import Figure
 from .process import give_back_free_memory
-from .timing import PairedTiming, paired
+from .timing import PairedTiming, time_in_turn
 
 TILE_PX, OVERLAP_PX = 768, 128
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 FLOAT32_BOUND, AUTO_BOUND = 1.0, 0.40
-"""The most that a step on a CPU may take, in float32 and in auto, in times of a plain one in float32."""
+"""Upper bounds of a step on a CPU, in float32 and in auto, as multiples of a plain step in float32."""
 
 WARM_UP = 3
-"""Steps on an accelerator before it has chosen its kernels and taken its memory."""
+"""Steps that an accelerator needs to choose its kernels and allocate its memory."""
 
 
-def step_rows(side_px: int, rounds: int) -> list[Figure]:
-    """Time one step with guidance, each pair in turn with nothing between.
+def measure_step(side_px: int, rounds: int) -> list[Figure]:
+    """Time one guided step in pairs.
 
-    On a CPU the host's step in float32 against diffusers, against the host's UNet beside diffusers' ControlNet,
-    which is what running a published-style ControlNet by itself would cost, and without guidance; then in auto
-    against diffusers in float32. On an accelerator in each half precision against diffusers, and in tiles.
+    On a CPU, ComfyUI's step in float32 is compared with diffusers, with ComfyUI's UNet beside diffusers' ControlNet
+    (the cost of a ControlNet that runs by itself, as published), and with a step without guidance. Then its step in
+    auto is compared with diffusers in float32. On an accelerator, its step in each half precision is compared with
+    diffusers, and whole pictures with tiles.
     """
     try:
         if comfy.model_management.is_device_cpu(comfy.model_management.get_torch_device()):
-            return _cpu_rows(side_px, rounds)
-        weights = random_weights()
-        return [row for dtype in HALF_PRECISION for row in _half_precision_rows(weights, dtype, side_px, rounds)]
+            return _measure_on_cpu(side_px, rounds)
+        weights = make_weights()
+        return [row for dtype in HALF_PRECISION for row in _measure_half_precision(weights, dtype, side_px, rounds)]
     finally:
         comfy.model_management.unload_all_models()
 
 
-def _cpu_rows(side_px: int, rounds: int) -> list[Figure]:
-    weights = random_weights()
-    inputs = step_inputs(side_px, side_px)
-    plain = plain_steps(weights, inputs, torch.float32)
-    base, seesr = host_model(weights, torch.float32)
-    ours = host_step(base, seesr, inputs)
-    mixed = host_step(base, seesr, inputs, PlainControl(plain.controlnet))
-    unguided = host_step(base, seesr, inputs, guided=False)
-    rows = _compared("float32", "plain diffusers", paired(ours, plain.whole, rounds), FLOAT32_BOUND)
-    rows += _compared("float32", "host UNet with diffusers ControlNet", paired(ours, mixed, rounds), FLOAT32_BOUND)
-    rows += _compared("float32 without guidance", "float32", paired(unguided, ours, rounds))
+def _measure_on_cpu(side_px: int, rounds: int) -> list[Figure]:
+    weights = make_weights()
+    inputs = make_inputs(side_px, side_px)
+    plain = prepare_plain_steps(weights, inputs, torch.float32)
+    base, seesr = load_comfyui_model(weights, torch.float32)
+    ours = prepare_comfyui_step(base, seesr, inputs)
+    mixed = prepare_comfyui_step(base, seesr, inputs, OtherControl(plain.controlnet))
+    unguided = prepare_comfyui_step(base, seesr, inputs, guided=False)
+    rows = _compare("float32", "plain diffusers", time_in_turn(ours, plain.whole, rounds), FLOAT32_BOUND)
+    rows += _compare(
+        "float32", "ComfyUI UNet with diffusers ControlNet", time_in_turn(ours, mixed, rounds), FLOAT32_BOUND
+    )
+    rows += _compare("float32 without guidance", "float32", time_in_turn(unguided, ours, rounds))
     stored, compute = storage_dtypes("auto")
     auto = compute or stored
     if auto is not torch.float32:
-        faster = host_step(*host_model(weights, auto), inputs)
-        timing = paired(faster, plain.whole, rounds)
-        rows += _compared(f"auto ({auto})", "plain diffusers in float32", timing, AUTO_BOUND)
-        error = _deviation(base, inputs, faster(), plain.whole())
+        faster = prepare_comfyui_step(*load_comfyui_model(weights, auto), inputs)
+        timing = time_in_turn(faster, plain.whole, rounds)
+        rows += _compare(f"auto ({auto})", "plain diffusers in float32", timing, AUTO_BOUND)
+        error = _measure_deviation(base, inputs, faster(), plain.whole())
         rows.append(Figure("auto: mean deviation of epsilon from float32", error, "x of its mean"))
     return rows
 
 
-def _half_precision_rows(weights: Weights, dtype: torch.dtype, side_px: int, rounds: int) -> list[Figure]:
-    """Time a step of the host and the same on diffusers, both in ``dtype`` and with all weights on the device."""
+def _measure_half_precision(weights: Weights, dtype: torch.dtype, side_px: int, rounds: int) -> list[Figure]:
+    """Time a step in ComfyUI and in diffusers, both in ``dtype`` and with all weights on the device."""
     name = str(dtype).removeprefix("torch.")
     rounded = {part: {n: t.to(dtype) for n, t in tensors.items()} for part, tensors in weights.items()}
     held = sum(tensor.nbytes for tensors in rounded.values() for tensor in tensors.values())
-    inputs, large = step_inputs(side_px, side_px), step_inputs(2 * side_px, 2 * side_px)
-    base, seesr = host_model(rounded, dtype)
-    ours = _finished(host_step(base, seesr, inputs))
-    plain = _finished(plain_steps(rounded, inputs, dtype).whole)
-    rows = _compared(name, f"{name}, plain diffusers", paired(ours, plain, rounds, warmup=WARM_UP))
+    inputs, large = make_inputs(side_px, side_px), make_inputs(2 * side_px, 2 * side_px)
+    base, seesr = load_comfyui_model(rounded, dtype)
+    ours = _synchronize(prepare_comfyui_step(base, seesr, inputs))
+    plain = _synchronize(prepare_plain_steps(rounded, inputs, dtype).whole)
+    rows = _compare(name, f"{name}, plain diffusers", time_in_turn(ours, plain, rounds, warmup=WARM_UP))
     rows.append(Figure(f"{name}: weights", held / 2**20, "MiB"))
     for whose, step in ((name, ours), (f"{name}, plain diffusers", plain)):
         with peak_memory() as used:
             step()
         rows.append(Figure(f"{whose}: peak above the weights", used.peak_bytes / 2**20, "MiB"))
     rows.append(
-        Figure(f"{name}: mean deviation of epsilon", _deviation(base, inputs, ours(), plain()), "x of its mean")
+        Figure(f"{name}: mean deviation of epsilon", _measure_deviation(base, inputs, ours(), plain()), "x of its mean")
     )
     tile, overlap = latent_tile(TILE_PX, OVERLAP_PX)
-    whole = _finished(host_step(base, seesr, large))
-    tiled = _finished(host_step(tile_model(base, tile, overlap), seesr, large))
+    whole = _synchronize(prepare_comfyui_step(base, seesr, large))
+    tiled = _synchronize(prepare_comfyui_step(tile_model(base, tile, overlap), seesr, large))
     in_tiles, at_once = f"{name}, {2 * side_px} px in tiles of {TILE_PX}", f"{name}, {2 * side_px} px at once"
-    rows += _compared(in_tiles, at_once, paired(tiled, whole, rounds, warmup=WARM_UP))
+    rows += _compare(in_tiles, at_once, time_in_turn(tiled, whole, rounds, warmup=WARM_UP))
     for what, step in ((in_tiles, tiled), (at_once, whole)):
         with peak_memory() as used:
             step()
@@ -114,8 +117,8 @@ def _half_precision_rows(weights: Weights, dtype: torch.dtype, side_px: int, rou
     return rows
 
 
-def _finished(work: Callable[[], Any]) -> Callable[[], Any]:
-    """Return ``work`` that waits until the accelerator has done it."""
+def _synchronize(work: Callable[[], Any]) -> Callable[[], Any]:
+    """Make ``work`` wait until the accelerator has finished it."""
 
     def whole() -> Any:
         result = work()
@@ -125,16 +128,16 @@ def _finished(work: Callable[[], Any]) -> Callable[[], Any]:
     return whole
 
 
-def _deviation(base: Any, inputs: StepInputs, denoised: list[Tensor], epsilon: Tensor) -> float:
-    """Return how far the epsilon behind the host's x0 is from diffusers', both conds, as a share of its mean."""
+def _measure_deviation(base: Any, inputs: StepInputs, denoised: list[Tensor], epsilon: Tensor) -> float:
+    """Return how far the epsilon of ComfyUI's x0 is from diffusers', for both conds, as a share of its mean."""
     sigma = base.model.model_sampling.sigma(torch.tensor([float(inputs.timestep)])).cpu()
     noisy = inputs.latent * torch.sqrt(1 + sigma**2)
     found, expected = (noisy - torch.cat(denoised).cpu().float()) / sigma, epsilon.cpu().float()
     return float((found - expected).abs().mean() / expected.abs().mean())
 
 
-def _compared(name: str, other: str, timing: PairedTiming, bound: float | None = None) -> list[Figure]:
-    """Return the medians of a pair, and their ratio, which is to keep within ``bound``."""
+def _compare(name: str, other: str, timing: PairedTiming, bound: float | None = None) -> list[Figure]:
+    """Return the medians of a pair and the ratio, whose upper bound is ``bound``."""
     lowest, highest = timing.ratio_range
     pair = f"{name} / {other}"
     return [
@@ -148,16 +151,16 @@ def _compared(name: str, other: str, timing: PairedTiming, bound: float | None =
 
 @dataclass
 class Used:
-    """What work took; it is filled in when that is done."""
+    """Time and memory of some work; filled in when the work is done."""
 
     seconds: float = 0.0
     peak_bytes: int = 0
-    """Memory at its highest, above what was in use before."""
+    """Peak of the memory above its start."""
 
 
 @contextmanager
 def peak_memory() -> Iterator[Used]:
-    """Watch time and memory of what is done meanwhile: the process's on a CPU, torch's on an accelerator."""
+    """Measure time and memory within the context: the process's memory on a CPU, torch's on an accelerator."""
     used = Used()
     give_back_free_memory()
     start = time.perf_counter()
@@ -187,8 +190,8 @@ def peak_memory() -> Iterator[Used]:
     used.seconds = time.perf_counter() - start
 
 
-def dape_rows() -> list[Figure]:
-    """Time the tagger per image, alone and in batches, in the type that its auto is."""
+def measure_dape() -> list[Figure]:
+    """Time the tagger per image, alone and in batches, in the dtype of its auto."""
     stored, compute = storage_dtypes("float16")
     model = Dape(PUBLISHED_DAPE, comfy.ops.manual_cast, device="cpu", dtype=stored)
     for parameter in model.parameters():
@@ -203,6 +206,6 @@ def dape_rows() -> list[Figure]:
             with torch.inference_mode():
                 model(images, compute or stored).logits.cpu()
 
-        timing = paired(look, look, rounds=2)
+        timing = time_in_turn(look, look, rounds=2)
         rows.append(Figure(f"seconds per image, {batch} at once", timing.median_a / batch, "s"))
     return rows

@@ -1,4 +1,4 @@
-"""Two callables timed in turn, so that what slows the machine meanwhile slows both."""
+"""Time two callables in turn, so that other load on the machine slows both."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class PairedTiming:
 
     @property
     def ratios(self) -> tuple[float, ...]:
-        """How many times longer the first took than the second, in each round."""
+        """Time of the first divided by time of the second, for each round."""
         return tuple(a / b for a, b in zip(self.seconds_a, self.seconds_b, strict=True))
 
     @property
     def ratio(self) -> float:
-        """Median of the rounds' ratios: a slow spell of the machine moves it less than the medians' ratio."""
+        """Median of the rounds' ratios. A slow spell of the machine changes it less than the ratio of the medians."""
         return median(self.ratios)
 
     @property
@@ -43,7 +43,7 @@ class PairedTiming:
         return min(self.ratios), max(self.ratios)
 
 
-def paired(
+def time_in_turn(
     callable_a: Callable[[], object],
     callable_b: Callable[[], object],
     rounds: int,
@@ -51,17 +51,17 @@ def paired(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> PairedTiming:
-    """Time two callables in turn, the other one first in every second round.
+    """Time two callables in turn; the second one starts every other round.
 
     Args:
-        callable_a: runs once per round and returns when its work is done (on a GPU: it waits for the device).
-        callable_b: what it is compared with.
-        rounds: pairs that are timed, 1 or more.
-        warmup: pairs that run untimed before.
-        clock: tells the time in seconds.
+        callable_a: Runs once per round, and returns when its work is done (on a GPU, it waits for the device).
+        callable_b: The callable to compare with.
+        rounds: Number of timed pairs, 1 or more.
+        warmup: Number of pairs that run untimed first.
+        clock: Returns the time in seconds.
 
     Raises:
-        SeeSRError: no round was asked for.
+        SeeSRError: ``rounds`` is less than 1.
     """
     if rounds < 1:
         raise SeeSRError(f"rounds: {rounds} is too few: ask for 1 or more.")

@@ -1,1 +1,1 @@
-"""How good upscaled photos are: degraded photos with a known truth, metrics, a table and a contact sheet."""
+"""Evaluation of upscalers on degraded photos: metrics, a table and a contact sheet."""

@@ -1,13 +1,12 @@
-"""Compare upscalers on photos that are degraded first, by metrics and side by side.
+"""Degrade photos, upscale them with several methods, and compare the results by metrics and side by side.
 
-Each photo is degraded as the training pairs are, always in the same way, and upscaled four times by every method.
+Photos are degraded as in training, reproducibly, and every method enlarges them four times.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 import tempfile
@@ -16,12 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..commands import upscale
+from ..commands.arguments import add_workflow_options, load_preset
+from ..commands.headless.workflow import Workflow
+from ..commands.presets import PRESETS
+from ..commands.terminal import end_progress, say, set_up_logging, show_progress
 from ..seesr_modules.errors import SeeSRError
 
 if TYPE_CHECKING:
-    from ..commands.headless.exchange import Workflow
-    from ..commands.headless.session import HeadlessHost
+    from ..commands.headless.session import HeadlessComfyUI
     from .photos import Photo, Pixels
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements" / "train.txt"
@@ -29,7 +30,7 @@ PACKAGES = ("skimage", "iqa")  # as they are imported
 
 
 class Method(NamedTuple):
-    """An upscaler: the name of its row, and a workflow with one LoadImage and one SaveImage."""
+    """An upscaler: the name of its row in the table, and a workflow with one LoadImage and one SaveImage."""
 
     name: str
     workflow: Workflow
@@ -45,16 +46,21 @@ def parser() -> argparse.ArgumentParser:
     )
     add = command.add_argument
     add("places", nargs="+", type=Path, metavar="DIR", help="a folder of photos, or a photo")
-    add("--size", type=int, default=512, help="side of the squares that are upscaled to, in pixels (512)")
-    add("--crop", action="store_true", help="cut the squares out of the photos, without shrinking those first")
-    add("--seed", type=int, default=0, help="of the degradation (0)")
+    add("--size", type=int, default=512, help="side of the results, which are square, in pixels (512)")
+    add("--crop", action="store_true", help="cut the squares out of the photos without shrinking the photos first")
+    add("--seed", type=int, default=0, help="seed of the degradation (0)")
     add(
         "--preset",
         action="append",
-        choices=[*upscale.PRESETS, "none"],
-        help="as for run.py upscale (nano); may be repeated, none for no SeeSR",
+        choices=[*PRESETS, "none"],
+        help="as for run.py upscale (nano); may be repeated; none: no SeeSR",
     )
-    add("--options", default="", metavar="TEXT", help="more options of run.py upscale, such as '--steps 20'")
+    add(
+        "--options",
+        default="",
+        metavar="TEXT",
+        help="options of run.py upscale that change the preset, such as '--steps 20'",
+    )
     add(
         "--upscale-model",
         action="append",
@@ -70,22 +76,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="also upscale with this workflow, in API format, with one LoadImage and one SaveImage; may be repeated",
     )
-    add("--output", type=Path, default=Path("output", "eval"), metavar="FOLDER", help="for all files (output/eval)")
-    add("--json", type=Path, metavar="FILE", help="the scores (FOLDER/scores.json)")
-    add("--sheet", type=Path, metavar="FILE", help="the contact sheet (FOLDER/sheet.png)")
+    add(
+        "--output",
+        type=Path,
+        default=Path("output", "eval"),
+        metavar="FOLDER",
+        help="folder for all files (output/eval)",
+    )
+    add("--json", type=Path, metavar="FILE", help="where to write the scores (FOLDER/scores.json)")
+    add("--sheet", type=Path, metavar="FILE", help="where to write the contact sheet (FOLDER/sheet.png)")
     add("--verbose", action="store_true", help="show ComfyUI's log, with tracebacks")
     return command
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Upscale, score and write. Exit code 0 done, 2 wrong input, a missing file or a workflow that failed."""
+    """Upscale, score and write. Exit codes: 0 done, 2 wrong input, a missing file or a workflow that failed."""
     options = parser().parse_args(arguments)
-    upscale.set_up_logging(options.verbose)
+    set_up_logging(options.verbose)
     try:
         _evaluate(options)
     except SeeSRError as error:
-        upscale.end_progress()
-        upscale.say(f"{error}\n")
+        end_progress()
+        say(f"{error}\n")
         return 2
     return 0
 
@@ -96,125 +108,113 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise SeeSRError(
             f"The package {missing[0]} is not installed: {sys.executable} -m pip install -r {REQUIREMENTS}"
         )
-    from .learned import learned_metrics
+    from PIL.Image import Resampling
+
+    from .learned import load_learned_metrics
     from .metrics import ABOUT_METRICS, METRICS
-    from .photos import bicubic, photo_files, read_photo
-    from .report import means, score_all, table
+    from .photos import enlarge, find_photos, read_photo
+    from .report import CLEAN, format_table, means, score_all
     from .sheet import contact_sheet
 
-    files = photo_files(options.places)
-    methods = methods_of(options, files[0])
+    files = find_photos(options.places)
+    methods = methods_of(options)
     photos = [read_photo(file, options.size, options.crop, options.seed) for file in files]
-    results: dict[str, Mapping[str, Pixels]] = {"bicubic": {photo.name: bicubic(photo.low) for photo in photos}}
-    results |= _upscaled(methods, photos)
-    learned, without = learned_metrics()
+    results: dict[str, Mapping[str, Pixels]] = {
+        "bicubic": {photo.name: enlarge(photo.degraded, Resampling.BICUBIC) for photo in photos}
+    }
+    results |= _upscale_all(methods, photos)
+    learned, without = load_learned_metrics()
     metrics = [*METRICS, *learned]
     scores = score_all(photos, results, metrics)
     about = f"{ABOUT_METRICS} {without}".strip()
-    sys.stdout.write(f"{table(scores, metrics)}\n{about}\n")
+    sys.stdout.write(f"{format_table(scores, metrics)}\n{about}\n")
 
     settings = {"size": options.size, "crop": options.crop, "seed": options.seed}
     report = {"about": about, **settings, "mean": means(scores), "photos": scores}
     ends = {
-        "degraded": {photo.name: photo.low for photo in photos},
-        "truth": {photo.name: photo.truth for photo in photos},
+        "degraded": {photo.name: photo.degraded for photo in photos},
+        CLEAN: {photo.name: photo.clean for photo in photos},
     }
     _write_pictures(options.output, {**results, **ends})
     _new_file(options.json or options.output / "scores.json").write_text(json.dumps(report, indent=1), "utf-8")
     contact_sheet(photos, results).save(_new_file(options.sheet or options.output / "sheet.png"))
 
 
-def methods_of(options: argparse.Namespace, photo: Path) -> list[Method]:
-    """Return the upscalers that the options name; ``photo`` is any of the photos.
+def methods_of(options: argparse.Namespace) -> list[Method]:
+    """Return the upscalers that the options name.
 
     Raises:
-        SeeSRError: a workflow is none, or two methods have the same name.
+        SeeSRError: A workflow does not fit, or two methods have the same name.
     """
-    methods = []
-    more = shlex.split(options.options)
-    settings = upscale.parser().parse_args([str(photo), *more])
-    for preset in options.preset or ["nano"]:
-        if preset != "none":
-            methods.append(Method(preset, upscale.load_workflow(settings, preset)))
+    reader = argparse.ArgumentParser("run.py eval --options", usage=argparse.SUPPRESS, add_help=False)
+    add_workflow_options(reader)
+    settings = reader.parse_args(shlex.split(options.options))
+    presets = [preset for preset in options.preset or ["nano"] if preset != "none"]
+    methods = [Method(preset, load_preset(preset, settings)) for preset in presets]
     methods += [Method(Path(name).stem, upscale_model_workflow(name)) for name in options.upscale_model]
     methods += [Method(file.stem, read_workflow(file)) for file in options.workflow]
     names = ["bicubic", "degraded", "truth", *(method.name for method in methods)]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise SeeSRError(f"Two methods are called {twice[0]}: rename a file, the results go by their names.")
+        raise SeeSRError(f"Two methods are called {twice[0]}: rename a file, since results are named after methods.")
     return methods
 
 
 def upscale_model_workflow(name: str) -> Workflow:
     """Return a workflow that runs a file of models/upscale_models."""
-    return {
-        "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
-        "2": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": name}},
-        "3": {"class_type": "ImageUpscaleWithModel", "inputs": {"upscale_model": ["2", 0], "image": ["1", 0]}},
-        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "eval"}},
-    }
+    return Workflow(
+        {
+            "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
+            "2": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": name}},
+            "3": {"class_type": "ImageUpscaleWithModel", "inputs": {"upscale_model": ["2", 0], "image": ["1", 0]}},
+            "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "eval"}},
+        }
+    )
 
 
 def read_workflow(file: Path) -> Workflow:
     """Read a workflow in API format.
 
     Raises:
-        SeeSRError: it cannot be read, or has not one LoadImage and one SaveImage.
+        SeeSRError: The file cannot be read, or the workflow does not have one LoadImage and one SaveImage.
     """
-    try:
-        workflow: Workflow = json.loads(file.read_text("utf-8"))
-        classes = [node["class_type"] for node in workflow.values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SeeSRError(f"{file} is not a workflow in API format ({error!r}): save it by Export (API).") from error
-    if classes.count("LoadImage") != 1 or classes.count("SaveImage") != 1:
+    workflow = Workflow.read(file)
+    if any(len(workflow.inputs_of(name)) != 1 for name in ("LoadImage", "SaveImage")):
         raise SeeSRError(f"The workflow {file} must have one LoadImage and one SaveImage.")
     return workflow
 
 
-def _upscaled(methods: Sequence[Method], photos: Sequence[Photo]) -> dict[str, Mapping[str, Pixels]]:
-    """Run every method over all photos, one method after the other, in one host."""
+def _upscale_all(methods: Sequence[Method], photos: Sequence[Photo]) -> dict[str, Mapping[str, Pixels]]:
+    """Run every method on all photos, one method after the other, in one ComfyUI."""
     if not methods:
         return {}
-    from ..commands.headless.extra_nodes import load_extra_nodes
-    from ..commands.headless.session import HeadlessHost
-    from ..seesr_modules.comfyui.device import device_flags
+    from ..commands.headless.session import HeadlessComfyUI
 
     with tempfile.TemporaryDirectory(prefix="seesr-") as scratch:
-        host = HeadlessHost([*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])], Path(scratch))
+        comfyui = HeadlessComfyUI.start(Path(scratch))
         for method in methods:
-            load_extra_nodes(method.workflow)
-            upscale.check_models(host, method.workflow)
-            _check_upscale_models(host, method.workflow)
-        return {method.name: {photo.name: _run(host, method, photo) for photo in photos} for method in methods}
+            comfyui.require_nodes(method.workflow.nodes)
+            method.workflow.check_models(comfyui)
+        return {method.name: {photo.name: _run(comfyui, method, photo) for photo in photos} for method in methods}
 
 
-def _check_upscale_models(host: HeadlessHost, workflow: Workflow) -> None:
-    """Raise a SeeSRError where the workflow names a file that is not in models/upscale_models."""
-    for node in workflow.values():
-        if node["class_type"] == "UpscaleModelLoader":
-            name, there = node["inputs"]["model_name"], host.choices("UpscaleModelLoader", "model_name")
-            if name not in there:
-                folder = host.model_folder("upscale_models")
-                raise SeeSRError(f"There is no {name} in {folder}: put it there, or choose from {there}.")
-
-
-def _run(host: HeadlessHost, method: Method, photo: Photo) -> Pixels:
+def _run(comfyui: HeadlessComfyUI, method: Method, photo: Photo) -> Pixels:
     """Upscale one degraded photo.
 
     Raises:
-        SeeSRError: the workflow fails, or its result has not the size of the truth.
+        SeeSRError: The workflow fails, or its result does not have the size of the clean photo.
     """
     import torch
 
     def show(title: str, done: float, steps: float) -> None:
-        upscale.show_progress(f"{method.name}, {photo.name}: {title}", int(done), int(steps))
+        show_progress(f"{method.name}, {photo.name}: {title}", done, steps)
 
-    low = torch.from_numpy(photo.low).movedim(-1, 0)[None] / 255
-    saved = host.run_workflow(method.workflow, low, show)
-    upscale.end_progress()
+    degraded = torch.from_numpy(photo.degraded).movedim(-1, 0)[None] / 255
+    saved = comfyui.run_workflow(method.workflow.nodes, degraded, show)
+    end_progress()
     result: Pixels = (saved[0][0] * 255).round().byte().movedim(0, -1).numpy()
-    if result.shape != photo.truth.shape:
-        height, width, _ = photo.truth.shape
+    if result.shape != photo.clean.shape:
+        height, width, _ = photo.clean.shape
         raise SeeSRError(
             f"{method.name} made {photo.name} {result.shape[1]}x{result.shape[0]} px: it must enlarge four times, "
             f"to {width}x{height}."
@@ -233,7 +233,7 @@ def _write_pictures(folder: Path, pictures: Mapping[str, Mapping[str, Pixels]]) 
 
 
 def _new_file(path: Path) -> Path:
-    """Make the folder of a file and say that the file is written."""
+    """Make the folder of a file, and print the path of the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(f"{path}\n")
     return path

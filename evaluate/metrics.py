@@ -1,4 +1,4 @@
-"""Scores of a picture, against the truth or by itself, on 8-bit RGB as it is saved."""
+"""Scores of a result, alone or compared with the clean photo, on 8-bit RGB as saved."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .photos import Pixels
 
 NIQE_BLOCK_PX = 48
 LUMA = np.array([65.481, 128.553, 24.966]) / 255
-"""Weights of red, green and blue in the Y of BT.601, which goes from 16 to 235."""
+"""Weights of red, green and blue in the Y of BT.601, whose range is 16 to 235."""
 
 
 class Metric(NamedTuple):
-    """A score. ``against_truth`` where it compares; the others look at the result alone."""
+    """A score. ``compares`` is true if the score compares the result with the clean photo."""
 
     name: str
     decimals: int
-    against_truth: bool
+    compares: bool
     score: Callable[[Pixels, Pixels], float]
-    """Takes the result and the truth, which are of one size."""
+    """Takes the result and the clean photo, which have the same size."""
 
 
 def luma(picture: Pixels) -> NDArray[np.float64]:
@@ -32,27 +32,27 @@ def luma(picture: Pixels) -> NDArray[np.float64]:
     return 16 + picture @ LUMA
 
 
-def psnr_luma(result: Pixels, truth: Pixels) -> float:
-    """Return the peak signal-to-noise ratio on Y, the peak 255, in dB."""
-    return float(peak_signal_noise_ratio(luma(truth), luma(result), data_range=255))
+def psnr_luma(result: Pixels, clean: Pixels) -> float:
+    """Return the peak signal-to-noise ratio on Y in dB, with the peak at 255."""
+    return float(peak_signal_noise_ratio(luma(clean), luma(result), data_range=255))
 
 
-def psnr_rgb(result: Pixels, truth: Pixels) -> float:
-    """Return the peak signal-to-noise ratio on RGB, in dB."""
-    return float(peak_signal_noise_ratio(truth, result))
+def psnr_rgb(result: Pixels, clean: Pixels) -> float:
+    """Return the peak signal-to-noise ratio on RGB in dB."""
+    return float(peak_signal_noise_ratio(clean, result))
 
 
-def ssim_luma(result: Pixels, truth: Pixels) -> float:
+def ssim_luma(result: Pixels, clean: Pixels) -> float:
     """Return the structural similarity on Y, as published: Gaussian windows of 11 px, sigma 1.5."""
     return float(
         structural_similarity(
-            luma(truth), luma(result), data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+            luma(clean), luma(result), data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
     )
 
 
-def naturalness(result: Pixels, truth: Pixels) -> float:
-    """Return NIQE on Y in blocks of 48 px: pictures of 512 px have too few of the usual 96 px."""
+def naturalness(result: Pixels, clean: Pixels) -> float:
+    """Return NIQE on Y in blocks of 48 px, since pictures of 512 px have too few of the usual 96 px blocks."""
     return niqe(luma(result).round(), NIQE_BLOCK_PX)
 
 
@@ -63,7 +63,7 @@ METRICS = (
     Metric("NIQE", 2, False, naturalness),
 )
 ABOUT_METRICS = (
-    "PSNR in dB; Y is that of BT.601; no border is cut off. "
-    f"NIQE on Y in blocks of {NIQE_BLOCK_PX} px does not compare with values from blocks of 96 px. "
-    "Of NIQE and LPIPS less is better, of the others more."
+    "PSNR is in dB. Y is that of BT.601. No border is cut off. "
+    f"NIQE is computed on Y in blocks of {NIQE_BLOCK_PX} px and cannot be compared with values from blocks of 96 px. "
+    "Lower is better for NIQE and LPIPS, higher for the others."
 )

@@ -1,4 +1,4 @@
-"""Photos to judge by: a square of each as the truth, and the same square degraded."""
+"""Photos for the comparison: a square of each, clean and degraded."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ Pixels = NDArray[np.uint8]
 
 SCALE = 4
 STEP_PX = 32
-"""Sides of the truth are multiples of this, so that no size plan rounds the degraded photo up."""
+"""Sides of the clean squares are multiples of this, so that the size plan does not enlarge the degraded ones."""
 
 SMALLEST_PX = 96
 
 
 class Photo(NamedTuple):
-    """A photo's name, what an upscaler should find, and what it is given: a quarter of the size."""
+    """A photo's name, the clean square, and the degraded one at a quarter of its size."""
 
     name: str
-    truth: Pixels
-    low: Pixels
+    clean: Pixels
+    degraded: Pixels
 
 
-def photo_files(places: Sequence[Path]) -> list[Path]:
-    """Return the files given and all pictures of the folders given, not of those in them, by name.
+def find_photos(places: Sequence[Path]) -> list[Path]:
+    """Return the given files, and the pictures directly in the given folders by name.
 
     Raises:
-        SeeSRError: a place does not exist, a folder has no pictures, or two files have the same name.
+        SeeSRError: A place does not exist, a folder has no pictures, or two files have the same name.
     """
     files: list[Path] = []
     for place in places:
@@ -50,7 +50,7 @@ def photo_files(places: Sequence[Path]) -> list[Path]:
     stems = [file.stem for file in files]
     twice = {stem for stem in stems if stems.count(stem) > 1}
     if twice:
-        raise SeeSRError(f"Two photos are called {min(twice)}: rename one, the results go by their names.")
+        raise SeeSRError(f"Two photos are called {min(twice)}: rename one, since results are named after photos.")
     return files
 
 
@@ -58,14 +58,15 @@ def read_photo(file: Path, size_px: int, crop_only: bool, seed: int) -> Photo:
     """Read a photo and degrade it as the training pairs are.
 
     Args:
-        file: the photo.
-        size_px: side of the truth; of a smaller photo, the largest multiple of 32 px that it has. Photos are never
-            enlarged.
-        crop_only: take the middle as it is, in place of shrinking the photo to this size first.
-        seed: of the degradation, together with the file's name: a photo's is the same in any company.
+        file: The photo.
+        size_px: Side of the clean square. For a smaller photo, the side is the largest multiple of 32 px that fits;
+            photos are never enlarged.
+        crop_only: Cut the middle out without shrinking the photo first.
+        seed: Seeds the degradation together with the file's name, so a photo's degradation does not depend on the
+            other photos.
 
     Raises:
-        SeeSRError: the file is no picture, or too small.
+        SeeSRError: The file is not a picture, or the photo is too small.
     """
     image = Image.fromarray(open_photo(file).pixels())
     side = min(size_px, *image.size) // STEP_PX * STEP_PX
@@ -76,22 +77,13 @@ def read_photo(file: Path, size_px: int, crop_only: bool, seed: int) -> Photo:
         square = image.crop((left, top, left + side, top + side))
     else:
         square = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
-    truth = np.asarray(square)
+    clean = np.asarray(square)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{file.name}".encode()))
-    low = degrade(torch.from_numpy(truth.copy()).permute(2, 0, 1)[None] / 255, generator, scale=SCALE)
-    return Photo(file.stem, truth, (low[0].permute(1, 2, 0) * 255).round().byte().numpy())
+    degraded = degrade(torch.from_numpy(clean.copy()).permute(2, 0, 1)[None] / 255, generator, scale=SCALE)
+    return Photo(file.stem, clean, (degraded[0].permute(1, 2, 0) * 255).round().byte().numpy())
 
 
-def bicubic(low: Pixels) -> Pixels:
-    """Enlarge a picture by :data:`SCALE`, as any viewer does."""
-    return _enlarged(low, Image.Resampling.BICUBIC)
-
-
-def nearest(low: Pixels) -> Pixels:
-    """Enlarge a picture by :data:`SCALE`, every pixel a square."""
-    return _enlarged(low, Image.Resampling.NEAREST)
-
-
-def _enlarged(low: Pixels, method: Image.Resampling) -> Pixels:
-    height, width, _ = low.shape
-    return np.asarray(Image.fromarray(low).resize((width * SCALE, height * SCALE), method))
+def enlarge(picture: Pixels, method: Image.Resampling) -> Pixels:
+    """Enlarge a picture by :data:`SCALE`."""
+    height, width, _ = picture.shape
+    return np.asarray(Image.fromarray(picture).resize((width * SCALE, height * SCALE), method))

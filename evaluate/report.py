@@ -1,4 +1,4 @@
-"""Scores of all photos and methods: their means, as a table and as JSON."""
+"""Scores of all photos and methods, their means, and both as a table."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ import numpy as np
 from .metrics import Metric
 from .photos import Photo, Pixels
 
-TRUTH = "truth"
+CLEAN = "truth"
+"""Row and folder of the clean photos."""
+
 Scores = dict[str, dict[str, dict[str, float]]]
-"""Method -> photo -> metric -> score. The truth has no scores against itself."""
+"""Method -> photo -> metric -> score. Clean photos are not compared with themselves."""
 
 
 def score_all(
     photos: Sequence[Photo], results: Mapping[str, Mapping[str, Pixels]], metrics: Sequence[Metric]
 ) -> Scores:
-    """Score the results (method -> photo -> picture), and the truth after them."""
+    """Score the results (method -> photo -> picture), then the clean photos."""
     scores: Scores = {
         method: {
-            photo.name: {metric.name: metric.score(found[photo.name], photo.truth) for metric in metrics}
+            photo.name: {metric.name: metric.score(found[photo.name], photo.clean) for metric in metrics}
             for photo in photos
         }
         for method, found in results.items()
     }
-    alone = [metric for metric in metrics if not metric.against_truth]
-    scores[TRUTH] = {
-        photo.name: {metric.name: metric.score(photo.truth, photo.truth) for metric in alone} for photo in photos
+    alone = [metric for metric in metrics if not metric.compares]
+    scores[CLEAN] = {
+        photo.name: {metric.name: metric.score(photo.clean, photo.clean) for metric in alone} for photo in photos
     }
     return scores
 
@@ -40,9 +42,9 @@ def means(scores: Scores) -> dict[str, dict[str, float]]:
     }
 
 
-def table(scores: Scores, metrics: Sequence[Metric]) -> str:
-    """Return the means, and below them the scores of each photo, as aligned lines."""
-    photos = list(scores[TRUTH])
+def format_table(scores: Scores, metrics: Sequence[Metric]) -> str:
+    """Return aligned lines: the means, then the scores of each photo."""
+    photos = list(scores[CLEAN])
     groups = {f"mean of {len(photos)} photos": means(scores)}
     groups |= {photo: {method: rows[photo] for method, rows in scores.items()} for photo in photos}
     width = max(len(name) for name in (*groups, *(f"  {method}" for method in scores)))

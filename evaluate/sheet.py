@@ -1,4 +1,4 @@
-"""A contact sheet: photos side by side, methods below each other."""
+"""A contact sheet: one column per photo, one row per method."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .photos import Photo, Pixels, nearest
-from .report import TRUTH
+from .photos import Photo, Pixels, enlarge
+from .report import CLEAN
 
 CELL_PX = 320
-"""Of larger pictures the middle is shown, pixel by pixel: shrunk pictures hide what is to be judged."""
+"""Larger pictures are cropped to the middle and not shrunk, because shrinking hides the differences."""
 
 IN_A_ROW = 6
 LINE_PX = 24
@@ -18,11 +18,11 @@ GAP_PX = 4
 
 
 def contact_sheet(photos: Sequence[Photo], results: Mapping[str, Mapping[str, Pixels]]) -> Image.Image:
-    """Return the sheet: the degraded photo in squares, the results (method -> photo -> picture), the truth."""
+    """Return the sheet: the degraded photos, the results (method -> photo -> picture), the clean photos."""
     rows: dict[str, Mapping[str, Pixels]] = {
-        "degraded": {photo.name: nearest(photo.low) for photo in photos},
+        "degraded": {photo.name: enlarge(photo.degraded, Image.Resampling.NEAREST) for photo in photos},
         **results,
-        TRUTH: {photo.name: photo.truth for photo in photos},
+        CLEAN: {photo.name: photo.clean for photo in photos},
     }
     bands = [photos[start : start + IN_A_ROW] for start in range(0, len(photos), IN_A_ROW)]
     step = CELL_PX + GAP_PX
@@ -39,11 +39,11 @@ def contact_sheet(photos: Sequence[Photo], results: Mapping[str, Mapping[str, Pi
             y = top + LINE_PX + line * step
             draw.text((6, y + 4), method, "black", font)
             for column, photo in enumerate(band):
-                sheet.paste(_middle(pictures[photo.name]), (label_px + column * step, y))
+                sheet.paste(_crop_middle(pictures[photo.name]), (label_px + column * step, y))
     return sheet
 
 
-def _middle(picture: Pixels) -> Image.Image:
+def _crop_middle(picture: Pixels) -> Image.Image:
     height, width, _ = picture.shape
     y, x = max(0, height - CELL_PX) // 2, max(0, width - CELL_PX) // 2
     return Image.fromarray(picture[y : y + CELL_PX, x : x + CELL_PX])

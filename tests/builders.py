@@ -18,6 +18,7 @@ import comfy.utils
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
+from seesr_pack.commands.headless.synthetic import VAE
 from seesr_pack.seesr_modules.published import RAM
 from torch import Tensor
 
@@ -47,7 +48,7 @@ def synthetic(golden: Path, name: str) -> dict[str, Tensor]:
 
 
 def text_sizes(width: int = TEXT_WIDTH) -> dict[str, int]:
-    """Return the sizes of the tiny text encoder, as ComfyUI names them."""
+    """Return the sizes of the tiny text encoder, in ComfyUI's words."""
     return {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}
 
 
@@ -66,18 +67,7 @@ def tiny_clip(width: int = TEXT_WIDTH) -> comfy.sd.CLIP:
 
 def tiny_vae() -> comfy.sd.VAE:
     """Build ComfyUI's VAE with one narrow block per level."""
-    sizes = {
-        "double_z": True,
-        "z_channels": 4,
-        "resolution": 256,
-        "in_channels": 3,
-        "out_ch": 3,
-        "ch": 32,
-        "ch_mult": [1, 1, 1, 1],
-        "num_res_blocks": 1,
-        "attn_resolutions": [],
-        "dropout": 0.0,
-    }
+    sizes = {**VAE, "ch": 32, "ch_mult": [1, 1, 1, 1], "num_res_blocks": 1}
     parameters = {"ddconfig": sizes, "embed_dim": 4}
     synth = load_synth(GOLDEN)
     shapes = {name: tuple(t.shape) for name, t in AutoencoderKL(**parameters).state_dict().items()}

@@ -1,1 +1,1 @@
-"""ComfyUI inside of this process, without its server."""
+"""ComfyUI in this process, without its server."""

@@ -1,4 +1,4 @@
-"""Pictures go into a workflow and come out of it as tensors, in place of files: their values stay floats."""
+"""Pass pictures into a workflow and out of it as float tensors instead of files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import torch
 from torch import Tensor
 
 from ...seesr_modules.comfyui.images import from_host, to_host
-
-Workflow = dict[str, dict[str, Any]]
-"""ComfyUI's API format: node id -> ``{"class_type", "inputs", "_meta"}``."""
+from .workflow import Nodes
 
 GIVE, TAKE = "SeeSR_GivePicture", "SeeSR_TakePictures"
-"""Node classes that exist inside of this process alone; they take the places of LoadImage and SaveImage."""
+"""Node classes that exist only in this process. They replace LoadImage and SaveImage."""
 
 
 class Exchange:
-    """The two nodes, and what passes through them.
+    """The two nodes, and the pictures that pass through them.
 
     Args:
-        node_classes: the host's table of node classes, to which the two are added.
+        node_classes: ComfyUI's table of node classes. The two are added to it.
     """
 
     def __init__(self, node_classes: dict[str, type]) -> None:
@@ -32,34 +30,34 @@ class Exchange:
         node_classes[GIVE] = _give(self)
         node_classes[TAKE] = _take(self)
 
-    def connect(self, workflow: Workflow, picture: Tensor) -> Workflow:
-        """Return a copy of a workflow that reads ``picture`` [1, 3, H, W] wherever it would load a file.
+    def connect(self, nodes: Nodes, picture: Tensor) -> Nodes:
+        """Return a copy of a workflow that reads ``picture`` [1, 3, H, W] instead of loading a file.
 
-        What it would save is collected for :meth:`results`. Every call counts as another picture, so that the host
-        answers none from its cache.
+        The pictures that it would save are collected for :meth:`results`. Each call gets a new number, so that
+        ComfyUI does not answer from its cache.
         """
-        workflow = copy.deepcopy(workflow)
+        nodes = copy.deepcopy(nodes)
         self._number, self._given, self._taken = self._number + 1, to_host(picture), []
-        for node in workflow.values():
+        for node in nodes.values():
             node.setdefault("_meta", {}).setdefault("title", node["class_type"])
             if node["class_type"] == "LoadImage":
                 node |= {"class_type": GIVE, "inputs": {"number": self._number}}
             elif node["class_type"] == "SaveImage":
                 node |= {"class_type": TAKE, "inputs": {"images": node["inputs"]["images"]}}
-        return workflow
+        return nodes
 
     def results(self) -> list[Tensor]:
-        """Return what the workflow gave to be saved: [B, 3, H, W] in [0, 1], on the CPU, one for each saving node."""
+        """Return the pictures to be saved: one [B, 3, H, W] in [0, 1] on the CPU per saving node."""
         taken, self._given, self._taken = self._taken, None, []
         return taken
 
     def give(self) -> tuple[Tensor, Tensor]:
-        """Return the picture as the host's IMAGE, and LoadImage's MASK for one without transparency."""
+        """Return the picture as ComfyUI's IMAGE, and the MASK that LoadImage gives for an opaque picture."""
         assert self._given is not None, "a workflow runs after connect()"
         return self._given, torch.zeros(1, 64, 64)
 
     def take(self, images: Tensor) -> None:
-        """Collect pictures from the host's IMAGE."""
+        """Collect pictures from ComfyUI's IMAGE."""
         self._taken.append(from_host(images, "images").clamp(0, 1).cpu())
 
 
@@ -68,7 +66,7 @@ def _give(exchange: Exchange) -> type:
         CATEGORY, FUNCTION, RETURN_TYPES = "SeeSR", "run", ("IMAGE", "MASK")
 
         @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
             return {"required": {"number": ("INT", {"min": 0, "max": 2**53})}}
 
         def run(self, number: int) -> tuple[Tensor, Tensor]:
@@ -82,7 +80,7 @@ def _take(exchange: Exchange) -> type:
         CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE = "SeeSR", "run", (), True
 
         @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
             return {"required": {"images": ("IMAGE",)}}
 
         def run(self, images: Tensor) -> dict[str, Any]:

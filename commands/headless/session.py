@@ -1,45 +1,57 @@
-"""ComfyUI inside this process, without its server: load the pack, run workflows, report progress."""
+"""ComfyUI in this process, without its server: load the pack, run workflows, report progress."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ...seesr_modules.comfyui.device import start_host
+from ...seesr_modules.comfyui.device import device_flags, start_host
 from ...seesr_modules.errors import SeeSRError
-from .exchange import TAKE, Exchange, Workflow
+from .exchange import TAKE, Exchange
+from .workflow import Nodes
 
 Progress = Callable[[str, float, float], None]
-"""Called with a node's title, the steps done and all its steps; (title, 0, 0) as it starts."""
+"""Called with a node's title, the steps done and the number of steps; with (title, 0, 0) when a node starts."""
 
 CACHE_SIZES = {"lru": 0, "ram": 0, "ram_inactive": 0}
-"""What the host's caches may take, as far as it asks: a newer one asks for more than an older."""
+"""Sizes of ComfyUI's caches. Newer versions read more of these keys than older ones."""
 
 _PACK = Path(__file__).parents[2]
 
 
 class WorkflowError(SeeSRError):
-    """A workflow did not run through: the message says which node and why."""
+    """A workflow failed. The message names the node and the reason."""
 
 
-class HeadlessHost:
-    """The host in this process. One a process: the host keeps its folders and settings in globals.
+class HeadlessComfyUI:
+    """ComfyUI in this process. There can be one per process, since ComfyUI keeps its folders and settings in globals.
 
     Args:
-        flags: arguments of the host's main.py, such as ``--cpu``.
-        scratch: an existing folder that takes the place of the host's input, output and temp folders.
-        pack: the node pack to load.
+        flags: Arguments of ComfyUI's main.py, such as ``--cpu``.
+        scratch: An existing folder for ComfyUI's input, output and temp folders.
+        pack: The node pack to load.
 
     Raises:
-        SeeSRError: the host cannot load the pack.
+        SeeSRError: ComfyUI cannot load the pack.
     """
 
+    @classmethod
+    def start(cls, scratch: Path) -> HeadlessComfyUI:
+        """Start ComfyUI with the flags that this machine needs and those that run.py passes on.
+
+        Raises:
+            SeeSRError: ComfyUI cannot load the pack.
+        """
+        return cls([*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])], scratch)
+
     def __init__(self, flags: Sequence[str], scratch: Path, pack: Path = _PACK) -> None:
-        """Start the host; its folder is on ``sys.path`` and none of its modules is imported yet."""
+        """Start ComfyUI. Its folder must be on ``sys.path``, and none of its modules imported yet."""
         start_host(flags)
         import folder_paths
 
@@ -69,13 +81,13 @@ class HeadlessHost:
         comfy.utils.set_progress_bar_global_hook(self._server.step)
 
     def choices(self, class_type: str, name: str) -> list[str]:
-        """Return what the list input ``name`` of a node class offers at this moment."""
+        """Return the current choices of the list input ``name`` of a node class."""
         inputs = self._nodes.NODE_CLASS_MAPPINGS[class_type].INPUT_TYPES()
         kind, *options = {**inputs.get("required", {}), **inputs.get("optional", {})}[name]
         return list(kind if isinstance(kind, list) else options[0]["options"])
 
     def model_folder(self, kind: str) -> Path:
-        """Return the folder in which the host looks first for models of a kind, such as ``checkpoints``."""
+        """Return the folder that ComfyUI searches first for models of a kind, such as ``checkpoints``."""
         return Path(self._folder_paths.get_folder_paths(kind)[0])
 
     def add_models(self, folder: Path) -> None:
@@ -83,38 +95,53 @@ class HeadlessHost:
         for kind in folder.iterdir():
             self._folder_paths.add_model_folder_path(kind.name, str(kind))
 
-    def run_workflow(self, workflow: Workflow, picture: Tensor, progress: Progress) -> list[Tensor]:
-        """Run a workflow on a picture, which takes the place of the file that it loads.
-
-        Nodes that do not depend on the picture are not run again: models are loaded once. What the workflow would only
-        show is not computed.
-
-        Args:
-            workflow: in ComfyUI's API format, with LoadImage and SaveImage nodes; it is left as it is.
-            picture: [1, 3, H, W] in [0, 1].
-            progress: told about nodes and steps.
-
-        Returns:
-            What the workflow would save, [B, 3, H, W] in [0, 1] on the CPU, one for each SaveImage.
+    def require_nodes(self, nodes: Nodes) -> None:
+        """Load ComfyUI's extra nodes if a workflow needs one.
 
         Raises:
-            WorkflowError: the host refuses the workflow, or a node raises.
+            SeeSRError: Neither ComfyUI nor the pack has a node of the workflow.
         """
-        workflow = self._exchange.connect(workflow, picture)
-        self._server.listen(workflow, progress)
-        valid, error, outputs, node_errors = asyncio.run(self._execution.validate_prompt("headless", workflow, None))
-        if not valid or node_errors:  # the host would run what does not depend on the refused nodes
-            raise WorkflowError(_refusal(workflow, error, node_errors))
-        saving = [node for node in outputs if workflow[node]["class_type"] == TAKE]
-        self._executor.execute(workflow, "headless", {"client_id": "headless"}, saving)
+
+        def missing() -> set[str]:
+            return {node["class_type"] for node in nodes.values()} - set(self._nodes.NODE_CLASS_MAPPINGS)
+
+        if missing():
+            asyncio.run(self._nodes.init_builtin_extra_nodes())
+        if missing():
+            raise SeeSRError(f"The workflow has a node {min(missing())}, which neither ComfyUI nor this pack has.")
+
+    def run_workflow(self, nodes: Nodes, picture: Tensor, progress: Progress) -> list[Tensor]:
+        """Run a workflow on a picture.
+
+        Nodes that do not depend on the picture run only once, so models are loaded once. Nodes that only preview
+        results do not run.
+
+        Args:
+            nodes: The workflow, with LoadImage and SaveImage nodes. It is not changed.
+            picture: [1, 3, H, W] in [0, 1]; used instead of the file that LoadImage names.
+            progress: Called for each node and step.
+
+        Returns:
+            The pictures to be saved, [B, 3, H, W] in [0, 1] on the CPU, one for each SaveImage.
+
+        Raises:
+            WorkflowError: ComfyUI refuses the workflow, or a node raises.
+        """
+        nodes = self._exchange.connect(nodes, picture)
+        self._server.listen(nodes, progress)
+        valid, error, outputs, node_errors = asyncio.run(self._execution.validate_prompt("headless", nodes, None))
+        if not valid or node_errors:  # ComfyUI would run the nodes that do not depend on the refused ones
+            raise WorkflowError(_describe_refusal(nodes, error, node_errors))
+        saving = [node for node in outputs if nodes[node]["class_type"] == TAKE]
+        self._executor.execute(nodes, "headless", {"client_id": "headless"}, saving)
         for event, data in self._executor.status_messages:
             if event == "execution_error":
-                raise WorkflowError(_failure(workflow, data))
+                raise WorkflowError(_describe_failure(nodes, data))
         return self._exchange.results()
 
 
 class _Listener:
-    """What the executor expects of a server: it is told which node runs, and passes that on."""
+    """The server that the executor reports to. It passes progress on."""
 
     def __init__(self) -> None:
         self.client_id: str | None = None
@@ -123,25 +150,25 @@ class _Listener:
         self._progress: Progress = lambda title, done, steps: None
         self._title = ""
 
-    def listen(self, workflow: Workflow, progress: Progress) -> None:
+    def listen(self, nodes: Nodes, progress: Progress) -> None:
         """Report the nodes of this workflow to ``progress`` from now on."""
-        self._workflow, self._progress = workflow, progress
+        self._workflow, self._progress = nodes, progress
 
     def send_sync(self, event: str, data: dict[str, Any], client_id: str | None = None) -> None:
-        """Take a message meant for a browser."""
+        """Receive a message that is meant for the browser."""
         if event == "executing":
             self._title = _title(self._workflow, data["display_node"])
             self._progress(self._title, 0, 0)
 
     def step(self, done: float, steps: float, *preview_and_ids: object, **ids: object) -> None:
-        """Take a step of the running node's progress bar."""
+        """Receive a step of the running node's progress bar."""
         self._progress(self._title, done, steps)
 
 
 def _add_model_paths(comfyui: Path) -> None:
-    """Add the model folders that the host's main.py would: of its own file, then of its arguments.
+    """Add the model folders that ComfyUI's main.py would add: those of its own file, then those of its arguments.
 
-    Before ``nodes`` is imported: that puts another ``utils`` in front on ``sys.path``.
+    Must run before ``nodes`` is imported, which puts another ``utils`` in front on ``sys.path``.
     """
     from comfy.cli_args import args
     from utils.extra_config import load_extra_path_config
@@ -152,27 +179,27 @@ def _add_model_paths(comfyui: Path) -> None:
         load_extra_path_config(file)
 
 
-def _title(workflow: Workflow, node_id: str) -> str:
-    node = workflow[node_id]
+def _title(nodes: Nodes, node_id: str) -> str:
+    node = nodes[node_id]
     title: str = node.get("_meta", {}).get("title") or node["class_type"]
     return title
 
 
-def _refusal(workflow: Workflow, error: dict[str, Any], node_errors: dict[str, dict[str, Any]]) -> str:
-    """Put into one sentence why the host refuses a workflow."""
+def _describe_refusal(nodes: Nodes, error: dict[str, Any], node_errors: dict[str, dict[str, Any]]) -> str:
+    """Say in one sentence why ComfyUI refuses a workflow."""
     if not node_errors:
         return f"The workflow is refused: {error['message']} {error['details']}".strip()
     reasons = [
-        f"{_title(workflow, node_id)}: {reason['message']} ({reason['details']})"
+        f"{_title(nodes, node_id)}: {reason['message']} ({reason['details']})"
         for node_id, found in node_errors.items()
         for reason in found["errors"]
     ]
     return f"The workflow is refused: {'; '.join(reasons)}"
 
 
-def _failure(workflow: Workflow, data: dict[str, Any]) -> str:
-    """Put into one sentence what a node raised: a SeeSRError's own words, anything else with its type."""
+def _describe_failure(nodes: Nodes, data: dict[str, Any]) -> str:
+    """Say in one sentence what a node raised: the text of a SeeSRError alone, any other error with its type."""
     message, kind = data["exception_message"].strip(), data["exception_type"].rpartition(".")[2]
     if kind == SeeSRError.__name__:
-        return f"{_title(workflow, data['node_id'])}: {message}"
-    return f"{_title(workflow, data['node_id'])} stopped with {kind}: {message}"
+        return f"{_title(nodes, data['node_id'])}: {message}"
+    return f"{_title(nodes, data['node_id'])} stopped with {kind}: {message}"

@@ -1,12 +1,12 @@
-"""Untrained weights of the published sizes: what the full model asks of a machine, before it is downloaded.
+"""Untrained weights of the published sizes: to try the full model before it is downloaded, and to measure it.
 
-The files have every tensor of the published ones, in the layouts that people use, so a workflow runs on them unchanged.
+The files hold every tensor of the published ones, in the layouts that people use, so workflows run on them unchanged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,18 @@ from ...seesr_modules.dape.weights import published_name
 from ...seesr_modules.method.image_attention import ImageAttention
 from ...seesr_modules.published import Kind
 from ...seesr_modules.weights import write_safetensors
-from ...seesr_modules.weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX
+from ...seesr_modules.weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, unet_image_attention_names
 from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, vocabulary_metadata
 
 STEM = StemSizes(hint_channels=RGB, widths=STEM_WIDTHS, out_channels=SD2.model_channels)
 
 DAPE = replace(PUBLISHED_DAPE, num_classes=PUBLISHED_DAPE.num_classes - 1)
-"""One class fewer than published: for the published number only the published words are accepted."""
+"""One class fewer than published, since only the published tag lists are accepted for the published number."""
 
 THRESHOLD = 0.97
-"""Of every tag: the random logits of a picture then give some tags, and not hundreds."""
+"""Threshold of every tag. The random logits of a picture then give some tags, but not hundreds."""
 
-_VAE = {
+VAE = {
     "double_z": True,
     "z_channels": 4,
     "resolution": 256,
@@ -51,30 +51,26 @@ _VAE = {
     "attn_resolutions": [],
     "dropout": 0.0,
 }
-"""Stable Diffusion's autoencoder."""
+"""Sizes of Stable Diffusion's autoencoder."""
 
 
 def write_synthetic(folder: Path) -> dict[Kind, Path]:
     """Write a base checkpoint, a packed SeeSR and a packed DAPE, 4.5 GB in float16, each below its model folder.
 
     Args:
-        folder: An existing folder; it gets the folders ``checkpoints``, ``seesr`` and ``rams``.
+        folder: An existing folder. The folders ``checkpoints``, ``seesr`` and ``rams`` are made in it.
 
     Returns:
         Model folder -> the file in it.
 
     Raises:
-        SeeSRError: The disk is full or may not be written to.
+        SeeSRError: The disk is full or not writable.
     """
-    words = Vocabulary(tuple(f"tag {i}" for i in range(DAPE.num_classes)), (THRESHOLD,) * DAPE.num_classes, None)
-    tagger = Dape(DAPE, device="meta").state_dict()
+    words = Vocabulary(tag_words(), (THRESHOLD,) * DAPE.num_classes, None)
     contents: dict[Kind, tuple[Shapes, dict[str, str]]] = {
         "checkpoints": (checkpoint_shapes(), {}),
-        "seesr": (seesr_shapes(), {}),
-        "rams": (
-            {published_name(name): tuple(tensor.shape) for name, tensor in tagger.items()},
-            {FORMAT_KEY: FORMAT, **vocabulary_metadata(words)},
-        ),
+        "seesr": (packed_shapes(), {}),
+        "rams": (tagger_shapes(), {FORMAT_KEY: FORMAT, **vocabulary_metadata(words)}),
     }
     files = {}
     for kind, (shapes, header) in contents.items():
@@ -86,7 +82,7 @@ def write_synthetic(folder: Path) -> dict[Kind, Path]:
 
 
 def random_tensors(shapes: Shapes, seed: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """Yield seeded tensors in float32, small enough that what a network computes with them stays finite."""
+    """Yield seeded float32 tensors, small enough that the activations of a network stay finite."""
     generator = torch.Generator().manual_seed(seed)
     for name, shape in shapes.items():
         if len(shape) < 2:
@@ -99,26 +95,25 @@ def random_tensors(shapes: Shapes, seed: int = 0) -> Iterator[tuple[str, Tensor]
 def checkpoint_shapes() -> Shapes:
     """Return name -> shape of a Stable Diffusion 2 checkpoint in one file."""
     config, unet = _base()
-    vae = comfy.sd.AutoencoderKL(ddconfig=_VAE, embed_dim=4).state_dict()
+    vae = comfy.sd.AutoencoderKL(ddconfig=VAE, embed_dim=4).state_dict()
     text = comfy.text_encoders.sd2_clip.SD2ClipModel(device="meta", dtype=torch.float16).state_dict()
     tensors = {
         **config.process_unet_state_dict_for_saving(unet),
         **config.process_vae_state_dict_for_saving(vae),
         **config.process_clip_state_dict_for_saving(text),
     }
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return shapes_of(tensors)
 
 
-def seesr_shapes() -> Shapes:
-    """Return name -> shape of a packed SeeSR: the UNet's image attention, and the ControlNet."""
+def seesr_shapes() -> dict[str, Shapes]:
+    """Return name -> shape of the published ``unet`` and ``controlnet``."""
     _, unet = _base()
     config = SD2.host_config()
     paths = transformer_paths(config)
-    encoder = {
-        name: tuple(unet[path].shape)
-        for name, path in comfy.utils.unet_to_diffusers(config).items()
-        if path in unet and not name.startswith(("up_blocks.", "conv_norm_out.", "conv_out."))
+    base = {
+        name: tuple(unet[path].shape) for name, path in comfy.utils.unet_to_diffusers(config).items() if path in unet
     }
+    encoder = {n: s for n, s in base.items() if not n.startswith(("up_blocks.", "conv_norm_out.", "conv_out."))}
 
     def image_attention(names: list[str]) -> Shapes:
         places = [
@@ -126,7 +121,7 @@ def seesr_shapes() -> Shapes:
             for name in names
         ]
         blocks = ImageAttention(tuple(places), lambda place: image_attention_block(place, None, "meta", torch.nn))
-        return {name: tuple(tensor.shape) for name, tensor in blocks.state_dict().items()}
+        return shapes_of(blocks.state_dict())
 
     stem = Stem(STEM, None, "meta", torch.nn).state_dict()
     *skips, middle = _skip_widths()
@@ -134,16 +129,40 @@ def seesr_shapes() -> Shapes:
     controlnet = {
         **encoder,
         **image_attention([name for name in paths if not name.startswith("up_blocks.")]),
-        **{f"controlnet_cond_embedding.{name}": tuple(tensor.shape) for name, tensor in stem.items()},
+        **{f"controlnet_cond_embedding.{name}": shape for name, shape in shapes_of(stem).items()},
         **{f"{name}.weight": (width, width, 1, 1) for name, width in zeros.items()},
         **{f"{name}.bias": (width,) for name, width in zeros.items()},
     }
-    parts = {UNET_PREFIX: image_attention(list(paths)), CONTROLNET_PREFIX: controlnet}
-    return {f"{prefix}{name}": shape for prefix, part in parts.items() for name, shape in part.items()}
+    return {"unet": {**base, **image_attention(list(paths))}, "controlnet": controlnet}
+
+
+def packed_shapes() -> Shapes:
+    """Return name -> shape of a packed SeeSR: the UNet's image attention, and the ControlNet."""
+    unet, controlnet = seesr_shapes().values()
+    return {
+        **{f"{UNET_PREFIX}{name}": unet[name] for name in unet_image_attention_names(unet)},
+        **{f"{CONTROLNET_PREFIX}{name}": shape for name, shape in controlnet.items()},
+    }
+
+
+def tagger_shapes() -> Shapes:
+    """Return published name -> shape of the tagger's parameters in RAM's file."""
+    tagger = shapes_of(Dape(DAPE, device="meta").state_dict())
+    return {published_name(name): shape for name, shape in tagger.items()}
+
+
+def tag_words() -> tuple[str, ...]:
+    """Return a word for each class of the tagger."""
+    return tuple(f"tag {i}" for i in range(DAPE.num_classes))
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _base() -> tuple[Any, dict[str, Tensor]]:
-    """Return the host's description of Stable Diffusion 2, and its UNet's tensors without data."""
+    """Return ComfyUI's config of Stable Diffusion 2, and the tensors of its UNet without data."""
     unet = {"out_channels": SD2.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
     config = comfy.supported_models.SD20({**SD2.host_config(), **unet})
     model = comfy.model_base.BaseModel(config, device=torch.device("meta"))
@@ -151,7 +170,7 @@ def _base() -> tuple[Any, dict[str, Tensor]]:
 
 
 def _skip_widths() -> Iterator[int]:
-    """Yield the channels of everything that the encoder hands on: to the decoder, then to the middle."""
+    """Yield the channels of the encoder's skip connections, then those of its output."""
     width = SD2.model_channels
     yield width
     for level, (factor, blocks) in enumerate(zip(SD2.channel_mult, SD2.num_res_blocks, strict=True)):

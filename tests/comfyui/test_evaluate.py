@@ -1,4 +1,4 @@
-"""The command ``eval`` from its arguments to its files, in the host, with an upscale model that repeats pixels."""
+"""The command ``eval`` from its arguments to its files, in ComfyUI, with an upscale model that repeats pixels."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from seesr_pack.commands import upscale
+from seesr_pack.commands.headless.workflow import Workflow
 from seesr_pack.evaluate import command as evaluate
-from seesr_pack.evaluate.photos import Photo, nearest
+from seesr_pack.evaluate.photos import Photo, enlarge
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_methods_are_run_scored_and_written(tmp_path: Path) -> None:
             with Image.open(output / method / f"{photo}.png") as image:
                 pictures[method] = np.asarray(image)
         assert pictures["truth"].shape == (96, 96, 3)
-        assert np.array_equal(pictures["repeated"], nearest(pictures["degraded"]))
+        assert np.array_equal(pictures["repeated"], enlarge(pictures["degraded"], Image.Resampling.NEAREST))
         assert np.array_equal(pictures["compact"], pictures["repeated"])
     scores = json.loads((tmp_path / "scores" / "all.json").read_text("utf-8"))
     assert list(scores["mean"]) == ["bicubic", "compact", "repeated", "truth"]
@@ -96,22 +96,20 @@ def options(*arguments: str) -> Any:
     return evaluate.parser().parse_args(["photos", *arguments])
 
 
-def test_presets_come_from_the_command_upscale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    photo = tmp_path / "photo.png"
-    photo.touch()
-    asked = []
-    monkeypatch.setattr(upscale, "load_workflow", lambda *given: asked.append(given) or {"1": {}})
+def test_presets_are_those_of_the_command_upscale(capsys: pytest.CaptureFixture[str]) -> None:
+    """With its options that change the workflow, and no others."""
     more = ("--options", "--steps 7 --set SeeSR_LREmbed.upscale=2")
-    methods = evaluate.methods_of(options("--preset", "turbo", "--preset", "balanced", *more), photo)
-    assert methods == [("turbo", {"1": {}}), ("balanced", {"1": {}})]
-    assert [(preset, given.steps, given.photos) for given, preset in asked] == [
-        ("turbo", 7, [photo]),
-        ("balanced", 7, [photo]),
-    ]
-    assert asked[0][0].settings == [(("SeeSR_LREmbed", "upscale"), 2)]
-    (method,) = evaluate.methods_of(options(), photo)
-    assert method.name == "nano"
-    assert evaluate.methods_of(options("--preset", "none"), photo) == []
+    methods = evaluate.methods_of(options("--preset", "turbo", "--preset", "balanced", *more))
+    assert [method.name for method in methods] == ["turbo", "balanced"]
+    for method in methods:
+        (sampler,) = method.workflow.inputs_of("SeeSR_TiledSampler")
+        assert (sampler["steps"], method.workflow.scale) == (7, 2)
+    (method,) = evaluate.methods_of(options())
+    assert method.name == "nano" and method.workflow.inputs_of("SeeSR_LoadNano")
+    assert evaluate.methods_of(options("--preset", "none")) == []
+    with pytest.raises(SystemExit):
+        evaluate.methods_of(options("--options", "--steps 7 --frames"))
+    assert "run.py eval --options: error: unrecognized arguments: --frames" in capsys.readouterr().err
 
 
 def test_workflows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
@@ -130,10 +128,10 @@ def test_workflows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(REPEATING))
     twice = options("--preset", "none", "--workflow", str(file), "--upscale-model", "two.pth")
     with pytest.raises(SeeSRError, match="called two"):
-        evaluate.methods_of(twice, file)
+        evaluate.methods_of(twice)
 
 
-class Host:
+class ComfyUI:
     """Makes a picture of a size, and has one upscale model."""
 
     def __init__(self, folder: Path, side: int) -> None:
@@ -151,16 +149,16 @@ class Host:
 
 def test_result_of_another_size_is_refused(tmp_path: Path) -> None:
     photo = Photo("cat", np.zeros((96, 96, 3), np.uint8), np.zeros((24, 24, 3), np.uint8))
-    method = evaluate.Method("twice", REPEATING)
-    assert evaluate._run(Host(tmp_path, 96), method, photo).shape == (96, 96, 3)
+    method = evaluate.Method("twice", Workflow(REPEATING))
+    assert evaluate._run(ComfyUI(tmp_path, 96), method, photo).shape == (96, 96, 3)
     with pytest.raises(SeeSRError, match=r"twice made cat 48x48 px.*to 96x96"):
-        evaluate._run(Host(tmp_path, 48), method, photo)
+        evaluate._run(ComfyUI(tmp_path, 48), method, photo)
 
 
 def test_missing_upscale_model_is_told_at_once(tmp_path: Path) -> None:
-    evaluate._check_upscale_models(Host(tmp_path, 1), evaluate.upscale_model_workflow("x4.pth"))
+    evaluate.upscale_model_workflow("x4.pth").check_models(ComfyUI(tmp_path, 1))
     with pytest.raises(SeeSRError, match=r"no x2\.pth .*upscale_models.*x4\.pth"):
-        evaluate._check_upscale_models(Host(tmp_path, 1), evaluate.upscale_model_workflow("x2.pth"))
+        evaluate.upscale_model_workflow("x2.pth").check_models(ComfyUI(tmp_path, 1))
 
 
 def test_missing_package_and_missing_photo_are_told(

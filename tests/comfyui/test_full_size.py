@@ -184,12 +184,12 @@ def test_one_pass_at_full_size(tmp_path: Path) -> None:
     bfloat16 keeps the weights at 3.3 GB. Each side rounds 4e-3 a value through a hundred layers, in another
     order; 0.06 of the mean was measured. A block in the wrong place gives another epsilon altogether.
     """
-    weights = {part: {n: t.bfloat16() for n, t in ts.items()} for part, ts in steps.random_weights().items()}
-    inputs = steps.step_inputs(128, 128)
-    base, seesr = steps.host_model(weights, torch.bfloat16)
+    weights = {part: {n: t.bfloat16() for n, t in ts.items()} for part, ts in steps.make_weights().items()}
+    inputs = steps.make_inputs(128, 128)
+    base, seesr = steps.load_comfyui_model(weights, torch.bfloat16)
     assert len(seesr.image_attention.model.places) == 16
-    positive, negative = steps.host_step(base, seesr, inputs)()
-    plain = steps.plain_steps(weights, inputs, torch.bfloat16).whole().float()
+    positive, negative = steps.prepare_comfyui_step(base, seesr, inputs)()
+    plain = steps.prepare_plain_steps(weights, inputs, torch.bfloat16).whole().float()
     sigma = base.model.model_sampling.sigma(torch.tensor([float(inputs.timestep)]))
     noisy = inputs.latent * torch.sqrt(1 + sigma**2)
     for x0, epsilon in zip((positive, negative), plain.split(1), strict=True):

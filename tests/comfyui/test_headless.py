@@ -1,4 +1,4 @@
-"""The host's executor without its server. The host keeps its folders in globals, so it runs in a process of its own."""
+"""ComfyUI's executor without its server, in a process of its own: ComfyUI keeps its folders in globals."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ spec.loader.exec_module(run)
 headless = run.pack_module("commands.headless.session")
 sys.path.insert(0, str(run.find_comfyui(None)))
 (scratch / "extra.yaml").write_text(json.dumps({"extra": {"checkpoints": str(scratch / "extra_checkpoints")}}))
-host = headless.HeadlessHost(["--cpu", "--extra-model-paths-config", str(scratch / "extra.yaml")], scratch, pack)
+comfyui = headless.HeadlessComfyUI(["--cpu", "--extra-model-paths-config", str(scratch / "extra.yaml")], scratch, pack)
 import folder_paths
 import nodes
 import torch
 
 pictures = {"a": torch.full((1, 3, 40, 20), 0.1234567), "b": torch.zeros(1, 3, 24, 16)}
 
-seen = {"choices": host.choices("Checked", "mood"), "runs": []}
-seen["model_folder"] = str(host.model_folder("checkpoints"))
+seen = {"choices": comfyui.choices("Checked", "mood"), "runs": []}
+seen["model_folder"] = str(comfyui.model_folder("checkpoints"))
 seen["checkpoints"] = folder_paths.get_folder_paths("checkpoints")
 stub = nodes.NODE_CLASS_MAPPINGS["Checked"]
 loader = nodes.NODE_CLASS_MAPPINGS["Load"]
@@ -91,7 +91,7 @@ for image, mood in (("a", "good"), ("b", "good"), ("b", "good"), ("b", "bad"), (
     result = {"steps": steps, "calls": -stub.calls, "same": [], "error": ""}
     try:
         before = json.dumps(workflow)
-        made = host.run_workflow(workflow, pictures[image], lambda *step: steps.append(step))
+        made = comfyui.run_workflow(workflow, pictures[image], lambda *step: steps.append(step))
         result["same"] = [torch.equal(one, pictures[image]) for one in made]
         result["workflow_kept"] = json.dumps(workflow) == before
     except headless.WorkflowError as error:

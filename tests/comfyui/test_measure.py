@@ -1,4 +1,4 @@
-"""The bench's measurements in the host, on tiny models: what is measured, and what is called what."""
+"""The bench's measurements in ComfyUI, on tiny models: what is measured, and under which names."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import mmap
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import builders
@@ -18,9 +19,10 @@ from scenes import Tiny
 from seesr_pack.bench import denoising_step as steps
 from seesr_pack.bench import memory_work
 from seesr_pack.bench import step as measure
-from seesr_pack.bench.gmac import PRESETS
 from seesr_pack.bench.memory import MemoryUse
-from seesr_pack.commands import upscale
+from seesr_pack.commands.headless import synthetic
+from seesr_pack.commands.headless.workflow import WORKFLOWS
+from seesr_pack.commands.presets import PRESETS
 from seesr_pack.seesr_modules.comfyui.loading import dtypes
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sampler_sigmas
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -32,7 +34,10 @@ SYNTH = builders.load_synth(builders.GOLDEN)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published sizes are those of the tiny models, and so are the tiles."""
-    monkeypatch.setattr(steps, "SD2", EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny")))
+    sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny"))
+    monkeypatch.setattr(steps, "SD2", sizes)
+    monkeypatch.setattr(synthetic, "SD2", sizes)
+    monkeypatch.setattr(synthetic, "STEM", replace(synthetic.STEM, out_channels=sizes.model_channels))
     monkeypatch.setattr(measure, "PUBLISHED_DAPE", DapeConfig.from_shapes(SYNTH.load_shapes("ram_tiny")))
     monkeypatch.setattr(measure, "TILE_PX", 64)
     monkeypatch.setattr(measure, "OVERLAP_PX", 16)
@@ -42,10 +47,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pair has its medians and its ratio; the bounds are those on the ratios to a plain step."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
-    rows = {row.name: row for row in measure.step_rows(64, rounds=1)}
+    rows = {row.name: row for row in measure.measure_step(64, rounds=1)}
     pairs = {name.partition(":")[0] for name in rows if " / " in name}
     auto = "auto (torch.bfloat16) / plain diffusers in float32"
-    float32 = {"plain diffusers", "host UNet with diffusers ControlNet"}
+    float32 = {"plain diffusers", "ComfyUI UNet with diffusers ControlNet"}
     expected = {*(f"float32 / {other}" for other in float32), "float32 without guidance / float32"}
     assert pairs == expected | ({auto} if fast else set())
     for pair in pairs:
@@ -64,17 +69,17 @@ def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.Mo
 
 def test_a_step_without_guidance_is_the_positive_alone() -> None:
     """Half the batch, the same prediction."""
-    base, seesr = steps.host_model(steps.random_weights(), torch.float32)
-    inputs = steps.step_inputs(64, 72)
-    positive, _ = steps.host_step(base, seesr, inputs)()
-    (alone,) = steps.host_step(base, seesr, inputs, guided=False)()
+    base, seesr = steps.load_comfyui_model(steps.make_weights(), torch.float32)
+    inputs = steps.make_inputs(64, 72)
+    positive, _ = steps.prepare_comfyui_step(base, seesr, inputs)()
+    (alone,) = steps.prepare_comfyui_step(base, seesr, inputs, guided=False)()
     assert_alike(alone, positive)
 
 
 def test_steps_in_half_precision_are_compared_whole_and_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """What an accelerator's rows are made of, here without its clock and its memory."""
-    monkeypatch.setattr(measure, "_finished", lambda work: work)
-    rows = measure._half_precision_rows(steps.random_weights(), torch.bfloat16, 64, 1)
+    monkeypatch.setattr(measure, "_synchronize", lambda work: work)
+    rows = measure._measure_half_precision(steps.make_weights(), torch.bfloat16, 64, 1)
     names = [row.name for row in rows]
     assert len(names) == len(set(names))
     assert sum(row.unit == "s" for row in rows) == 4
@@ -133,8 +138,8 @@ def test_peak_memory_of_an_accelerator_is_what_torch_says(monkeypatch: pytest.Mo
 
 def test_a_step_in_tiles_holds_as_many_latents_as_are_counted() -> None:
     """The one that goes in, and those beside it, while the UNet works on a tile."""
-    base, seesr = steps.host_model(steps.random_weights(), torch.float32)
-    inputs = steps.step_inputs(120, 136)
+    base, seesr = steps.load_comfyui_model(steps.make_weights(), torch.float32)
+    inputs = steps.make_inputs(120, 136)
     held = []
 
     def count(*_arguments: Any) -> None:
@@ -169,22 +174,27 @@ def test_a_steps_memory_is_reported_in_its_parts(
 
 
 def test_the_tagger_is_timed_alone_and_in_batches() -> None:
-    rows = measure.dape_rows()
+    rows = measure.measure_dape()
     assert [row.name for row in rows] == ["parameters", "seconds per image, 1 at once", "seconds per image, 8 at once"]
     assert all(row.value > 0 for row in rows)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_cost_what_their_workflows_run(tiny: Tiny, name: str) -> None:
+def test_the_table_of_presets_says_what_their_workflows_run(tiny: Tiny, name: str) -> None:
     """Steps, and those with guidance: all, those in the workflow's interval, or none where cfg is 1."""
-    workflow = json.loads((upscale.WORKFLOWS / upscale.PRESETS[name]).read_text("utf-8"))
+    preset = PRESETS[name]
+    workflow = json.loads((WORKFLOWS / f"{preset.workflow}.json").read_text("utf-8"))
     inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}
     sampler = inputs["SeeSR_TiledSampler"]
+    assert sampler["sampler_name"] in ("ddpm", "dpmpp_2m", "euler"), "one evaluation a step"
+    found = tuple(sampler[key] for key in ("steps", "cfg", "sampler_name", "scheduler"))
+    assert found == (preset.steps, preset.cfg, preset.sampler, preset.scheduler)
     settings = (sampler[key] for key in ("sampler_name", "scheduler", "steps", "denoise"))
     sigmas = sampler_sigmas(tiny.model, *settings)[:-1]
     interval = inputs.get("SeeSR_GuidanceInterval", {"start_percent": 0.0, "end_percent": 1.0})
+    assert (interval["start_percent"], interval["end_percent"]) == preset.guidance
     percent_to_sigma = tiny.model.get_model_object("model_sampling").percent_to_sigma
-    highest, lowest = (percent_to_sigma(interval[key]) for key in ("start_percent", "end_percent"))
-    guided = ((sigmas >= lowest) & (sigmas <= highest)).sum() if sampler["cfg"] != 1.0 else 0
-    assert (len(sigmas), guided) == (PRESETS[name].steps, PRESETS[name].guided_steps)
-    assert sampler["sampler_name"] in ("ddpm", "dpmpp_2m"), "one evaluation a step"
+    highest, lowest = map(percent_to_sigma, preset.guidance)
+    guided = ((sigmas >= lowest) & (sigmas <= highest)).sum() if preset.cfg != 1.0 else 0
+    assert (len(sigmas), guided) == (preset.steps, preset.guided_steps)
+    assert inputs.get("CheckpointLoaderSimple", {}).get("ckpt_name") == preset.checkpoint

@@ -67,8 +67,8 @@ def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
         soft_prompt=describe(loaded.dape, [photo()[1]])[0],
         hint=random(1, 3, 64, 96).sigmoid(),
     )
-    denoised = torch.cat(steps.host_step(loaded.model, loaded.seesr, inputs)())
-    expected = steps.plain_steps(weights, inputs, torch.float32).whole()
+    denoised = torch.cat(steps.prepare_comfyui_step(loaded.model, loaded.seesr, inputs)())
+    expected = steps.prepare_plain_steps(weights, inputs, torch.float32).whole()
     sigma = loaded.model.model.model_sampling.sigma(torch.tensor(float(inputs.timestep)))
     noisy = inputs.latent * torch.sqrt(1 + sigma**2)
     # x0 = x / (sigma^2 + 1) - v sigma / sqrt(sigma^2 + 1), at the scale at which ComfyUI samples

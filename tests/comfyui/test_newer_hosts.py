@@ -525,7 +525,7 @@ def test_the_executor_gets_every_cache_size_that_newer_hosts_ask_for(
     pack = tmp_path / "pack"
     pack.mkdir()
     (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
-    host = headless.HeadlessHost([], tmp_path, pack)
+    host = headless.HeadlessComfyUI([], tmp_path, pack)
     workflow = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "made"}},

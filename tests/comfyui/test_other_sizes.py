@@ -38,12 +38,12 @@ def test_a_step_equals_diffusers(sizes: EncoderSizes) -> None:
         soft_prompt=random(1, 37, 40),
         hint=random(1, 3, 64, 96).sigmoid(),
     )
-    base, seesr = steps.host_model(weights, torch.float32)
-    denoised = torch.cat(steps.host_step(base, seesr, inputs)())
-    plain = steps.plain_steps(weights, inputs, torch.float32)
+    base, seesr = steps.load_comfyui_model(weights, torch.float32)
+    denoised = torch.cat(steps.prepare_comfyui_step(base, seesr, inputs)())
+    plain = steps.prepare_plain_steps(weights, inputs, torch.float32)
     expected = plain.whole()
     sigma = base.model.model_sampling.sigma(torch.tensor(float(inputs.timestep)))
     epsilon = (inputs.latent * torch.sqrt(1 + sigma**2) - denoised) / sigma
     assert (epsilon - expected).abs().max() <= 1e-4 * expected.std()
-    mixed = torch.cat(steps.host_step(base, seesr, inputs, steps.PlainControl(plain.controlnet))())
+    mixed = torch.cat(steps.prepare_comfyui_step(base, seesr, inputs, steps.OtherControl(plain.controlnet))())
     assert (mixed - denoised).abs().max() <= 1e-4 * denoised.std(), "diffusers' ControlNet in ComfyUI's UNet"

@@ -22,13 +22,14 @@ SYNTH = builders.load_synth(builders.GOLDEN)
 
 
 def test_a_packed_seesr_has_the_published_tensors() -> None:
-    """Both parts, name by name and shape by shape."""
+    """Both parts, name by name and shape by shape; and so have its plain files."""
     unet, controlnet = (SYNTH.load_shapes(f"seesr_{part}_full") for part in ("unet", "controlnet"))
+    assert synthetic.seesr_shapes() == {"unet": unet, "controlnet": controlnet}
     published: Shapes = {
         **{f"unet.{name}": tuple(unet[name]) for name in unet_image_attention_names(unet)},
         **{f"controlnet.{name}": tuple(shape) for name, shape in controlnet.items()},
     }
-    assert synthetic.seesr_shapes() == published
+    assert synthetic.packed_shapes() == published
 
 
 def test_the_checkpoint_is_a_whole_stable_diffusion_2() -> None:

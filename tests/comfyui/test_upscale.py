@@ -1,4 +1,4 @@
-"""The command ``upscale`` from its arguments to its files, in the host, with the models left out of the workflow."""
+"""The command ``upscale`` from its arguments to its files, in ComfyUI, with the models left out of the workflow."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ spec = importlib.util.spec_from_file_location("run", Path(sys.argv[1]) / "run.py
 run = importlib.util.module_from_spec(spec)
 sys.modules["run"] = run
 spec.loader.exec_module(run)
-run.pack_module("commands.upscale").WORKFLOWS = Path()
+run.pack_module("commands.arguments").WORKFLOWS = Path()
 os.environ[run.INSIDE] = "1"
 sys.stdout.reconfigure(encoding=os.environ.get("TERMINAL_ENCODING", "utf-8"))
 sys.exit(run.main(["upscale", *sys.argv[2:]]))

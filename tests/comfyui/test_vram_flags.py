@@ -38,7 +38,7 @@ from comfy.cli_args import args
 
 args.cpu = True
 scratch.mkdir()
-host = run.pack_module("commands.headless.session").HeadlessHost(flags, scratch)
+host = run.pack_module("commands.headless.session").HeadlessComfyUI(flags, scratch)
 import comfy.model_management as management
 import nodes
 import torch

@@ -10,8 +10,8 @@ import pytest
 from seesr_pack.bench import command as bench
 from seesr_pack.bench import cost, loading, memory
 from seesr_pack.bench import step as measure
-from seesr_pack.bench.cost import cost_rows
-from seesr_pack.bench.figures import Figure, table
+from seesr_pack.bench.cost import count_cost
+from seesr_pack.bench.figures import Figure, format_table
 from seesr_pack.seesr_modules.comfyui import device
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -27,11 +27,11 @@ def values(monkeypatch: pytest.MonkeyPatch) -> Values:
         return lambda *_settings: [Figure(f"of {section}", found.setdefault(section, 1.0), "x", 1.0)]
 
     places = {
-        "cost": (cost, "cost_rows"),
-        "dape": (measure, "dape_rows"),
-        "step": (measure, "step_rows"),
-        "memory": (memory, "rows"),
-        "loading": (loading, "rows"),
+        "cost": (cost, "count_cost"),
+        "dape": (measure, "measure_dape"),
+        "step": (measure, "measure_step"),
+        "memory": (memory, "measure"),
+        "loading": (loading, "measure"),
     }
     for section, (module, name) in places.items():
         monkeypatch.setattr(module, name, measured(section))
@@ -75,7 +75,7 @@ def test_what_was_measured_before_an_error_is_shown(
     def refuse() -> list[Figure]:
         raise SeeSRError("The disk is full.")
 
-    monkeypatch.setattr(loading, "rows", refuse)
+    monkeypatch.setattr(loading, "measure", refuse)
     assert bench.main([]) == 2
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 4
@@ -84,15 +84,17 @@ def test_what_was_measured_before_an_error_is_shown(
 
 def test_a_table_is_aligned() -> None:
     """Names left, numbers right, units last."""
-    lines = table({"a": [Figure("short", 1.5, "s")], "long": [Figure("much longer", 12345.0, "MiB")]}).splitlines()
+    lines = format_table(
+        {"a": [Figure("short", 1.5, "s")], "long": [Figure("much longer", 12345.0, "MiB")]}
+    ).splitlines()
     assert lines[0].index("1.5") + 3 == lines[1].index("1.234e+04") + 9
     assert lines[0].index("short") == lines[1].index("much")
     assert [line.split()[-1] for line in lines] == ["s", "MiB"]
 
 
-def test_cost_rows_hold_the_presets_shares() -> None:
+def test_count_cost_hold_the_presets_shares() -> None:
     """The published preset is the measure of the others, and guidance throughout of guidance in an interval."""
-    rows = {row.name: row for row in cost_rows()}
+    rows = {row.name: row for row in count_cost()}
     assert not any(row.missed for row in rows.values())
     published, balanced, turbo = (
         rows[f"preset {name}: share of published"] for name in ("published", "balanced", "turbo")

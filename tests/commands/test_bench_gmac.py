@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from seesr_pack.bench.gmac import PRESETS, Preset, StepGmac, count_gmac, preset_gmac
+from seesr_pack.bench.gmac import StepGmac, count_gmac, image_gmac
+from seesr_pack.commands.presets import PRESETS
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -48,7 +49,8 @@ def test_preset_counts_the_stem_once_and_guidance_twice() -> None:
     step = StepGmac(
         unet=1000, unet_image_attention=200, controlnet=30, controlnet_stem=0.5, controlnet_image_attention=4
     )
-    assert preset_gmac(step, Preset(steps=3, guided_steps=2)) == 5 * 1234 + 0.5
+    guided_in_part = PRESETS["balanced"]._replace(steps=3, guided_steps=2)
+    assert image_gmac(step, guided_in_part.evaluations) == 5 * 1234 + 0.5
     assert [PRESETS[name].evaluations for name in ("published", "balanced", "turbo")] == [100, 27, 2]
 
 
@@ -56,9 +58,9 @@ def test_presets_cost_the_stated_share() -> None:
     step = StepGmac(
         unet=402, unet_image_attention=194, controlnet=135, controlnet_stem=7.4, controlnet_image_attention=79
     )
-    published = preset_gmac(step, PRESETS["published"])
-    assert preset_gmac(step, PRESETS["balanced"]) <= 0.30 * published
-    assert preset_gmac(step, PRESETS["turbo"]) <= 0.04 * published
+    published = image_gmac(step, PRESETS["published"].evaluations)
+    assert image_gmac(step, PRESETS["balanced"].evaluations) <= 0.30 * published
+    assert image_gmac(step, PRESETS["turbo"].evaluations) <= 0.04 * published
 
 
 @pytest.mark.parametrize("side", [0, -8, 100])

@@ -7,15 +7,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import builders
 import pytest
-from seesr_pack.bench import loading, loading_work, process, published_files
+from seesr_pack.bench import loading, loading_work, packed_loading_work, process, published_files
 from seesr_pack.bench.process import Cost
-from seesr_pack.seesr_modules import config
+from seesr_pack.commands.headless import synthetic
+from seesr_pack.seesr_modules import config, published
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.published import RAM
 from seesr_pack.seesr_modules.weights.packed_format import open_dape, open_seesr, packed_vocabulary
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
@@ -28,9 +31,10 @@ RAM_BYTES = 12_000_000
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The published sizes are those of the tiny models."""
-    monkeypatch.setattr(published_files, "SD2", SD2)
+    monkeypatch.setattr(synthetic, "SD2", SD2)
     monkeypatch.setattr(config, "SD2", SD2)
-    monkeypatch.setattr(published_files, "CONFIG", DAPE)
+    monkeypatch.setattr(synthetic, "STEM", replace(synthetic.STEM, out_channels=SD2.model_channels))
+    monkeypatch.setattr(synthetic, "DAPE", DAPE)
     monkeypatch.setattr(published_files, "RAM", replace(published_files.RAM, size_bytes=RAM_BYTES))
     monkeypatch.setattr(published_files, "_BLOCK_VALUES", 2**20)
 
@@ -44,9 +48,10 @@ def files(small: None, tmp_path: Path) -> Path:
 def test_files_are_laid_out_as_published(files: Path) -> None:
     names = {str(path.relative_to(files)) for path in files.rglob("*") if path.is_file()}
     lists = {"ram_tag_list.txt", "ram_tag_list_threshold.txt"}
-    large = {published_files.UNET, published_files.CONTROLNET, published_files.RAM_FILE, published_files.DAPE_FILE}
-    assert names == {*lists, *large}
-    assert 1 <= (files / published_files.RAM_FILE).stat().st_size / RAM_BYTES < 1.02
+    large = {f"SeeSR/{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "controlnet")}
+    large |= {RAM.path, published.DAPE.path}
+    assert names == lists | large
+    assert 1 <= (files / RAM.path).stat().st_size / RAM_BYTES < 1.02
     published_files.drop_from_cache(files)
 
 
@@ -83,19 +88,19 @@ def test_report_counts_memory_above_the_start(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_a_process_of_its_own_is_measured(files: Path) -> None:
-    cost = process.cost_of("bench.loading_work", "image_attention", str(files))
+    cost = process.cost_of(loading_work, "image_attention", str(files))
     assert cost.seconds > 0
     assert cost.peak_bytes > published_files.image_attention_bytes() / 2
 
 
 def test_packing_that_fails_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SeeSRError, match="packing failed"):
+    with pytest.raises(SeeSRError, match="Packing failed"):
         loading_work.main(["pack", str(tmp_path)])
     assert "'SeeSR' holds no unet and no controlnet" in capsys.readouterr().err
 
 
 def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[ModuleType] = []
     costs: dict[str, Cost] = {
         "pack": Cost(20.0, 10**9),
         "image_attention": Cost(1.0, published_files.image_attention_bytes() + 3 * 2**20),
@@ -108,15 +113,15 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
         for kind in ("seesr", "dape"):
             (folder / "packed" / f"{kind}_fp16.safetensors").write_bytes(bytes(2**20))
 
-    def cost_of(module: str, *arguments: str) -> Cost:
+    def cost_of(module: ModuleType, *arguments: str) -> Cost:
         asked.append(module)
-        return costs[arguments[0] if module == "bench.loading_work" else "packed"]
+        return costs[arguments[0] if module is loading_work else "packed"]
 
     monkeypatch.setattr(loading, "NEEDED_BYTES", 0)
     monkeypatch.setattr(loading, "make_files", make)
     monkeypatch.setattr(loading, "cost_of", cost_of)
-    figures = {figure.name: figure for figure in loading.rows()}
-    assert asked == ["bench.loading_work"] * 3 + ["host.loading_work"]
+    figures = {figure.name: figure for figure in loading.measure()}
+    assert asked == [loading_work] * 3 + [packed_loading_work]
     assert figures["packed to plain: time"][1:] == (0.15, "x", 1 / 8)
     assert figures["packed to plain: peak"][1:] == (0.2, "x", 1 / 5)
     assert figures["packing: peak above the interpreter"][1:] == (1.0, "GB", 1.5)
@@ -127,7 +132,7 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        (lambda patch: patch.setattr(loading.sys, "platform", "win32"), "as Linux tells it, this is win32"),
+        (lambda patch: patch.setattr(loading.sys, "platform", "win32"), "only Linux offers; this is win32"),
         (lambda patch: patch.setattr(loading, "NEEDED_BYTES", 10**18), "GB free and 1000000000 GB are needed"),
     ],
 )
@@ -136,4 +141,4 @@ def test_what_cannot_be_measured_is_told(
 ) -> None:
     change(monkeypatch)
     with pytest.raises(SeeSRError, match=told):
-        loading.rows()
+        loading.measure()

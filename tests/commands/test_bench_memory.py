@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import ModuleType
 
 import pytest
-from seesr_pack.bench import memory
+from seesr_pack.bench import memory, memory_work
 from seesr_pack.bench.memory import MIB, MemoryUse
 
 ANSWERS = {
@@ -20,8 +21,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Answer in place of the processes, and record which were asked; usual ones take more, and less time."""
     sides: list[str] = []
 
-    def answer_of(module: str, side: str, variables: Mapping[str, str]) -> list[float]:
-        assert module == "host.memory_work"
+    def answer_of(module: ModuleType, side: str, variables: Mapping[str, str]) -> list[float]:
+        assert module is memory_work
         assert variables in ({}, memory.MAPPED)
         sides.append(side)
         answer = ANSWERS[side]
@@ -33,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_parts_are_named_and_the_largest_is_compared_with_one_tile(asked: list[str]) -> None:
     """Once with the stem's features and once without, which is what the bound is on."""
-    figures = {row.name: row for row in memory.rows([4096, 768, 512, 768])}
+    figures = {row.name: row for row in memory.measure([4096, 768, 512, 768])}
     assert asked == ["512", "512", "768", "768", "4096", "4096"]
     parts = ("hint and latent", "peak above them and the weights", "of it latents", "of it stem features", "the rest")
     assert [figures[f"4096 px: {part}"].value for part in parts] == [200, 460, 40, 280, 140]
@@ -46,4 +47,4 @@ def test_parts_are_named_and_the_largest_is_compared_with_one_tile(asked: list[s
 
 @pytest.mark.parametrize("sides", [[512, 768], [768], [512, 4096]])
 def test_without_one_tile_and_a_larger_picture_nothing_is_compared(sides: list[int]) -> None:
-    assert all(row.bound is None for row in memory.rows(sides))
+    assert all(row.bound is None for row in memory.measure(sides))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from seesr_pack.bench.timing import PairedTiming, paired
+from seesr_pack.bench.timing import PairedTiming, time_in_turn
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 
@@ -31,7 +31,7 @@ class FakeWork:
 
 def test_warms_up_then_takes_turns_with_the_first_place() -> None:
     work = FakeWork()
-    timing = paired(work.taking("a", 50, 2, 4, 8), work.taking("b", 90, 1, 1, 2), rounds=3, clock=work.clock)
+    timing = time_in_turn(work.taking("a", 50, 2, 4, 8), work.taking("b", 90, 1, 1, 2), rounds=3, clock=work.clock)
     assert work.log == "ab" + "ab" + "ba" + "ab"
     assert timing == PairedTiming(seconds_a=(2, 4, 8), seconds_b=(1, 1, 2))
 
@@ -46,4 +46,4 @@ def test_ratio_is_the_median_of_the_rounds_ratios() -> None:
 
 def test_no_rounds_are_refused() -> None:
     with pytest.raises(SeeSRError, match="rounds: 0 "):
-        paired(lambda: None, lambda: None, rounds=0)
+        time_in_turn(lambda: None, lambda: None, rounds=0)

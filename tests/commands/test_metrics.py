@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 from scipy.special import gamma
 from seesr_pack.evaluate import learned, niqe
 from seesr_pack.evaluate.metrics import METRICS, Metric, luma, psnr_luma, psnr_rgb, ssim_luma
-from seesr_pack.evaluate.photos import Photo, bicubic, nearest, photo_files, read_photo
-from seesr_pack.evaluate.report import means, score_all, table
+from seesr_pack.evaluate.photos import Photo, enlarge, find_photos, read_photo
+from seesr_pack.evaluate.report import format_table, means, score_all
 from seesr_pack.evaluate.sheet import CELL_PX, GAP_PX, LINE_PX, contact_sheet
 from seesr_pack.seesr_modules.errors import SeeSRError
 from skimage import data
@@ -26,27 +26,27 @@ def noise(size: int, seed: int = 0) -> np.ndarray:
 
 
 def test_psnr_of_a_constant_error() -> None:
-    truth = np.full((32, 32, 3), 100, np.uint8)
-    assert psnr_rgb(truth + 10, truth) == pytest.approx(20 * math.log10(25.5))
-    assert psnr_luma(truth + 10, truth) == pytest.approx(20 * math.log10(25.5 * 255 / 219))
+    clean = np.full((32, 32, 3), 100, np.uint8)
+    assert psnr_rgb(clean + 10, clean) == pytest.approx(20 * math.log10(25.5))
+    assert psnr_luma(clean + 10, clean) == pytest.approx(20 * math.log10(25.5 * 255 / 219))
     assert luma(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)) == pytest.approx(np.array([[16, 235]]))
 
 
 def test_ssim_is_the_published_formula() -> None:
-    truth, result = noise(48), noise(48, 1) // 2 + noise(48) // 2
+    clean, result = noise(48), noise(48, 1) // 2 + noise(48) // 2
     line = torch.exp(-(torch.arange(-5.0, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
     window = torch.outer(line, line)[None, None] / line.sum() ** 2
 
     def mean(values: torch.Tensor) -> torch.Tensor:
         return conv2d(values[None, None], window)
 
-    x, y = (torch.from_numpy(luma(picture)) for picture in (result, truth))
+    x, y = (torch.from_numpy(luma(picture)) for picture in (result, clean))
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mx, my = mean(x), mean(y)
     spread = mean(x * x) - mx**2 + mean(y * y) - my**2
     both = (2 * mx * my + c1) * (2 * (mean(x * y) - mx * my) + c2) / ((mx**2 + my**2 + c1) * (spread + c2))
-    assert ssim_luma(result, truth) == pytest.approx(float(both.mean()), rel=1e-9)
-    assert 0.1 < ssim_luma(result, truth) < ssim_luma(truth, truth) == 1
+    assert ssim_luma(result, clean) == pytest.approx(float(both.mean()), rel=1e-9)
+    assert 0.1 < ssim_luma(result, clean) < ssim_luma(clean, clean) == 1
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_niqe_halves_as_pillow_does() -> None:
     """Pillow's bicubic is MATLAB's but for the border, which it does not mirror."""
     picture = luma(noise(64))
     pillow = Image.fromarray(picture.astype(np.float32)).resize((32, 32), Image.Resampling.BICUBIC)
-    ours = niqe._halved(picture)
+    ours = niqe._halve(picture)
     assert ours.shape == (32, 32)
     assert ours[2:-2, 2:-2] == pytest.approx(np.asarray(pillow)[2:-2, 2:-2], abs=1e-3)
-    assert niqe._halved(np.full((8, 8), 7.0)) == pytest.approx(np.full((4, 4), 7.0))
+    assert niqe._halve(np.full((8, 8), 7.0)) == pytest.approx(np.full((4, 4), 7.0))
 
 
 def test_niqe_fits_what_it_was_drawn_from() -> None:
@@ -87,7 +87,7 @@ def test_niqe_fits_what_it_was_drawn_from() -> None:
     shape, left, right = niqe._fit(values)
     assert (shape[0], left[0], right[0]) == pytest.approx((1.4, 0.5, 1.5), rel=0.02)
     blocks = values[:, :10_000].reshape(1, 100, 100)
-    features = niqe._features(blocks)
+    features = niqe._compute_features(blocks)
     assert features.shape == (1, 18)
     shape, left, right = niqe._fit(blocks * np.roll(blocks, (1, -1), axis=(1, 2)))
     mean = (right - left) * gamma(2 / shape) / gamma(1 / shape)
@@ -107,18 +107,18 @@ def test_photo_is_shrunk_or_cut_but_never_enlarged(tmp_path: Path) -> None:
     file = tmp_path / "wide.png"
     Image.fromarray(np.tile(noise(200), (1, 3, 1))).save(file)
     shrunk, cut, small = (read_photo(file, *how, 0) for how in ((128, False), (128, True), (512, False)))
-    assert [photo.truth.shape[:2] for photo in (shrunk, cut, small)] == [(128, 128), (128, 128), (192, 192)]
-    assert [photo.low.shape[:2] for photo in (shrunk, cut, small)] == [(32, 32), (32, 32), (48, 48)]
+    assert [photo.clean.shape[:2] for photo in (shrunk, cut, small)] == [(128, 128), (128, 128), (192, 192)]
+    assert [photo.degraded.shape[:2] for photo in (shrunk, cut, small)] == [(32, 32), (32, 32), (48, 48)]
     with Image.open(file) as image:
-        assert np.array_equal(cut.truth, np.asarray(image)[36:164, 236:364])
-    assert shrunk.truth.std() < cut.truth.std() * 0.9  # it was averaged
+        assert np.array_equal(cut.clean, np.asarray(image)[36:164, 236:364])
+    assert shrunk.clean.std() < cut.clean.std() * 0.9  # it was averaged
 
 
 def test_degradation_goes_by_name_and_seed(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         Image.fromarray(noise(96)).save(tmp_path / name)
     first, again, other_seed, other_name = (
-        read_photo(tmp_path / name, 96, False, seed).low
+        read_photo(tmp_path / name, 96, False, seed).degraded
         for name, seed in (("a.png", 0), ("a.png", 0), ("a.png", 1), ("b.png", 0))
     )
     assert np.array_equal(first, again)
@@ -132,24 +132,24 @@ def test_gray_and_turned_photos_are_read_as_seen(tmp_path: Path) -> None:
     picture = Image.new("L", (128, 96), 50)
     picture.paste(200, (0, 0, 64, 96))  # left, and on top once turned
     picture.save(tmp_path / "gray.png", exif=turned)
-    truth = read_photo(tmp_path / "gray.png", 96, True, 0).truth
-    assert truth.shape == (96, 96, 3)
-    assert (truth[0] == 200).all() and (truth[-1] == 50).all()
+    clean = read_photo(tmp_path / "gray.png", 96, True, 0).clean
+    assert clean.shape == (96, 96, 3)
+    assert (clean[0] == 200).all() and (clean[-1] == 50).all()
 
 
-def test_photo_files(tmp_path: Path) -> None:
+def test_find_photos(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.png", "notes.txt"):
         (tmp_path / name).touch()
     (tmp_path / "more").mkdir()
-    assert photo_files([tmp_path]) == [tmp_path / "a.png", tmp_path / "b.JPG"]
-    assert photo_files([tmp_path / "b.JPG"]) == [tmp_path / "b.JPG"]
+    assert find_photos([tmp_path]) == [tmp_path / "a.png", tmp_path / "b.JPG"]
+    assert find_photos([tmp_path / "b.JPG"]) == [tmp_path / "b.JPG"]
     for places, words in (
         ([tmp_path / "more"], "no photo"),
         ([tmp_path / "c.png"], "c.png"),
         ([tmp_path] * 2, "called a"),
     ):
         with pytest.raises(SeeSRError, match=words):
-            photo_files(places)
+            find_photos(places)
     with pytest.raises(SeeSRError, match=r"a\.png is not a picture"):
         read_photo(tmp_path / "a.png", 512, False, 0)
     Image.new("RGB", (500, 90)).save(tmp_path / "low.png")
@@ -159,8 +159,8 @@ def test_photo_files(tmp_path: Path) -> None:
 
 def test_baselines_are_four_times_as_large() -> None:
     low = noise(24)
-    assert np.array_equal(nearest(low)[::4, ::4], low)
-    assert bicubic(low).shape == nearest(low).shape == (96, 96, 3)
+    assert np.array_equal(enlarge(low, Image.Resampling.NEAREST)[::4, ::4], low)
+    assert enlarge(low, Image.Resampling.BICUBIC).shape == enlarge(low, Image.Resampling.NEAREST).shape == (96, 96, 3)
 
 
 def photos() -> list[Photo]:
@@ -169,17 +169,17 @@ def photos() -> list[Photo]:
 
 def test_table_has_means_and_every_photo() -> None:
     taken = photos()
-    results = {"half": {photo.name: photo.truth // 2 for photo in taken}}
+    results = {"half": {photo.name: photo.clean // 2 for photo in taken}}
     metrics = [
-        Metric("error", 1, True, lambda result, truth: float(np.mean(truth) - np.mean(result))),
-        Metric("level", 2, False, lambda result, truth: float(np.mean(result))),
+        Metric("error", 1, True, lambda result, clean: float(np.mean(clean) - np.mean(result))),
+        Metric("level", 2, False, lambda result, clean: float(np.mean(result))),
     ]
     scores = score_all(taken, results, metrics)
-    assert scores["half"]["photo3"]["error"] == pytest.approx(taken[3].truth.mean() - (taken[3].truth // 2).mean())
+    assert scores["half"]["photo3"]["error"] == pytest.approx(taken[3].clean.mean() - (taken[3].clean // 2).mean())
     assert set(scores["truth"]["photo3"]) == {"level"}
-    levels = [photo.truth.mean() for photo in taken]
+    levels = [photo.clean.mean() for photo in taken]
     assert means(scores)["truth"]["level"] == pytest.approx(np.mean(levels))
-    lines = table(scores, metrics).splitlines()
+    lines = format_table(scores, metrics).splitlines()
     assert lines[0].split() == ["error", "level"]
     assert lines[1] == "mean of 7 photos"
     assert lines[3].split() == ["truth", f"{np.mean(levels):.2f}"]
@@ -189,7 +189,7 @@ def test_table_has_means_and_every_photo() -> None:
 
 def test_every_metric_scores_a_photo() -> None:
     (photo,) = photos()[:1]
-    scores = score_all([photo], {"nearest": {photo.name: nearest(photo.low)}}, METRICS)
+    scores = score_all([photo], {"nearest": {photo.name: enlarge(photo.degraded, Image.Resampling.NEAREST)}}, METRICS)
     assert list(scores["nearest"][photo.name]) == ["PSNR-Y", "PSNR-RGB", "SSIM-Y", "NIQE"]
     assert list(scores["truth"][photo.name]) == ["NIQE"]
 
@@ -197,21 +197,23 @@ def test_every_metric_scores_a_photo() -> None:
 def test_sheet_shows_the_middle_of_each_picture_in_its_place() -> None:
     wide = noise(CELL_PX + 40)
     taken = [*photos()[:6], Photo("wide", wide, noise(90))]
-    sheet = contact_sheet(taken, {"bicubic": {photo.name: bicubic(photo.low) for photo in taken}})
+    sheet = contact_sheet(
+        taken, {"bicubic": {photo.name: enlarge(photo.degraded, Image.Resampling.BICUBIC) for photo in taken}}
+    )
     step = CELL_PX + GAP_PX
     assert sheet.height == 2 * (LINE_PX + 3 * step)
     left = sheet.width - 6 * step
     second = np.asarray(sheet)[LINE_PX + 2 * step :, left + step :][:96, :96]
-    assert np.array_equal(second, taken[1].truth)
+    assert np.array_equal(second, taken[1].clean)
     last = np.asarray(sheet)[sheet.height - step :, left:][:CELL_PX, :CELL_PX]
     assert np.array_equal(last, wide[20:-20, 20:-20])
     degraded = np.asarray(sheet)[LINE_PX:, left:][:96, :96]
-    assert np.array_equal(degraded, nearest(taken[0].low))
+    assert np.array_equal(degraded, enlarge(taken[0].degraded, Image.Resampling.NEAREST))
 
 
 def test_learned_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "find_spec", lambda name: None)
-    assert learned.learned_metrics() == ([], "Without LPIPS, MUSIQ, CLIPIQA: pyiqa is not installed.")
+    assert learned.load_learned_metrics() == ([], "Without LPIPS, MUSIQ, CLIPIQA: pyiqa is not installed.")
 
 
 def test_learned_metrics_that_load_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +226,7 @@ def test_learned_metrics_that_load_are_taken(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setitem(sys.modules, "pyiqa", Library)
     monkeypatch.setattr(learned, "find_spec", lambda name: object())
-    metrics, without = learned.learned_metrics()
+    metrics, without = learned.load_learned_metrics()
     assert without == "Without MUSIQ: pyiqa cannot load it (no network)."
     white, black = np.full((8, 8, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
     assert {metric.name: metric.score(white, white) for metric in metrics} == {"LPIPS": 2, "CLIPIQA": 1}

@@ -10,7 +10,10 @@ import folder_paths
 import pytest
 from PIL import Image
 from seesr_pack.commands import upscale
+from seesr_pack.commands.arguments import OPTIONS, load_preset
+from seesr_pack.commands.headless.workflow import MODEL_FILES, PHOTO, Workflow
 from seesr_pack.commands.photos.places import Output
+from seesr_pack.commands.presets import PRESETS
 from seesr_pack.seesr_modules.dape.tags import TAG_LIST, THRESHOLDS
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -22,18 +25,18 @@ def photo(tmp_path: Path) -> Path:
     return file
 
 
-def values(workflow: upscale.Workflow, class_type: str) -> dict[str, Any]:
-    (node,) = (node for node in workflow.values() if node["class_type"] == class_type)
-    return cast(dict[str, Any], node["inputs"])
+def values(workflow: Workflow, class_type: str) -> dict[str, Any]:
+    (inputs,) = workflow.inputs_of(class_type)
+    return inputs
 
 
 def options(photo: Path, *arguments: str) -> argparse.Namespace:
     return upscale.parser().parse_args([str(photo), *arguments])
 
 
-def load(photo: Path, *arguments: str) -> upscale.Workflow:
+def load(photo: Path, *arguments: str) -> Workflow:
     given = options(photo, *arguments)
-    return upscale.load_workflow(given, given.preset or "published")
+    return load_preset(given.preset or "published", given)
 
 
 def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
@@ -46,15 +49,16 @@ def test_preset_is_a_workflow_and_options_go_over_it(photo: Path) -> None:
     assert values(workflow, "CheckpointLoaderSimple")["ckpt_name"] == "sd_turbo.safetensors"
 
 
-@pytest.mark.parametrize("preset", upscale.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
     """But for those that name a model file: nano is one file, which needs no choice."""
     workflow = load(photo, "--preset", preset)
-    models = () if preset == "nano" else (upscale.OPTIONS["checkpoint"], *upscale.MODEL_FILES.values())
-    others = [setting for name, setting in upscale.OPTIONS.items() if name != "checkpoint"]
-    for number, setting in enumerate((*others, *models, ("LoadImage", "image"))):
-        upscale.set_input(workflow, setting, number)
-        assert values(workflow, setting[0])[setting[1]] == number
+    models = () if preset == "nano" else tuple(MODEL_FILES.values())
+    others = [setting for name, setting in OPTIONS.items() if name != "checkpoint"]
+    for number, setting in enumerate((*others, *models, PHOTO)):
+        workflow.set_input(setting, number)
+        class_type, _, name = setting.partition(".")
+        assert values(workflow, class_type)[name] == number
 
 
 def test_turbo_runs_on_sd_turbos_schedule(photo: Path) -> None:
@@ -88,8 +92,8 @@ def test_unknown_setting_is_told(photo: Path, setting: str) -> None:
         load(photo, "--set", setting)
 
 
-class Host:
-    """Stands for the host: which checkpoints it lists, where its models lie."""
+class ComfyUI:
+    """Stands for ComfyUI: which checkpoints it lists, where its models lie."""
 
     checkpoints: tuple[str, ...] = ()
 
@@ -132,29 +136,29 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_the_models_that_are_taken_are_named(photo: Path, put: Any) -> None:
     """Those behind ``auto``, which choose as in the nodes; a name means itself."""
-    host, workflow = cast(Any, Host()), load(photo, "--preset", "balanced")
-    host.checkpoints = ("512-base-ema.ckpt",)
+    comfyui, workflow = cast(Any, ComfyUI()), load(photo, "--preset", "balanced")
+    comfyui.checkpoints = ("512-base-ema.ckpt",)
     put(*PUBLISHED)
     published = ["512-base-ema.ckpt", "SeeSR", "ram_swin_large_14m.pth", "DAPE.pth"]
-    assert upscale.check_models(host, workflow) == published
+    assert workflow.check_models(comfyui) == published
     put("seesr/seesr_fp16.safetensors")
-    assert upscale.check_models(host, workflow) == [published[0], "seesr_fp16.safetensors", *published[2:]]
+    assert workflow.check_models(comfyui) == [published[0], "seesr_fp16.safetensors", *published[2:]]
     chosen = load(
         photo, "--preset", "balanced", "--set", "SeeSR_LoadModel.seesr=SeeSR", "--set", "SeeSR_LoadDAPE.dape=none"
     )
-    assert upscale.check_models(host, chosen) == published[:3]
+    assert chosen.check_models(comfyui) == published[:3]
     values(chosen, "SeeSR_LoadDAPE")["ram"] = ["7", 0]
-    assert upscale.check_models(host, chosen) == published[:2], "what is behind a link is seen when it runs"
+    assert chosen.check_models(comfyui) == published[:2], "what is behind a link is seen when it runs"
 
 
 def test_the_published_models_are_used_where_they_are(
     photo: Path, tmp_path: Path, put: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And nano where they are not, unless the published ones are asked for."""
-    host = Host()
+    comfyui = ComfyUI()
 
-    def chosen(*arguments: str) -> upscale.Workflow:
-        return upscale.choose_workflow(cast(Any, host), options(photo, *arguments), tmp_path)
+    def chosen(*arguments: str) -> Workflow:
+        return upscale.choose_workflow(cast(Any, comfyui), options(photo, *arguments), tmp_path)
 
     assert chosen() == load(photo, "--preset", "nano")
     told = capsys.readouterr().err
@@ -162,7 +166,7 @@ def test_the_published_models_are_used_where_they_are(
     for asked in (("--preset", "balanced"), ("--checkpoint", "mine.safetensors")):
         with pytest.raises(SeeSRError, match="--model synthetic"):
             chosen(*asked)
-    host.checkpoints = ("512-base-ema.ckpt",)
+    comfyui.checkpoints = ("512-base-ema.ckpt",)
     for name in PUBLISHED:
         assert chosen() == load(photo, "--preset", "nano"), f"without {name}"
         put(name)
@@ -177,13 +181,13 @@ def test_the_published_models_are_used_where_they_are(
 def test_nano_is_never_synthetic(photo: Path, tmp_path: Path) -> None:
     with pytest.raises(SeeSRError, match="choose --preset published, balanced or turbo"):
         given = options(photo, "--model", "synthetic", "--preset", "nano")
-        upscale.choose_workflow(cast(Any, Host()), given, tmp_path)
+        upscale.choose_workflow(cast(Any, ComfyUI()), given, tmp_path)
 
 
 def test_every_missing_model_is_told_at_once(photo: Path, put: Any) -> None:
-    host, workflow = cast(Any, Host()), load(photo, "--preset", "published")
+    comfyui, workflow = cast(Any, ComfyUI()), load(photo, "--preset", "published")
     with pytest.raises(SeeSRError) as told:
-        upscale.check_models(host, workflow)
+        workflow.check_models(comfyui)
     text = str(told.value)
     for words in (
         "512-base-ema.ckpt",
@@ -194,16 +198,16 @@ def test_every_missing_model_is_told_at_once(photo: Path, put: Any) -> None:
         TAG_LIST,
     ):
         assert words in text
-    assert text.count("python run.py download seesr base --pack") == 2 and "--model synthetic" in text
+    assert text.count("python run.py download seesr base --pack") == 2
     for kind in ("checkpoints", "seesr", "rams"):
         assert text.count(f"models/{kind} is {Path('somewhere', kind)}") == 1
     put(*PUBLISHED)
     with pytest.raises(SeeSRError) as told:
-        upscale.check_models(host, workflow)
+        workflow.check_models(comfyui)
     assert "512-base-ema.ckpt" in str(told.value) and "DAPE" not in str(told.value)
     values(workflow, "SeeSR_LoadDAPE")["ram"] = "mine.pth"
     with pytest.raises(SeeSRError, match=r"there is no 'mine\.pth' under models/rams"):
-        upscale.check_models(host, workflow)
+        workflow.check_models(comfyui)
 
 
 def test_unreadable_photos_are_told_and_the_others_are_ready(

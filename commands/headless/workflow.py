@@ -1,0 +1,132 @@
+"""Workflows in ComfyUI's API format: load one, set its inputs, check that its models are there."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...seesr_modules.errors import SeeSRError
+from ...seesr_modules.published import missing_file_message
+
+if TYPE_CHECKING:
+    from .session import HeadlessComfyUI
+
+WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
+
+Nodes = dict[str, dict[str, Any]]
+"""Node id -> ``{"class_type", "inputs", "_meta"}``, as ComfyUI's server takes it."""
+
+CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", "SeeSR_LREmbed.upscale", "LoadImage.image"
+"""Inputs are named NODE.INPUT: the class of the node, then the input."""
+
+MODEL_FILES = {"checkpoints": CHECKPOINT, "seesr": "SeeSR_LoadModel.seesr", "rams": "SeeSR_LoadDAPE.ram"}
+"""Model folder -> the input that names the file in it."""
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A workflow that loads photos with LoadImage and saves results with SaveImage."""
+
+    nodes: Nodes
+
+    @classmethod
+    def read(cls, file: Path) -> Workflow:
+        """Read a file.
+
+        Raises:
+            SeeSRError: The file cannot be read or is not in API format.
+        """
+        try:
+            workflow = cls(json.loads(file.read_text("utf-8")))
+            workflow.inputs_of("LoadImage")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SeeSRError(f"{file} is not a workflow in API format ({error!r}): save it by Export (API).") from error
+        return workflow
+
+    def inputs_of(self, class_type: str) -> list[dict[str, Any]]:
+        """Return the inputs of each node of a class."""
+        return [node["inputs"] for node in self.nodes.values() if node["class_type"] == class_type]
+
+    def set_input(self, setting: str, value: object) -> None:
+        """Give the input NODE.INPUT a value, in all nodes of the class.
+
+        Raises:
+            SeeSRError: The workflow has no such node, or the node no such input.
+        """
+        class_type, _, name = setting.partition(".")
+        found = self.inputs_of(class_type)
+        if not found or any(name not in inputs for inputs in found):
+            raise SeeSRError(f"{setting} cannot be set to {value}: the workflow has no such input; see {WORKFLOWS}.")
+        for inputs in found:
+            inputs[name] = value
+
+    def with_photo(self, name: str) -> Workflow:
+        """Return a copy that loads the photo of this name."""
+        named = copy.deepcopy(self)
+        named.set_input(PHOTO, name)
+        return named
+
+    @property
+    def scale(self) -> float:
+        """The enlargement; 1 if the workflow does not set it."""
+        class_type, _, name = SCALE.partition(".")
+        return float(next((inputs[name] for inputs in self.inputs_of(class_type)), 1.0))
+
+    def check_models(self, comfyui: HeadlessComfyUI) -> list[str]:
+        """Return the names of the model files that the workflow loads; ``auto`` is resolved to a name.
+
+        Inputs that are linked are not checked: their values are known only when the workflow runs.
+
+        Raises:
+            SeeSRError: Model files are missing. The message lists all of them and the folders that were searched.
+        """
+        names: list[str] = []
+        missing: list[str] = []
+        searched: list[str] = []
+        for class_type, (find, kinds) in _finders(comfyui).items():
+            for inputs in self.inputs_of(class_type):
+                if any(isinstance(value, list) for value in inputs.values()):
+                    continue
+                try:
+                    names += find(inputs)
+                except SeeSRError as error:
+                    missing.append(str(error))
+                    searched += kinds
+        if missing:
+            folders = [f"models/{kind} is {comfyui.model_folder(kind)}" for kind in dict.fromkeys(searched)]
+            raise SeeSRError("\n".join([*missing, *folders]))
+        return names
+
+
+def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, str]], list[str]], list[str]]]:
+    """Return loader class -> (its inputs to the names of its files, the model folders that it searches)."""
+    from ...seesr_modules.comfyui.loading.choices import find_seesr, find_tagger
+
+    def checkpoint(inputs: dict[str, str]) -> list[str]:
+        if inputs["ckpt_name"] not in comfyui.choices("CheckpointLoaderSimple", "ckpt_name"):
+            raise SeeSRError(missing_file_message("checkpoints", inputs["ckpt_name"]))
+        return [inputs["ckpt_name"]]
+
+    def upscale_model(inputs: dict[str, str]) -> list[str]:
+        name, there = inputs["model_name"], comfyui.choices("UpscaleModelLoader", "model_name")
+        if name not in there:
+            folder = comfyui.model_folder("upscale_models")
+            raise SeeSRError(f"There is no {name} in {folder}: put it there, or choose from {there}.")
+        return [name]
+
+    def seesr(inputs: dict[str, str]) -> list[str]:
+        return [find_seesr(inputs["seesr"]).name]
+
+    def tagger(inputs: dict[str, str]) -> list[str]:
+        return [path.name for path in find_tagger(inputs["ram"], inputs["dape"]) if path]
+
+    return {
+        "CheckpointLoaderSimple": (checkpoint, ["checkpoints"]),
+        "SeeSR_LoadModel": (seesr, ["seesr"]),
+        "SeeSR_LoadDAPE": (tagger, ["rams", "seesr"]),
+        "UpscaleModelLoader": (upscale_model, []),
+    }
