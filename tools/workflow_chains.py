@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflow_graphs import LOAD, PREPARE, RESTORE, SAVE, UPSCALE, Group, node, variant
+from .workflow_graphs import LOAD, PREPARE, RESTORE, SAVE, UPSCALE, Group, node, variant
 
 LORA = variant(
     UPSCALE,
