@@ -1,4 +1,4 @@
-"""Write every file that is made from other files: workflows, their pictures, the blueprint, the nodes' English words.
+"""Write every file that is made from other files: workflows, their pictures, the blueprint, texts of nodes.
 
 Sources are the nodes' schemas and the graphs in tools/. Other languages are written by hand: what they lack is named.
 --check writes nothing, names what would change, and then ends with exit code 1.
@@ -45,12 +45,13 @@ def main(arguments: Sequence[str]) -> int:
 
 def make(classes: Mapping[str, Any]) -> dict[Path, str | Image.Image]:
     """Return path -> content of every file that is made."""
-    from . import blueprint, locales, thumbnails, workflows
+    from . import blueprint, locales, readme, thumbnails, workflows
 
     return {
         **workflows.files(classes),
         **blueprint.files(classes),
         **locales.files(classes),
+        **readme.files(classes),
         **thumbnails.files(),
     }
 

@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from .art import LETTERS, NIGHT
-from .workflow_chains import CHAINS
-from .workflow_graphs import GRAPHS, Graph
-from .workflows import ROOT, WORKFLOWS
+from .workflow_graphs import Graph
+from .workflows import ALL_GRAPHS, ROOT, WORKFLOWS
 
 PHOTOS = ROOT / "docs" / "nano.jpg"
 SIDE = 512
@@ -104,7 +103,7 @@ def thumbnail(graph: Graph) -> Image.Image:
 
 def files() -> dict[Path, Image.Image]:
     """Return path -> picture of every workflow."""
-    return {WORKFLOWS / f"{graph.name}.jpg": thumbnail(graph) for graph in (*GRAPHS, *CHAINS)}
+    return {WORKFLOWS / f"{graph.name}.jpg": thumbnail(graph) for graph in ALL_GRAPHS}
 
 
 def is_current(path: Path, image: Image.Image) -> bool:

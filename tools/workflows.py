@@ -19,6 +19,7 @@ from .workflow_graphs import GRAPHS, Graph
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
+ALL_GRAPHS = (*GRAPHS, *CHAINS)
 # Modules of comfy_extras whose nodes the workflows use, without their prefix.
 EXTRAS = ("canny", "custom_sampler", "mask", "preview_any", "primitive", "string", "upscale_model")
 PACK_ID, COMFYUI_ID = "seesr", "comfy-core"  # ids in the registry: where a user who lacks a node can get it
@@ -367,6 +368,6 @@ def files(classes: Mapping[str, Any]) -> dict[Path, str]:
     """Return path -> text of every workflow file."""
     return {
         WORKFLOWS / folder / f"{graph.name}.json": json.dumps(make(graph, classes), indent=2, ensure_ascii=False) + "\n"
-        for graph in (*GRAPHS, *CHAINS)
+        for graph in ALL_GRAPHS
         for folder, make in (("", editor_format), ("api", api_format))
     }

@@ -28,7 +28,7 @@ from seesr_pack.tools import generate, locales, workflows
 ROOT = Path(__file__).resolve().parents[2]
 ARCHIVES = ROOT / "requirements" / "archives.json"
 FOLDER = ROOT / "workflows"
-NAMES = [graph.name for graph in (*workflows.GRAPHS, *workflows.CHAINS)]
+NAMES = [graph.name for graph in workflows.ALL_GRAPHS]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
 PAGE_WORDS = ("R", "Graph", "Open in MaskEditor", "Load Image (as Mask)")  # of the page, in bold as titles are
