@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.schedule import (
     SPACINGS,
@@ -17,7 +16,6 @@ from seesr_pack.seesr_modules.method.schedule import (
     sigma_from_alpha_bar,
     spaced_timesteps,
     starts_at_the_top,
-    trailing_timesteps,
     vp_to_ve,
 )
 
@@ -47,14 +45,6 @@ def test_any_number_of_steps_gives_that_many_valid_timesteps(spacing: Spacing) -
         assert timesteps == sorted(timesteps, reverse=True)
         assert timesteps[0] <= 999 and timesteps[-1] >= 0
         assert spacing == "trailing" or timesteps[-1] == (0 if steps == 1000 else 1)
-
-
-def test_trailing_timesteps_are_those_of_diffusers() -> None:
-    """At every number of steps; where diffusers has one too many, that one is no timestep."""
-    scheduler = DDPMScheduler(timestep_spacing="trailing")
-    for steps in range(1, 1001):
-        scheduler.set_timesteps(steps)
-        assert trailing_timesteps(steps).tolist() == [t for t in scheduler.timesteps.tolist() if t != -1]
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001])
