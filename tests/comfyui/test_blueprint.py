@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 import pytest
 from app.subgraph_manager import SubgraphManager
+from seesr_pack.tools import blueprint
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tools"))
-
-import blueprint  # noqa: E402 - on the path that was just added
-
-import workflows  # noqa: E402
-
 Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def file() -> Json:
     return json.loads(blueprint.FILE.read_text("utf-8"))
-
-
-def test_the_file_is_what_the_generator_makes() -> None:
-    assert blueprint.FILE.read_text("utf-8") == blueprint.text(workflows.host_nodes()), "run `tools/blueprint.py`"
-    assert [path.name for path in blueprint.FILE.parent.iterdir()] == ["SeeSR Upscale.json"]
 
 
 def test_the_host_lists_it_and_hands_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,12 +15,9 @@ from pack_nodes import NODES, SCHEMAS
 from seesr_pack.run import COMMANDS, HANDLERS
 from seesr_pack.seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM
 from seesr_pack.seesr_modules.published import CATALOGUE
+from seesr_pack.tools import locales
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tools"))
-
-import locales  # noqa: E402 - on the path that was just added
-
 DOCS = ROOT / "web" / "docs"
 README = ROOT / "README.md"
 
@@ -100,7 +96,7 @@ def test_everything_on_a_node_is_named_and_explained(node_id: str) -> None:
 
 
 def test_english_is_what_the_schemas_say() -> None:
-    assert WORDS["en"] == locales.english(NODES), "run tools/locales.py"
+    assert WORDS["en"] == locales.english(NODES), "run `python run.py generate`"
 
 
 def test_chinese_has_every_text_of_english_and_no_other() -> None:

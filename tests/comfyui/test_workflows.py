@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,12 @@ from other_models import save_controlnet, save_lora, save_upscaler
 from PIL import Image
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.published import CATALOGUE
+from seesr_pack.tools import generate, locales, workflows
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tools"))
-
-import workflows  # noqa: E402 - on the path that was just added
-
+ARCHIVES = ROOT / "requirements" / "archives.json"
 FOLDER = ROOT / "workflows"
-NAMES = [graph.name for graph in (*workflows.GRAPHS, *workflows.CHAINS)]
+NAMES = [graph.name for graph in workflows.ALL_GRAPHS]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
 PAGE_WORDS = ("R", "Graph", "Open in MaskEditor", "Load Image (as Mask)")  # of the page, in bold as titles are
@@ -60,7 +57,7 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def host() -> dict[str, type]:
-    return workflows.host_nodes()
+    return workflows.load_node_classes()
 
 
 @pytest.fixture
@@ -103,14 +100,12 @@ def input_specs(node_class: Any) -> dict[str, tuple[str, Json]]:
 
 
 @pytest.mark.skipif(
-    f"ComfyUI-{comfyui_version.__version__}" not in (ROOT / "run.py").read_text("utf-8"),
-    reason="made with the pinned host's own nodes, some of which newer hosts name otherwise or give an output",
+    f"ComfyUI-{comfyui_version.__version__}" != json.loads(ARCHIVES.read_text("utf-8"))["comfyui"]["name"],
+    reason="made with the pinned ComfyUI: newer ones call some of their own nodes otherwise or give them an output",
 )
-def test_the_files_are_what_the_generator_makes(host: dict[str, type]) -> None:
-    made = workflows.files(host)
-    assert set(made) == set(FOLDER.rglob("*.json"))
-    stale = [path.name for path, text in made.items() if path.read_text("utf-8") != text]
-    assert not stale, "run `python tools/workflows.py`"
+def test_the_files_are_what_generate_makes(host: dict[str, type]) -> None:
+    assert generate.changes(generate.make(host)) == [], "run `python run.py generate`"
+    assert locales.faults(host) == []
 
 
 @pytest.mark.parametrize("name", NAMES)

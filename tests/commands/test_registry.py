@@ -117,11 +117,13 @@ def test_the_art_is_there_and_of_the_registrys_form(field: str) -> None:
 
 def test_what_the_package_leaves_out_is_there_and_not_needed() -> None:
     lines = (ROOT / ".comfyignore").read_text("utf-8").splitlines()
-    ignored = {line.strip("/") for line in lines if line and not line.startswith("#")}
-    assert all((ROOT / name).is_dir() for name in ignored)
-    needed = {"nodes", "seesr_modules", "commands", "web", "locales", "workflows", "requirements"}
-    needed |= {*COMFY.get("includes", ())}
-    assert not ignored & needed and all((ROOT / name).exists() for name in needed)
+    patterns = [line.strip("/") for line in lines if line and not line.startswith("#")]
+    assert all(any(ROOT.glob(pattern)) for pattern in patterns)
+    ignored = {path for pattern in patterns for path in ROOT.glob(pattern)}
+    needed = {"nodes", "seesr_modules", "commands", "web", "locales", "workflows", "subgraphs", "requirements"}
+    needed |= {"nano/nano.safetensors", "run.py", *COMFY.get("includes", ())}
+    for name in needed:
+        assert (ROOT / name).exists() and not ignored & {ROOT / name, *(ROOT / name).parents}, name
 
 
 def test_nodes_run_no_text_as_code_and_install_nothing() -> None:

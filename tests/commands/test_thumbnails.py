@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
+from seesr_pack.tools import generate, thumbnails
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tools"))
-
-import thumbnails  # noqa: E402 - on the path that was just added
-
-FOLDER = ROOT / "workflows"
-GRAPHS = {graph.name: graph for graph in (*thumbnails.GRAPHS, *thumbnails.CHAINS)}
+FILES = thumbnails.files()
 
 
-def test_every_workflow_has_a_picture_and_every_picture_a_workflow() -> None:
-    names = sorted(path.stem for path in FOLDER.glob("*.jpg"))
-    assert names == sorted(GRAPHS) == sorted(path.stem for path in FOLDER.glob("*.json"))
-    assert thumbnails.MOTIFS.keys() <= GRAPHS.keys()
+def test_every_workflow_has_a_picture_and_no_other() -> None:
+    names = sorted(path.stem for path in thumbnails.WORKFLOWS.glob("*.jpg"))
+    assert names == sorted(path.stem for path in FILES)
+    assert names == sorted(path.stem for path in thumbnails.WORKFLOWS.glob("*.json"))
+    assert thumbnails.MOTIFS.keys() <= set(names)
 
 
-@pytest.mark.parametrize("name", GRAPHS)
-def test_a_picture_is_square_small_and_what_the_tool_draws(name: str) -> None:
-    path = FOLDER / f"{name}.jpg"
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_picture_is_square_small_and_what_the_tool_makes(path: Path) -> None:
     assert path.stat().st_size < 60_000
     with Image.open(path) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (512, 512))
-        found = np.asarray(image, float)
-    drawn = np.asarray(thumbnails.thumbnail(GRAPHS[name]), float)
-    # JPEG's own error is up to about 11; another letter or line makes 100 in its square of 16 pixels.
-    blocks = np.abs(found - drawn).reshape(32, 16, 32, 16, 3).mean((1, 3, 4))
-    assert blocks.max() < 40, "run `python tools/thumbnails.py`"
+    assert thumbnails.is_current(path, FILES[path]), "run `python run.py generate`"
+
+
+def test_another_encoder_makes_the_same_picture_and_another_letter_does_not(tmp_path: Path) -> None:
+    image = next(iter(FILES.values())).copy()
+    image.save(tmp_path / "other.jpg", quality=60)
+    assert thumbnails.is_current(tmp_path / "other.jpg", image)
+    thumbnails.write(image, ".", (300, 200))
+    assert not thumbnails.is_current(tmp_path / "other.jpg", image)
 
 
 def test_no_words_lie_under_the_badge_of_the_page() -> None:
     image = Image.new("RGB", (thumbnails.SIDE, thumbnails.SIDE))
     with pytest.raises(ValueError, match="badge"):
-        thumbnails.write(image, "18 steps", (0.05, 0.06))
+        thumbnails.write(image, "18 steps", (26, 30))
     assert not image.getbbox()
+
+
+def test_generate_names_what_is_missing_changed_or_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    files: dict[Path, str | Image.Image] = {
+        tmp_path / "workflows" / name: text for name, text in (("same.json", "1"), ("new.json", "2"), ("old.json", "3"))
+    }
+    for path, text in files.items():
+        generate.write(path, text)
+    files[tmp_path / "workflows" / "old.json"] = "4"
+    (tmp_path / "workflows" / "new.json").unlink()
+    left = tmp_path / "workflows" / "api" / "gone.json"
+    generate.write(left, "5")
+    (tmp_path / "workflows" / "notes").mkdir()
+    assert generate.changes(files) == [tmp_path / "workflows" / "new.json", tmp_path / "workflows" / "old.json", left]
+    for path in generate.changes(files):
+        generate.write(path, files.get(path))
+    assert generate.changes(files) == []

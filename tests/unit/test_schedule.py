@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.schedule import (
     SPACINGS,
@@ -15,7 +14,6 @@ from seesr_pack.seesr_modules.method.schedule import (
     noise_for_start,
     spaced_timesteps,
     starts_at_the_top,
-    trailing_timesteps,
     vp_to_ve,
 )
 
@@ -45,14 +43,6 @@ def test_any_number_of_steps_gives_that_many_valid_timesteps(spacing: Spacing) -
         assert timesteps == sorted(timesteps, reverse=True)
         assert timesteps[0] <= 999 and timesteps[-1] >= 0
         assert spacing == "trailing" or timesteps[-1] == (0 if steps == 1000 else 1)
-
-
-def test_trailing_timesteps_are_those_of_diffusers() -> None:
-    """At every number of steps. Where diffusers has one timestep too many, it is -1."""
-    scheduler = DDPMScheduler(timestep_spacing="trailing")
-    for steps in range(1, 1001):
-        scheduler.set_timesteps(steps)
-        assert trailing_timesteps(steps).tolist() == [t for t in scheduler.timesteps.tolist() if t != -1]
 
 
 @pytest.mark.parametrize("steps", [0, -3, 1001])

@@ -24,10 +24,10 @@ PHOTO_LIBRARIES = {"pillow_heif", "pyvips", "rawpy"}
 
 LOADED_BY_COMFYUI = ("nodes", "seesr_modules")
 """The wing that ComfyUI loads. It knows none of the others."""
-COMMANDS = ("commands", "train", "evaluate", "bench")
-"""The wings that run.py runs. What a user's command imports, ``commands``, knows none of the three for developers."""
+COMMANDS = ("commands", "train", "evaluate", "bench", "tools")
+"""The wings that run.py runs. The first is for users and knows none of the others, which are for developers."""
 
-MAY_IMPORT_COMFYUI = ("nodes", "seesr_modules/comfyui", "commands/headless", "bench")
+MAY_IMPORT_COMFYUI = ("nodes", "seesr_modules/comfyui", "commands/headless", "bench", "tools")
 FILES = sorted([*(path for wing in (*LOADED_BY_COMFYUI, *COMMANDS) for path in (ROOT / wing).rglob("*.py"))])
 
 
@@ -77,7 +77,7 @@ def test_imports_keep_the_direction(path: Path) -> None:
         if is_inside(place, "seesr_modules") and not is_inside(place, "seesr_modules/comfyui"):
             assert not is_inside(target, "seesr_modules/comfyui"), f"{target}: the method does not know ComfyUI"
         if is_inside(place, "commands"):
-            assert not is_inside(target, "train", "evaluate", "bench"), f"{target}: is for developers"
+            assert not is_inside(target, *COMMANDS[1:]), f"{target}: is for developers"
 
 
 def test_no_module_is_named_in_a_string() -> None:

@@ -1,0 +1,1 @@
+"""Tools for developers: ``generate`` writes what is made from other files; the others are started by name."""
