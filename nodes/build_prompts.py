@@ -37,10 +37,10 @@ class BuildPrompts(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "positive", display_name="positive", is_output_list=True, tooltip="What the picture shall be."
+                    "positive", display_name="positive", is_output_list=True, tooltip="What the picture should be."
                 ),
                 io.Conditioning.Output(
-                    "negative", display_name="negative", is_output_list=True, tooltip="What it shall not be."
+                    "negative", display_name="negative", is_output_list=True, tooltip="What the picture should not be."
                 ),
                 io.String.Output(
                     "positive_text",

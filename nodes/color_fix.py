@@ -19,7 +19,7 @@ class ColorFix(io.ComfyNode):
         return schema(
             "SeeSR_ColorFix",
             "Color Fix",
-            description="Takes the colours over from the hint, and resizes to the final size.",
+            description="Gives the result the colours of the hint and resizes it to the final size.",
             search_aliases=["seesr color", "adain", "wavelet", "color match"],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded result."),
@@ -28,21 +28,22 @@ class ColorFix(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="adain",
-                    tooltip="adain matches mean and spread per channel; wavelet takes over all low frequencies.",
+                    tooltip="adain matches mean and standard deviation per channel; wavelet takes all low "
+                    "frequencies; none only resizes.",
                 ),
                 io.Int.Input(
                     "width",
                     default=0,
                     min=0,
                     max=32768,
-                    tooltip="Final width in pixels; 0 keeps the result's.",
+                    tooltip="Final width in pixels; 0 keeps the width of image.",
                 ),
                 io.Int.Input(
                     "height",
                     default=0,
                     min=0,
                     max=32768,
-                    tooltip="Final height in pixels; 0 keeps the result's.",
+                    tooltip="Final height in pixels; 0 keeps the height of image.",
                 ),
             ],
             outputs=[io.Image.Output("fixed", display_name="image", tooltip="The picture with corrected colours.")],

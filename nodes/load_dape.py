@@ -21,7 +21,7 @@ class LoadDape(io.ComfyNode):
         return schema(
             "SeeSR_LoadDAPE",
             "Load DAPE",
-            description="Loads the degradation-aware tagger: the Recognize Anything model with DAPE's LoRA in it.",
+            description="Loads the degradation-aware tagger: the Recognize Anything model with DAPE's LoRA merged in.",
             search_aliases=["seesr tagger", "recognize anything", "ram"],
             advanced=["weight_dtype"],
             inputs=[
@@ -29,24 +29,24 @@ class LoadDape(io.ComfyNode):
                     "ram",
                     options=[AUTO, *folders.ram_choices()],
                     default=AUTO,
-                    tooltip="The Recognize Anything weights, or a packed DAPE: a file in models/rams or models/seesr; "
-                    "auto takes what is there, a packed DAPE before the published RAM.",
+                    tooltip="The Recognize Anything weights or a packed DAPE, in models/rams or models/seesr. "
+                    "auto takes a packed DAPE, else the published RAM.",
                 ),
                 io.Combo.Input(
                     "dape",
                     options=[AUTO, *folders.dape_choices(), PLAIN_RAM],
                     default=AUTO,
-                    tooltip="DAPE's LoRA. auto takes the published one beside RAM, and none beside a packed DAPE, "
-                    "which has it in already. none beside RAM is plain RAM, which degraded pictures mislead.",
+                    tooltip="DAPE's LoRA. auto adds the published one to RAM, and none to a packed DAPE, which already "
+                    "contains it. With RAM, none gives plain RAM, which makes mistakes on degraded pictures.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
-                    tooltip="How the weights are stored; auto is float16.",
+                    tooltip="The type of the stored weights; auto is float16.",
                 ),
             ],
-            outputs=[DapeSocket.Output("dape_model", display_name="dape", tooltip="The tagger with its words.")],
+            outputs=[DapeSocket.Output("dape_model", display_name="dape", tooltip="The tagger and its tag list.")],
         )
 
     @classmethod

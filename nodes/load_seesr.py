@@ -29,15 +29,15 @@ class LoadSeeSR(io.ComfyNode):
                     "seesr",
                     options=[AUTO, *folders.seesr_choices()],
                     default=AUTO,
-                    tooltip="A folder under models/seesr that holds unet and controlnet, or one packed file; auto "
-                    "takes what is there, a packed file before the published folder.",
+                    tooltip="A folder under models/seesr that holds unet and controlnet, or one packed file. auto "
+                    "takes a packed file, else the published folder.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
-                    tooltip="How the weights are stored; auto does what ComfyUI does for a UNet on this device, or "
-                    "takes bfloat16 on a CPU that is fast in it.",
+                    tooltip="The type of the stored weights; auto is ComfyUI's choice for a UNet on this device, or "
+                    "bfloat16 on a CPU that is fast in it.",
                 ),
             ],
             outputs=[

@@ -21,8 +21,8 @@ class LREmbed(io.ComfyNode):
         return schema(
             "SeeSR_LREmbed",
             "LR Embed",
-            description="Upscales the picture plainly; the result is what the ControlNet sees and what sampling "
-            "starts from.",
+            description="Upscales the picture by plain interpolation. The ControlNet sees the result, and sampling "
+            "starts from it.",
             search_aliases=["seesr upscale", "vae encode", "low resolution"],
             inputs=[
                 io.Image.Input("image", tooltip="The low-resolution picture."),
@@ -41,7 +41,7 @@ class LREmbed(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=64,
-                    tooltip="The shorter side that SeeSR at least works at, in pixels; 768 keeps closer to the "
+                    tooltip="The smallest shorter side at which SeeSR works, in pixels; 768 keeps closer to the "
                     "original.",
                 ),
                 io.Combo.Input(

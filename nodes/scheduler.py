@@ -30,7 +30,7 @@ class Scheduler(io.ComfyNode):
                     default=50,
                     min=1,
                     max=TRAIN_STEPS,
-                    tooltip="Number of steps; published is 50, and 2 for SD-Turbo.",
+                    tooltip="Number of steps. Published: 50, and 2 for SD-Turbo.",
                 ),
                 io.Combo.Input(
                     "spacing",

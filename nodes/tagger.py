@@ -24,13 +24,14 @@ class Tagger(io.ComfyNode):
         return schema(
             "SeeSR_Tagger",
             "DAPE Tagger",
-            description="Names what is in a degraded picture and gives the embedding that image attention reads.",
+            description="Recognises what is in a degraded picture: gives tags, and the embedding that the image "
+            "attention reads.",
             is_output_node=True,  # so that it can run alone, and its tags are shown even where they are cached
             search_aliases=["seesr tagger", "caption", "interrogate", "ram tags"],
             advanced=["max_tags"],
             inputs=[
                 DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
-                io.Image.Input("image", tooltip="The picture as it is, before any upscaling."),
+                io.Image.Input("image", tooltip="The original picture, before any upscaling."),
                 offset,
                 exclude,
                 io.Combo.Input(
@@ -44,7 +45,7 @@ class Tagger(io.ComfyNode):
                     "pin",
                     default="",
                     optional=True,
-                    tooltip="Tags to keep whatever their score, separated by commas, in either language.",
+                    tooltip="Tags to keep whatever their score, separated by commas, in English or Chinese.",
                 ),
             ],
             outputs=[
@@ -52,7 +53,9 @@ class Tagger(io.ComfyNode):
                     "tags", display_name="tags", is_output_list=True, tooltip="One text of tags per picture."
                 ),
                 SoftPromptSocket.Output(
-                    "soft_prompt", display_name="soft_prompt", tooltip="What DAPE saw, for SeeSR ControlNet Apply."
+                    "soft_prompt",
+                    display_name="soft_prompt",
+                    tooltip="An embedding of what DAPE saw, for SeeSR ControlNet Apply.",
                 ),
             ],
         )

@@ -20,8 +20,8 @@ class TiledModel(io.ComfyNode):
         return schema(
             "SeeSR_TiledModel",
             "Tiled Diffusion (model)",
-            description="Makes a model predict in tiles, whatever sampler follows; ControlNets, masks and regional "
-            "prompts are cut along.",
+            description="Makes a model predict in tiles, with any sampler; ControlNets, masks and regional prompts "
+            "are cut along.",
             search_aliases=["tiled diffusion", "multidiffusion", "mixture of diffusers"],
             advanced=["overlap_px", "tile_batch", "tiling"],
             inputs=[

@@ -20,8 +20,8 @@ class VAEDecode(io.ComfyNode):
         return schema(
             "SeeSR_VAEDecode",
             "VAE Decode (auto tiles)",
-            description="Turns the latent into a picture; in tiles, as large as fit, where the whole would not fit "
-            "into free memory.",
+            description="Decodes the latent into a picture. If the whole does not fit into free memory, decodes in the "
+            "largest tiles that fit.",
             search_aliases=["vae decode", "vae decode tiled"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The sampled latent."),
