@@ -19,7 +19,7 @@ from ..seesr_modules.comfyui.loading.dtypes import storage_dtypes
 from ..seesr_modules.comfyui.tiling.prediction import tile_model
 from ..seesr_modules.dape.config import PUBLISHED_DAPE
 from ..seesr_modules.dape.tagger import Dape
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.method.tiles import TileSettings
 from .denoising_step import (
     PlainControl,
     StepInputs,
@@ -101,9 +101,9 @@ def _half_precision_rows(weights: Weights, dtype: torch.dtype, side_px: int, rou
     rows.append(
         Figure(f"{name}: mean deviation of epsilon", _deviation(base, inputs, ours(), plain()), "x of its mean")
     )
-    tile, overlap = latent_tile(TILE_PX, OVERLAP_PX)
+    tiles = TileSettings.from_pixels(TILE_PX, OVERLAP_PX)
     whole = _finished(host_step(base, seesr, large))
-    tiled = _finished(host_step(tile_model(base, tile, overlap), seesr, large))
+    tiled = _finished(host_step(tile_model(base, tiles), seesr, large))
     in_tiles, at_once = f"{name}, {2 * side_px} px in tiles of {TILE_PX}", f"{name}, {2 * side_px} px at once"
     rows += _compared(in_tiles, at_once, paired(tiled, whole, rounds, warmup=WARM_UP))
     for what, step in ((in_tiles, tiled), (at_once, whole)):

@@ -11,7 +11,7 @@ from ..seesr_modules.comfyui.images import from_host
 from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, prompt_inputs, schema, tag_inputs, tile_inputs
 from ..seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
 from ..seesr_modules.dape.tags import join_tags
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.method.tiles import TileSettings
 
 
 class TileTagger(io.ComfyNode):
@@ -84,7 +84,7 @@ class TileTagger(io.ComfyNode):
             dape,
             clip,
             from_host(hint, "hint"),
-            *latent_tile(tile_px, overlap_px),
+            TileSettings.from_pixels(tile_px, overlap_px),
             PromptInputs(**words),
             context,
             threshold_offset,

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.sockets import schema, tile_inputs
-from ..seesr_modules.comfyui.tiling.prediction import Tiling, tile_model
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.comfyui.tiling.prediction import tile_model
+from ..seesr_modules.method.tiles import TileSettings
 
 
 class TiledModel(io.ComfyNode):
@@ -32,6 +32,6 @@ class TiledModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, tile_px: int, overlap_px: int, tile_batch: int, tiling: Tiling) -> io.NodeOutput:
+    def execute(cls, model: Any, **tiles: Any) -> io.NodeOutput:
         """Put the tiling on the model."""
-        return io.NodeOutput(tile_model(model, *latent_tile(tile_px, overlap_px), tile_batch, tiling))
+        return io.NodeOutput(tile_model(model, TileSettings.from_pixels(**tiles)))

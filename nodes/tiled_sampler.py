@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.sockets import schema, tile_inputs
 from ..seesr_modules.comfyui.steps.sampling import SEESR_SCHEDULERS, sample, sampler_sigmas
-from ..seesr_modules.comfyui.tiling.prediction import Tiling, tile_model
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.comfyui.tiling.prediction import tile_model
+from ..seesr_modules.method.tiles import TileSettings
 
 
 class TiledSampler(io.ComfyNode):
@@ -103,14 +103,11 @@ class TiledSampler(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
-        tile_px: int,
-        overlap_px: int,
-        tile_batch: int,
-        tiling: Tiling,
         seed_per_image: bool = False,
+        **tiles: Any,
     ) -> io.NodeOutput:
         """Sample."""
-        model = tile_model(model, *latent_tile(tile_px, overlap_px), tile_batch, tiling)
+        model = tile_model(model, TileSettings.from_pixels(**tiles))
         sigmas = sampler_sigmas(model, sampler_name, scheduler, steps, denoise)
         sampled = sample(
             model,

@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..config import NEGATIVE_QUALITY, POSITIVE_QUALITY
-from .tiling.prediction import TILINGS
+from ..method.tiles import TILINGS
 
 CATEGORY = "SeeSR"
 

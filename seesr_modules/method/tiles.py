@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from ..errors import SeeSRError
 MIN_TILE_PX = 64
 
 BlendMode = Literal["gaussian", "reference"]
+Tiling = Literal["gaussian", "reference", "off"]
+TILINGS: tuple[Tiling, ...] = get_args(Tiling)
 
 
 @dataclass(frozen=True)
@@ -64,20 +66,42 @@ class TileLayout:
         return tuple(Tile(y, x, self.tile_height, self.tile_width) for y in self.rows for x in self.columns)
 
 
-def latent_tile(tile_px: int, overlap_px: int) -> tuple[int, int]:
-    """Convert the user's tile and overlap from pixels to latent cells, rounding down.
+@dataclass(frozen=True)
+class TileSettings:
+    """How a large picture is cut into tiles and how the tiles run."""
 
-    Raises:
-        SeeSRError: The tile is too small, or the overlap leaves no way forward.
-    """
-    if tile_px < MIN_TILE_PX:
-        raise SeeSRError(f"tile_px is {tile_px}: give {MIN_TILE_PX} pixels or more.")
-    tile, overlap = tile_px // LATENT_PX, overlap_px // LATENT_PX
-    if not 0 <= overlap < tile:
-        raise SeeSRError(
-            f"overlap_px is {overlap_px} with tile_px {tile_px}: give 0 to {(tile - 1) * LATENT_PX} pixels."
-        )
-    return tile, overlap
+    tile: int
+    """Side of a tile in latent cells."""
+    overlap: int
+    """Latent cells that neighbours share at least."""
+    tile_batch: int = 0
+    """Tiles to run at once; 0 runs as many as fit into free memory."""
+    mode: Tiling = "gaussian"
+    """``reference`` tiles as published; ``off`` runs the whole picture at once."""
+
+    @classmethod
+    def from_pixels(
+        cls, tile_px: int, overlap_px: int, tile_batch: int = 0, tiling: Tiling = "gaussian"
+    ) -> TileSettings:
+        """Convert the inputs of a node. Pixels become latent cells, rounded down.
+
+        Raises:
+            SeeSRError: The tile is too small, or the overlap is not smaller than the tile.
+        """
+        if tile_px < MIN_TILE_PX:
+            raise SeeSRError(f"tile_px is {tile_px}: give {MIN_TILE_PX} pixels or more.")
+        tile, overlap = tile_px // LATENT_PX, overlap_px // LATENT_PX
+        if not 0 <= overlap < tile:
+            raise SeeSRError(
+                f"overlap_px is {overlap_px} with tile_px {tile_px}: give 0 to {(tile - 1) * LATENT_PX} pixels."
+            )
+        return cls(tile, overlap, tile_batch, tiling)
+
+    def plan(self, height: int, width: int) -> TileLayout:
+        """Lay tiles over a latent of ``height`` x ``width`` cells; see :func:`plan_tiles`."""
+        if self.mode == "off":
+            return plan_tiles(height, width, max(height, width), 0)
+        return plan_tiles(height, width, self.tile, self.overlap, self.mode)
 
 
 def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode = "gaussian") -> TileLayout:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from seams import largest_steps
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
-from seesr_pack.seesr_modules.method.tiles import plan_tiles
+from seesr_pack.seesr_modules.method.tiles import TileSettings, plan_tiles
 from torch import Tensor
 
 
@@ -45,7 +45,7 @@ def test_a_flat_and_a_sloping_input_show_no_grid(
     def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
         return [predict_unevenly(generator, part)]
 
-    tiled = tiling._TiledPrediction(tile, overlap, tile_batch, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(tile, overlap, tile_batch, "gaussian"))
     (canvas,) = tiled.calc_cond_batch(predictor, _Model(), [[{"model_conds": {}}]], x, torch.ones(1), {})
     across, inside = largest_steps(plan_tiles(height, width, tile, overlap), canvas[0, 0])
     assert across <= 1.05 * inside

@@ -20,7 +20,7 @@ from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import (
 from seesr_pack.seesr_modules.dape.tags import Vocabulary
 from seesr_pack.seesr_modules.method.image_attention import SOFT_PROMPT_KEY
 from seesr_pack.seesr_modules.method.prompts import positive_text
-from seesr_pack.seesr_modules.method.tiles import Tile, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import Tile, TileSettings, plan_tiles
 from torch import Tensor
 
 SCORES = [
@@ -45,7 +45,7 @@ def tagged(
     """Tag a picture of three tiles with a tagger that says SCORES."""
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
     monkeypatch.setattr(tile_prompts, "look", lambda *_: (torch.randn(4, 145, 512), torch.tensor(SCORES).logit()))
-    return tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), 8, 2, words, context, **settings)
+    return tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), TileSettings(8, 2), words, context, **settings)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_dape_looks_at_every_tile_of_every_picture(tiny: Tiny, monkeypatch: pyte
 
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
     monkeypatch.setattr(tile_prompts, "look", look)
-    found = tag_tiles(dape, tiny.clip, hint, 8, 2, PromptInputs("own", "clean", "noise", False), 1.0)
+    found = tag_tiles(dape, tiny.clip, hint, TileSettings(8, 2), PromptInputs("own", "clean", "noise", False), 1.0)
     assert [tuple(picture.shape) for picture in shown] == [(2, 3, 64, 112), (2, 3, 64, 64), (2, 3, 64, 64)]
     assert torch.equal(shown[0], hint)
     assert torch.equal(shown[1], hint[..., :64]) and torch.equal(shown[2], hint[..., 48:])

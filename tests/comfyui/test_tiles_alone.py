@@ -23,7 +23,7 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import TILE_PROMPTS_KEY, TilePrompts
 from seesr_pack.seesr_modules.config import EncoderSizes
-from seesr_pack.seesr_modules.method.tiles import Tile, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import Tile, TileSettings, plan_tiles
 from torch import Tensor
 
 SIDE = 8
@@ -73,7 +73,7 @@ def part(scene: Scene, tile: Tile, **changes: Any) -> Scene:
 def require_each_alone(applied: Applied, scene: Scene, tile_batch: int, alone: Callable[[int, Tile], Tensor]) -> None:
     """Compare every tile of a tiled run with what ``alone`` makes of its number and place."""
     model, positive, negative = applied
-    together = run((tile_model(model, SIDE, 0, tile_batch), positive, negative), scene)
+    together = run((tile_model(model, TileSettings(SIDE, 0, tile_batch)), positive, negative), scene)
     for number, tile in enumerate(plan_tiles(8, 24, SIDE, 0).tiles):
         torch.testing.assert_close(tile.cut(together), alone(number, tile), rtol=0, atol=TOLERANCE)
 
@@ -91,7 +91,7 @@ def test_every_tile_is_told_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any,
     )
     applied = apply_scene(tiny, seesr, scene, positive=positive, negative=negative)
     model, positive, negative = applied
-    predict(tile_model(model, SIDE, 0, tile_batch), positive, negative, scene, cfg=1.0, steps=1)
+    predict(tile_model(model, TileSettings(SIDE, 0, tile_batch)), positive, negative, scene, cfg=1.0, steps=1)
     handle.remove()
     assert torch.equal(torch.cat(seen), texts.flatten(0, 1)), "by tile, then by picture"
 

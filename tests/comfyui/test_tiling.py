@@ -25,9 +25,9 @@ from seesr_pack.seesr_modules.comfyui.networks import controlnet
 from seesr_pack.seesr_modules.comfyui.steps.guidance import limit_guidance
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
-from seesr_pack.seesr_modules.comfyui.tiling.prediction import TILINGS, tile_model
+from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.method.tiles import blend_weights, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import TILINGS, TileSettings, blend_weights, plan_tiles
 from torch import Tensor
 
 Predictor = Callable[..., list[Tensor]]
@@ -37,7 +37,7 @@ def run_tiled(
     predictor: Predictor, conds: list[Any], x: Tensor, tile: int = 8, overlap: int = 2, tile_batch: int = 1
 ) -> list[Tensor]:
     """Ask the tiling wrapper for a prediction, with ``predictor`` in the host's place."""
-    tiled = tiling._TiledPrediction(tile, overlap, tile_batch, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(tile, overlap, tile_batch, "gaussian"))
     sigma = torch.full((x.shape[0],), 3.0)
     return tiled.calc_cond_batch(predictor, _NoModel(), conds, x, sigma, {})
 
@@ -61,7 +61,7 @@ def test_one_tile_is_no_tiling(tiny: Tiny, seesr: Any) -> None:
     plain = predict(model, positive, negative, scene)
     for mode in TILINGS:
         for tile in (12, 40):
-            assert_alike(predict(tile_model(model, tile, 2, mode=mode), positive, negative, scene), plain)
+            assert_alike(predict(tile_model(model, TileSettings(tile, 2, mode=mode)), positive, negative, scene), plain)
 
 
 @pytest.mark.parametrize("mode", ["gaussian", "reference"])
@@ -69,7 +69,8 @@ def test_tile_batches_give_the_same(tiny: Tiny, seesr: Any, mode: str) -> None:
     """Tiles run one at a time or several at once, two pictures at once: the same prediction."""
     scene = make_scene(12, 20, batch=2)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    one, three = (predict(tile_model(model, 8, 4, size, mode), positive, negative, scene) for size in (1, 3))
+    tiled = (tile_model(model, TileSettings(8, 4, size, mode)) for size in (1, 3))
+    one, three = (predict(each, positive, negative, scene) for each in tiled)
     assert_alike(three, one)
     assert (one - predict(model, positive, negative, scene)).abs().max() > 1e-3, "tiles do matter"
 
@@ -78,7 +79,7 @@ def test_off_takes_the_tiles_away(tiny: Tiny, seesr: Any) -> None:
     """The mode off undoes an earlier tiling."""
     scene = make_scene(12, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    off = tile_model(tile_model(model, 4, 1), 4, 1, mode="off")
+    off = tile_model(tile_model(model, TileSettings(4, 1)), TileSettings(4, 1, mode="off"))
     assert_alike(predict(off, positive, negative, scene), predict(model, positive, negative, scene))
 
 
@@ -152,7 +153,7 @@ def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
         last.cond_hints["of"] = float(part[0, 0, 0, 0])
         return [part.clone()]
 
-    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     for _step in range(2):
         out = tiled.calc_cond_batch(predictor, _NoModel(), [[cond(control=last)]], x, torch.full((1,), 3.0), {})
         torch.testing.assert_close(out[0], x)
@@ -197,7 +198,7 @@ def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest
     )
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    predict(tile_model(model, 8, 2), positive, negative, scene, steps=3)
+    predict(tile_model(model, TileSettings(8, 2)), positive, negative, scene, steps=3)
     assert seen == [1, 1, 1]
 
 
@@ -205,7 +206,7 @@ def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
     """One tile at a time sees the hint itself, and what the stem has read is not kept for it."""
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    tiled = tile_model(model, 8, 2, 1)
+    tiled = tile_model(model, TileSettings(8, 2, 1))
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept: list[dict[str, Any]] = []
     sampler = comfy.samplers.sampler_object("euler")
@@ -237,7 +238,7 @@ def test_pixels_that_are_not_kept_are_not_missed(
 
     def result() -> Tensor:
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        model = limit_guidance(tile_model(model, 8, 2, tile_batch), 0.3, 0.6)
+        model = limit_guidance(tile_model(model, TileSettings(8, 2, tile_batch)), 0.3, 0.6)
         return predict(model, positive, negative, scene, steps=4)
 
     lean = result()
@@ -248,7 +249,7 @@ def test_pixels_that_are_not_kept_are_not_missed(
 def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
     """The host is told of a tile's size, so it need not offload for a canvas that is never run whole."""
     told: list[list[int]] = []
-    tiled = tiling._TiledPrediction(8, 2, 3, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 3, "gaussian"))
     tiled.prepare_sampling(lambda _model, shape, *_rest: told.append(shape), None, [2, 4, 64, 40], {})
     assert told == [[6, 4, 8, 8]]
 
@@ -262,7 +263,7 @@ def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: p
     )
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    predict(tile_model(model, 8, 2, 3), positive, negative, scene, steps=1)
+    predict(tile_model(model, TileSettings(8, 2, 3)), positive, negative, scene, steps=1)
     assert asked[0] == (6, 4, 8, 8), "loading: three tiles, both conds"
     assert {shape[2:] for shape in asked} == {(8, 8)}
 
@@ -273,7 +274,7 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
     """The host's error in mid-run costs nothing but time; the smaller batch is remembered."""
     scene = make_scene(12, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    calm = predict(tile_model(model, 8, 2, 1), positive, negative, scene)
+    calm = predict(tile_model(model, TileSettings(8, 2, 1)), positive, negative, scene)
     sizes: list[int] = []
     network = tiny.model.model.diffusion_model
 
@@ -284,7 +285,7 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
 
     handle = network.register_forward_pre_hook(fail_when_large)
     try:
-        result = predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+        result = predict(tile_model(model, TileSettings(8, 2, 4)), positive, negative, scene)
     finally:
         handle.remove()
     torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
@@ -296,7 +297,7 @@ def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, s
     """The error comes in the second batch of the second step: the first one's tiles are not added again."""
     scene = make_scene(12, 23)  # eight tiles
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    calm = predict(tile_model(model, 8, 3, 1), positive, negative, scene)
+    calm = predict(tile_model(model, TileSettings(8, 3, 1)), positive, negative, scene)
     sizes: list[int] = []
 
     def fail_once(_module: Any, arguments: tuple[Tensor, ...]) -> None:
@@ -306,7 +307,7 @@ def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, s
 
     handle = tiny.model.model.diffusion_model.register_forward_pre_hook(fail_once)
     try:
-        result = predict(tile_model(model, 8, 3, 4), positive, negative, scene)
+        result = predict(tile_model(model, TileSettings(8, 3, 4)), positive, negative, scene)
     finally:
         handle.remove()
     assert sizes == [8, 8, 8, 8, 4, 4]
@@ -383,7 +384,7 @@ def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where
     ]
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
-            predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+            predict(tile_model(model, TileSettings(8, 2, 4)), positive, negative, scene)
     finally:
         for handle in handles:
             handle.remove()
@@ -398,7 +399,7 @@ def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str
     try:
         scene = make_scene(8, 20)
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        tiled = tile_model(model, 8, 2)
+        tiled = tile_model(model, TileSettings(8, 2))
         sample(tiled, positive, negative, scene.latent, 3, 3.0, sampler, seesr_sigmas(tiled, 4))
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
@@ -409,7 +410,7 @@ def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str
 
 def test_progress_of_the_next_run_begins_anew() -> None:
     """What one run has shown does not hold back the bar of another."""
-    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     options = {"transformer_options": {"sample_sigmas": torch.tensor([3.0, 1.0, 0.0])}}
     shown: list[int] = []
 
@@ -473,12 +474,12 @@ def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
     """Hints, weights and stem features go when sampling ends."""
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    tiled = tile_model(model, 8, 2)
+    tiled = tile_model(model, TileSettings(8, 2))
     predict(tiled, positive, negative, scene)
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept = wrapper.__self__
     assert not kept.hints.fitted and not kept.hints.kept
-    assert kept.preview is None and kept.progress is None
+    assert kept.progress is None
     assert kept.weights is None
     assert len(positive[0][1]["control"].stem_outputs) == 0
 
@@ -496,7 +497,7 @@ def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> No
     """Sizes that nothing divides, strips and sides smaller than a tile."""
     scene = make_scene(*size)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    result = predict(tile_model(model, 8, 3), positive, negative, scene, steps=1)
+    result = predict(tile_model(model, TileSettings(8, 3)), positive, negative, scene, steps=1)
     assert result.shape[-2:] == size
     assert torch.isfinite(result).all()
     pointwise = run_tiled(lambda _m, _c, part, *_: [part * 2], [[cond()]], result, 8, 3, tile_batch=4)[0]
@@ -511,7 +512,7 @@ def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(
     scene = make_scene(3, 61)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     with pytest.raises(SeeSRError, match="An overlap of 4 cells does not fit tiles of 3"):
-        predict(tile_model(model, 8, 4, mode="reference"), positive, negative, scene)
+        predict(tile_model(model, TileSettings(8, 4, mode="reference")), positive, negative, scene)
 
 
 def test_blending_is_what_the_weights_say() -> None:

@@ -13,9 +13,9 @@ from seesr_pack.seesr_modules.method.tiles import (
     BlendMode,
     Tile,
     TileLayout,
+    TileSettings,
     add_tile,
     blend_weights,
-    latent_tile,
     plan_tiles,
 )
 from torch import Tensor
@@ -260,6 +260,11 @@ def test_fade_is_a_gaussian_of_three_deviations_to_each_side() -> None:
     torch.testing.assert_close(last[0, :2], expected.flip(0))
 
 
+def test_off_is_one_tile() -> None:
+    assert TileSettings(8, 2, mode="off").plan(40, 20).tiles == (Tile(0, 0, 40, 20),)
+    assert TileSettings(8, 2).plan(40, 20) == plan_tiles(40, 20, 8, 2)
+
+
 def test_without_overlap_tiles_stand_side_by_side() -> None:
     assert all((weight == 1).all() for weight in blend_weights(plan_tiles(20, 30, 10, 0)))
 
@@ -273,8 +278,8 @@ def test_tile_in_pixels() -> None:
     ("tile_px", "overlap_px", "latent"),
     [(768, 128, (96, 16)), (64, 0, (8, 0)), (1023, 129, (127, 16)), (64, 56, (8, 7))],
 )
-def test_latent_tile(tile_px: int, overlap_px: int, latent: tuple[int, int]) -> None:
-    assert latent_tile(tile_px, overlap_px) == latent
+def test_pixels_become_latent_cells(tile_px: int, overlap_px: int, latent: tuple[int, int]) -> None:
+    assert TileSettings.from_pixels(tile_px, overlap_px, 3, "reference") == TileSettings(*latent, 3, "reference")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +293,7 @@ def test_latent_tile(tile_px: int, overlap_px: int, latent: tuple[int, int]) -> 
 )
 def test_impossible_tiles_in_pixels_are_refused(tile_px: int, overlap_px: int, message: str) -> None:
     with pytest.raises(SeeSRError, match=message):
-        latent_tile(tile_px, overlap_px)
+        TileSettings.from_pixels(tile_px, overlap_px)
 
 
 @BOTH

@@ -20,7 +20,7 @@ from ...config import LATENT_PX
 from ...dape.tags import Tag, join_tags, select_tags
 from ...method.image_attention import SOFT_PROMPT_KEY
 from ...method.prompts import positive_text
-from ...method.tiles import Tile, plan_tiles
+from ...method.tiles import Tile, TileSettings
 from ..compat import Conditioning
 from ..loading.dape import DapeModel
 from ..steps.prompts import encode_texts
@@ -95,8 +95,7 @@ def tag_tiles(
     dape: DapeModel,
     clip: Any,
     hint: Tensor,
-    tile: int,
-    overlap: int,
+    tiles: TileSettings,
     prompts: PromptInputs,
     context: float = 0.5,
     threshold_offset: float = 0.0,
@@ -109,8 +108,7 @@ def tag_tiles(
         dape: The tagger.
         clip: The host's CLIP.
         hint: The upscaled pictures [B, 3, H, W] in [0, 1], eight times the latent.
-        tile: Side of a tile in latent cells, as the tiled sampler cuts them.
-        overlap: Cells that neighbours share.
+        tiles: The tiles, as the tiled sampler cuts them.
         prompts: The words besides the tags.
         context: Share of its own threshold that a tag of the whole picture needs to count in a tile:
             1 treats it like any other, 0 puts the whole picture's tags into every tile.
@@ -119,8 +117,8 @@ def tag_tiles(
         max_tags: Tags of one text at most.
     """
     batch, _, height, width = hint.shape
-    tiles = plan_tiles(height // LATENT_PX, width // LATENT_PX, tile, overlap).tiles
-    crops = [piece.in_pixels().cut(hint) for piece in tiles]
+    layout = tiles.plan(height // LATENT_PX, width // LATENT_PX).tiles
+    crops = [tile.in_pixels().cut(hint) for tile in layout]
     soft_prompt, logits = look(dape, [hint, *crops])
 
     def tags(row: Tensor, thresholds: Tensor | None = None) -> list[Tag]:
@@ -128,7 +126,7 @@ def tag_tiles(
 
     whole = [tags(row) for row in logits[:batch]]
     own = torch.tensor(dape.vocabulary.thresholds)
-    tile_logits = logits[batch:].unflatten(0, (len(tiles), batch))
+    tile_logits = logits[batch:].unflatten(0, (len(layout), batch))
     tile_tags = []
     for rows in tile_logits:
         of_tile = []
@@ -145,15 +143,15 @@ def tag_tiles(
         return encode_texts(clip, texts, prompts.single_chunk, prompts.literal)
 
     of_tiles = encoded([text(found) for row in tile_tags for found in row])
-    texts = comfy.utils.repeat_to_batch_size(of_tiles[0][0], len(tiles) * batch).unflatten(0, (len(tiles), batch))
-    soft_prompts = soft_prompt[batch:].unflatten(0, (len(tiles), batch))
+    texts = comfy.utils.repeat_to_batch_size(of_tiles[0][0], len(layout) * batch).unflatten(0, (len(layout), batch))
+    soft_prompts = soft_prompt[batch:].unflatten(0, (len(layout), batch))
     positive = encoded([text(found) for found in whole])
     negative = encoded([prompts.negative_prompt])
     return TiledTagging(
-        positive=_with(positive, TilePrompts(tiles, soft_prompts, texts)),
-        negative=_with(negative, TilePrompts(tiles, soft_prompts)),
+        positive=_with(positive, TilePrompts(layout, soft_prompts, texts)),
+        negative=_with(negative, TilePrompts(layout, soft_prompts)),
         whole=Tagging(soft_prompt[:batch], whole),
-        tiles=tiles,
+        tiles=layout,
         tile_tags=tile_tags,
     )
 
