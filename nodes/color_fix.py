@@ -1,4 +1,4 @@
-"""Color Fix: the result with the colours of the picture it came from."""
+"""Color Fix: give the result the colours of the original picture."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..seesr_modules.comfyui.steps.color_fix import METHODS, fix_color
 
 
 class ColorFix(io.ComfyNode):
-    """Takes the colours of the hint over to the result and brings it to the final size."""
+    """Gives the result the colours of the hint and resizes it to the final size."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_ColorFix",
             "Color Fix",

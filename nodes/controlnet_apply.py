@@ -1,4 +1,4 @@
-"""SeeSR ControlNet Apply: model and conditioning with SeeSR in them."""
+"""SeeSR ControlNet Apply: add SeeSR to the model and the conditioning."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..seesr_modules.comfyui.steps.apply import apply_seesr
 
 
 class ControlNetApply(io.ComfyNode):
-    """Puts the image attention and the LR start on the MODEL, ControlNet and soft prompt on the conditioning."""
+    """Adds image attention and LR start to the MODEL, and ControlNet and soft prompt to the conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_ControlNetApply",
             "SeeSR ControlNet Apply",

@@ -1,4 +1,4 @@
-"""Degrade: the damage that SeeSR was trained to undo, to test with pictures whose truth is known."""
+"""Degrade: the damage that SeeSR was trained to undo, for tests on pictures whose original is known."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..seesr_modules.comfyui.steps.degrade import degraded_and_clean
 
 
 class Degrade(io.ComfyNode):
-    """Makes a bad small picture out of a good one."""
+    """Turns a good picture into a small degraded one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_Degrade",
             "Degrade",

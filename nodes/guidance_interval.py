@@ -1,4 +1,4 @@
-"""Guidance Interval: guidance only where it matters, at half the cost elsewhere."""
+"""Guidance Interval: guidance in a part of the run, and half the cost in the other steps."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..seesr_modules.comfyui.steps.guidance import limit_guidance
 
 
 class GuidanceInterval(io.ComfyNode):
-    """Leaves the negative branch out where guidance changes little."""
+    """Leaves the negative prompt out in steps where guidance changes little."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_GuidanceInterval",
             "Guidance Interval",

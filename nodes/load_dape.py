@@ -13,11 +13,11 @@ from ..seesr_modules.errors import SeeSRError
 
 
 class LoadDape(io.ComfyNode):
-    """Loads RAM with DAPE's LoRA merged into it."""
+    """Loads RAM and merges DAPE's LoRA into it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LoadDAPE",
             "Load DAPE",
@@ -51,7 +51,7 @@ class LoadDape(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, ram: str | None, dape: str | None) -> bool | str:
-        """Say what to fetch where a chosen file is not there; a link (None) is looked at when the node runs."""
+        """Say what to download if a chosen file is missing. A linked input (None) is checked when the node runs."""
         try:
             if ram is not None and dape is not None:
                 find_tagger(ram, dape)
@@ -61,7 +61,7 @@ class LoadDape(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, ram: str | None, dape: str | None, weight_dtype: str | None) -> str:
-        """Tell the host's cache that other files are behind the choices; behind a link (None) auto may be."""
+        """Tell ComfyUI's cache when the files behind the choices change. A linked input (None) may be auto."""
         try:
             return fingerprint(*find_tagger(ram or AUTO, dape or AUTO))
         except SeeSRError as error:

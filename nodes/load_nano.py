@@ -1,4 +1,4 @@
-"""Load Nano: everything of the small SeeSR that comes with the pack."""
+"""Load Nano: all parts of the small SeeSR that comes with the pack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LoadNano(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LoadNano",
             "Load Nano",

@@ -17,7 +17,7 @@ class LoadSeeSR(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LoadModel",
             "Load SeeSR",
@@ -49,7 +49,7 @@ class LoadSeeSR(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, seesr: str | None) -> bool | str:
-        """Say what to fetch where the chosen model is not there; a link (None) is looked at when the node runs."""
+        """Say what to download if the chosen model is missing. A linked input (None) is checked when the node runs."""
         try:
             if seesr is not None:
                 find_seesr(seesr)
@@ -59,7 +59,7 @@ class LoadSeeSR(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, seesr: str | None, weight_dtype: str | None) -> str:
-        """Tell the host's cache that other files are behind the choice; behind a link (None) auto may be."""
+        """Tell ComfyUI's cache when the files behind the choice change. A linked input (None) may be auto."""
         try:
             return fingerprint(find_seesr(seesr or AUTO))
         except SeeSRError as error:

@@ -1,4 +1,4 @@
-"""LR Embed: the picture at its new size, as hint and as the latent to start from."""
+"""LR Embed: the upscaled picture, as hint and as the latent where sampling starts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..seesr_modules.comfyui.steps.embed import STARTS, embed
 
 
 class LREmbed(io.ComfyNode):
-    """Upscales the picture plainly and encodes it: the start that SeeSR refines."""
+    """Upscales the picture by plain interpolation and encodes it. SeeSR starts from the result."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LREmbed",
             "LR Embed",

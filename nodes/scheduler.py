@@ -1,4 +1,4 @@
-"""SeeSR Scheduler: the published schedules, for the host's custom samplers."""
+"""SeeSR Scheduler: the published schedules, for ComfyUI's custom samplers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scheduler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_Scheduler",
             "SeeSR Scheduler",

@@ -1,4 +1,4 @@
-"""DAPE Tagger: what is in the picture, as tags and as an embedding."""
+"""DAPE Tagger: the content of the picture, as tags and as an embedding."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from ..seesr_modules.dape.tags import Language, join_tags
 
 
 class Tagger(io.ComfyNode):
-    """Describes each picture of a batch: the hard prompt and the soft prompt of SeeSR."""
+    """Gives SeeSR's hard prompt (tags) and soft prompt (embedding) for each picture of a batch."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         offset, exclude, max_tags = tag_inputs()
         return schema(
             "SeeSR_Tagger",
             "DAPE Tagger",
             description="Recognises what is in a degraded picture: gives tags, and the embedding that the image "
             "attention reads.",
-            is_output_node=True,  # so that it can run alone, and its tags are shown even where they are cached
+            is_output_node=True,  # the node can run alone, and shows its tags even if they come from the cache
             search_aliases=["seesr tagger", "caption", "interrogate", "ram tags"],
             advanced=["max_tags"],
             inputs=[

@@ -1,4 +1,4 @@
-"""DAPE Tile Tagger: each tile of a large picture described by what is in it."""
+"""DAPE Tile Tagger: a prompt for each tile of a large picture."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..seesr_modules.method.tiles import TileSettings
 
 
 class TileTagger(io.ComfyNode):
-    """Takes the place of DAPE Tagger and Build Prompts for pictures that are sampled in tiles."""
+    """Replaces DAPE Tagger and Build Prompts for pictures that are sampled in tiles."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         tile_px, overlap_px, *_ = tile_inputs()
         offset, exclude, max_tags = tag_inputs()
         return schema(
@@ -79,7 +79,7 @@ class TileTagger(io.ComfyNode):
         max_tags: int,
         **words: Any,
     ) -> io.NodeOutput:
-        """Tag whole and tiles and encode their prompts."""
+        """Tag the whole picture and its tiles, and encode their prompts."""
         found = tag_tiles(
             dape,
             clip,

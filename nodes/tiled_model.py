@@ -1,4 +1,4 @@
-"""Tiled Diffusion (model): a model that predicts in tiles, for any of the host's samplers."""
+"""Tiled Diffusion (model): a model that predicts in tiles, for any of ComfyUI's samplers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..seesr_modules.method.tiles import TileSettings
 
 
 class TiledModel(io.ComfyNode):
-    """Makes whatever sampler follows work on the memory of one tile."""
+    """Lets any sampler work with the memory of one tile."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_TiledModel",
             "Tiled Diffusion (model)",

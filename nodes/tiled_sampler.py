@@ -1,4 +1,4 @@
-"""Tiled Sampler: any of the host's samplers, in tiles where the picture is large."""
+"""Tiled Sampler: any of ComfyUI's samplers, in tiles if the picture is large."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..seesr_modules.method.tiles import TileSettings
 
 
 class TiledSampler(io.ComfyNode):
-    """Samples with any of the host's samplers, on the memory of one tile."""
+    """Samples with any of ComfyUI's samplers and the memory of one tile."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_TiledSampler",
             "Tiled Sampler",

@@ -1,4 +1,4 @@
-"""Decode: the host's VAE, in tiles where the picture is too large for the memory there is."""
+"""VAE Decode (auto tiles): ComfyUI's VAE, in tiles if the picture is too large for free memory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..seesr_modules.comfyui.steps.vae import decode
 
 
 class VAEDecode(io.ComfyNode):
-    """Turns the latent into a picture, of any size."""
+    """Decodes a latent of any size into a picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_VAEDecode",
             "VAE Decode (auto tiles)",

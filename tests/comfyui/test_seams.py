@@ -1,4 +1,4 @@
-"""No grid in a tiled run: a model whose predictions depend on the place in the tile, and on the tile."""
+"""A tiled run shows no grid, even if predictions depend on the tile and on the position in the tile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Model:
 
 
 def predict_unevenly(generator: torch.Generator, part: Tensor) -> Tensor:
-    """Return the input, with an offset for each tile and a dark middle in every one."""
+    """Return the input with a separate offset and a dark middle for each tile."""
     height, width = part.shape[-2:]
     down, across = (torch.linspace(-1, 1, side).square() for side in (height, width))
     offsets = torch.rand(len(part), 1, 1, 1, generator=generator)
