@@ -72,15 +72,14 @@ def _step(base: ModelPatcher, seesr: SeeSRModel, inputs: StepInputs) -> int:
     from ..seesr_modules.comfyui.steps.apply import apply_seesr
     from ..seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
     from ..seesr_modules.comfyui.tiling.prediction import tile_model
-    from ..seesr_modules.method.tiles import latent_tile, plan_tiles
+    from ..seesr_modules.method.tiles import TileSettings
     from .step import OVERLAP_PX, TILE_PX
 
     cond = [[inputs.positive, {}]]
     model, positive, negative = apply_seesr(base, seesr, cond, cond, inputs.hint, inputs.soft_prompt)
-    tile, overlap = latent_tile(TILE_PX, OVERLAP_PX)
-    model = tile_model(model, tile, overlap, tile_batch=1)
+    tiles = TileSettings.from_pixels(TILE_PX, OVERLAP_PX, tile_batch=1)
+    model = tile_model(model, tiles)
     sample(model, positive, negative, {"samples": inputs.latent}, 0, 1.0, "euler", seesr_sigmas(model, 1))
-    height, width = inputs.latent.shape[-2:]
-    layout = plan_tiles(height, width, tile, overlap)
+    layout = tiles.plan(*inputs.latent.shape[-2:])
     cells = len(layout.tiles) * layout.tile_height * layout.tile_width
     return cells * seesr.controlnet.control_model.model_channels * model.model_dtype().itemsize

@@ -19,7 +19,7 @@ from ..seesr_modules.comfyui.loading.dtypes import storage_dtypes
 from ..seesr_modules.comfyui.tiling.prediction import tile_model
 from ..seesr_modules.dape.config import PUBLISHED_DAPE
 from ..seesr_modules.dape.tagger import Dape
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.method.tiles import TileSettings
 from .denoising_step import (
     OtherControl,
     StepInputs,
@@ -104,9 +104,9 @@ def _measure_half_precision(weights: Weights, dtype: torch.dtype, side_px: int, 
     rows.append(
         Figure(f"{name}: mean deviation of epsilon", _measure_deviation(base, inputs, ours(), plain()), "x of its mean")
     )
-    tile, overlap = latent_tile(TILE_PX, OVERLAP_PX)
+    tiles = TileSettings.from_pixels(TILE_PX, OVERLAP_PX)
     whole = _synchronize(prepare_comfyui_step(base, seesr, large))
-    tiled = _synchronize(prepare_comfyui_step(tile_model(base, tile, overlap), seesr, large))
+    tiled = _synchronize(prepare_comfyui_step(tile_model(base, tiles), seesr, large))
     in_tiles, at_once = f"{name}, {2 * side_px} px in tiles of {TILE_PX}", f"{name}, {2 * side_px} px at once"
     rows += _compare(in_tiles, at_once, time_in_turn(tiled, whole, rounds, warmup=WARM_UP))
     for what, step in ((in_tiles, tiled), (at_once, whole)):

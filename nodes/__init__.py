@@ -1,4 +1,4 @@
-"""The nodes, one step of SeeSR each."""
+"""The nodes. Each is one step of SeeSR. A new node gets an import and a line in :data:`NODES`."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ from .tiled_model import TiledModel
 from .tiled_sampler import TiledSampler
 from .vae_decode import VAEDecode
 
+NODES: list[type[io.ComfyNode]] = [
+    LoadSeeSR,
+    LoadDape,
+    LoadNano,
+    Tagger,
+    BuildPrompts,
+    LREmbed,
+    ControlNetApply,
+    TiledSampler,
+    TiledModel,
+    TileTagger,
+    Scheduler,
+    GuidanceInterval,
+    VAEDecode,
+    ColorFix,
+    Degrade,
+]
+
 
 class SeeSRExtension(ComfyExtension):
-    """What the host loads: the model folders and the list of nodes."""
+    """What ComfyUI loads: the model folders and the list of nodes."""
 
     def __init__(self) -> None:
-        """Let the host know where SeeSR's models lie, and the user whether the pack is there twice."""
+        """Tell ComfyUI the folders of SeeSR's models, and warn the user if a second copy of the pack is loaded."""
         folders.register()
         warn_of_other_copy(LoadSeeSR)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node of the pack."""
-        return [
-            LoadSeeSR,
-            LoadDape,
-            LoadNano,
-            Tagger,
-            BuildPrompts,
-            LREmbed,
-            ControlNetApply,
-            TiledSampler,
-            TiledModel,
-            TileTagger,
-            Scheduler,
-            GuidanceInterval,
-            VAEDecode,
-            ColorFix,
-            Degrade,
-        ]
+        return NODES

@@ -1,4 +1,4 @@
-"""Build Prompts: tags and words to positive and negative conditioning."""
+"""Build Prompts: positive and negative conditioning from tags and words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BuildPrompts(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_BuildPrompts",
             "Build Prompts",
@@ -37,10 +37,10 @@ class BuildPrompts(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "positive", display_name="positive", is_output_list=True, tooltip="What the picture shall be."
+                    "positive", display_name="positive", is_output_list=True, tooltip="What the picture should be."
                 ),
                 io.Conditioning.Output(
-                    "negative", display_name="negative", is_output_list=True, tooltip="What it shall not be."
+                    "negative", display_name="negative", is_output_list=True, tooltip="What the picture should not be."
                 ),
                 io.String.Output(
                     "positive_text",
@@ -62,7 +62,7 @@ class BuildPrompts(io.ComfyNode):
         single_chunk: list[bool],
         literal: Sequence[bool] = (False,),
     ) -> io.NodeOutput:
-        """Encode one positive text per picture, the pictures of a batch together, and the negative texts given."""
+        """Encode the negative texts, and one positive text per picture; pictures of a batch are encoded together."""
         texts = []
         for i, batch in enumerate(split_batches(tags)):
             user, quality = (words[min(i, len(words) - 1)] for words in (user_prompt, quality_prompt))

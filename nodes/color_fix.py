@@ -1,4 +1,4 @@
-"""Color Fix: the result with the colours of the picture it came from."""
+"""Color Fix: give the result the colours of the original picture."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..seesr_modules.comfyui.steps.color_fix import METHODS, fix_color
 
 
 class ColorFix(io.ComfyNode):
-    """Takes the colours of the hint over to the result and brings it to the final size."""
+    """Gives the result the colours of the hint and resizes it to the final size."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_ColorFix",
             "Color Fix",
-            description="Takes the colours over from the hint, and resizes to the final size.",
+            description="Gives the result the colours of the hint and resizes it to the final size.",
             search_aliases=["seesr color", "adain", "wavelet", "color match"],
             inputs=[
                 io.Image.Input("image", tooltip="The decoded result."),
@@ -28,21 +28,22 @@ class ColorFix(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="adain",
-                    tooltip="adain matches mean and spread per channel; wavelet takes over all low frequencies.",
+                    tooltip="adain matches mean and standard deviation per channel; wavelet takes all low "
+                    "frequencies; none only resizes.",
                 ),
                 io.Int.Input(
                     "width",
                     default=0,
                     min=0,
                     max=32768,
-                    tooltip="Final width in pixels; 0 keeps the result's.",
+                    tooltip="Final width in pixels; 0 keeps the width of image.",
                 ),
                 io.Int.Input(
                     "height",
                     default=0,
                     min=0,
                     max=32768,
-                    tooltip="Final height in pixels; 0 keeps the result's.",
+                    tooltip="Final height in pixels; 0 keeps the height of image.",
                 ),
             ],
             outputs=[io.Image.Output("fixed", display_name="image", tooltip="The picture with corrected colours.")],

@@ -1,4 +1,4 @@
-"""SeeSR ControlNet Apply: model and conditioning with SeeSR in them."""
+"""SeeSR ControlNet Apply: add SeeSR to the model and the conditioning."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from ..seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 
 
 class ControlNetApply(io.ComfyNode):
-    """Puts the image attention and the LR start on the MODEL, ControlNet and soft prompt on the conditioning."""
+    """Adds image attention and LR start to the MODEL, and ControlNet and soft prompt to the conditioning."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_ControlNetApply",
             "SeeSR ControlNet Apply",
-            description="Makes an SD2-type model restore the hint: image attention and the LR start go on the "
-            "model, the ControlNet and the soft prompt on the conditioning.",
+            description="Makes an SD2-type model restore the hint. Adds the image attention and the LR start to the "
+            "model, and the ControlNet and the soft prompt to the conditioning.",
             search_aliases=["seesr apply", "controlnet"],
             advanced=["start_percent", "end_percent"],
             inputs=[
-                io.Model.Input("model", tooltip="An SD2-type model at 512 px; LoRAs go in front of this node."),
+                io.Model.Input("model", tooltip="An SD2-type model at 512 px; put LoRAs before this node."),
                 SeeSRModelSocket.Input("seesr", tooltip="From Load SeeSR."),
                 io.Conditioning.Input("positive", tooltip="From Build Prompts or any text encoder."),
                 io.Conditioning.Input("negative", tooltip="From Build Prompts or any text encoder."),
@@ -38,7 +38,7 @@ class ControlNetApply(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="How much the ControlNet holds the result to the picture.",
+                    tooltip="How strongly the ControlNet holds the result to the picture.",
                 ),
                 io.Float.Input(
                     "soft_prompt_strength",
@@ -46,7 +46,7 @@ class ControlNetApply(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="How much the image attention adds; 0 leaves it out.",
+                    tooltip="How strongly the image attention works; 0 leaves it out.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -54,7 +54,7 @@ class ControlNetApply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Part of the sampling at which the ControlNet begins.",
+                    tooltip="Where in the sampling run the ControlNet begins, 0 to 1.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -62,7 +62,7 @@ class ControlNetApply(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Part of the sampling at which the ControlNet ends.",
+                    tooltip="Where in the sampling run the ControlNet ends, 0 to 1.",
                 ),
             ],
             outputs=[
@@ -70,7 +70,9 @@ class ControlNetApply(io.ComfyNode):
                 io.Conditioning.Output(
                     "positive_applied", display_name="positive", tooltip="With ControlNet and soft prompt."
                 ),
-                io.Conditioning.Output("negative_applied", display_name="negative", tooltip="With the same."),
+                io.Conditioning.Output(
+                    "negative_applied", display_name="negative", tooltip="With ControlNet and soft prompt."
+                ),
             ],
         )
 

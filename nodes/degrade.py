@@ -1,4 +1,4 @@
-"""Degrade: the damage that SeeSR was trained to undo, to test with pictures whose truth is known."""
+"""Degrade: the damage that SeeSR was trained to undo, for tests on pictures whose original is known."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..seesr_modules.comfyui.steps.degrade import degrade_and_crop
 
 
 class Degrade(io.ComfyNode):
-    """Makes a bad small picture out of a good one."""
+    """Turns a good picture into a small degraded one."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_Degrade",
             "Degrade",
-            description="Damages and shrinks a good picture as in SeeSR's training: blur, noise, JPEG, each twice.",
+            description="Damages and shrinks a good picture as SeeSR's training does: two rounds of blur, noise, JPEG.",
             search_aliases=["real-esrgan degradation", "low quality", "downscale", "jpeg", "noise", "blur"],
             inputs=[
                 io.Image.Input("image", tooltip="Good pictures; each is damaged in its own way."),
@@ -32,7 +32,7 @@ class Degrade(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 is the damage of SeeSR's training, less is milder, 0 only makes the picture smaller.",
+                    tooltip="1 damages as SeeSR's training does, less is milder, 0 only shrinks the picture.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -40,7 +40,7 @@ class Degrade(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Which damage; the same seed gives the same picture.",
+                    tooltip="Selects the damage; the same seed gives the same picture.",
                 ),
             ],
             outputs=[
@@ -48,7 +48,7 @@ class Degrade(io.ComfyNode):
                 io.Image.Output(
                     "clean",
                     display_name="clean",
-                    tooltip="The good picture, cut to exactly scale times the damaged one, to compare results with.",
+                    tooltip="The good picture, cropped to exactly scale times the damaged one, for comparing results.",
                 ),
             ],
         )

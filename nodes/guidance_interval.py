@@ -1,4 +1,4 @@
-"""Guidance Interval: guidance only where it matters, at half the cost elsewhere."""
+"""Guidance Interval: guidance in a part of the run, and half the cost in the other steps."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..seesr_modules.comfyui.steps.guidance import limit_guidance
 
 
 class GuidanceInterval(io.ComfyNode):
-    """Leaves the negative branch out where guidance changes little."""
+    """Leaves the negative prompt out in steps where guidance changes little."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_GuidanceInterval",
             "Guidance Interval",
-            description="Guides only in a part of the sampling run; elsewhere the negative prompt is not computed, "
-            "which halves the cost of those steps.",
+            description="Uses guidance only in a part of the sampling run. The other steps do not compute the "
+            "negative prompt, which halves their cost.",
             search_aliases=["limited interval guidance", "cfg", "faster"],
             inputs=[
                 io.Model.Input("model", tooltip="From SeeSR ControlNet Apply."),
@@ -30,7 +30,7 @@ class GuidanceInterval(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Part of the sampling at which guidance begins.",
+                    tooltip="Where in the sampling run guidance begins, 0 to 1.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -38,7 +38,7 @@ class GuidanceInterval(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.001,
-                    tooltip="Part of the sampling at which guidance ends; 1 with a start of 0 guides throughout.",
+                    tooltip="Where in the sampling run guidance ends; 0 to 1 guides throughout.",
                 ),
             ],
             outputs=[io.Model.Output("guided", display_name="model", tooltip="The model, guided in that part only.")],

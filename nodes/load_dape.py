@@ -13,15 +13,15 @@ from ..seesr_modules.errors import SeeSRError
 
 
 class LoadDape(io.ComfyNode):
-    """Loads RAM with DAPE's LoRA merged into it."""
+    """Loads RAM and merges DAPE's LoRA into it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LoadDAPE",
             "Load DAPE",
-            description="Loads the degradation-aware tagger: the Recognize Anything model with DAPE's LoRA in it.",
+            description="Loads the degradation-aware tagger: the Recognize Anything model with DAPE's LoRA merged in.",
             search_aliases=["seesr tagger", "recognize anything", "ram"],
             advanced=["weight_dtype"],
             inputs=[
@@ -29,29 +29,29 @@ class LoadDape(io.ComfyNode):
                     "ram",
                     options=[AUTO, *folders.ram_choices()],
                     default=AUTO,
-                    tooltip="The Recognize Anything weights, or a packed DAPE: a file in models/rams or models/seesr; "
-                    "auto takes what is there, a packed DAPE before the published RAM.",
+                    tooltip="The Recognize Anything weights or a packed DAPE, in models/rams or models/seesr. "
+                    "auto takes a packed DAPE, else the published RAM.",
                 ),
                 io.Combo.Input(
                     "dape",
                     options=[AUTO, *folders.dape_choices(), PLAIN_RAM],
                     default=AUTO,
-                    tooltip="DAPE's LoRA. auto takes the published one beside RAM, and none beside a packed DAPE, "
-                    "which has it in already. none beside RAM is plain RAM, which degraded pictures mislead.",
+                    tooltip="DAPE's LoRA. auto adds the published one to RAM, and none to a packed DAPE, which already "
+                    "contains it. With RAM, none gives plain RAM, which makes mistakes on degraded pictures.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
-                    tooltip="How the weights are stored; auto is float16.",
+                    tooltip="The type of the stored weights; auto is float16.",
                 ),
             ],
-            outputs=[DapeSocket.Output("dape_model", display_name="dape", tooltip="The tagger with its words.")],
+            outputs=[DapeSocket.Output("dape_model", display_name="dape", tooltip="The tagger and its tag list.")],
         )
 
     @classmethod
     def validate_inputs(cls, ram: str | None, dape: str | None) -> bool | str:
-        """Say what to fetch where a chosen file is not there; a link (None) is looked at when the node runs."""
+        """Say what to download if a chosen file is missing. A linked input (None) is checked when the node runs."""
         try:
             if ram is not None and dape is not None:
                 find_tagger(ram, dape)
@@ -61,7 +61,7 @@ class LoadDape(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, ram: str | None, dape: str | None, weight_dtype: str | None) -> str:
-        """Tell the host's cache that other files are behind the choices; behind a link (None) auto may be."""
+        """Tell ComfyUI's cache when the files behind the choices change. A linked input (None) may be auto."""
         try:
             return fingerprint(*find_tagger(ram or AUTO, dape or AUTO))
         except SeeSRError as error:

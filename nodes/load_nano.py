@@ -1,4 +1,4 @@
-"""Load Nano: everything of the small SeeSR that comes with the pack."""
+"""Load Nano: all parts of the small SeeSR that comes with the pack."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LoadNano(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LoadNano",
             "Load Nano",
@@ -21,9 +21,9 @@ class LoadNano(io.ComfyNode):
             search_aliases=["seesr nano", "small model", "upscale", "super resolution"],
             inputs=[],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="Nano's base model, in the place of SD2's."),
-                io.Clip.Output("clip", display_name="clip", tooltip="Nano's text encoder; it knows nano's tags only."),
-                io.Vae.Output("vae", display_name="vae", tooltip="Nano's autoencoder; its latents are nano's own."),
+                io.Model.Output("model", display_name="model", tooltip="Nano's base model, in place of SD2's."),
+                io.Clip.Output("clip", display_name="clip", tooltip="Nano's text encoder; it knows only nano's tags."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Nano's autoencoder; its latents fit no other model."),
                 SeeSRModelSocket.Output(
                     "seesr_model", display_name="seesr", tooltip="Nano's ControlNet and image attention."
                 ),

@@ -17,7 +17,7 @@ class LoadSeeSR(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LoadModel",
             "Load SeeSR",
@@ -29,15 +29,15 @@ class LoadSeeSR(io.ComfyNode):
                     "seesr",
                     options=[AUTO, *folders.seesr_choices()],
                     default=AUTO,
-                    tooltip="A folder under models/seesr that holds unet and controlnet, or one packed file; auto "
-                    "takes what is there, a packed file before the published folder.",
+                    tooltip="A folder under models/seesr that holds unet and controlnet, or one packed file. auto "
+                    "takes a packed file, else the published folder.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_DTYPES),
                     default="auto",
-                    tooltip="How the weights are stored; auto does what ComfyUI does for a UNet on this device, or "
-                    "takes bfloat16 on a CPU that is fast in it.",
+                    tooltip="The type of the stored weights; auto is ComfyUI's choice for a UNet on this device, or "
+                    "bfloat16 on a CPU that is fast in it.",
                 ),
             ],
             outputs=[
@@ -49,7 +49,7 @@ class LoadSeeSR(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, seesr: str | None) -> bool | str:
-        """Say what to fetch where the chosen model is not there; a link (None) is looked at when the node runs."""
+        """Say what to download if the chosen model is missing. A linked input (None) is checked when the node runs."""
         try:
             if seesr is not None:
                 find_seesr(seesr)
@@ -59,7 +59,7 @@ class LoadSeeSR(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, seesr: str | None, weight_dtype: str | None) -> str:
-        """Tell the host's cache that other files are behind the choice; behind a link (None) auto may be."""
+        """Tell ComfyUI's cache when the files behind the choice change. A linked input (None) may be auto."""
         try:
             return fingerprint(find_seesr(seesr or AUTO))
         except SeeSRError as error:

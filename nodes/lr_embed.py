@@ -1,4 +1,4 @@
-"""LR Embed: the picture at its new size, as hint and as the latent to start from."""
+"""LR Embed: the upscaled picture, as hint and as the latent where sampling starts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..seesr_modules.comfyui.steps.embed import STARTS, embed
 
 
 class LREmbed(io.ComfyNode):
-    """Upscales the picture plainly and encodes it: the start that SeeSR refines."""
+    """Upscales the picture by plain interpolation and encodes it. SeeSR starts from the result."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_LREmbed",
             "LR Embed",
-            description="Upscales the picture plainly; the result is what the ControlNet sees and what sampling "
-            "starts from.",
+            description="Upscales the picture by plain interpolation. The ControlNet sees the result, and sampling "
+            "starts from it.",
             search_aliases=["seesr upscale", "vae encode", "low resolution"],
             inputs=[
                 io.Image.Input("image", tooltip="The low-resolution picture."),
@@ -41,7 +41,7 @@ class LREmbed(io.ComfyNode):
                     min=64,
                     max=4096,
                     step=64,
-                    tooltip="The shorter side that SeeSR at least works at, in pixels; 768 keeps closer to the "
+                    tooltip="The smallest shorter side at which SeeSR works, in pixels; 768 keeps closer to the "
                     "original.",
                 ),
                 io.Combo.Input(

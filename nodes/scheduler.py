@@ -1,4 +1,4 @@
-"""SeeSR Scheduler: the published schedules, for the host's custom samplers."""
+"""SeeSR Scheduler: the published schedules, for ComfyUI's custom samplers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scheduler(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_Scheduler",
             "SeeSR Scheduler",
@@ -30,7 +30,7 @@ class Scheduler(io.ComfyNode):
                     default=50,
                     min=1,
                     max=TRAIN_STEPS,
-                    tooltip="Number of steps; published is 50, and 2 for SD-Turbo.",
+                    tooltip="Number of steps. Published: 50, and 2 for SD-Turbo.",
                 ),
                 io.Combo.Input(
                     "spacing",

@@ -1,4 +1,4 @@
-"""DAPE Tagger: what is in the picture, as tags and as an embedding."""
+"""DAPE Tagger: the content of the picture, as tags and as an embedding."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from ..seesr_modules.dape.tags import Language, join_tags
 
 
 class Tagger(io.ComfyNode):
-    """Describes each picture of a batch: the hard prompt and the soft prompt of SeeSR."""
+    """Gives SeeSR's hard prompt (tags) and soft prompt (embedding) for each picture of a batch."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         offset, exclude, max_tags = tag_inputs()
         return schema(
             "SeeSR_Tagger",
             "DAPE Tagger",
-            description="Names what is in a degraded picture and gives the embedding that image attention reads.",
-            is_output_node=True,  # so that it can run alone, and its tags are shown even where they are cached
+            description="Recognises what is in a degraded picture: gives tags, and the embedding that the image "
+            "attention reads.",
+            is_output_node=True,  # the node can run alone, and shows its tags even if they come from the cache
             search_aliases=["seesr tagger", "caption", "interrogate", "ram tags"],
             advanced=["max_tags"],
             inputs=[
                 DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
-                io.Image.Input("image", tooltip="The picture as it is, before any upscaling."),
+                io.Image.Input("image", tooltip="The original picture, before any upscaling."),
                 offset,
                 exclude,
                 io.Combo.Input(
@@ -44,7 +45,7 @@ class Tagger(io.ComfyNode):
                     "pin",
                     default="",
                     optional=True,
-                    tooltip="Tags to keep whatever their score, separated by commas, in either language.",
+                    tooltip="Tags to keep whatever their score, separated by commas, in English or Chinese.",
                 ),
             ],
             outputs=[
@@ -52,7 +53,9 @@ class Tagger(io.ComfyNode):
                     "tags", display_name="tags", is_output_list=True, tooltip="One text of tags per picture."
                 ),
                 SoftPromptSocket.Output(
-                    "soft_prompt", display_name="soft_prompt", tooltip="What DAPE saw, for SeeSR ControlNet Apply."
+                    "soft_prompt",
+                    display_name="soft_prompt",
+                    tooltip="An embedding of what DAPE saw, for SeeSR ControlNet Apply.",
                 ),
             ],
         )

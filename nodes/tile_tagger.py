@@ -1,4 +1,4 @@
-"""DAPE Tile Tagger: each tile of a large picture described by what is in it."""
+"""DAPE Tile Tagger: a prompt for each tile of a large picture."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ..seesr_modules.comfyui.images import from_host
 from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, prompt_inputs, schema, tag_inputs, tile_inputs
 from ..seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
 from ..seesr_modules.dape.tags import join_tags
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.method.tiles import TileSettings
 
 
 class TileTagger(io.ComfyNode):
-    """Takes the place of DAPE Tagger and Build Prompts for pictures that are sampled in tiles."""
+    """Replaces DAPE Tagger and Build Prompts for pictures that are sampled in tiles."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         tile_px, overlap_px, *_ = tile_inputs()
         offset, exclude, max_tags = tag_inputs()
         return schema(
             "SeeSR_TileTagger",
             "DAPE Tile Tagger",
-            description="Tags the whole picture and every tile of it, so that a face far off is not described by the "
-            "sky; gives the conditioning for the tiled sampler.",
+            description="Tags the whole picture and every tile, so that a distant face is not described as sky. "
+            "Gives the conditioning for the tiled sampler.",
             search_aliases=["seesr tile tagger", "regional prompt", "per tile prompt"],
             advanced=["overlap_px", "max_tags", "single_chunk"],
             inputs=[
@@ -41,8 +41,8 @@ class TileTagger(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How sure a tag of the whole picture must be in a tile, as a share of its threshold: 1 as "
-                    "sure as any, 0 puts all of them into every tile.",
+                    tooltip="In a tile, the threshold of each tag of the whole picture is multiplied by this: 1 treats "
+                    "it as any other tag, 0 puts all of them into every tile.",
                 ),
                 offset,
                 exclude,
@@ -51,12 +51,16 @@ class TileTagger(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    "positive", display_name="positive", tooltip="With a prompt of its own for each tile."
+                    "positive", display_name="positive", tooltip="With a separate prompt for each tile."
                 ),
                 io.Conditioning.Output("negative", display_name="negative", tooltip="With each tile's soft prompt."),
-                SoftPromptSocket.Output("soft_prompt", display_name="soft_prompt", tooltip="Of the whole picture."),
+                SoftPromptSocket.Output(
+                    "soft_prompt", display_name="soft_prompt", tooltip="The soft prompt of the whole picture."
+                ),
                 io.String.Output(
-                    "tile_tags", display_name="tile_tags", tooltip="The tags, a line for the whole and one per tile."
+                    "tile_tags",
+                    display_name="tile_tags",
+                    tooltip="The tags: one line for the whole picture and one per tile.",
                 ),
             ],
         )
@@ -75,12 +79,12 @@ class TileTagger(io.ComfyNode):
         max_tags: int,
         **words: Any,
     ) -> io.NodeOutput:
-        """Tag whole and tiles and encode their prompts."""
+        """Tag the whole picture and its tiles, and encode their prompts."""
         found = tag_tiles(
             dape,
             clip,
             from_host(hint, "hint"),
-            *latent_tile(tile_px, overlap_px),
+            TileSettings.from_pixels(tile_px, overlap_px),
             PromptInputs(**words),
             context,
             threshold_offset,

@@ -1,4 +1,4 @@
-"""Tiled Diffusion (model): a model that predicts in tiles, for any of the host's samplers."""
+"""Tiled Diffusion (model): a model that predicts in tiles, for any of ComfyUI's samplers."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.sockets import schema, tile_inputs
-from ..seesr_modules.comfyui.tiling.prediction import Tiling, tile_model
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.comfyui.tiling.prediction import tile_model
+from ..seesr_modules.method.tiles import TileSettings
 
 
 class TiledModel(io.ComfyNode):
-    """Makes whatever sampler follows work on the memory of one tile."""
+    """Lets any sampler work with the memory of one tile."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_TiledModel",
             "Tiled Diffusion (model)",
-            description="Makes a model predict in tiles, whatever sampler follows; ControlNets, masks and regional "
-            "prompts are cut along.",
+            description="Makes a model predict in tiles, with any sampler; ControlNets, masks and regional prompts "
+            "are cut along.",
             search_aliases=["tiled diffusion", "multidiffusion", "mixture of diffusers"],
             advanced=["overlap_px", "tile_batch", "tiling"],
             inputs=[
@@ -32,6 +32,6 @@ class TiledModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, tile_px: int, overlap_px: int, tile_batch: int, tiling: Tiling) -> io.NodeOutput:
+    def execute(cls, model: Any, **tiles: Any) -> io.NodeOutput:
         """Put the tiling on the model."""
-        return io.NodeOutput(tile_model(model, *latent_tile(tile_px, overlap_px), tile_batch, tiling))
+        return io.NodeOutput(tile_model(model, TileSettings.from_pixels(**tiles)))

@@ -1,4 +1,4 @@
-"""Tiled Sampler: any of the host's samplers, in tiles where the picture is large."""
+"""Tiled Sampler: any of ComfyUI's samplers, in tiles if the picture is large."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.sockets import schema, tile_inputs
 from ..seesr_modules.comfyui.steps.sampling import SEESR_SCHEDULERS, sample, sampler_sigmas
-from ..seesr_modules.comfyui.tiling.prediction import Tiling, tile_model
-from ..seesr_modules.method.tiles import latent_tile
+from ..seesr_modules.comfyui.tiling.prediction import tile_model
+from ..seesr_modules.method.tiles import TileSettings
 
 
 class TiledSampler(io.ComfyNode):
-    """Samples with any of the host's samplers, on the memory of one tile."""
+    """Samples with any of ComfyUI's samplers and the memory of one tile."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_TiledSampler",
             "Tiled Sampler",
-            description="Samples with any of ComfyUI's samplers and schedulers, in tiles where the picture is "
-            "larger than one.",
+            description="Samples with any of ComfyUI's samplers and schedulers. A picture larger than one tile is "
+            "sampled in tiles.",
             search_aliases=["seesr sampler", "ksampler", "tiled diffusion"],
             advanced=["overlap_px", "tile_batch", "tiling", "seed_per_image"],
             inputs=[
@@ -37,14 +37,14 @@ class TiledSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Which noise; the same seed gives the same picture.",
+                    tooltip="Selects the noise; the same seed gives the same picture.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=50,
                     min=1,
                     max=1000,
-                    tooltip="Published 50, for SD-Turbo 2; more steps, more detail.",
+                    tooltip="Published: 50, and 2 for SD-Turbo. More steps give more detail.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -52,7 +52,7 @@ class TiledSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance: more detail, less fidelity. SD-Turbo needs 1.0.",
+                    tooltip="Strength of the guidance: more gives more detail and less fidelity. SD-Turbo needs 1.0.",
                 ),
                 io.Combo.Input(
                     "sampler_name",
@@ -73,14 +73,14 @@ class TiledSampler(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1, begin in mid-schedule from the latent: less is changed.",
+                    tooltip="Below 1, sampling starts from the latent in the middle of the schedule and changes less.",
                 ),
                 *tile_inputs(),
                 io.Boolean.Input(
                     "seed_per_image",
                     default=False,
                     optional=True,
-                    tooltip="Picture i of a batch gets the noise of seed + i, as it would alone.",
+                    tooltip="Picture i of a batch gets the noise of seed + i, as if it were sampled alone.",
                 ),
             ],
             outputs=[
@@ -103,14 +103,11 @@ class TiledSampler(io.ComfyNode):
         sampler_name: str,
         scheduler: str,
         denoise: float,
-        tile_px: int,
-        overlap_px: int,
-        tile_batch: int,
-        tiling: Tiling,
         seed_per_image: bool = False,
+        **tiles: Any,
     ) -> io.NodeOutput:
         """Sample."""
-        model = tile_model(model, *latent_tile(tile_px, overlap_px), tile_batch, tiling)
+        model = tile_model(model, TileSettings.from_pixels(**tiles))
         sigmas = sampler_sigmas(model, sampler_name, scheduler, steps, denoise)
         sampled = sample(
             model,

@@ -1,4 +1,4 @@
-"""Decode: the host's VAE, in tiles where the picture is too large for the memory there is."""
+"""VAE Decode (auto tiles): ComfyUI's VAE, in tiles if the picture is too large for free memory."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..seesr_modules.comfyui.steps.vae import decode
 
 
 class VAEDecode(io.ComfyNode):
-    """Turns the latent into a picture, of any size."""
+    """Decodes a latent of any size into a picture."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        """Describe the node to the host."""
+        """Describe the node to ComfyUI."""
         return schema(
             "SeeSR_VAEDecode",
             "VAE Decode (auto tiles)",
-            description="Turns the latent into a picture; in tiles, as large as fit, where the whole would not fit "
-            "into free memory.",
+            description="Decodes the latent into a picture. If the whole does not fit into free memory, decodes in the "
+            "largest tiles that fit.",
             search_aliases=["vae decode", "vae decode tiled"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The sampled latent."),

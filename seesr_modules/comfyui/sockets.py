@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..config import NEGATIVE_QUALITY, POSITIVE_QUALITY
-from .tiling.prediction import TILINGS
+from ..method.tiles import TILINGS
 
 CATEGORY = "SeeSR"
 
@@ -42,7 +42,7 @@ def tile_inputs() -> list[io.Input]:
             min=64,
             max=4096,
             step=64,
-            tooltip="Side of a tile in pixels of the upscaled picture; smaller takes less memory.",
+            tooltip="Side of a tile, in pixels of the upscaled picture; smaller tiles take less memory.",
         ),
         io.Int.Input(
             "overlap_px",
@@ -50,14 +50,14 @@ def tile_inputs() -> list[io.Input]:
             min=0,
             max=2048,
             step=8,
-            tooltip="How far neighbouring tiles overlap, in pixels; wider hides the seams better.",
+            tooltip="How far neighbouring tiles overlap, in pixels; a wider overlap hides seams better.",
         ),
         io.Int.Input(
             "tile_batch",
             default=0,
             min=0,
             max=64,
-            tooltip="Tiles to run at once; 0 takes what fits into free memory.",
+            tooltip="How many tiles run at once; 0 runs as many as fit into free memory.",
         ),
         io.Combo.Input(
             "tiling",
@@ -78,29 +78,39 @@ def tag_inputs() -> list[io.Input]:
             min=-1.0,
             max=1.0,
             step=0.01,
-            tooltip="Added to every tag's own threshold: above 0 fewer and surer tags, below 0 more.",
+            tooltip="Added to each tag's own threshold: above 0 gives fewer and surer tags, below 0 gives more.",
         ),
-        io.String.Input("exclude", default="", tooltip="Tags to leave out, separated by commas, in either language."),
-        io.Int.Input("max_tags", default=0, min=0, max=1000, tooltip="Keep only this many, the surest; 0 keeps all."),
+        io.String.Input(
+            "exclude", default="", tooltip="Tags to leave out, separated by commas, in English or Chinese."
+        ),
+        io.Int.Input(
+            "max_tags",
+            default=0,
+            min=0,
+            max=1000,
+            tooltip="The largest number of tags; the surest are kept. 0 keeps all.",
+        ),
     ]
 
 
 def prompt_inputs() -> list[io.Input]:
     """Return the inputs for the prompt texts besides the tags."""
     return [
-        io.String.Input("user_prompt", default="", multiline=True, tooltip="Your own words about the picture, added."),
-        io.String.Input("quality_prompt", default=POSITIVE_QUALITY, tooltip="Words for the quality that is wanted."),
-        io.String.Input("negative_prompt", default=NEGATIVE_QUALITY, tooltip="Words for what is not wanted."),
+        io.String.Input(
+            "user_prompt", default="", multiline=True, tooltip="Your own words about the picture; they follow the tags."
+        ),
+        io.String.Input("quality_prompt", default=POSITIVE_QUALITY, tooltip="Words for the quality you want."),
+        io.String.Input("negative_prompt", default=NEGATIVE_QUALITY, tooltip="Words for what you do not want."),
         io.Boolean.Input(
             "single_chunk",
             default=False,
-            tooltip="Cut the text at 77 tokens as published; off keeps every tag.",
+            tooltip="On cuts the text at 77 tokens, as published; off keeps every tag.",
         ),
         io.Boolean.Input(
             "literal",
             default=False,
             optional=True,
-            tooltip="Take brackets, weights and embedding names in all texts as plain words, as published; off reads "
-            "them as ComfyUI does.",
+            tooltip="On takes brackets, weights and embedding names in all texts as plain words, as published; off "
+            "reads them as ComfyUI does.",
         ),
     ]

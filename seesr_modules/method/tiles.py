@@ -1,14 +1,14 @@
-"""Tiles of a latent: where they lie, and with which weights their predictions are blended.
+"""Tiles of a latent: their positions, and the weights that blend their predictions.
 
-All sizes are in latent cells unless a name says ``px``. Rows and columns of tiles form a grid, so every
-window is a product of a profile down and a profile across, and so are the weights.
+All sizes are in latent cells unless a name says ``px``. Tiles form a grid, so the weights of every tile are a product
+of a vertical and a horizontal profile.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from ..errors import SeeSRError
 MIN_TILE_PX = 64
 
 BlendMode = Literal["gaussian", "reference"]
+Tiling = Literal["gaussian", "reference", "off"]
+TILINGS: tuple[Tiling, ...] = get_args(Tiling)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Tile:
     width: int
 
     def slices(self) -> tuple[slice, slice]:
-        """Return the (rows, columns) that the tile covers, to index a [..., H, W] tensor with."""
+        """Return the (rows, columns) that the tile covers, as an index into a [..., H, W] tensor."""
         return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
     def cut(self, canvas: Tensor) -> Tensor:
@@ -64,45 +66,66 @@ class TileLayout:
         return tuple(Tile(y, x, self.tile_height, self.tile_width) for y in self.rows for x in self.columns)
 
 
-def latent_tile(tile_px: int, overlap_px: int) -> tuple[int, int]:
-    """Convert the user's tile and overlap from pixels to latent cells, rounding down.
+@dataclass(frozen=True)
+class TileSettings:
+    """How a large picture is cut into tiles and how the tiles run."""
 
-    Raises:
-        SeeSRError: The tile is too small, or the overlap leaves no way forward.
-    """
-    if tile_px < MIN_TILE_PX:
-        raise SeeSRError(f"tile_px is {tile_px}: give {MIN_TILE_PX} pixels or more.")
-    tile, overlap = tile_px // LATENT_PX, overlap_px // LATENT_PX
-    if not 0 <= overlap < tile:
-        raise SeeSRError(
-            f"overlap_px is {overlap_px} with tile_px {tile_px}: give 0 to {(tile - 1) * LATENT_PX} pixels."
-        )
-    return tile, overlap
+    tile: int
+    """Side of a tile in latent cells."""
+    overlap: int
+    """Latent cells that neighbours share at least."""
+    tile_batch: int = 0
+    """Tiles to run at once; 0 runs as many as fit into free memory."""
+    mode: Tiling = "gaussian"
+    """``reference`` tiles as published; ``off`` runs the whole picture at once."""
+
+    @classmethod
+    def from_pixels(
+        cls, tile_px: int, overlap_px: int, tile_batch: int = 0, tiling: Tiling = "gaussian"
+    ) -> TileSettings:
+        """Convert the inputs of a node. Pixels become latent cells, rounded down.
+
+        Raises:
+            SeeSRError: The tile is too small, or the overlap is not smaller than the tile.
+        """
+        if tile_px < MIN_TILE_PX:
+            raise SeeSRError(f"tile_px is {tile_px}: give {MIN_TILE_PX} pixels or more.")
+        tile, overlap = tile_px // LATENT_PX, overlap_px // LATENT_PX
+        if not 0 <= overlap < tile:
+            raise SeeSRError(
+                f"overlap_px is {overlap_px} with tile_px {tile_px}: give 0 to {(tile - 1) * LATENT_PX} pixels."
+            )
+        return cls(tile, overlap, tile_batch, tiling)
+
+    def plan(self, height: int, width: int) -> TileLayout:
+        """Lay tiles over a latent of ``height`` x ``width`` cells; see :func:`plan_tiles`."""
+        if self.mode == "off":
+            return plan_tiles(height, width, max(height, width), 0)
+        return plan_tiles(height, width, self.tile, self.overlap, self.mode)
 
 
 def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode = "gaussian") -> TileLayout:
     """Lay tiles over a canvas.
 
-    A canvas of no more than tile * tile cells is not cut, as published, however long it is: what a pass costs and
-    the memory it takes go by the number of cells.
+    A canvas of no more than tile * tile cells is not cut, whatever its shape, as published: cost and memory depend on
+    the number of cells.
 
-    Mode ``gaussian`` takes as few tiles as overlap by ``overlap`` cells or more and spreads them evenly, so that none
-    has to share nearly all of itself with its neighbour. A side no longer than the tile is covered by one tile of its
-    length.
+    Mode ``gaussian`` uses the fewest tiles that overlap by at least ``overlap`` cells and spreads them evenly, so that
+    no tile overlaps a neighbour almost completely. A side no longer than the tile gets one tile of that length.
 
-    Mode ``reference`` follows the published code: tiles start every ``tile - overlap`` cells and the last
-    one is pulled back to the edge; they are square, no larger than the shorter side.
+    Mode ``reference`` follows the published code: tiles start every ``tile - overlap`` cells, and the last tile is
+    moved back to the edge. Tiles are square and no larger than the shorter side.
 
     Args:
         height: Cells down the canvas, 1 or more.
         width: Cells across the canvas, 1 or more.
         tile: Side of a tile, 1 or more.
-        overlap: Cells that neighbours share at least, 0 to the tile's side less one.
-        mode: How `blend_weights` is to blend.
+        overlap: Cells that neighbours share at least, 0 to the tile's side minus one.
+        mode: How `blend_weights` blends.
 
     Raises:
-        SeeSRError: A value is out of its range: in mode ``reference`` also an overlap that a tile as narrow as
-            the canvas has no room for, where the published code would never come to its end.
+        SeeSRError: A value is out of its range. In mode ``reference`` also if the overlap is too wide for a tile as
+            narrow as the canvas; the published code would then never end.
 
     Source: published ``pipelines/pipeline_seesr.py``.
     """
@@ -127,22 +150,21 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
 
 
 def blend_weights(layout: TileLayout) -> list[Tensor]:
-    """Return each tile's share in every cell it covers.
+    """Return the weight of each tile in every cell that it covers.
 
-    Mode ``gaussian``: every edge of a tile that has a neighbour is blurred by a Gaussian, three standard
-    deviations to each side of the overlap's middle. So a tile fades out before it ends, however unlike its
-    neighbour it is, and keeps full weight elsewhere and at the canvas' edge. Where the overlap is more than half
-    the tile, three tiles and more share a cell and some end where others fade: the fade is then a cosine as long
-    as half the tile, flatter in its middle. However unlike the tiles are, from an overlap of 4 cells to one of 8
-    less than the tile, the largest step across their borders is no more than 1.05 times the largest elsewhere
-    (1.15 times for tiles below 48 cells that overlap by more than half).
+    Mode ``gaussian``: an edge with a neighbour is blurred by a Gaussian; the overlap extends three standard deviations
+    to each side of its middle. So a tile fades out before its edge, and it keeps full weight elsewhere and at the edge
+    of the canvas. If the overlap is more than half the tile, three or more tiles share a cell, and some end where
+    others fade. The fade is then a cosine as long as half the tile, which is flatter in its middle. For overlaps from 4
+    cells to 8 cells less than the tile, and for any content of the tiles, the largest step across their borders is at
+    most 1.05 times the largest step elsewhere (1.15 times for tiles below 48 cells that overlap by more than half).
 
-    Mode ``reference``: the published window, a Gaussian of variance 0.01 tile sides around the middle of
-    the tile, where the middle is half a cell too low down the tile (and not across).
+    Mode ``reference``: the published window, a Gaussian of variance 0.01 tile sides around the middle of the tile. As
+    published, that middle is half a cell too low vertically, and exact horizontally.
 
     Returns:
-        One float32 [tile_height, tile_width] per tile, in the order of ``layout.tiles``; over all tiles they
-        sum to one in every cell. A single tile has weight 1 exactly.
+        One float32 [tile_height, tile_width] per tile, in the order of ``layout.tiles``. In every cell the weights of
+        all tiles sum to one. A single tile has weight exactly 1.
 
     Source: published ``pipelines/pipeline_seesr.py`` for mode ``reference``.
     """
@@ -152,13 +174,13 @@ def blend_weights(layout: TileLayout) -> list[Tensor]:
 
 
 def add_tile(canvas: Tensor, tile: Tile, prediction: Tensor, weight: Tensor) -> None:
-    """Add a weighted prediction to the canvas in place; once all tiles are added, the canvas is the blend.
+    """Add a weighted prediction to the canvas in place. When all tiles are added, the canvas is the blend.
 
     Args:
         canvas: [B, C, H, W], zeros before the first tile, float32.
-        tile: Where the prediction belongs.
+        tile: The position of the prediction.
         prediction: [B, C, tile.height, tile.width].
-        weight: [tile.height, tile.width], the tile's own of `blend_weights`, on the canvas' device.
+        weight: [tile.height, tile.width], the tile's weights from `blend_weights`, on the device of the canvas.
     """
     tile.cut(canvas).add_(prediction * weight)
 
@@ -176,7 +198,7 @@ def _even_starts(side: int, tile: int, overlap: int) -> tuple[int, ...]:
 
 
 def _axis_weights(starts: tuple[int, ...], tile: int, mode: BlendMode, middle: float) -> list[Tensor]:
-    """Return one [tile] float64 profile per start, normalised so that they sum to one along the axis."""
+    """Return one [tile] float64 profile per start. Along the axis the profiles sum to one."""
     if mode == "reference":
         profile = _published_profile(tile, middle)
         profiles = [profile] * len(starts)
@@ -195,7 +217,7 @@ def _published_profile(tile: int, middle: float) -> Tensor:
 
 
 def _faded_profile(tile: int, overlap_before: int, overlap_after: int) -> Tensor:
-    """Return a box whose edges fade over the overlap with each neighbour; 0 leaves an edge hard."""
+    """Return a box whose edges fade over the overlap with each neighbour; an overlap of 0 gives a hard edge."""
     centres = torch.arange(tile, dtype=torch.float64) + 0.5
     profile = torch.ones(tile, dtype=torch.float64)
     for overlap, inwards in ((overlap_before, centres), (overlap_after, centres.flip(0))):

@@ -26,6 +26,7 @@ from seesr_pack.seesr_modules.comfyui.steps.apply import apply_seesr
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.tiles import TileSettings
 from torch import nn
 
 
@@ -96,7 +97,7 @@ def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: 
 def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene: Scene, tiled: bool) -> None:
     """After a cancel between two steps, or between two tiles of the second step, the next run is as good as new."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    model = tile_model(model, 8, 2) if tiled else model
+    model = tile_model(model, TileSettings(8, 2)) if tiled else model
     before = predict(model, positive, negative, scene)
     management, network = comfy.model_management, tiny.model.model.diffusion_model
     calls: list[int] = []

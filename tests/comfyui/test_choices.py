@@ -1,4 +1,4 @@
-"""``auto``, the first choice of Load SeeSR and Load DAPE: what it takes, what it says, and when it looks again."""
+"""``auto``, the first choice of Load SeeSR and Load DAPE: its choice of files, its messages, and when it runs again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RAM, DAPE = "ram_swin_large_14m.pth", "DAPE.pth"
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's models folder, empty."""
+    """An empty models folder."""
     for kind in ("seesr", "rams"):
         suffixes = {".pth", ".safetensors"}
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
@@ -48,7 +48,9 @@ def put(models: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for name in names:
             (models / name).parent.mkdir(parents=True, exist_ok=True)
             (models / name).touch()
-        monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # looked at by times, which are too coarse here
+        monkeypatch.setattr(
+            folder_paths, "filename_list_cache", {}
+        )  # the cache compares file times, which are too coarse here
 
     return put
 
@@ -57,7 +59,7 @@ def seesr_folder(name: str) -> tuple[str, str]:
     return f"seesr/{name}/unet/a.safetensors", f"seesr/{name}/controlnet/a.safetensors"
 
 
-# ------------------------------------------------------------------------------------- what auto takes
+# ------------------------------------------------------------------------------------- its choice of files
 
 
 def test_auto_takes_a_packed_seesr_before_the_published_before_the_only_one(models: Path, put: Any) -> None:
@@ -71,7 +73,7 @@ def test_auto_takes_a_packed_seesr_before_the_published_before_the_only_one(mode
     assert find_seesr(AUTO).name == "seesr_fp32.safetensors"
     put("seesr/seesr_bf16.safetensors")
     assert find_seesr(AUTO).name == "seesr_bf16.safetensors", "the first of several"
-    assert find_seesr("SeeSR") == models / "seesr" / "SeeSR", "a name means itself"
+    assert find_seesr("SeeSR") == models / "seesr" / "SeeSR", "a name is taken as it is"
 
 
 def test_auto_takes_a_packed_dape_before_the_published_ram_before_the_only_one(models: Path, put: Any) -> None:
@@ -98,7 +100,7 @@ def test_auto_takes_no_dape_beside_a_packed_one_under_any_name(models: Path, put
     assert find_tagger("tagger.safetensors", AUTO) == (renamed, None)
     for name in (*LISTS, DAPE):
         (models / "seesr" / name).unlink()
-    assert find_tagger("tagger.safetensors", AUTO) == (renamed, None), "it has the tag lists in it"
+    assert find_tagger("tagger.safetensors", AUTO) == (renamed, None), "the file contains the tag lists"
 
 
 def test_auto_does_not_choose_between_equals(models: Path, put: Any) -> None:
@@ -110,7 +112,7 @@ def test_auto_does_not_choose_between_equals(models: Path, put: Any) -> None:
         find_tagger(AUTO, AUTO)
 
 
-# ------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------- its messages
 
 
 def refusal(seesr: str = AUTO, ram: str = AUTO, dape: str = AUTO) -> tuple[bool | str, bool | str]:
@@ -146,7 +148,7 @@ def test_names_are_refused_in_their_own_sentences(models: Path) -> None:
 
 
 def test_a_link_is_looked_at_when_the_node_runs(models: Path) -> None:
-    """The host gives None for it beforehand."""
+    """ComfyUI passes None for a linked input before the run."""
     assert LoadSeeSR.validate_inputs(None) is True
     assert LoadDape.validate_inputs(None, AUTO) is True
     for print_ in (LoadSeeSR.fingerprint_inputs(None, "auto"), LoadDape.fingerprint_inputs(None, None, "auto")):
@@ -184,12 +186,12 @@ def test_every_graph_for_the_server_is_set_to_auto(file: Path) -> None:
             assert (node["inputs"]["ram"], node["inputs"]["dape"]) == (AUTO, AUTO)
 
 
-# ------------------------------------------------------------------------------------- in the host
+# ------------------------------------------------------------------------------------- in ComfyUI
 
 
 @pytest.fixture
 def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
-    """Return a function that runs both loaders and the tagger in one host, and tells which of them ran and the tags."""
+    """Return a function that runs both loaders and the tagger in one ComfyUI, and returns who ran and the tags."""
     for node in NODES:
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node.GET_SCHEMA().node_id, node)
     caplog.set_level(logging.INFO)
@@ -200,7 +202,7 @@ def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: p
         FUNCTION = "load"
 
         @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
             return {"required": {}}
 
         def load(self) -> tuple[torch.Tensor]:
@@ -212,7 +214,7 @@ def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: p
         FUNCTION = "take"
 
         @classmethod
-        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - the host's name
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
             return {"required": {"seesr": ("SEESR_MODEL", {}), "tags": ("STRING", {"forceInput": True})}}
 
         def take(self, seesr: Any, tags: str) -> dict[str, Any]:
@@ -237,7 +239,7 @@ def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: p
     graph["sink"] = {"class_type": "Sink", "inputs": {"seesr": ["seesr", 0], "tags": ["tagger", 0]}}
 
     def run() -> tuple[list[str], list[str]]:
-        """Return the loaders that ran, each with what its line in the log says, and all tags so far."""
+        """Return the loaders that ran, each with its log message, and all tags so far."""
         monkeypatch.setattr(folder_paths, "filename_list_cache", {})
         caplog.clear()
         prompt = json.loads(json.dumps(graph))
@@ -251,7 +253,7 @@ def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: p
 
 
 def test_a_file_that_changes_behind_auto_is_loaded_anew_and_no_other(models: Path, executed: Any) -> None:
-    """First the published files, then those that packing makes of them, then the packed ones alone; each run once."""
+    """First the published files, then with the packed files, then the packed files alone; each state runs once."""
     builders.save_models(models)
     seesr, rams = models / "seesr", models / "rams"
     published = ["Load DAPE: auto takes ram_swin_large_14m.pth and DAPE.pth.", "Load SeeSR: auto takes SeeSR."]
@@ -267,9 +269,9 @@ def test_a_file_that_changes_behind_auto_is_loaded_anew_and_no_other(models: Pat
     pack_dape(rams / RAM, seesr / DAPE, seesr, "float32", seesr)
     loaded, tags = executed()
     assert loaded == ["Load DAPE: auto takes dape_fp32.safetensors."]
-    assert len(tags) == 5 and tags[0] and set(tags) == {tags[0]}, "packed in float32 it sees the same"
+    assert len(tags) == 5 and tags[0] and set(tags) == {tags[0]}, "packed in float32, DAPE gives the same tags"
 
     (rams / RAM).unlink()
-    assert executed()[0] == [], "what is not taken does not matter"
+    assert executed()[0] == [], "files that auto does not choose do not matter"
     os.utime(packed, ns=(1, 1))
     assert executed()[0] == ["Load SeeSR: auto takes seesr_fp32.safetensors."]

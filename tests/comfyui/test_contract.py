@@ -1,6 +1,7 @@
-"""What workflows outside of this project rely on: ids, names, types and defaults, which never change.
+"""The ids, names, types and defaults of the nodes. Users' workflows rely on them, so they never change after a release.
 
-A new input goes to the end of its node, since workflows keep values by position, and is optional, since they lack it.
+Put a new input at the end of its node, since workflows store values by position, and make it optional, since existing
+workflows lack it.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from pack_nodes import NODES, SCHEMAS
 
 
 class Node(NamedTuple):
-    """A node as others know it; links come before widgets."""
+    """The public interface of a node. Links come before widgets."""
 
     display_name: str
     links: dict[str, str]
     """Name -> type."""
     widgets: dict[str, Any]
-    """Name -> default, which has the type; of a list its choices, the default first, as far as they are the pack's."""
+    """Name -> default, whose type is the widget's. For a list: the pack's own choices, the default first."""
     outputs: dict[str, str]
     """Name -> type."""
 
 
 ANY_FILE = ["auto"]
-"""A list of files, and before them the choice of what is there."""
+"""A list of files. The first choice is auto."""
 WEIGHT_DTYPES = ["auto", "float32", "float16", "bfloat16", "fp8_e4m3fn"]
 TAGS = {"threshold_offset": 0.0, "exclude": ""}
 PROMPTS = {
@@ -128,20 +129,20 @@ ADVANCED = {
     "SeeSR_TiledModel": {"overlap_px", "tile_batch", "tiling"},
     "SeeSR_TileTagger": {"overlap_px", "max_tags", "single_chunk"},
 }
-"""Inputs whose widgets Nodes 2.0 shows only where the user asks for them."""
+"""Inputs whose widgets Nodes 2.0 shows only on demand."""
 LISTS = {
     ("SeeSR_Tagger", "tags"),
     ("SeeSR_BuildPrompts", "positive"),
     ("SeeSR_BuildPrompts", "negative"),
     ("SeeSR_BuildPrompts", "positive_text"),
 }
-"""Outputs with one value per picture, or for Build Prompts per batch of pictures."""
+"""Outputs with one value per picture (Build Prompts: per batch of pictures)."""
 
 WIDGET_TYPES = {int: "INT", float: "FLOAT", str: "STRING", bool: "BOOLEAN", list: "COMBO"}
 
 
-def test_no_node_goes_or_comes_unnoticed() -> None:
-    assert SCHEMAS.keys() == CONTRACT.keys()
+def test_the_contract_has_every_node() -> None:
+    assert SCHEMAS.keys() == CONTRACT.keys(), f"add a new node to CONTRACT in {__file__}; never remove a released one"
 
 
 @pytest.mark.parametrize("node_id", CONTRACT)
@@ -163,7 +164,7 @@ def test_a_node_is_what_others_know(node_id: str) -> None:
 
 
 def test_the_page_is_told_which_inputs_are_advanced() -> None:
-    """As the host hands it to the page, which is the same on every host."""
+    """The mark is in the options that every version of ComfyUI passes to the page."""
     told = {}
     for node in NODES:
         inputs = node.INPUT_TYPES()

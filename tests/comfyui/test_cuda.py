@@ -179,7 +179,7 @@ def sample(tile_batch):
     torch.cuda.reset_peak_memory_stats()
     sizes.clear()
     warnings.clear()
-    model = modules["prediction"].tile_model(applied, 64, 8, tile_batch)
+    model = modules["prediction"].tile_model(applied, modules["prediction"].TileSettings(64, 8, tile_batch))
     sigmas = modules["sampling"].seesr_sigmas(model, 2)
     latent = modules["sampling"].sample(model, positive, negative, start, 1, 2.0, "euler", sigmas)["samples"]
     allocated = torch.cuda.max_memory_allocated()

@@ -14,6 +14,7 @@ from seesr_pack.seesr_modules.comfyui.steps.guidance import limit_guidance
 from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.tiles import TileSettings
 from torch import Tensor
 
 STEPS = 4
@@ -56,8 +57,8 @@ def dual(model: Any, applied: tuple[Any, ...], scene: Scene, cfg2: float = 2.0, 
 
 def arrangements(model: Any, interval: tuple[float, float]) -> list[Any]:
     """Return the MODEL with an interval: untiled, put before the tiles, and after them."""
-    limited = limit_guidance(model, *interval)
-    return [limited, tile_model(limited, 8, 2), limit_guidance(tile_model(model, 8, 2), *interval)]
+    limited, tiles = limit_guidance(model, *interval), TileSettings(8, 2)
+    return [limited, tile_model(limited, tiles), limit_guidance(tile_model(model, tiles), *interval)]
 
 
 @pytest.mark.parametrize(("cfg2", "nested"), [(2.0, False), (1.0, False), (2.0, True)])
@@ -73,7 +74,7 @@ def test_a_dual_guider_follows_the_positive_outside(
 def test_a_dual_guider_is_guided_inside(applied: tuple[Any, ...], scene: Scene) -> None:
     """A full interval changes nothing. Half an interval gives a result in between, at less cost."""
     model = applied[0]
-    plain, tiled = dual(model, applied, scene), dual(tile_model(model, 8, 2), applied, scene)
+    plain, tiled = dual(model, applied, scene), dual(tile_model(model, TileSettings(8, 2)), applied, scene)
     untiled, before, after = (dual(each, applied, scene) for each in arrangements(model, (0.0, 1.0)))
     assert_alike(untiled, plain)
     assert_alike(before, tiled)

@@ -35,7 +35,7 @@ from seesr_pack.seesr_modules.comfyui.steps import guidance, sampling, vae
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.method.image_attention import ImageAttention
-from seesr_pack.seesr_modules.method.tiles import plan_tiles
+from seesr_pack.seesr_modules.method.tiles import TileSettings, plan_tiles
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,7 +206,7 @@ def test_hints_kept_by_size_are_not_taken_for_another_tiles(
 
     def tiled() -> Tensor:
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        return predict(tile_model(model, 8, 2, 1), positive, negative, scene)
+        return predict(tile_model(model, TileSettings(8, 2, 1)), positive, negative, scene)
 
     expected = tiled()
     request.getfixturevalue("newer_controlnets")
@@ -249,7 +249,7 @@ def test_the_clones_on_further_devices_see_the_crop_too() -> None:
         assert torch.equal(clone.cond_hint_original[:, :, ::8, ::8], part)
         return [part.clone()]
 
-    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     conds = [[{"model_conds": {}, "control": control}]]
     torch.testing.assert_close(tiled.calc_cond_batch(predictor, _Model(), conds, x, torch.ones(1), {})[0], x)
     assert clone.cond_hint_original is hint
@@ -379,7 +379,7 @@ def nothing_free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("nothing_free")
 def test_memory_that_the_host_would_give_up_counts_as_free_for_tiles() -> None:
-    tiled = tiling._TiledPrediction(8, 2, 0, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 0, "gaussian"))
     x = torch.zeros(1, 4, 40, 40, device="meta")
     layout = plan_tiles(40, 40, 8, 2, "gaussian")
     assert tiled._batch_size(_Model(), [[], []], x, layout) == tiling.MAX_AUTO_BATCH
@@ -414,7 +414,7 @@ def test_errors_that_a_newer_host_takes_for_want_of_memory_halve_the_tiles(monke
 
     def run() -> Tensor:
         sizes.clear()
-        tiled = tiling._TiledPrediction(8, 2, 4, "gaussian")
+        tiled = tiling.TiledPrediction(TileSettings(8, 2, 4, "gaussian"))
         (out,) = tiled.calc_cond_batch(predictor, _Model(), [[{"model_conds": {}}]], x, torch.ones(1), {})
         return out
 
@@ -438,7 +438,7 @@ def test_networks_go_onto_the_patcher_that_the_host_prefers(monkeypatch: pytest.
 
 
 def _tiled() -> Any:
-    return tiling._TiledPrediction(8, 2, 1, "gaussian")
+    return tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
 
 
 WRAPPED: dict[str, tuple[Callable[[], Any], tuple[Any, ...]]] = {

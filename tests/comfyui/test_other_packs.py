@@ -26,7 +26,7 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.method.tiles import Tile, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import Tile, TileSettings, plan_tiles
 from skimage import data
 from torch import Tensor
 
@@ -208,7 +208,7 @@ def test_a_latent_that_is_not_of_the_hint_is_refused(
     """Another size, or a number of pictures that is no multiple; whatever MODEL the conditioning is sampled with."""
     model, positive, negative = apply_scene(tiny, seesr, make_scene(8, 8, batch=2))
     model = model if used == "model and conditioning" else tiny.model
-    model = tile_model(model, 8, 2) if tiled else model
+    model = tile_model(model, TileSettings(8, 2)) if tiled else model
     expected = rf"{shape[0]} pictures of {shape[3] * 8}x{shape[2] * 8} pixels and the hint of 2 of 64x64.*at that size"
     with pytest.raises(SeeSRError, match=expected):
         sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", seesr_sigmas(model, 2))

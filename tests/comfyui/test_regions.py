@@ -13,6 +13,7 @@ from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.seesr_modules.comfyui.compat import patcher_for
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
+from seesr_pack.seesr_modules.method.tiles import TileSettings
 from torch import Tensor
 
 SIGMA = torch.full((1,), 3.0)
@@ -60,7 +61,7 @@ def test_regions_are_what_they_are_untiled(case: str, tile_batch: int) -> None:
     x = torch.randn(1, 4, 40, 52, generator=torch.Generator().manual_seed(1))
     conds = [REGIONS[case], [cond(-2.0)]]
     whole = comfy.samplers._calc_cond_batch(_Pointwise(), conds, x, SIGMA, {})
-    tiled = tiling._TiledPrediction(16, 5, tile_batch, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(16, 5, tile_batch, "gaussian"))
     found = tiled.calc_cond_batch(comfy.samplers._calc_cond_batch, _Pointwise(), conds, x, SIGMA, {})
     for one, other in zip(found, whole, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
@@ -73,7 +74,7 @@ def test_a_region_that_a_tile_misses_costs_nothing() -> None:
         seen.append(len(conds[0]))
         return [part.clone()]
 
-    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     conds = [[cond(1.0), cond(5.0, area=(4, 4, 0, 10))]]
     tiled.calc_cond_batch(predictor, _Pointwise(), conds, torch.zeros(1, 4, 8, 20), SIGMA, {})
     assert seen == [1, 2, 2]
@@ -89,16 +90,16 @@ def test_networks_see_whole_tiles_of_a_region(tiny: Tiny, seesr: Any) -> None:
     handle = tiny.model.model.diffusion_model.register_forward_pre_hook(
         lambda _module, given: shapes.append(tuple(given[0].shape))
     )
-    one = predict(tile_model(model, 8, 2, 1), positive, negative, scene)
+    one = predict(tile_model(model, TileSettings(8, 2, 1)), positive, negative, scene)
     assert {shape[2:] for shape in shapes} == {(8, 8)}
     shapes.clear()
-    three = predict(tile_model(model, 8, 2, 3), positive, negative, scene)
+    three = predict(tile_model(model, TileSettings(8, 2, 3)), positive, negative, scene)
     handle.remove()
     assert {shape[2:] for shape in shapes} == {(8, 8)}
     assert max(shape[0] for shape in shapes) > 3
     torch.testing.assert_close(three, one, rtol=0, atol=5e-4)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    assert (predict(tile_model(model, 8, 2, 3), positive, negative, scene) - three).abs().max() > 1e-3
+    assert (predict(tile_model(model, TileSettings(8, 2, 3)), positive, negative, scene) - three).abs().max() > 1e-3
 
 
 def test_gligens_boxes_are_seen_from_each_tile() -> None:
@@ -110,7 +111,7 @@ def test_gligens_boxes_are_seen_from_each_tile() -> None:
         seen.append(conds[0][0]["gligen"])
         return [part.clone()]
 
-    tiled = tiling._TiledPrediction(8, 2, 4, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 4, "gaussian"))
     conds = [[cond(1.0, gligen=("position", "network", boxes))]]
     tiled.calc_cond_batch(predictor, _Pointwise(), conds, torch.zeros(1, 4, 8, 20), SIGMA, {})
     assert seen == [

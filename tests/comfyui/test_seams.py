@@ -1,4 +1,4 @@
-"""No grid in a tiled run: a model whose predictions depend on the place in the tile, and on the tile."""
+"""A tiled run shows no grid, even if predictions depend on the tile and on the position in the tile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from seams import largest_steps
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
-from seesr_pack.seesr_modules.method.tiles import plan_tiles
+from seesr_pack.seesr_modules.method.tiles import TileSettings, plan_tiles
 from torch import Tensor
 
 
@@ -21,7 +21,7 @@ class _Model:
 
 
 def predict_unevenly(generator: torch.Generator, part: Tensor) -> Tensor:
-    """Return the input, with an offset for each tile and a dark middle in every one."""
+    """Return the input with a separate offset and a dark middle for each tile."""
     height, width = part.shape[-2:]
     down, across = (torch.linspace(-1, 1, side).square() for side in (height, width))
     offsets = torch.rand(len(part), 1, 1, 1, generator=generator)
@@ -45,7 +45,7 @@ def test_a_flat_and_a_sloping_input_show_no_grid(
     def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
         return [predict_unevenly(generator, part)]
 
-    tiled = tiling._TiledPrediction(tile, overlap, tile_batch, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(tile, overlap, tile_batch, "gaussian"))
     (canvas,) = tiled.calc_cond_batch(predictor, _Model(), [[{"model_conds": {}}]], x, torch.ones(1), {})
     across, inside = largest_steps(plan_tiles(height, width, tile, overlap), canvas[0, 0])
     assert across <= 1.05 * inside

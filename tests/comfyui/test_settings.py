@@ -32,6 +32,7 @@ from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method import color
 from seesr_pack.seesr_modules.method.sizes import resize_bicubic
+from seesr_pack.seesr_modules.method.tiles import TileSettings
 from torch import Tensor
 
 BY_ID = {node.GET_SCHEMA().node_id: node for node in NODES}
@@ -105,7 +106,7 @@ def test_tiles(monkeypatch: pytest.MonkeyPatch, module: Any, node_id: str) -> No
     noted = given(
         monkeypatch, module, "tile_model", node_id, model="m", **TILES, **(rest if module is tiled_sampler else {})
     )
-    assert_holds(noted, model="m", tile=96, overlap=16, tile_batch=3, mode="reference")
+    assert_holds(noted, model="m", settings=TileSettings(96, 16, 3, "reference"))
 
 
 @pytest.mark.parametrize(("denoise", "full_run"), [(1.0, True), (0.8, False)])
@@ -142,7 +143,7 @@ def test_taggers(monkeypatch: pytest.MonkeyPatch) -> None:
         **tags,
         **words,
     )
-    assert_holds(noted, dape="d", clip="c", hint=image.movedim(-1, 1), tile=64, overlap=8, context=0.3, **tags)
+    assert_holds(noted, dape="d", clip="c", hint=image.movedim(-1, 1), tiles=TileSettings(64, 8), context=0.3, **tags)
     assert noted["prompts"] == PromptInputs(**words)
 
 
@@ -262,7 +263,7 @@ def test_free_memory_decides_how_many_tiles_run_at_once(
     one = 2 * 2 * 4 * 8 * 8  # two pictures, two conds
     monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda _device: False)
     monkeypatch.setattr(tiling, "free_memory", lambda _patcher, _device: free_tiles * one)
-    tiled = tiling._TiledPrediction(8, 2, asked, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, asked, "gaussian"))
     x = torch.zeros(2, 4, 62, 62)
-    assert tiled._batch_size(Model(), [[], []], x, tiled.layout(62, 62)) == size
-    assert tiled._batch_size(Model(), [[{"gligen": 1}], []], x, tiled.layout(62, 62)) == 1
+    assert tiled._batch_size(Model(), [[], []], x, tiled.settings.plan(62, 62)) == size
+    assert tiled._batch_size(Model(), [[{"gligen": 1}], []], x, tiled.settings.plan(62, 62)) == 1

@@ -13,6 +13,7 @@ from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
 from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
+from seesr_pack.seesr_modules.method.tiles import TileSettings
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def seen(dape: Any) -> Iterator[list[int]]:
 def test_tiles_are_seen_eight_at_once(tiny: Tiny, dape: Any, seen: list[int]) -> None:
     """A picture of 7 x 7 tiles takes one pass for the whole and seven for the tiles."""
     hint = torch.rand(1, 3, 7 * 64, 7 * 64, generator=torch.Generator().manual_seed(0))
-    found = tag_tiles(dape, tiny.clip, hint, 8, 0, PromptInputs("", "q", "n", False))
+    found = tag_tiles(dape, tiny.clip, hint, TileSettings(8, 0), PromptInputs("", "q", "n", False))
     assert len(found.tiles) == 49
     assert seen == [1, 8, 8, 8, 8, 8, 8, 1]
 

@@ -1,4 +1,4 @@
-"""Which tags DAPE Tile Tagger gives to a tile, and what the whole picture's tags have to say in it."""
+"""The tags that DAPE Tile Tagger gives to a tile, and the influence of the whole picture's tags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import (
 from seesr_pack.seesr_modules.dape.tags import Vocabulary
 from seesr_pack.seesr_modules.method.image_attention import SOFT_PROMPT_KEY
 from seesr_pack.seesr_modules.method.prompts import positive_text
-from seesr_pack.seesr_modules.method.tiles import Tile, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import Tile, TileSettings, plan_tiles
 from torch import Tensor
 
 SCORES = [
@@ -29,7 +29,7 @@ SCORES = [
     [0.1, 0.9, 0.2],
     [0.6, 0.1, 0.1],
 ]
-"""Of sky, tree and car; each is on above 0.5."""
+"""Scores of sky, tree and car. A tag counts above 0.5."""
 
 
 WORDS = PromptInputs("", "clean", "noise", False)
@@ -42,10 +42,10 @@ def tagged(
     words: PromptInputs = WORDS,
     **settings: Any,
 ) -> TiledTagging:
-    """Tag a picture of three tiles with a tagger that says SCORES."""
+    """Tag a picture of three tiles with a tagger that returns SCORES."""
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
     monkeypatch.setattr(tile_prompts, "describe", lambda *_: (torch.randn(4, 145, 512), torch.tensor(SCORES).logit()))
-    return tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), 8, 2, words, context, **settings)
+    return tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), TileSettings(8, 2), words, context, **settings)
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def tagged(
 def test_context_is_the_share_of_its_threshold_that_a_tag_of_the_whole_needs(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, context: float, expected: list[list[str]]
 ) -> None:
-    """At 1 it is a tag like any other, at 0 it is in every tile; other tags keep their thresholds."""
+    """At 1 the whole picture's tags count like any other, at 0 they are in every tile; others keep their thresholds."""
     found = tagged(tiny, monkeypatch, context)
     assert [tag.word for tag in found.whole.tags[0]] == ["sky"]
     assert [[tag.word for tag in picture] for (picture,) in found.tile_tags] == expected
 
 
 def test_each_tiles_text_names_its_tags(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the networks are told is what the tags say, for each tile and for the whole."""
+    """The networks get the text of the tags, for each tile and for the whole picture."""
     found = tagged(tiny, monkeypatch, 0.5)
     prompts = found.positive[0][1][TILE_PROMPTS_KEY]
     texts = encode_texts(tiny.clip, [positive_text(tag, "", "clean") for tag in ("sky", "tree")], False)[0][0]
@@ -94,14 +94,14 @@ def test_literal_is_for_the_texts_of_tiles_and_whole(
 
 @pytest.fixture
 def prompts() -> TilePrompts:
-    """Prompts for ten rows of ten tiles, eight cells large and six apart; each is the number of its tile."""
+    """Prompts for ten rows of ten tiles of eight cells, six cells apart; each prompt is the number of its tile."""
     tiles = plan_tiles(62, 62, 8, 2).tiles
     numbers = torch.arange(100.0).view(100, 1, 1, 1)
     return TilePrompts(tiles, numbers, 1000 + numbers)
 
 
 def chosen(prompts: TilePrompts, *tiles: Tile, batch: int = 1) -> list[float]:
-    """Return whose prompts a batch of tiles gets: the soft prompts', which the texts' must agree with."""
+    """Return the numbers of the tiles whose soft prompts a batch of tiles gets; the texts must agree."""
     conds = prompts.model_conds(tiles, batch)
     numbers = conds[SOFT_PROMPT_KEY].cond.flatten().tolist()
     assert [text - 1000 for text in conds["c_crossattn"].cond.flatten().tolist()] == numbers
@@ -109,7 +109,7 @@ def chosen(prompts: TilePrompts, *tiles: Tile, batch: int = 1) -> list[float]:
 
 
 def test_each_tile_of_a_grid_gets_its_own_prompts(prompts: TilePrompts) -> None:
-    """Tiles that share nothing in one direction are far, however much they share in the other."""
+    """Tiles that share nothing in one direction are far apart, however much they share in the other."""
     assert [chosen(prompts, tile) for tile in prompts.tiles] == [[number] for number in range(100)]
     assert chosen(prompts, *prompts.tiles[41:44], batch=2) == [41, 41, 42, 42, 43, 43]
 
@@ -121,7 +121,7 @@ def test_each_tile_of_a_grid_gets_its_own_prompts(prompts: TilePrompts) -> None:
         (Tile(10, 13, 8, 8), 22),  # nearer to the next row
         (Tile(12, 18, 20, 20), 23),  # holds nine tiles, and begins with one of them
         (Tile(50, 0, 12, 30), 90),
-        (Tile(7, 7, 1, 1), 11),  # in four tiles alike: begins nearest to the last of them
+        (Tile(7, 7, 1, 1), 11),  # equally in four tiles: its corner is nearest to the last of them
     ],
     ids=str,
 )
@@ -132,7 +132,7 @@ def test_a_tile_of_another_layout_gets_the_prompts_of_the_nearest(
 
 
 def test_pictures_of_a_batch_keep_their_own_prompts() -> None:
-    """Rows are tile by tile, and in each picture by picture."""
+    """Rows are ordered by tile, then by picture."""
     tiles = plan_tiles(8, 14, 8, 2).tiles
     prompts = TilePrompts(tiles, torch.tensor([[0.0, 1], [10, 11]]).view(2, 2, 1, 1))
     conds = prompts.model_conds(tiles, 2)
@@ -141,7 +141,7 @@ def test_pictures_of_a_batch_keep_their_own_prompts() -> None:
 
 
 def test_dape_looks_at_every_tile_of_every_picture(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole pictures first, then each tile of eight times as many pixels; what is said comes back to its place."""
+    """DAPE sees the whole pictures first, then each tile in pixels; every result is kept for its tile and picture."""
     hint = torch.rand(2, 3, 64, 112, generator=torch.Generator().manual_seed(0))
     shown: list[Tensor] = []
 
@@ -153,7 +153,7 @@ def test_dape_looks_at_every_tile_of_every_picture(tiny: Tiny, monkeypatch: pyte
 
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
     monkeypatch.setattr(tile_prompts, "describe", describe)
-    found = tag_tiles(dape, tiny.clip, hint, 8, 2, PromptInputs("own", "clean", "noise", False), 1.0)
+    found = tag_tiles(dape, tiny.clip, hint, TileSettings(8, 2), PromptInputs("own", "clean", "noise", False), 1.0)
     assert [tuple(picture.shape) for picture in shown] == [(2, 3, 64, 112), (2, 3, 64, 64), (2, 3, 64, 64)]
     assert torch.equal(shown[0], hint)
     assert torch.equal(shown[1], hint[..., :64]) and torch.equal(shown[2], hint[..., 48:])

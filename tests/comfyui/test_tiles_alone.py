@@ -1,6 +1,6 @@
-"""Tiles that do not overlap are pictures of their own: each comes out as if it were sampled alone.
+"""Tiles that do not overlap are independent pictures: each gives the same result as if it were sampled alone.
 
-So whatever belongs to a place must have come along with the tile, through the host's own sampling.
+So everything with a position in the picture is cut along with the tile, through ComfyUI's own sampling.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import TILE_PROMPTS_KEY, TilePrompts
 from seesr_pack.seesr_modules.config import EncoderSizes
-from seesr_pack.seesr_modules.method.tiles import Tile, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import Tile, TileSettings, plan_tiles
 from torch import Tensor
 
 SIDE = 8
 TOLERANCE = 1e-3
-"""Float32 sums in another order where tiles are batched, on latents of about 15."""
+"""In batches of tiles, float32 sums have another order; latents are about 15."""
 
 Applied = tuple[Any, Any, Any]
 TILE_BATCHES = pytest.mark.parametrize("tile_batch", [1, 3])
@@ -71,9 +71,9 @@ def part(scene: Scene, tile: Tile, **changes: Any) -> Scene:
 
 
 def require_each_alone(applied: Applied, scene: Scene, tile_batch: int, alone: Callable[[int, Tile], Tensor]) -> None:
-    """Compare every tile of a tiled run with what ``alone`` makes of its number and place."""
+    """Compare every tile of a tiled run with the result of ``alone`` for its number and position."""
     model, positive, negative = applied
-    together = run((tile_model(model, SIDE, 0, tile_batch), positive, negative), scene)
+    together = run((tile_model(model, TileSettings(SIDE, 0, tile_batch)), positive, negative), scene)
     for number, tile in enumerate(plan_tiles(8, 24, SIDE, 0).tiles):
         torch.testing.assert_close(tile.cut(together), alone(number, tile), rtol=0, atol=TOLERANCE)
 
@@ -91,7 +91,7 @@ def test_every_tile_is_told_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any,
     )
     applied = apply_scene(tiny, seesr, scene, positive=positive, negative=negative)
     model, positive, negative = applied
-    predict(tile_model(model, SIDE, 0, tile_batch), positive, negative, scene, cfg=1.0, steps=1)
+    predict(tile_model(model, TileSettings(SIDE, 0, tile_batch)), positive, negative, scene, cfg=1.0, steps=1)
     handle.remove()
     assert torch.equal(torch.cat(seen), texts.flatten(0, 1)), "by tile, then by picture"
 
@@ -103,7 +103,7 @@ def test_every_tile_is_told_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any,
 
 
 def stock_controlnet() -> comfy.controlnet.ControlNet:
-    """Build the host's own ControlNet at the tiny size."""
+    """Build ComfyUI's own ControlNet at the tiny size."""
     sizes = EncoderSizes.from_shapes(
         {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny").items()}
     )
@@ -116,10 +116,10 @@ def stock_controlnet() -> comfy.controlnet.ControlNet:
 
 @TILE_BATCHES
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_the_hosts_controlnet_sees_its_place_beside_ours(
+def test_comfyuis_controlnet_sees_its_place_beside_ours(
     tiny: Tiny, seesr: Any, scene: Scene, order: str, tile_batch: int
 ) -> None:
-    """Its hint has a size of its own, and is resized as the host would for the whole picture."""
+    """Its hint has another size and is resized as ComfyUI would for the whole picture."""
     stock = stock_controlnet()
     edges = torch.randn(1, 3, 40, 120, generator=torch.Generator().manual_seed(4)).sign().clamp(min=0)
     whole = comfy.utils.common_upscale(edges, 192, 64, stock.upscale_algorithm, "center")
@@ -148,7 +148,7 @@ def test_the_hosts_controlnet_sees_its_place_beside_ours(
 
 @TILE_BATCHES
 def test_hooks_hold_in_every_tile(tiny: Tiny, seesr: Any, scene: Scene, tile_batch: int) -> None:
-    """A LoRA that hangs on the positive alone."""
+    """A LoRA that is attached only to the positive."""
     key = "diffusion_model.output_blocks.11.1.proj_out.weight"
     shape = tiny.model.model_state_dict()[key].shape
     hooks = comfy.hooks.create_hook_model_as_lora(None, None, 1.0, 1.0)

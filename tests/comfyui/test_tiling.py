@@ -1,4 +1,4 @@
-"""Tiles in the host: every thing with a place in the picture is cut along, nothing else is changed."""
+"""Tiles in ComfyUI: everything with a position in the picture is cut along, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from seesr_pack.seesr_modules.comfyui.networks import controlnet
 from seesr_pack.seesr_modules.comfyui.steps.guidance import limit_guidance
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
-from seesr_pack.seesr_modules.comfyui.tiling.prediction import TILINGS, tile_model
+from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.method.tiles import blend_weights, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import TILINGS, TileSettings, blend_weights, plan_tiles
 from torch import Tensor
 
 Predictor = Callable[..., list[Tensor]]
@@ -36,8 +36,8 @@ Predictor = Callable[..., list[Tensor]]
 def run_tiled(
     predictor: Predictor, conds: list[Any], x: Tensor, tile: int = 8, overlap: int = 2, tile_batch: int = 1
 ) -> list[Tensor]:
-    """Ask the tiling wrapper for a prediction, with ``predictor`` in the host's place."""
-    tiled = tiling._TiledPrediction(tile, overlap, tile_batch, "gaussian")
+    """Ask the tiling wrapper for a prediction, with ``predictor`` in ComfyUI's place."""
+    tiled = tiling.TiledPrediction(TileSettings(tile, overlap, tile_batch, "gaussian"))
     sigma = torch.full((x.shape[0],), 3.0)
     return tiled.calc_cond_batch(predictor, _NoModel(), conds, x, sigma, {})
 
@@ -61,29 +61,30 @@ def test_one_tile_is_no_tiling(tiny: Tiny, seesr: Any) -> None:
     plain = predict(model, positive, negative, scene)
     for mode in TILINGS:
         for tile in (12, 40):
-            assert_alike(predict(tile_model(model, tile, 2, mode=mode), positive, negative, scene), plain)
+            assert_alike(predict(tile_model(model, TileSettings(tile, 2, mode=mode)), positive, negative, scene), plain)
 
 
 @pytest.mark.parametrize("mode", ["gaussian", "reference"])
 def test_tile_batches_give_the_same(tiny: Tiny, seesr: Any, mode: str) -> None:
-    """Tiles run one at a time or several at once, two pictures at once: the same prediction."""
+    """With two pictures, tiles give the same prediction one at a time and several at once."""
     scene = make_scene(12, 20, batch=2)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    one, three = (predict(tile_model(model, 8, 4, size, mode), positive, negative, scene) for size in (1, 3))
+    tiled = (tile_model(model, TileSettings(8, 4, size, mode)) for size in (1, 3))
+    one, three = (predict(each, positive, negative, scene) for each in tiled)
     assert_alike(three, one)
     assert (one - predict(model, positive, negative, scene)).abs().max() > 1e-3, "tiles do matter"
 
 
 def test_off_takes_the_tiles_away(tiny: Tiny, seesr: Any) -> None:
-    """The mode off undoes an earlier tiling."""
+    """The mode off removes an earlier tiling."""
     scene = make_scene(12, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    off = tile_model(tile_model(model, 4, 1), 4, 1, mode="off")
+    off = tile_model(tile_model(model, TileSettings(4, 1)), TileSettings(4, 1, mode="off"))
     assert_alike(predict(off, positive, negative, scene), predict(model, positive, negative, scene))
 
 
 def test_every_tile_sees_its_own_place() -> None:
-    """A predictor that returns its input is blended back to the latent, for every cond."""
+    """If the predictor returns its input, blending gives the latent, for every cond."""
     x = torch.randn(2, 4, 13, 21)
     out = run_tiled(lambda _model, conds, part, *_: [part.clone(), 2 * part], [[cond()], [cond()]], x, tile_batch=2)
     torch.testing.assert_close(out[0], x)
@@ -91,7 +92,7 @@ def test_every_tile_sees_its_own_place() -> None:
 
 
 def test_masks_and_latent_conds_are_cropped() -> None:
-    """Masks, inpainting's concatenated latents and the latent itself stay in register."""
+    """Masks, inpainting's concatenated latents and the latent itself stay aligned."""
     x = torch.randn(2, 4, 13, 21)
     mask = x[:1, 0]
     concat = comfy.conds.CONDNoiseShape(x * 3)
@@ -110,7 +111,7 @@ def test_masks_and_latent_conds_are_cropped() -> None:
 
 
 def test_an_absent_cond_stays_absent() -> None:
-    """At guidance 1 the host passes None for the negative."""
+    """At guidance 1 ComfyUI passes None for the negative."""
     x = torch.randn(1, 4, 16, 16)
 
     def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
@@ -121,7 +122,7 @@ def test_an_absent_cond_stays_absent() -> None:
 
 
 class _Control:
-    """A ControlNet as far as tiling knows one, with the attributes of newer hosts too."""
+    """The parts of a ControlNet that tiling uses, including the attributes of newer versions of ComfyUI."""
 
     def __init__(self, hint: Tensor, previous: _Control | None = None) -> None:
         self.cond_hint_original = hint
@@ -134,7 +135,7 @@ class _Control:
 
 
 def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
-    """Ours or not, first or last, a hint of another size too; afterwards all is as before."""
+    """Any ControlNet, at any position in the chain, with a hint of any size; afterwards its state is restored."""
     x = torch.arange(16 * 24, dtype=torch.float32).reshape(1, 1, 16, 24)
     full = x.repeat_interleave(8, 2).repeat_interleave(8, 3)
     small = torch.ones(1, 1, 64, 96)
@@ -152,7 +153,7 @@ def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
         last.cond_hints["of"] = float(part[0, 0, 0, 0])
         return [part.clone()]
 
-    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     for _step in range(2):
         out = tiled.calc_cond_batch(predictor, _NoModel(), [[cond(control=last)]], x, torch.full((1,), 3.0), {})
         torch.testing.assert_close(out[0], x)
@@ -164,8 +165,8 @@ def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
 
 @pytest.mark.parametrize("algorithm", ["nearest-exact", "bilinear"])
 @pytest.mark.parametrize("tile_batch", [1, 3])
-def test_a_hint_of_another_size_is_resized_as_the_host_would(algorithm: str, tile_batch: int) -> None:
-    """By the ControlNet's own algorithm, for the whole picture, then cut; what joins the hint likewise."""
+def test_a_hint_of_another_size_is_resized_as_comfyui_would(algorithm: str, tile_batch: int) -> None:
+    """It is resized for the whole picture with the ControlNet's own algorithm, then cut. So is extra_concat."""
     hint, mask = (torch.randn(1, channels, 50, 70).sign().clamp(min=0) for channels in (3, 1))
     control = _Control(hint)
     control.upscale_algorithm = algorithm
@@ -189,7 +190,7 @@ def test_a_hint_of_another_size_is_resized_as_the_host_would(algorithm: str, til
 
 
 def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps and conds do not make the pixel stem run again."""
+    """The pixel stem does not run again for other steps and conds."""
     seen: list[int] = []
     forward = controlnet.Stem.forward
     monkeypatch.setattr(
@@ -197,15 +198,15 @@ def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest
     )
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    predict(tile_model(model, 8, 2), positive, negative, scene, steps=3)
+    predict(tile_model(model, TileSettings(8, 2)), positive, negative, scene, steps=3)
     assert seen == [1, 1, 1]
 
 
 def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
-    """One tile at a time sees the hint itself, and what the stem has read is not kept for it."""
+    """One tile at a time gets a view of the hint, and its pixels are not kept after the stem has read them."""
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    tiled = tile_model(model, 8, 2, 1)
+    tiled = tile_model(model, TileSettings(8, 2, 1))
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept: list[dict[str, Any]] = []
     sampler = comfy.samplers.sampler_object("euler")
@@ -232,12 +233,12 @@ def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
 def test_pixels_that_are_not_kept_are_not_missed(
     tiny: Tiny, seesr: Any, tile_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two pictures, and a number of conds that changes from step to step: as with the stem computed in each call."""
+    """Two pictures, and a changing number of conds: the result is the same as with the stem computed in each call."""
     scene = make_scene(8, 20, batch=2)
 
     def result() -> Tensor:
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        model = limit_guidance(tile_model(model, 8, 2, tile_batch), 0.3, 0.6)
+        model = limit_guidance(tile_model(model, TileSettings(8, 2, tile_batch)), 0.3, 0.6)
         return predict(model, positive, negative, scene, steps=4)
 
     lean = result()
@@ -246,15 +247,15 @@ def test_pixels_that_are_not_kept_are_not_missed(
 
 
 def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
-    """The host is told of a tile's size, so it need not offload for a canvas that is never run whole."""
+    """ComfyUI plans memory for a tile, so it does not offload for a canvas that is never run whole."""
     told: list[list[int]] = []
-    tiled = tiling._TiledPrediction(8, 2, 3, "gaussian")
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 3, "gaussian"))
     tiled.prepare_sampling(lambda _model, shape, *_rest: told.append(shape), None, [2, 4, 64, 40], {})
     assert told == [[6, 4, 8, 8]]
 
 
 def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the host asks the model about, it is never for the whole canvas."""
+    """ComfyUI never asks the model about the memory of the whole canvas."""
     asked: list[tuple[int, ...]] = []
     known = tiny.model.model.memory_required
     monkeypatch.setattr(
@@ -262,7 +263,7 @@ def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: p
     )
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    predict(tile_model(model, 8, 2, 3), positive, negative, scene, steps=1)
+    predict(tile_model(model, TileSettings(8, 2, 3)), positive, negative, scene, steps=1)
     assert asked[0] == (6, 4, 8, 8), "loading: three tiles, both conds"
     assert {shape[2:] for shape in asked} == {(8, 8)}
 
@@ -270,10 +271,10 @@ def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: p
 def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
     tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The host's error in mid-run costs nothing but time; the smaller batch is remembered."""
+    """Running out of memory in mid-run costs only time, and the smaller batch is remembered."""
     scene = make_scene(12, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    calm = predict(tile_model(model, 8, 2, 1), positive, negative, scene)
+    calm = predict(tile_model(model, TileSettings(8, 2, 1)), positive, negative, scene)
     sizes: list[int] = []
     network = tiny.model.model.diffusion_model
 
@@ -284,7 +285,7 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
 
     handle = network.register_forward_pre_hook(fail_when_large)
     try:
-        result = predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+        result = predict(tile_model(model, TileSettings(8, 2, 4)), positive, negative, scene)
     finally:
         handle.remove()
     torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
@@ -293,10 +294,10 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
 
 
 def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, seesr: Any) -> None:
-    """The error comes in the second batch of the second step: the first one's tiles are not added again."""
+    """The error occurs in the second batch of the second step; the tiles of the first batch are not added twice."""
     scene = make_scene(12, 23)  # eight tiles
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    calm = predict(tile_model(model, 8, 3, 1), positive, negative, scene)
+    calm = predict(tile_model(model, TileSettings(8, 3, 1)), positive, negative, scene)
     sizes: list[int] = []
 
     def fail_once(_module: Any, arguments: tuple[Tensor, ...]) -> None:
@@ -306,7 +307,7 @@ def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, s
 
     handle = tiny.model.model.diffusion_model.register_forward_pre_hook(fail_once)
     try:
-        result = predict(tile_model(model, 8, 3, 4), positive, negative, scene)
+        result = predict(tile_model(model, TileSettings(8, 3, 4)), positive, negative, scene)
     finally:
         handle.remove()
     assert sizes == [8, 8, 8, 8, 4, 4]
@@ -314,7 +315,7 @@ def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, s
 
 
 def test_a_short_last_batch_that_does_not_fit_is_halved_itself(caplog: pytest.LogCaptureFixture) -> None:
-    """What is tried next is smaller than what failed, and the note says so."""
+    """The next batch is smaller than the one that failed, and the log says so."""
     sizes: list[int] = []
 
     def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
@@ -329,8 +330,8 @@ def test_a_short_last_batch_that_does_not_fit_is_halved_itself(caplog: pytest.Lo
     assert "Out of memory with 2 tiles at once; going on with 1." in caplog.text
 
 
-def test_out_of_memory_with_one_tile_in_the_last_batch_is_the_hosts_to_report() -> None:
-    """A batch of one is not tried again because others are larger."""
+def test_out_of_memory_with_one_tile_in_the_last_batch_is_left_to_comfyui() -> None:
+    """A batch of one tile is not tried again, although other batches are larger."""
     sizes: list[int] = []
 
     def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
@@ -344,8 +345,8 @@ def test_out_of_memory_with_one_tile_in_the_last_batch_is_the_hosts_to_report() 
     assert sizes == [4, 1]
 
 
-def test_out_of_memory_with_one_tile_is_the_hosts_to_report() -> None:
-    """There is nothing smaller to try."""
+def test_out_of_memory_with_one_tile_is_left_to_comfyui() -> None:
+    """There is no smaller batch to try."""
 
     def predictor(*_arguments: Any) -> list[Tensor]:
         raise comfy.model_management.OOM_EXCEPTION("made for the test")
@@ -355,7 +356,7 @@ def test_out_of_memory_with_one_tile_is_the_hosts_to_report() -> None:
 
 
 def test_cancel_returns_within_one_tile() -> None:
-    """After the user's cancel no further tile is begun."""
+    """No further tile starts after the user cancels."""
     calls: list[int] = []
 
     def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
@@ -370,7 +371,7 @@ def test_cancel_returns_within_one_tile() -> None:
 
 @pytest.mark.parametrize("where", ["UNet", "ControlNet"])
 def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where: str) -> None:
-    """Four tiles at once stop in the middle of the network: the host looks for a cancel at every operation."""
+    """Four tiles at once stop in the middle of the network: ComfyUI looks for a cancel at every operation."""
     scene = make_scene(12, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     networks = {"UNet": tiny.model.model.diffusion_model, "ControlNet": positive[0][1]["control"].control_model}
@@ -383,7 +384,7 @@ def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where
     ]
     try:
         with pytest.raises(comfy.model_management.InterruptProcessingException):
-            predict(tile_model(model, 8, 2, 4), positive, negative, scene)
+            predict(tile_model(model, TileSettings(8, 2, 4)), positive, negative, scene)
     finally:
         for handle in handles:
             handle.remove()
@@ -392,13 +393,13 @@ def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpm_2", "dpmpp_sde", "dpmpp_2s_ancestral"])
 def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str) -> None:
-    """One bar runs from nothing to the end and never back, also where a sampler asks twice a step."""
+    """One bar runs from start to end and never backwards, even if a sampler predicts twice per step."""
     shares: list[float] = []
     comfy.utils.set_progress_bar_global_hook(lambda done, total, *_rest, **_ids: shares.append(done / total))
     try:
         scene = make_scene(8, 20)
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        tiled = tile_model(model, 8, 2)
+        tiled = tile_model(model, TileSettings(8, 2))
         sample(tiled, positive, negative, scene.latent, 3, 3.0, sampler, seesr_sigmas(tiled, 4))
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
@@ -408,8 +409,8 @@ def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str
 
 
 def test_progress_of_the_next_run_begins_anew() -> None:
-    """What one run has shown does not hold back the bar of another."""
-    tiled = tiling._TiledPrediction(8, 2, 1, "gaussian")
+    """The progress of one run does not affect the bar of the next."""
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     options = {"transformer_options": {"sample_sigmas": torch.tensor([3.0, 1.0, 0.0])}}
     shown: list[int] = []
 
@@ -435,7 +436,7 @@ def test_progress_of_the_next_run_begins_anew() -> None:
 
 @pytest.mark.parametrize("tile_batch", [1, 2])
 def test_every_tile_is_previewed_in_its_place(tile_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The preview fills up tile by tile; in the end it is that of the whole prediction of the first picture."""
+    """The preview fills up tile by tile. At the end it shows the whole prediction of the first picture."""
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
     shown: list[np.ndarray] = []
 
@@ -470,15 +471,15 @@ def test_previews_that_are_off_are_not_made() -> None:
 
 
 def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
-    """Hints, weights and stem features go when sampling ends."""
+    """Hints, weights and stem features are freed when sampling ends."""
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    tiled = tile_model(model, 8, 2)
+    tiled = tile_model(model, TileSettings(8, 2))
     predict(tiled, positive, negative, scene)
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
     kept = wrapper.__self__
     assert not kept.hints.fitted and not kept.hints.kept
-    assert kept.preview is None and kept.progress is None
+    assert kept.progress is None
     assert kept.weights is None
     assert len(positive[0][1]["control"].stem_outputs) == 0
 
@@ -493,10 +494,10 @@ def test_a_dual_guider_runs_in_tiles(tiny: Tiny, seesr: Any) -> None:
 
 @pytest.mark.parametrize("size", [(9, 17), (5, 40), (33, 8), (3, 61)])
 def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> None:
-    """Sizes that nothing divides, strips and sides smaller than a tile."""
+    """Odd sizes, strips, and sides smaller than a tile."""
     scene = make_scene(*size)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    result = predict(tile_model(model, 8, 3), positive, negative, scene, steps=1)
+    result = predict(tile_model(model, TileSettings(8, 3)), positive, negative, scene, steps=1)
     assert result.shape[-2:] == size
     assert torch.isfinite(result).all()
     pointwise = run_tiled(lambda _m, _c, part, *_: [part * 2], [[cond()]], result, 8, 3, tile_batch=4)[0]
@@ -511,11 +512,11 @@ def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(
     scene = make_scene(3, 61)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     with pytest.raises(SeeSRError, match="An overlap of 4 cells does not fit tiles of 3"):
-        predict(tile_model(model, 8, 4, mode="reference"), positive, negative, scene)
+        predict(tile_model(model, TileSettings(8, 4, mode="reference")), positive, negative, scene)
 
 
 def test_blending_is_what_the_weights_say() -> None:
-    """Each tile's prediction enters with its own weight: an independent sum over the layout."""
+    """Each tile's prediction counts with its own weight; the test sums over the layout independently."""
     x = torch.zeros(1, 1, 14, 19)
     layout = plan_tiles(14, 19, 8, 3)
     values = iter(range(1, 100))

@@ -16,6 +16,7 @@ from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
 from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
+from seesr_pack.seesr_modules.method.tiles import TileSettings
 
 pytestmark = pytest.mark.golden("sample")
 
@@ -41,7 +42,7 @@ def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Pat
         data["image_embed"],
         ApplySettings(strength=golden_case["strength"]),
     )
-    model = tile_model(model, golden_case["tile"], golden_case["overlap"], tile_batch=1, mode="reference")
+    model = tile_model(model, TileSettings(golden_case["tile"], golden_case["overlap"], tile_batch=1, mode="reference"))
 
     sigmas = seesr_sigmas(model, golden_case["steps"], golden_case["spacing"])
     sampling = model.get_model_object("model_sampling")

@@ -13,9 +13,9 @@ from seesr_pack.seesr_modules.method.tiles import (
     BlendMode,
     Tile,
     TileLayout,
+    TileSettings,
     add_tile,
     blend_weights,
-    latent_tile,
     plan_tiles,
 )
 from torch import Tensor
@@ -33,7 +33,7 @@ def tile_sizes(draw: st.DrawFn) -> tuple[int, int]:
 
 
 def planned(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> TileLayout:
-    """Plan a layout of few enough tiles for a quick test."""
+    """Plan a layout with so few tiles that the test is quick."""
     tile, overlap = sizes
     assume(mode == "gaussian" or overlap < min(tile, height, width) or height * width <= tile * tile)
     layout = plan_tiles(height, width, tile, overlap, mode)
@@ -118,7 +118,7 @@ def test_a_tile_as_large_as_the_canvas_changes_nothing(height: int, width: int, 
 @BOTH
 @pytest.mark.parametrize("overlap", [4, 16, 95])
 def test_a_canvas_of_no_more_cells_than_one_tile_is_not_cut(mode: BlendMode, overlap: int) -> None:
-    """1024x576 pixels are as many as 768x768; one row or column more is too much."""
+    """1024x576 has as many pixels as 768x768; one row or column more is too much."""
     for height, width in ((72, 128), (128, 72), (96, 96), (64, 144), (9, 1024)):
         assert plan_tiles(height, width, 96, overlap, mode).tiles == (Tile(0, 0, height, width),)
     assert len(plan_tiles(96, 97, 96, overlap, mode).tiles) == 2
@@ -135,7 +135,7 @@ def test_panoramas_of_one_to_twenty(size: tuple[int, int], mode: BlendMode) -> N
 
 
 def published_boxes(height: int, width: int, tile: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """Lay tiles as the published code is described to: square, in a grid that is counted first."""
+    """Lay tiles as the published code does: square, in a grid that is counted first."""
     if height * width <= tile * tile:
         return [(0, 0, height, width)]
     tile = min(tile, height, width)
@@ -150,7 +150,7 @@ def published_boxes(height: int, width: int, tile: int, overlap: int) -> list[tu
 
 
 def published_blend(layout: TileLayout, predictions: list[Tensor]) -> Tensor:
-    """Add up predictions and windows over the canvas and divide once."""
+    """Sum predictions and windows over the canvas and divide once."""
     result, contributed = np.zeros((2, layout.height, layout.width))
     for tile, prediction in zip(layout.tiles, predictions, strict=True):
         down = np.exp(-(((np.arange(tile.height) - tile.height / 2) / tile.height) ** 2) / 0.02)
@@ -176,7 +176,7 @@ def test_reference_mode_is_the_published_blend(height: int, width: int, sizes: t
 
 
 def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
-    """Blend a smooth slope to which the fake model adds an offset of each tile's own."""
+    """Blend a smooth slope to which the fake model adds a separate offset for each tile."""
     ramp = slope * (torch.arange(layout.height).unsqueeze(1) + torch.arange(layout.width))
     offsets = torch.rand(len(layout.tiles), generator=torch.Generator().manual_seed(seed))
     tiles = [ramp[tile.slices()] + offset for tile, offset in zip(layout.tiles, offsets, strict=True)]
@@ -202,7 +202,7 @@ def test_no_seam(height: int, width: int, tile: int, overlap: int, slope: float,
 
 
 def crossings_apart(layout: TileLayout) -> bool:
-    """Tell whether every tile has ended before the next but one starts."""
+    """Tell whether every tile ends before the next but one starts."""
     axes = ((layout.rows, layout.tile_height), (layout.columns, layout.tile_width))
     return all(
         before + length <= after for starts, length in axes for before, after in zip(starts, starts[2:], strict=False)
@@ -260,6 +260,11 @@ def test_fade_is_a_gaussian_of_three_deviations_to_each_side() -> None:
     torch.testing.assert_close(last[0, :2], expected.flip(0))
 
 
+def test_off_is_one_tile() -> None:
+    assert TileSettings(8, 2, mode="off").plan(40, 20).tiles == (Tile(0, 0, 40, 20),)
+    assert TileSettings(8, 2).plan(40, 20) == plan_tiles(40, 20, 8, 2)
+
+
 def test_without_overlap_tiles_stand_side_by_side() -> None:
     assert all((weight == 1).all() for weight in blend_weights(plan_tiles(20, 30, 10, 0)))
 
@@ -273,8 +278,8 @@ def test_tile_in_pixels() -> None:
     ("tile_px", "overlap_px", "latent"),
     [(768, 128, (96, 16)), (64, 0, (8, 0)), (1023, 129, (127, 16)), (64, 56, (8, 7))],
 )
-def test_latent_tile(tile_px: int, overlap_px: int, latent: tuple[int, int]) -> None:
-    assert latent_tile(tile_px, overlap_px) == latent
+def test_pixels_become_latent_cells(tile_px: int, overlap_px: int, latent: tuple[int, int]) -> None:
+    assert TileSettings.from_pixels(tile_px, overlap_px, 3, "reference") == TileSettings(*latent, 3, "reference")
 
 
 @pytest.mark.parametrize(
@@ -288,7 +293,7 @@ def test_latent_tile(tile_px: int, overlap_px: int, latent: tuple[int, int]) -> 
 )
 def test_impossible_tiles_in_pixels_are_refused(tile_px: int, overlap_px: int, message: str) -> None:
     with pytest.raises(SeeSRError, match=message):
-        latent_tile(tile_px, overlap_px)
+        TileSettings.from_pixels(tile_px, overlap_px)
 
 
 @BOTH

@@ -1,1 +1,1 @@
-"""Predicting in tiles: the layout, what each tile sees, and its own prompts."""
+"""Prediction in tiles."""

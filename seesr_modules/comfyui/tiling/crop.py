@@ -1,4 +1,4 @@
-"""What a batch of tiles sees of the latent and of everything in the conditioning that has a place in the picture."""
+"""Cutting a batch of tiles out of the latent and out of the conditioning."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ...method.tiles import Tile
 from .tile_prompts import TILE_PROMPTS_KEY
 
 Cond = dict[str, Any]
-"""One cond as the host's samplers have it."""
+"""One cond, in the form that ComfyUI's samplers use."""
 
 _FEATHER = 8
-"""Cells over which the host fades a region in."""
+"""Cells over which ComfyUI fades in a region."""
 
 
 class Crop:
     """A batch of tiles cut out of a latent: tile-major, each with the latent's whole batch."""
 
     def __init__(self, tiles: tuple[Tile, ...], x: Tensor) -> None:
-        """Cut ``tiles`` out of what belongs to the latent ``x`` [B, C, H, W]."""
+        """Cut ``tiles`` out of the latent ``x`` [B, C, H, W] and its conditioning."""
         self.tiles = tiles
         self.batch, _, self.height, self.width = x.shape
         self.device = x.device
 
     def tensor(self, canvas: Tensor) -> Tensor:
-        """Cut [B, ..., H, W], or a B that the host would repeat, into [tiles * B, ..., h, w]."""
+        """Cut [B, ..., H, W] into [tiles * B, ..., h, w]; a smaller B is repeated first, as ComfyUI does."""
         return self._rows(canvas, self.tiles)
 
     def hint(self, picture: Tensor | None) -> Tensor | None:
@@ -38,14 +38,14 @@ class Crop:
         return None if picture is None else self._rows(picture, tuple(tile.in_pixels() for tile in self.tiles))
 
     def _rows(self, canvas: Tensor, tiles: tuple[Tile, ...]) -> Tensor:
-        """Cut tiles out; a single one as a view, whose batch the host repeats by itself."""
+        """Cut tiles out. A single tile is a view; ComfyUI repeats its batch."""
         if len(tiles) == 1:
             return tiles[0].cut(canvas)
         canvas = comfy.utils.repeat_to_batch_size(canvas, self.batch)
         return torch.cat([tile.cut(canvas) for tile in tiles])
 
     def conds(self, conds: list[Cond]) -> list[Cond]:
-        """Return the conds as the tiles see them; those whose region the tile misses are left out."""
+        """Return the conds cut to the tiles, without those whose region overlaps no tile."""
         cropped = []
         for cond in conds:
             changed = dict(cond)
@@ -73,10 +73,10 @@ class Crop:
         )
 
     def _region(self, area: Sequence[int], mask: Tensor | None) -> Tensor:
-        """Return the mask [any, H, W] that stands for a region (height, width, y, x), with the mask inside of it.
+        """Turn a region (height, width, y, x) and the mask inside it into one mask [any, H, W].
 
-        The host would run a region by itself; here a region is a part of every tile it meets, so the networks see
-        what is around it, and the ControlNets' hints stay in register.
+        ComfyUI would run a region by itself. Here a region is a part of every tile that it overlaps, so the networks
+        see its surroundings and the ControlNets' hints stay aligned.
         """
         height, width, y, x = area
         feather = 0 if mask is not None else _FEATHER
@@ -86,14 +86,14 @@ class Crop:
         return region if mask is None else mask * region
 
     def _boxes(self, kind: str, network: Any, boxes: list[tuple]) -> tuple[str, Any, list[tuple]]:
-        """Return GLIGEN's boxes (text, height, width, y, x) as the one tile has them."""
+        """Clip GLIGEN's boxes (text, height, width, y, x) to the one tile."""
         (tile,) = self.tiles
         clipped = [(text, _clip(box, tile)) for text, *box in boxes]
         return kind, network, [(text, *box) for text, box in clipped if box is not None]
 
 
 def _clip(box: Sequence[int], tile: Tile) -> tuple[int, int, int, int] | None:
-    """Return what a tile has of a box (height, width, y, x), seen from the tile; None where they do not meet."""
+    """Clip a box (height, width, y, x) to a tile, in the tile's coordinates; None if they do not overlap."""
     height, width, y, x = box
     top, left = max(y, tile.y), max(x, tile.x)
     bottom, right = min(y + height, tile.y + tile.height), min(x + width, tile.x + tile.width)
@@ -103,9 +103,9 @@ def _clip(box: Sequence[int], tile: Tile) -> tuple[int, int, int, int] | None:
 
 
 def _region_profile(start: int, length: int, side: int, feather: int) -> Tensor:
-    """Return a region's weights [side] along one axis: edges within the picture fade in over some cells.
+    """Return a region's weights [side] along one axis. Edges inside the picture fade in over a few cells.
 
-    Source: the host's ``get_area_and_mult``.
+    Source: ComfyUI's ``get_area_and_mult``.
     """
     profile = torch.zeros(side)
     region = profile[start : start + length]

@@ -1,9 +1,8 @@
-"""Prompts of their own for the tiles of a large picture.
+"""Separate prompts for the tiles of a large picture.
 
-SeeSR describes a picture as a whole, so every tile of a large one is told of the same things. Here DAPE
-also looks at each tile: the tile's own embedding is its soft prompt, and its text names what DAPE sees in
-it. What the whole picture shows serves as context: a tag of the whole needs a smaller share of its
-threshold in a tile. This is not part of the published method.
+SeeSR describes a picture as a whole, so every tile of a large picture gets the same prompt. Here DAPE also looks at
+each tile: the tile's embedding is its soft prompt, and its text names what DAPE sees in the tile. The tags of the whole
+picture serve as context: their thresholds are lower in a tile. This is not part of the published method.
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from ...config import LATENT_PX
 from ...dape.tags import Tag, join_tags, select_tags
 from ...method.image_attention import SOFT_PROMPT_KEY
 from ...method.prompts import positive_text
-from ...method.tiles import Tile, plan_tiles
+from ...method.tiles import Tile, TileSettings
 from ..loading.dape import DapeModel
 from ..steps.prompts import Conditioning, encode_texts
 from ..steps.tagging import Tagging, describe
 
 TILE_PROMPTS_KEY = "seesr_tiles"
-"""Where the tiled sampler finds the prompts of tiles in a cond."""
+"""The key in a cond under which the tiled sampler finds the prompts of the tiles."""
 
 
 @dataclass(frozen=True)
 class TilePrompts:
-    """What each tile is told in place of the whole picture's prompts.
+    """Prompts of the tiles, which replace those of the whole picture.
 
     Args:
-        tiles: Where the prompts belong.
+        tiles: The tiles that the prompts describe.
         soft_prompts: [tiles, B, tokens, width].
-        texts: Encoded texts [tiles, B, tokens, width]; None leaves the whole picture's.
+        texts: Encoded texts [tiles, B, tokens, width]; None keeps the text of the whole picture.
     """
 
     tiles: tuple[Tile, ...]
@@ -44,11 +43,11 @@ class TilePrompts:
     texts: Tensor | None = None
 
     def model_conds(self, tiles: tuple[Tile, ...], batch: int) -> dict[str, Any]:
-        """Return the host's conds for a batch of tiles, tile-major, with ``batch`` pictures each.
+        """Return ComfyUI's conds for a batch of tiles, tile-major, with ``batch`` pictures each.
 
-        A sampler that cuts other tiles than were tagged gets the prompts of those that overlap most.
+        If the sampler cuts other tiles than were tagged, each gets the prompt of the tagged tile it overlaps most.
         """
-        chosen = [max(range(len(self.tiles)), key=lambda i: _shared(self.tiles[i], tile)) for tile in tiles]
+        chosen = [max(range(len(self.tiles)), key=lambda i: _overlap(self.tiles[i], tile)) for tile in tiles]
 
         def rows(values: Tensor) -> Tensor:
             found = [comfy.utils.repeat_to_batch_size(values[i], batch) for i in chosen]
@@ -60,8 +59,8 @@ class TilePrompts:
         return conds
 
 
-def _shared(one: Tile, other: Tile) -> tuple[int, int]:
-    """Return the area that two tiles share, and how near their corners are where that ties."""
+def _overlap(one: Tile, other: Tile) -> tuple[int, int]:
+    """Return a key that orders pairs of tiles by the area they share, then by how near their corners are."""
     height = min(one.y + one.height, other.y + other.height) - max(one.y, other.y)
     width = min(one.x + one.width, other.x + other.width) - max(one.x, other.x)
     return max(height, 0) * max(width, 0), -abs(one.y - other.y) - abs(one.x - other.x)
@@ -80,7 +79,7 @@ class PromptInputs:
 
 @dataclass(frozen=True)
 class TiledTagging:
-    """Conditioning with prompts for tiles in it, and what DAPE says of whole and tiles."""
+    """Conditioning with prompts for tiles, and DAPE's results for the whole picture and the tiles."""
 
     positive: Conditioning
     negative: Conditioning
@@ -94,8 +93,7 @@ def tag_tiles(
     dape: DapeModel,
     clip: Any,
     hint: Tensor,
-    tile: int,
-    overlap: int,
+    tiles: TileSettings,
     prompts: PromptInputs,
     context: float = 0.5,
     threshold_offset: float = 0.0,
@@ -106,20 +104,19 @@ def tag_tiles(
 
     Args:
         dape: The tagger.
-        clip: The host's CLIP.
+        clip: ComfyUI's CLIP.
         hint: The upscaled pictures [B, 3, H, W] in [0, 1], eight times the latent.
-        tile: Side of a tile in latent cells, as the tiled sampler cuts them.
-        overlap: Cells that neighbours share.
+        tiles: The tiles, as the tiled sampler cuts them.
         prompts: The words besides the tags.
-        context: Share of its own threshold that a tag of the whole picture needs to count in a tile:
-            1 treats it like any other, 0 puts the whole picture's tags into every tile.
+        context: Factor for the thresholds of the whole picture's tags in a tile: 1 treats these tags like any other,
+            0 puts all of them into every tile.
         threshold_offset: See :func:`.dape.tags.select_tags`, like ``exclude`` and ``max_tags``.
         exclude: Tags to leave out.
-        max_tags: Tags of one text at most.
+        max_tags: The largest number of tags in one text.
     """
     batch, _, height, width = hint.shape
-    tiles = plan_tiles(height // LATENT_PX, width // LATENT_PX, tile, overlap).tiles
-    crops = [piece.in_pixels().cut(hint) for piece in tiles]
+    layout = tiles.plan(height // LATENT_PX, width // LATENT_PX).tiles
+    crops = [tile.in_pixels().cut(hint) for tile in layout]
     soft_prompt, logits = describe(dape, [hint, *crops])
 
     def tags(row: Tensor, thresholds: Tensor | None = None) -> list[Tag]:
@@ -127,7 +124,7 @@ def tag_tiles(
 
     whole = [tags(row) for row in logits[:batch]]
     own = torch.tensor(dape.vocabulary.thresholds)
-    tile_logits = logits[batch:].unflatten(0, (len(tiles), batch))
+    tile_logits = logits[batch:].unflatten(0, (len(layout), batch))
     tile_tags = []
     for rows in tile_logits:
         of_tile = []
@@ -144,18 +141,18 @@ def tag_tiles(
         return encode_texts(clip, texts, prompts.single_chunk, prompts.literal)
 
     of_tiles = encoded([text(found) for row in tile_tags for found in row])
-    texts = comfy.utils.repeat_to_batch_size(of_tiles[0][0], len(tiles) * batch).unflatten(0, (len(tiles), batch))
-    soft_prompts = soft_prompt[batch:].unflatten(0, (len(tiles), batch))
+    texts = comfy.utils.repeat_to_batch_size(of_tiles[0][0], len(layout) * batch).unflatten(0, (len(layout), batch))
+    soft_prompts = soft_prompt[batch:].unflatten(0, (len(layout), batch))
     positive = encoded([text(found) for found in whole])
     negative = encoded([prompts.negative_prompt])
     return TiledTagging(
-        positive=_with(positive, TilePrompts(tiles, soft_prompts, texts)),
-        negative=_with(negative, TilePrompts(tiles, soft_prompts)),
+        positive=_add_tile_prompts(positive, TilePrompts(layout, soft_prompts, texts)),
+        negative=_add_tile_prompts(negative, TilePrompts(layout, soft_prompts)),
         whole=Tagging(soft_prompt[:batch], whole),
-        tiles=tiles,
+        tiles=layout,
         tile_tags=tile_tags,
     )
 
 
-def _with(conditioning: Conditioning, prompts: TilePrompts) -> Conditioning:
+def _add_tile_prompts(conditioning: Conditioning, prompts: TilePrompts) -> Conditioning:
     return [[text, {**options, TILE_PROMPTS_KEY: prompts}] for text, options in conditioning]
