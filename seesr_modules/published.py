@@ -6,8 +6,10 @@ A checksum or size that no public file states is None, never a guess; a revision
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 Kind = Literal["checkpoints", "seesr", "rams"]
@@ -264,6 +266,32 @@ CATALOGUE: Catalogue = {
     "tags": TAG_LISTS,
     "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO),
 }
+
+
+FETCH_SEESR = "Run `python run.py download seesr` in the pack's folder"
+"""How to get everything that SeeSR needs beside the base model."""
+
+
+def is_published(path: Path) -> bool:
+    """Tell whether a file is, to the byte, one of those whose checksum is published."""
+    size = path.stat().st_size
+    digests = {file.sha256 for file in CATALOGUE["all"] if file.size_bytes == size}
+    return bool(digests) and hash_file(path) in digests
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def find_page(path: Path) -> str:
+    """Return the page of the published file of this name; DAPE's, which is SeeSR's, for any other name."""
+    named = [file for file in CATALOGUE["all"] if PurePosixPath(file.path).stem == path.stem]
+    return (named or [DAPE])[0].sources[0].page
 
 
 def missing_file_message(kind: Kind, name: str) -> str:

@@ -8,7 +8,6 @@ it has the new one, and leaves a folder of its own among the models.
 from __future__ import annotations
 
 import errno
-import shutil
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -22,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
+from ...seesr_modules.disk import require_free
 from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.published import HubSource, WebSource, WeightFile
 from .check import Say, defect, is_checksum, other_copy, placed, seen_defect
@@ -36,6 +36,7 @@ _DISK_ERRNOS = frozenset(
 )
 _WAITS_S = (1, 2, 4)
 _LONGEST_WAIT_S = 300
+_OTHER_FOLDER = " with --models"
 
 
 class _UnfitError(Exception):
@@ -105,7 +106,7 @@ def require_space(files: Iterable[WeightFile], folders: Folders, packed_bytes: i
         needed = max(0, planned_bytes - _arrived(target))
         needs[disk] = (existing, needed + needs.get(disk, (existing, 0))[1])
     for folder, needed in needs.values():
-        _require_free(folder, needed)
+        require_free(folder, needed, _OTHER_FOLDER)
 
 
 def fetch(file: WeightFile, folders: Folders, say: Say) -> Path:
@@ -208,7 +209,8 @@ def _download(offer: _Offer, file: WeightFile, target: Path, say: Say) -> Path:
     if offer.size_bytes is not None:
         if part.exists() and part.stat().st_size > offer.size_bytes:
             part.unlink()
-        _require_free(target.parent, offer.size_bytes - (part.stat().st_size if part.exists() else 0))
+        arrived = part.stat().st_size if part.exists() else 0
+        require_free(target.parent, offer.size_bytes - arrived, _OTHER_FOLDER)
     with part.open("ab") as stream:
         http_get(
             offer.url,
@@ -234,15 +236,6 @@ def _parts(target: Path) -> list[Path]:
 def _arrived(target: Path) -> int:
     """Bytes in the unfinished downloads of a file."""
     return sum(part.stat().st_size for part in _parts(target))
-
-
-def _require_free(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise SeeSRError(
-            f"The disk of {folder} has {free / 1e9:.2f} GB free and {needed / 1e9:.2f} GB are to come: "
-            "make room, or choose another folder with --models."
-        )
 
 
 @contextmanager

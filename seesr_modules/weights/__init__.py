@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .opening import SUFFIXES, inside, open_weights
+from .opening import SUFFIXES, open_weights, resolve_inside
 from .part import TensorInfo
 from .reader import WeightFile
 from .writer import write_safetensors
 
-__all__ = ["SUFFIXES", "TensorInfo", "WeightFile", "inside", "open_weights", "write_safetensors"]
+__all__ = ["SUFFIXES", "TensorInfo", "WeightFile", "open_weights", "resolve_inside", "write_safetensors"]

@@ -6,12 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import SeeSRError
 
-# In order of preference: where averaged and raw parameters are both present, the averaged ones count.
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "module")
+"""In order of preference: where both averaged and raw parameters are present, the averaged ones are read."""
 _MAX_DEPTH = 4
 
 
@@ -20,20 +18,20 @@ def common_prefix(names: Collection[str]) -> str:
     prefix = ""
     while names:
         heads = [f"{prefix}{wrapper}." for wrapper in WRAPPERS]
-        prefix_of_all = [head for head in heads if all(name.startswith(head) for name in names)]
-        if not prefix_of_all:
+        shared = [head for head in heads if all(name.startswith(head) for name in names)]
+        if not shared:
             break
-        prefix = prefix_of_all[0]
+        prefix = shared[0]
     return prefix
 
 
-def inner_dict(path: Path, tree: object) -> dict[Any, Any]:
+def find_state_dict(path: Path, tree: object) -> dict[Any, Any]:
     """Return the state dict inside a loaded torch file, which may lie in dicts named as in WRAPPERS.
 
-    What lies beside a wrapper (an optimizer, an epoch, a loss) is left out, but no tensor of several values may lie
-    beside it.
+    What lies beside a wrapper (an optimizer, an epoch, a loss) is ignored.
 
-    Raises: SeeSRError where there is no dict, or no telling which tensors are meant.
+    Raises:
+        SeeSRError: There is no dict, or there are too many wrappers.
     """
     for _ in range(_MAX_DEPTH):
         if not isinstance(tree, dict):
@@ -41,7 +39,5 @@ def inner_dict(path: Path, tree: object) -> dict[Any, Any]:
         wrapper = next((name for name in WRAPPERS if isinstance(tree.get(name), dict)), None)
         if wrapper is None:
             return tree
-        if any(isinstance(value, torch.Tensor) and value.numel() > 1 for value in tree.values()):
-            raise SeeSRError(f"{path} holds tensors both inside and beside {wrapper!r}; save only one of them.")
         tree = tree[wrapper]
     raise SeeSRError(f"{path} wraps its tensors more than {_MAX_DEPTH} times; save the tensors alone.")

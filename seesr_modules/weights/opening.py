@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 from ..errors import SeeSRError
-from .part import MAX_DESCRIPTION_BYTES, Part, checked_size, json_object, reading
+from .formats import begins_like_safetensors, begins_like_torch, open_safetensors, open_torch
+from .part import Part, read_head, reading
 from .reader import WeightFile
-from .safetensors_part import begins_like_safetensors, open_safetensors
-from .torch_part import begins_like_torch, open_torch
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 
-# The first of these that a folder has is read: safetensors before pickles, full precision before half.
 FOLDER_ORDER = (
     "diffusion_pytorch_model.safetensors",
     "diffusion_pytorch_model.safetensors.index.json",
@@ -24,6 +23,7 @@ FOLDER_ORDER = (
     "diffusion_pytorch_model.bin",
     "diffusion_pytorch_model.fp16.bin",
 )
+"""The first of these that a folder has is read: safetensors before pickles, full precision before half."""
 
 _INDEX_NAME = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
 _SHARD_NAME = re.compile(r"\w[\w.+ -]*\.safetensors")
@@ -32,33 +32,29 @@ _SHARD_NAME = re.compile(r"\w[\w.+ -]*\.safetensors")
 def open_weights(path: Path) -> WeightFile:
     """Check a weight file, or a folder in the diffusers layout (see FOLDER_ORDER), and describe its tensors.
 
-    In a folder with none of the names of that layout a single index of .safetensors files, or else a single weight
-    file, is read under any other name. What a file is, is seen from how it begins; its name counts where that tells
-    nothing.
+    A folder with none of the names of that layout may hold a single index of .safetensors files, or else a single
+    weight file, under any other name. The first bytes of a file tell what it is; its name counts only where they do
+    not.
 
     The path itself may be a symbolic link to anywhere, since people keep models on other disks: it is what the user
     chose. Inside a folder, links must stay in the folder.
 
-    Raises: SeeSRError where the file is missing, of another kind, damaged, or unsafe to read.
+    Raises:
+        SeeSRError: The file is missing, of another kind, damaged, or unsafe to read.
     """
     with reading(path):
         is_folder = path.is_dir()
-    if is_folder:
-        return WeightFile(path, _open_folder(path))
-    return WeightFile(path, [_open_file(path)])
+    return WeightFile(path, _open_folder(path) if is_folder else [_open_file(path)])
 
 
 def _open_file(path: Path) -> Part:
-    checked_size(path)
-    with reading(path), path.open("rb") as file:
-        head = file.read(32)
-    suffix = path.suffix.lower()
+    head = read_head(path)
     if begins_like_torch(head):
         return open_torch(path)
-    if begins_like_safetensors(head) or suffix == ".safetensors":
+    if begins_like_safetensors(head) or path.suffix.lower() == ".safetensors":
         return open_safetensors(path)
-    if suffix in TORCH_SUFFIXES:
-        return open_torch(path)
+    if path.suffix.lower() in TORCH_SUFFIXES:
+        raise SeeSRError(f"{path} was not written by torch.save, whatever its name says; choose another file.")
     raise SeeSRError(f"{path} is no weight file; use .safetensors or {', '.join(TORCH_SUFFIXES)}.")
 
 
@@ -66,7 +62,7 @@ def _open_folder(folder: Path) -> list[Part]:
     with reading(folder):
         present = {entry.name for entry in folder.iterdir()}
     name = next((name for name in FOLDER_ORDER if name in present), None) or _only_weights(folder, present)
-    path = inside(folder, name)
+    path = resolve_inside(folder, name)
     return _open_shards(folder, path) if name.endswith(".json") else [_open_file(path)]
 
 
@@ -82,16 +78,16 @@ def _only_weights(folder: Path, present: set[str]) -> str:
 
 def _open_shards(folder: Path, index: Path) -> list[Part]:
     """Open the shards that an index names, which together must hold exactly the tensors that it names."""
-    if checked_size(index) > MAX_DESCRIPTION_BYTES:
-        raise SeeSRError(f"{index} is larger than {MAX_DESCRIPTION_BYTES} bytes; download it again.")
+    read_head(index)
     with reading(index):
-        files = json_object(index, index.read_bytes()).get("weight_map")
+        content = json.loads(index.read_bytes())
+    files = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not files:
         raise SeeSRError(f"{index} has no weight_map of tensor names to files; download it again.")
     for file in files.values():
         if not isinstance(file, str) or not _SHARD_NAME.fullmatch(file):
             raise SeeSRError(f"{index} names {str(file)[:80]!r}, which is not a .safetensors file beside it; refused.")
-    parts = [_open_file(inside(folder, file)) for file in dict.fromkeys(files.values())]
+    parts = [_open_file(resolve_inside(folder, file)) for file in dict.fromkeys(files.values())]
     held = {(name, part.path.name) for part in parts for name in part.tensors}
     if wrong := sorted(held.symmetric_difference(files.items())):
         raise SeeSRError(
@@ -100,13 +96,14 @@ def _open_shards(folder: Path, index: Path) -> list[Part]:
     return parts
 
 
-def inside(folder: Path, name: str) -> Path:
+def resolve_inside(folder: Path, name: str) -> Path:
     """Return a file or folder that a folder holds, refusing a link that leads out of it.
 
     The Hugging Face cache keeps files in models--NAME/blobs and links in models--NAME/snapshots/REVISION;
     there links may lead anywhere in models--NAME.
 
-    Raises: SeeSRError where it leads out, or cannot be followed.
+    Raises:
+        SeeSRError: It leads out, or cannot be followed.
     """
     path = folder / name
     with reading(path):

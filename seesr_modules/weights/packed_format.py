@@ -18,7 +18,7 @@ from typing import Literal
 
 from ..dape.tags import Vocabulary
 from ..errors import SeeSRError
-from . import SUFFIXES, WeightFile, inside, open_weights
+from . import SUFFIXES, WeightFile, open_weights, resolve_inside
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, TensorSource, describe, is_packed, leave_unread
 
 FORMAT = "1"
@@ -104,9 +104,9 @@ def open_seesr_folder(folder: Path) -> tuple[WeightFile, WeightFile]:
         raise SeeSRError(missing)
     holder = seesr_folder(folder)
     if holder != folder:
-        inside(folder, holder.name)
+        resolve_inside(folder, holder.name)
     parts = seesr_parts(holder)
-    unet, controlnet = (open_weights(inside(holder, parts[part])) for part in SEESR_PARTS)
+    unet, controlnet = (open_weights(resolve_inside(holder, parts[part])) for part in SEESR_PARTS)
     return unet, controlnet
 
 

@@ -1,9 +1,7 @@
-"""What every kind of weight file shares: its description, the checks before it is opened, its errors."""
+"""One weight file on the disk: what it holds, and how errors of reading it are told."""
 
 from __future__ import annotations
 
-import json
-import math
 import pickle
 import stat
 import struct
@@ -12,40 +10,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from ..errors import SeeSRError
 
-# The largest description of tensors (safetensors header, pickle, zip directory, index) that is read.
-# Published checkpoints need about 100 bytes a tensor, so this is room for 100,000 tensors.
-MAX_DESCRIPTION_BYTES = 16 * 2**20
-
-# So that no error message is filled by a name.
-MAX_NAME_CHARACTERS = 500
-
-_MAX_VALUES = 2**48
-
-# What json, zipfile, pickletools, safetensors and torch raise on malformed content.
-# ValueError covers UnicodeDecodeError and JSONDecodeError, RuntimeError covers RecursionError and
-# NotImplementedError, LookupError covers KeyError and IndexError.
-MALFORMED = (
-    SafetensorError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    RuntimeError,
+_MALFORMED = (
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error),
+    *(ValueError, TypeError, LookupError, AttributeError, AssertionError, EOFError),
+    *(OverflowError, MemoryError, RuntimeError),
 )
+"""What json, zipfile, pickletools, safetensors and torch raise on malformed content."""
 
 _GIT_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _WEB_PAGE = (b"<!doctype", b"<html", b"<?xml")
@@ -58,87 +35,66 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
-    @property
-    def nbytes(self) -> int:
-        """Size of the values in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
 
 @dataclass(frozen=True)
 class Part:
-    """One checked file: the tensors it holds under their stored names, and how to get at them.
+    """One checked file: the tensors it holds under their stored names, and how to read them.
 
-    `load` opens the file anew and returns a function from stored name to tensor. Where `mapped` is true
-    these tensors are views of the file, which take memory only where they are read; else the whole file
-    has been read.
+    ``load`` returns a function from stored name to tensor. It maps the file anew, so that the tensors are views of the
+    file that take memory only once they are read; or it hands out tensors that were read when the file was opened.
     """
 
     path: Path
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
-    load: Callable[[], Callable[[str], torch.Tensor]]
-    mapped: bool
+    load: Callable[[], Callable[[str], Tensor]]
 
-    def __post_init__(self) -> None:
-        """Refuse shapes beyond any memory, which a tensor may have that is empty in another dimension."""
-        for name, info in self.tensors.items():
-            if math.prod(max(size, 1) for size in info.shape) > _MAX_VALUES:
-                raise SeeSRError(f"{self.path}: tensor {name!r} has an impossible shape; download it again.")
+
+def describe_tensor(tensor: Tensor) -> TensorInfo:
+    """Return the shape and dtype of a tensor."""
+    return TensorInfo(tuple(tensor.shape), tensor.dtype)
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what the format libraries raise on a file into a SeeSRError that names it."""
+    """Turn whatever the libraries raise while they read a file into a SeeSRError that names the file."""
     try:
         yield
     except SeeSRError:
         raise
     except OSError as error:
         raise SeeSRError(f"{path} cannot be read ({error.strerror or error}); check the file.") from error
-    except MALFORMED as error:
-        # torch answers a bad pickle with advice to read it without its checks: not for users.
-        text = "" if isinstance(error, pickle.UnpicklingError) else str(error)
-        detail = f"{type(error).__name__}: {text}".splitlines()[0][:200]
+    except _MALFORMED as error:
+        text = str(error)
+        if isinstance(error, SafetensorError) and any(
+            word in text.lower() for word in ("incomplete", "length", "small")
+        ):
+            raise SeeSRError(
+                f"{path} is cut short or has bytes too many: its size is not what its header says; download it again."
+            ) from error
+        # torch advises to read a bad pickle without its checks. Users must not follow that.
+        detail = "" if isinstance(error, pickle.UnpicklingError) else f": {text.partition('. ')[0]}"
+        told = f"{type(error).__name__}{detail}".splitlines()[0][:200]
         raise SeeSRError(
-            f"{path} is no readable weight file ({detail}); it may be damaged: download it again."
+            f"{path} is no readable weight file ({told}); it may be damaged: download it again."
         ) from error
 
 
-def checked_size(path: Path) -> int:
-    """Return the size of a file in bytes, after looking at what it is and how it begins.
+def read_head(path: Path) -> bytes:
+    """Return the first bytes of a file, after a check that it may be a weight file.
 
-    Raises: SeeSRError for anything that is not a regular file, an empty file, a web page or a Git LFS
-    pointer.
+    Raises:
+        SeeSRError: It is no regular file, or it is empty, a web page or a Git LFS pointer.
     """
     with reading(path):
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise SeeSRError(f"{path} is not a regular file; choose a weight file.")
-        if status.st_size == 0:
-            raise SeeSRError(f"{path} is empty: the download went wrong; download it again.")
         with path.open("rb") as file:
             head = file.read(256)
+    if not head:
+        raise SeeSRError(f"{path} is empty: the download went wrong; download it again.")
     if head.startswith(_GIT_LFS_POINTER):
         raise SeeSRError(f"{path} is a Git LFS pointer, not the weights; fetch the real file.")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().lower().startswith(_WEB_PAGE):
         raise SeeSRError(f"{path} looks like a web page: the download went wrong; download the file itself.")
-    return status.st_size
-
-
-def json_object(path: Path, text: bytes) -> dict[str, Any]:
-    """Parse a JSON object from a file, in which no object may name a member twice or by an endless name."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members: dict[str, Any] = {}
-        for name, value in pairs:
-            if name in members:
-                raise SeeSRError(f"{path} names {name[:80]!r} twice: it is forged or damaged; refused.")
-            if len(name) > MAX_NAME_CHARACTERS:
-                raise SeeSRError(f"{path} holds the endless name {name[:80]!r}: it is forged or damaged; refused.")
-            members[name] = value
-        return members
-
-    content = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    if not isinstance(content, dict):
-        raise SeeSRError(f"{path} does not describe its tensors in a JSON object; download it again.")
-    return content
+    return head

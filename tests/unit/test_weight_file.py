@@ -13,7 +13,6 @@ import re
 import struct
 import subprocess
 import sys
-import tarfile
 import types
 import zipfile
 from collections.abc import Callable
@@ -24,10 +23,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from seesr_pack.seesr_modules import published
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.published import CATALOGUE
-from seesr_pack.seesr_modules.weights import TensorInfo, open_weights, part, reader, torch_part
+from seesr_pack.seesr_modules.weights import TensorInfo, open_weights, pickled, reader
 
 TENSORS = {
     "a.weight": torch.randn(5, 7, generator=torch.Generator().manual_seed(1)),
@@ -204,12 +205,14 @@ def test_objects_of_plain_data_are_passed_over(tmp_path: Path, what: str, name: 
         assert_same_inner(save(tmp_path / name, tree))
 
 
-def test_single_values_beside_a_wrapper_are_left_out(tmp_path: Path) -> None:
-    assert_same_inner(save(tmp_path / "a.pth", {"model": INNER, "loss": torch.tensor(0.5), "step": torch.ones(1)}))
+def test_what_is_no_named_tensor_of_the_state_dict_is_left_out(tmp_path: Path) -> None:
+    assert_same_inner(save(tmp_path / "a.pth", {"model": INNER, "loss": torch.tensor(0.5), "mean": torch.ones(2)}))
+    others = {3: torch.ones(1), "list": [torch.ones(1)], "dict": {"y": torch.ones(1)}}
+    assert_same_inner(save(tmp_path / "a.pth", {**INNER, **others}))
 
 
-def test_the_hosts_list_of_safe_types_is_kept(tmp_path: Path) -> None:
-    """Types of the host under the same names do not come in the way, and are there again afterwards."""
+def test_comfyuis_list_of_safe_types_is_kept(tmp_path: Path) -> None:
+    """Types that ComfyUI allows under the same names do not get in the way, and are allowed again afterwards."""
     before = torch.serialization.get_safe_globals()
     try:
         torch.serialization.add_safe_globals([argparse.Namespace, np.dtype])
@@ -231,11 +234,6 @@ def test_the_hosts_list_of_safe_types_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "sentence"),
     [
-        ({"x": [torch.ones(1)]}, "under 'x' neither a tensor nor plain data: list"),
-        ({"x": {"y": torch.ones(1)}}, "under 'x' neither a tensor nor plain data: dict"),
-        ({3: torch.ones(1)}, "names a tensor '3', which is not a short text"),
-        ({"x" * 501: torch.ones(1)}, "names a tensor 'x{80}', which is not a short text"),
-        ({"params": INNER, "x": torch.ones(2)}, "both inside and beside 'params'"),
         ({"params": {"params": {"params": {"params": INNER}}}}, "wraps its tensors more than 4 times"),
         ([torch.ones(1)], "holds a list instead of named tensors"),
         (torch.ones(1), "holds a Tensor instead of named tensors"),
@@ -285,8 +283,8 @@ def test_read_pages_are_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         seen += tensor.clone().numel()
         most = max(most, mapped_mib() - before)
     assert seen * 4 == BIG_MIB * 2**20
-    # Steps of 16 MiB, one piece more, and the kernel's read-around; a view of the big tensor is whole.
-    assert most < (40 if use == "cast" else 100)
+    # Steps of 16 MiB, the big tensor of 64 MiB, and the kernel's read-around.
+    assert most < 100
     assert mapped_mib() - before < 100
 
 
@@ -327,7 +325,7 @@ def test_opening_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         next(pending)
 
 
-@pytest.mark.parametrize("name", ["a.safetensors", "a.pth", "legacy.pth"])
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
 def test_a_file_that_changes_between_opening_and_reading(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, {"a": torch.ones(3)})
     weights = open_weights(path)
@@ -350,7 +348,7 @@ def test_a_file_that_changes_between_opening_and_reading(tmp_path: Path, name: s
         (b"\xef\xbb\xbf\n <!DOCTYPE html><title>Sign in</title>", "looks like a web page"),
         (b"<html lang='en'>", "looks like a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n", "is a Git LFS pointer"),
-        (b"neither of them, but long enough for a header", "claims a header of|not written by torch.save"),
+        (b"neither of them, but long enough for a header", "header too large|not written by torch.save"),
     ],
 )
 def test_other_content(tmp_path: Path, suffix: str, content: bytes, sentence: str) -> None:
@@ -401,43 +399,18 @@ def test_a_header_made_here_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "sentence"),
     [
-        ({"t": F32, "u": {**F32, "data_offsets": [0, 24]}}, "'u' overlaps the tensor before it"),
-        ({"t": F32, "u": {**F32, "data_offsets": [20, 44]}}, "'u' overlaps the tensor before it"),
-        ({"t": {**F32, "data_offsets": [8, 32]}}, "'t' leaves a gap"),
-        ({"t": {**F32, "shape": [2, 4], "data_offsets": [0, 32]}}, "is cut short: its tensors need 32 bytes"),
-        ({"t": {**F32, "shape": [2], "data_offsets": [0, 8]}}, "holds 16 bytes that belong to no tensor"),
-        ({}, "holds 24 bytes that belong to no tensor"),
-        ({"t": {**F32, "shape": [2, 2]}}, "has 24 bytes where its shape and dtype need 16"),
-        ({"t": {**F32, "dtype": "F16"}}, "has 24 bytes where its shape and dtype need 12"),
-        ({"t": {**F32, "data_offsets": [24, 0]}}, "has -24 bytes where"),
-        ({"t": {**F32, "dtype": "F4"}}, "dtype 'F4', which is not supported"),
-        ({"t": {**F32, "dtype": ["F32"]}}, "which is not supported"),
-        ({"t": {**F32, "shape": [-2, -3]}}, "an impossible shape"),
-        (
-            {"t": F32, "u": {**F32, "shape": [2**63, 0], "data_offsets": [24, 24]}},
-            "'u' has an impossible shape",
-        ),
-        ({"t": F32, "u": {**F32, "shape": [2**60, 0], "data_offsets": [24, 24]}}, "'u' has an impossible shape"),
-        ({"t": {**F32, "shape": [2.0, 3]}}, "an impossible shape"),
-        ({"t": {**F32, "shape": [True, 6]}}, "an impossible shape"),
-        ({"t": {**F32, "shape": [1] * 17}}, "an impossible shape"),
-        ({"t": {**F32, "data_offsets": [0, 10**4000]}}, "impossible data offsets"),
-        ({"t": {**F32, "data_offsets": [0]}}, "impossible data offsets"),
-        ({"t": {**F32, "data_offsets": [0, "24"]}}, "impossible data offsets"),
-        ({"t": {"dtype": "F32", "shape": [2, 3]}}, "the header entry of 't' is malformed"),
-        ({"t": {**F32, "file": "/etc/passwd"}}, "the header entry of 't' is malformed"),
-        ({"t": 3}, "the header entry of 't' is malformed"),
-        ({"t": F32, "__metadata__": {"a": 1}}, "metadata that is not text"),
-        ({"t": F32, "__metadata__": []}, "metadata that is not text"),
-        ({"t" * 501: F32}, "holds the endless name 't{80}'"),
-        ([F32], "does not describe its tensors in a JSON object"),
-        (b'{"t": {"dtype": "F32"}, "t": 0}', "names 't' twice"),
-        (b'{"t": {"dtype": "F32", "dtype": "F32"}}', "names 'dtype' twice"),
-        (b"[" * 100_000, "RecursionError"),
-        (b'{"t": ' + b"9" * 5000 + b"}", "Exceeds the limit|malformed"),
-        (b'{"t\xff": 3}', "UnicodeDecodeError"),
-        (b'{"t": ', "JSONDecodeError"),
-        (json.dumps({"\ud800": F32}).encode(), "SafetensorError"),
+        ({"t": F32, "u": {**F32, "data_offsets": [0, 24]}}, "invalid offset for tensor"),
+        ({"t": F32, "u": {**F32, "data_offsets": [20, 44]}}, "invalid offset for tensor"),
+        ({"t": {**F32, "data_offsets": [8, 32]}}, "invalid offset for tensor"),
+        ({"t": {**F32, "shape": [2, 4], "data_offsets": [0, 32]}}, "is cut short or has bytes too many"),
+        ({"t": {**F32, "shape": [2], "data_offsets": [0, 8]}}, "is cut short or has bytes too many"),
+        ({}, "is cut short or has bytes too many"),
+        ({"t": {**F32, "shape": [2, 2]}}, "invalid shape, data type, or offset for tensor"),
+        ({"t": {**F32, "dtype": "F16"}}, "invalid shape, data type, or offset for tensor"),
+        ({"t": F32, "u": {**F32, "shape": [2**63, 0], "data_offsets": [24, 24]}}, "is no readable weight file"),
+        ({"t": {**F32, "shape": [1] * 17}}, "invalid shape, data type, or offset for tensor"),
+        (b'{"t\xff": 3}', "invalid UTF-8"),
+        (b'{"t": ', "invalid JSON"),
     ],
 )
 def test_forged_headers(tmp_path: Path, header: Any, sentence: str) -> None:
@@ -446,16 +419,15 @@ def test_forged_headers(tmp_path: Path, header: Any, sentence: str) -> None:
 
 def test_causes_are_chained(tmp_path: Path) -> None:
     error = refused(header_file(tmp_path / "a.safetensors", b"{"), "is no readable weight file")
-    assert isinstance(error.__cause__, json.JSONDecodeError)
+    assert isinstance(error.__cause__, SafetensorError)
 
 
-@pytest.mark.parametrize("claimed", [part.MAX_DESCRIPTION_BYTES + 1, 100_000_000, 2**64 - 1])
-def test_headers_of_absurd_size(tmp_path: Path, claimed: int) -> None:
+def test_a_header_of_absurd_size(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    path.write_bytes(claimed.to_bytes(8, "little"))
+    path.write_bytes((2**64 - 1).to_bytes(8, "little"))
     with path.open("r+b") as file:
         file.truncate(2**28)  # a hole: the size alone must not make it pass
-    refused(path, f"claims a header of {claimed} bytes")
+    refused(path, "header too large")
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:
@@ -465,7 +437,8 @@ def test_a_truncated_file(tmp_path: Path) -> None:
         for length in (*range(1, 64), *range(64, len(content), 97), len(content) - 1):
             path.write_bytes(content[:length])
             refused(
-                path, "is cut short" if name == "a.safetensors" else "is cut short|no readable weight file|not written"
+                path,
+                "is cut short or has" if name == "a.safetensors" else "is cut short|no readable|not written|other data",
             )
     refused(path, "is no readable weight file .*EOF")
     (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes())
@@ -507,7 +480,7 @@ def test_code_is_refused_and_not_run(
     monkeypatch.chdir(tmp_path)
     path = save(tmp_path / name, {**INNER, "epoch": Calls(function, *arguments)})
     refused(path, rf"contains code \({named}\); refused")
-    with torch.serialization.safe_globals([function]):  # what the host allows does not count
+    with torch.serialization.safe_globals([function]):  # what ComfyUI allows does not count
         refused(path, rf"contains code \({named}\); refused")
     assert not (tmp_path / "ran").exists()
 
@@ -538,7 +511,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, path: Path, content: bytes | None =
     """Have a file's size and checksum among the published ones."""
     known = replace(CATALOGUE["seesr"][0], size_bytes=path.stat().st_size)
     known = replace(known, sha256=hashlib.sha256(path.read_bytes() if content is None else content).hexdigest())
-    monkeypatch.setattr(torch_part, "CATALOGUE", {**CATALOGUE, "seesr": (known,)})
+    monkeypatch.setattr(published, "CATALOGUE", {"all": (known,)})
 
 
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
@@ -565,9 +538,10 @@ def test_the_remedy_makes_a_copy_that_is_read(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     tree = {"model": collections.OrderedDict(INNER), "optimizer": {"state": {0: Calls(os.mkdir, "ran")}}, "epoch": 3}
     path = save(tmp_path / "DAPE.pth", tree)
-    told = str(refused(path, "If you trust who made this one, choose a copy of its tensors; making it runs the code:"))
+    told = str(refused(path, "If you trust who made this file, choose a copy of its tensors; making the copy runs the"))
     assert (
-        "`python run.py download seesr` in the folder of this node pack, or from https://huggingface.co/CSWRY/" in told
+        "`python run.py download seesr` in the pack's folder, or get the file from https://huggingface.co/CSWRY/"
+        in told
     )
     command = told.split("`")[-2]
     assert not (tmp_path / "ran").exists()
@@ -578,12 +552,14 @@ def test_the_remedy_makes_a_copy_that_is_read(tmp_path: Path, monkeypatch: pytes
 
 def test_the_remedy_names_the_page_of_the_published_file(tmp_path: Path) -> None:
     for name, page in (("ram_swin_large_14m.pth", "xinyu1205/recognize_anything_model"), ("other.pth", "CSWRY/SeeSR")):
-        refused(save(tmp_path / name, {"x": Calls(exec, "")}), rf"or from https://huggingface\.co/{page}\. If you")
+        refused(
+            save(tmp_path / name, {"x": Calls(exec, "")}), rf"get the file from https://huggingface\.co/{page}\. If you"
+        )
 
 
 def test_torch_refuses_code_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(torch_part, "_DATA_GLOBALS", re.compile(".*"))  # so that no placeholder is made either
+    monkeypatch.setattr(pickled, "_TENSOR_NAMES", re.compile(".*"))  # so that no placeholder is made either
     for name in ("a.pth", "legacy.pth"):
         error = refused(save(tmp_path / name, {"epoch": Calls(os.mkdir, "ran")}), "UnpicklingError")
         assert isinstance(error.__cause__, pickle.UnpicklingError)
@@ -602,19 +578,6 @@ def test_a_pickle_that_torch_did_not_write(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "a.pth").write_bytes(pickle.dumps(Calls(os.mkdir, "ran")))
     refused(tmp_path / "a.pth", "was not written by torch.save")
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_tar_in_disguise_is_refused(tmp_path: Path) -> None:
-    # Old torch looks for a tar first, and reads its pickles freely; the name makes it pass for a pickle.
-    entry = tarfile.TarInfo("x" * 20)
-    block = bytearray(entry.tobuf(tarfile.USTAR_FORMAT))
-    start = save(tmp_path / "legacy.pth", INNER).read_bytes()[:15]
-    block[: len(start)] = start
-    block[148:156] = b" " * 8
-    block[148:156] = b"%06o\0 " % sum(block)
-    (tmp_path / "a.pth").write_bytes(bytes(block) + bytes(1024))
-    assert tarfile.is_tarfile(tmp_path / "a.pth")
-    refused(tmp_path / "a.pth", "was not written by torch.save")
 
 
 def rewrite(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes, int]]]) -> Path:
@@ -637,17 +600,15 @@ def test_a_rewritten_archive_is_good(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "change", "sentence"),
     [
-        ("data/0", lambda name, content: [(name, content, zipfile.ZIP_DEFLATED)], "compressed record 'a/data/0'"),
-        ("data.pkl", lambda name, content: [(name, content, zipfile.ZIP_BZIP2)], "compressed record 'a/data.pkl'"),
-        ("data/0", lambda name, content: [(name, content, 0)] * 2, "two records of one name"),
-        ("data/0", lambda name, content: [], "asks for 8 bytes of the record 'data/0', which are not in the file"),
-        ("data/0", lambda name, content: [(name, content[:4], 0)], "are not in the file as described"),
+        ("data/0", lambda name, content: [(name, content, zipfile.ZIP_DEFLATED)], "is compressed"),
+        ("data.pkl", lambda name, content: [(name, content, zipfile.ZIP_BZIP2)], "is compressed"),
+        ("data/0", lambda name, content: [(name, content, 0)] * 2, "describes other data than its records hold"),
+        ("data/0", lambda name, content: [], "is no readable weight file"),
+        ("data/0", lambda name, content: [(name, content[:4], 0)], "describes other data than its records hold"),
+        ("data/0", lambda name, content: [(name, content * 2, 0)], "describes other data than its records hold"),
         ("data.pkl", lambda name, content: [("a/other.pkl", content, 0)], "not one that torch.save wrote"),
-        ("data.pkl", lambda name, content: [(name, content, 0), ("b/data.pkl", content, 0)], "not one that torch"),
         ("data.pkl", lambda name, content: [(name, content[:40], 0)], "is no readable weight file"),
         ("version", lambda name, content: [("a/constants.pkl", b"", 0)], r"contains code \(a TorchScript program"),
-        ("byteorder", lambda name, content: [(name, b"big", 0)], "not in little-endian byte order"),
-        ("data.pkl", lambda name, content: [(name, bytes(2**24 + 1), 0)], "description of more than"),
     ],
 )
 def test_forged_archives(tmp_path: Path, record: str, change: Callable[..., Any], sentence: str) -> None:
@@ -660,67 +621,31 @@ def keep(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
     return [(name, content, zipfile.ZIP_STORED)]
 
 
-def test_swapped_sizes_of_two_records(tmp_path: Path) -> None:
-    """Each size is one that the file has, and so is their sum: only record by record is it seen."""
+def test_a_request_for_more_than_a_record_holds(tmp_path: Path) -> None:
+    """torch maps what lies behind the record in the file, and says nothing."""
     path = save(tmp_path / "a.pth", {"small": torch.ones(3), "large": torch.arange(200.0)})
 
-    def swap(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
+    def ask_for_more(name: str, content: bytes) -> list[tuple[str, bytes, int]]:
         if name.endswith("data.pkl"):
-            three, two_hundred = b"cpuq\x06K\x03", b"h\x06K\xc8"
-            assert content.count(three) == content.count(two_hundred) == 1
-            content = content.replace(three, b"cpuq\x06K\xc8").replace(two_hundred, b"h\x06K\x03")
-            content = content.replace(b"K\x00K\x03\x85", b"K\x00K\xc8\x85", 1)  # shapes, to fit
+            asked, shape = b"cpuq\x06K\x03", b"K\x00K\x03\x85"
+            assert content.count(asked) == content.count(shape) == 1
+            content = content.replace(asked, b"cpuq\x06K\x09").replace(shape, b"K\x00K\x09\x85")
         return keep(name, content)
 
-    refused(rewrite(path, swap), "asks for 800 bytes of the record 'data/0', which are not in the file as described")
+    rewrite(path, ask_for_more)
+    assert torch.load(path, weights_only=True, mmap=True)["small"].shape == (9,)
+    refused(path, "describes other data than its records hold")
+    refused(path.rename(tmp_path / "a.safetensors"), "does not match expected size|describes other data")
 
 
 def test_records_that_overlap(tmp_path: Path) -> None:
-    """The directory says how long a record is, the record itself where its data begin."""
+    """The directory says how long a record is; torch does not look where the next one begins."""
     path = save(tmp_path / "a.pth", INNER)
     content = path.read_bytes()
     entry = content.index(b"a/data/0", content.index(b"PK\x01\x02")) - 46
     longer = struct.pack("<II", 2000, 2000)
     path.write_bytes(content[: entry + 20] + longer + content[entry + 28 :])
-    refused(path, "the record 'a/data/0' overlaps the next|asks for 8 bytes|declares more data")
-    header = content.index(b"a/data/0") - 30
-    path.write_bytes(content[: header + 28] + b"\xff\xff" + content[header + 30 :])
-    refused(path, "the record 'a/data/0' overlaps the next")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        (b"X\x07\x00\x00\x00storage", b"X\x07\x00\x00\x00storagE"),
-        (b"K\x02tq\x07Q", b"K\x02tq\x07N"),
-        (b"K\x02tq", b"K\x02Ntq"),
-    ],
-)
-def test_requests_for_data_in_another_form(tmp_path: Path, change: tuple[bytes, bytes]) -> None:
-    path = save(tmp_path / "a.pth", {"a": torch.ones(2)})
-    with zipfile.ZipFile(path) as archive:
-        assert change[0] in archive.read("a/data.pkl")
-    rewrite(path, lambda name, content: keep(name, content.replace(*change)))
-    refused(path, "does not ask for its data as torch.save does|is no readable weight file")
-
-
-def test_an_archive_that_declares_more_than_it_holds(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.pth", INNER)
-    content = bytearray(path.read_bytes())
-    entry = content.index(b"PK\x01\x02")
-    content[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)
-    path.write_bytes(content)
-    refused(path, "declares more data than")
-
-
-def test_a_zip_directory_of_absurd_size(tmp_path: Path) -> None:
-    path = tmp_path / "a.pth"
-    size = part.MAX_DESCRIPTION_BYTES + 1
-    with path.open("wb") as file:
-        file.write(b"PK\x03\x04")
-        file.seek(size)
-        file.write(struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 9, 9, size, 0, 0))
-    refused(path, "its directory is too large")
+    refused(path, "has records that overlap")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
@@ -730,12 +655,10 @@ def test_tensors_larger_than_their_data(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
-def test_many_names_of_one_tensor(tmp_path: Path, name: str) -> None:
-    """Two are what RAM's own file has; copies of hundreds would fill the memory from a small file."""
+def test_two_names_of_one_tensor(tmp_path: Path, name: str) -> None:
+    """RAM's own file has them."""
     whole = torch.arange(1000.0)
     assert len(open_weights(save(tmp_path / name, {"tag_encoder": whole, "tagging_head": whole}))) == 2
-    path = save(tmp_path / name, {f"t{i}": whole for i in range(300)})
-    refused(path, r"holds 4\d\d\d bytes under so many names that they make 1200000 bytes of tensors")
 
 
 def test_old_pickles_that_declare_more_than_they_hold(tmp_path: Path) -> None:
@@ -841,17 +764,11 @@ def refused_index(folder: Path, sentence: str) -> None:
 def test_indexes_that_do_not_fit_their_shards(tmp_path: Path) -> None:
     refused_index(save_shards(tmp_path, d="one.safetensors"), "disagree on 1 tensors, first 'd'")
     refused_index(save_shards(tmp_path, c="one.safetensors"), "disagree on 1 tensors, first 'c'")
-    (tmp_path / INDEX).write_text('{"weight_map": {"a": "one.safetensors", "a": "two.safetensors"}}')
-    refused_index(tmp_path, "names 'a' twice")
     for content in ("{}", '{"weight_map": {}}', '{"weight_map": ["a"]}'):
         (tmp_path / INDEX).write_text(content)
         refused_index(tmp_path, "has no weight_map")
     (tmp_path / INDEX).write_text("<html>")
     refused_index(tmp_path, "looks like a web page")
-    with (tmp_path / INDEX).open("r+b") as file:
-        file.write(b"{     ")
-        file.truncate(part.MAX_DESCRIPTION_BYTES + 1)
-    refused_index(tmp_path, "is larger than")
     with pytest.raises(SeeSRError, match=r"three\.safetensors cannot be read \(No such file"):
         open_weights(save_shards(tmp_path, c="three.safetensors"))
 
