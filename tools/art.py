@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the pack's icon and banner: ``python tools/art.py`` writes docs/icon.png and docs/banner.png.
 
-Both show an eye that comes into focus from left to right: coarse squares first, then finer ones, then the eye itself.
+Both show an eye that comes into focus from left to right: coarse squares, finer squares, then the sharp eye.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ RIM, IRIS, INNER = (12, 84, 104), (38, 190, 186), (255, 196, 84)
 WHITE, LETTERS, PALE = (240, 246, 250), (246, 248, 252), (158, 176, 204)
 
 FOCUS = ((0.4, 10), (0.5, 20), (0.6, 40))
-"""Where the squares end, as a share of the width, and how many of them fill a side; behind the last all is sharp."""
+"""(share of the width up to which the squares reach, number of squares per side); the rest is sharp."""
 
 MARGIN = 1.12
-"""How far the edge of the picture lies from its middle, where the corners of the eye lie at 1."""
+"""Distance from the middle of the picture to its edge; the corners of the eye are at distance 1."""
 
 Array = np.ndarray
 
@@ -61,7 +61,7 @@ def eye(side: int) -> Array:
 
 
 def squares(picture: Array, count: int) -> Array:
-    """Return a picture whose side is ``count`` squares of even colour."""
+    """Return the picture reduced to ``count`` by ``count`` squares of one colour each."""
     side = picture.shape[0]
     image = Image.fromarray(picture.round().astype(np.uint8))
     coarse = image.resize((count, count), Image.Resampling.BOX)

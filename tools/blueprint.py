@@ -21,13 +21,13 @@ ABOUT = (
     "Restores and enlarges a badly degraded photo. cfg: more invents more detail; strength: more keeps closer to the "
     "photo. Open it to see and change the graph."
 )
-ENTRY, EXIT = -10, -20  # the page's ids for the two ends of a subgraph
+ENTRY, EXIT = -10, -20  # the page's ids of the two ends of a subgraph
 SLOT_WIDTH = 160
 OUTSIDE = ("photo", "save", "plain")  # nodes of the workflow that are not part of it
 
 
 class Socket(NamedTuple):
-    """An input or output of the blueprint: its name, the inner node and that one's slot; what the page writes there."""
+    """An input or output of the blueprint: its name, the inner node and its slot, and the label on the page."""
 
     name: str
     node: str
@@ -152,8 +152,7 @@ def outer_node(definition: str, parts: Mapping[str, Part], result_type: str) -> 
         ],
         "outputs": [{"name": RESULT.name, "type": result_type, "links": []}],
         "title": NAME,
-        # Older pages write proxyWidgets here. With it, newer pages would always show these values and forget what a
-        # user sets.
+        # Older pages write proxyWidgets here; with it, newer pages always show these values and forget the user's.
         "properties": {},
         "widgets_values": [parts[socket.node].values[socket.slot] for socket in SETTINGS],
     }
@@ -165,7 +164,7 @@ def find(part: Part, name: str) -> tuple[int, Input]:
 
 
 def identity(what: str) -> str:
-    """Return an id that is the same every time."""
+    """Return an id that is the same in every run."""
     return str(uuid5(NAMESPACE_URL, f"seesr blueprint {NAME} {what}"))
 
 

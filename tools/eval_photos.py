@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Gather photos for ``run.py eval`` from installed packages: ``python tools/eval_photos.py FOLDER``.
 
-scikit-image and scikit-learn carry photographs in their wheels, free to use, and none of them was trained on:
-seven in colour and five in gray. Both must be installed where this runs (requirements/train.txt).
+The wheels of scikit-image and scikit-learn contain free photographs, seven in colour and five in gray. Nano was not
+trained on any of them. Both packages must be installed (requirements/train.txt).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PHOTOS = {
 
 
 def package_folder(name: str) -> Path:
-    """Return the folder of an installed package, which is not imported; end with a sentence where there is none."""
+    """Return the folder of an installed package without importing it; exit with a sentence if it is missing."""
     found = find_spec(name)
     if found is None or not found.submodule_search_locations:
         sys.exit(f"The package {name} is not installed: pip install scikit-image scikit-learn")

@@ -18,12 +18,12 @@ Words = dict[str, Any]
 
 
 def escaped(key: str) -> str:
-    """Return an id as a key: the page takes a dot for a step down."""
+    """Return an id as a key; a dot would start a nested key."""
     return key.replace(".", "_")
 
 
 def english(nodes: Iterable[Any]) -> Words:
-    """Return what the schemas of ``nodes`` say."""
+    """Return the texts of the schemas of ``nodes``."""
     schemas = [node.GET_SCHEMA() for node in nodes]
     return {
         escaped(schema.node_id): {
@@ -57,7 +57,7 @@ def file(language: str) -> Path:
 
 
 def read(language: str) -> Words:
-    """Return the words of a language as they are in its file."""
+    """Return the texts in the file of a language."""
     words: Words = json.loads(file(language).read_text("utf-8"))
     return words
 

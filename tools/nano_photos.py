@@ -1,4 +1,4 @@
-"""Put the photographs that nano was trained on into one folder, out of Debian packages.
+"""Gather the photographs that nano was trained on from Debian packages into one folder.
 
     apt-get download PACKAGE ...                      (see nano/photos.json for the packages)
     python tools/nano_photos.py PACKAGES PHOTOS
@@ -26,10 +26,10 @@ MANIFEST = Path(__file__).resolve().parents[1] / "nano" / "photos.json"
 def place(photos: Iterable[dict[str, Any]], packages: Path, target: Path) -> list[str]:
     """Copy each photo from below ``packages`` into ``target``.
 
-    A photo is a package's file, or those of its bytes that the manifest names: some packages keep many photos in one.
+    A photo is a file of a package, or a range of its bytes: some packages keep many photos in one file.
 
     Returns:
-        One line for each photo that no package has with the manifest's content.
+        One line for each photo that is missing or has another SHA-256 than the manifest says.
     """
     target.mkdir(parents=True, exist_ok=True)
     problems = []
@@ -50,7 +50,7 @@ def place(photos: Iterable[dict[str, Any]], packages: Path, target: Path) -> lis
 
 
 def _content(path: Path, photo: dict[str, Any]) -> bytes | None:
-    """The photo out of a package's file, or None where the file is missing or another one."""
+    """Return the photo from a package's file, or None if the file is missing or its SHA-256 differs."""
     if not path.is_file():
         return None
     start, length = photo.get("bytes", (0, path.stat().st_size))
@@ -61,7 +61,7 @@ def _content(path: Path, photo: dict[str, Any]) -> bytes | None:
 
 
 def main() -> int:
-    """Read the command line; 0 when every photo is in place."""
+    """Run the command. Exit code 0 if every photo was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("packages", type=Path, help="folder of .deb files or of unpacked packages")
     parser.add_argument("photos", type=Path, help="folder to put the photos in")

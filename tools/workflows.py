@@ -31,15 +31,15 @@ UPSCALER = {
 }
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
-# Geometry of the page, in its pixels. A node's position is that of its body, below the title; above the title the
-# classic canvas writes the pack's name. Heights are those of the classic canvas; in Nodes 2.0 a node is up to
-# TALLER higher, which the gaps leave room for. A workflow opens at the zoom at which it fills three quarters of the
-# window, and below a zoom of 0.57 the classic canvas writes no text: so columns are narrow and of about one height.
+# Geometry of the page, in its pixels. A node's position is that of its body, below the title. Above the title the
+# classic canvas writes the pack's name. Heights are those of the classic canvas; in Nodes 2.0 a node is up to TALLER
+# higher, and the gaps leave room for that. A workflow opens at the zoom at which it fills three quarters of the window.
+# Below a zoom of 0.57 the classic canvas writes no text, so columns are narrow and about equally high.
 TITLE, ROW, WIDGET, TEXT_AREA = 30, 20, 24, 74
 TALLER = 40
 GAP, MARGIN, GROUP_HEAD, COLUMN = TALLER, 10, 52, 1000
 NODE_WIDTH, TEXT_WIDTH, NOTE_WIDTH = 280, 320, 320
-PICTURE = 220  # the least height that the page gives a picture
+PICTURE = 220  # least height that the page gives a picture
 ROOM = {  # for the photo, for results and previews
     "LoadImage": PICTURE,
     "SaveImage": PICTURE,
@@ -65,14 +65,14 @@ class Input(NamedTuple):
 
     @property
     def companion(self) -> list[str]:
-        """The value of the widget that the page adds below this one, where it adds one."""
+        """Value of the widget that the page adds below this one, if it adds one."""
         if self.options.get("control_after_generate"):
             return ["fixed"]
         return ["image"] if self.options.get("image_upload") else []
 
     @property
     def height(self) -> int:
-        """Height of the widget with its companion, or 0."""
+        """Height of the widget with its companion; 0 for a socket."""
         if not self.is_widget:
             return 0
         return TEXT_AREA if self.options.get("multiline") else WIDGET * (1 + len(self.companion))
@@ -102,7 +102,7 @@ class Link(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A node of a workflow with all of its inputs: the widgets' values, and what is linked."""
+    """A node of a workflow with all of its inputs: values of widgets, and links."""
 
     id: int
     type: str
@@ -112,7 +112,7 @@ class Part(NamedTuple):
     links: Mapping[str, Link]
 
     def changes(self, slot: Input) -> bool:
-        """Whether this is an advanced input with another value than its default: the page then shows all of them."""
+        """Whether an advanced input has another value than its default: the page then shows all advanced inputs."""
         return bool(slot.options.get("advanced")) and self.values[slot.name] != slot.options.get("default")
 
     def link(self, name: str) -> Link:
@@ -161,10 +161,10 @@ def define(type_: str, node: Any) -> Definition:
 
 
 def resolve(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Part]:
-    """Return a graph's nodes in order, by their keys, with every input of theirs filled in.
+    """Return key -> node of a graph, in order, with every input filled in.
 
     Raises:
-        KeyError: it names an input, a node or an output that is not there, or leaves out an input without default.
+        KeyError: The graph names a missing input, node or output, or leaves out an input without a default.
     """
     parts: dict[str, Part] = {}
     for key, node in (item for group in graph.groups.values() for item in group.items()):
@@ -186,7 +186,7 @@ def resolve(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Part]:
 
 
 def api_format(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a graph as the server runs it."""
+    """Return a graph in the format of ComfyUI's server."""
     return {
         str(part.id): {
             "inputs": {**part.values, **{name: [str(link.node), link.slot] for name, link in part.links.items()}},
@@ -198,7 +198,7 @@ def api_format(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def editor_format(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a graph as the page opens it: the groups from left to right, and the note at the left."""
+    """Return a graph in the format of the page: the note at the left, then the groups from left to right."""
     parts = resolve(graph, classes)
     ends = [
         (link, part.id, number)
@@ -240,7 +240,7 @@ def editor_format(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def app_mode(graph: Graph, parts: Mapping[str, Part]) -> dict[str, Any]:
-    """Return what newer pages read of an app: its inputs in order, and the nodes whose results are shown."""
+    """Return what newer pages need to show an app: its inputs in order, and the nodes whose results it shows."""
     return {
         "linearMode": True,
         "linearData": {
@@ -251,7 +251,7 @@ def app_mode(graph: Graph, parts: Mapping[str, Part]) -> dict[str, Any]:
 
 
 def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]:
-    """Return a node as the page opens it; ``links`` are those of the whole workflow, in the page's format."""
+    """Return a node in the format of the page; ``links`` are those of the whole workflow, in the same format."""
     slots, outputs = part.definition.inputs, part.definition.outputs
     incoming = {slot: number for number, _, _, target, slot, _ in links if target == part.id}
     outgoing = [[link[0] for link in links if link[1:3] == [part.id, number]] for number in range(len(outputs))]
@@ -294,9 +294,9 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
 
 
 def linked(part: Part) -> Iterator[dict[str, str]]:
-    """Yield what the page wants to know of the model files that a node names.
+    """Yield name, folder and address of the model files that a node names; the page offers to download them.
 
-    It cannot know those behind ``auto``: either of two sets of files will do, and the page would call one missing.
+    Files behind ``auto`` are left out: one of two sets of files is enough, and the page would report the other missing.
     """
     if UPSCALER["name"] in part.values.values():
         yield UPSCALER
@@ -349,7 +349,7 @@ def columns(parts: Iterable[Part]) -> list[list[Part]]:
 
 
 def width_of(part: Part) -> int:
-    """Return the width of a node: more where text is written into it."""
+    """Return the width of a node; nodes with a text area are wider."""
     return TEXT_WIDTH if any(slot.options.get("multiline") for slot in part.definition.inputs) else NODE_WIDTH
 
 

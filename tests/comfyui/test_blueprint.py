@@ -1,4 +1,4 @@
-"""The subgraph blueprint: in step with its workflow, and listed by the host."""
+"""The subgraph blueprint: in step with its workflow, and listed by ComfyUI."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def file() -> Json:
     return json.loads(blueprint.FILE.read_text("utf-8"))
 
 
-def test_the_host_lists_it_and_hands_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comfyui_lists_it_and_hands_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pack").symlink_to(ROOT, target_is_directory=True)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path)], set()))
     manager = SubgraphManager()
     ((number, entry),) = asyncio.run(manager.get_custom_node_subgraphs(None)).items()
     assert entry["name"] == "SeeSR Upscale" and entry["info"] == {"node_pack": "custom_nodes.pack"}
-    hand_out = getattr(manager, "get_subgraph", None) or manager.get_custom_node_subgraph  # older hosts' name
+    hand_out = getattr(manager, "get_subgraph", None) or manager.get_custom_node_subgraph  # older name
     data = asyncio.run(hand_out(number, None))["data"]
     assert data == blueprint.FILE.read_text("utf-8")
 

@@ -1,4 +1,4 @@
-"""The shipped workflows: whole, in step with the nodes, and accepted by the host."""
+"""The shipped workflows: whole, in step with the nodes, and accepted by ComfyUI."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LINKS = {
     "seesr_turbo": (["checkpoints/sd_turbo.safetensors"], []),
     "seesr_upscale_model_first": ([f"upscale_models/{UPSCALER}"], [BASE]),
 }
-# What ComfyUI 0.33 deprecates of the pinned host's own nodes, beyond what the pinned host says itself.
+# What ComfyUI 0.33 deprecates of the pinned ComfyUI's nodes, beyond what the pinned one says itself.
 DEPRECATED_LATER = {"ImageBatch", "ImageCrop", "LatentBatch", "SaveAudio", "SaveAudioMP3", "SaveAudioOpus"}
 
 # A workflow opens at the zoom at which it fills this part of the window; below the least zoom the classic canvas
@@ -56,12 +56,12 @@ Json = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def host() -> dict[str, type]:
+def classes() -> dict[str, type]:
     return workflows.load_node_classes()
 
 
 @pytest.fixture
-def models(tmp_path: Path, host: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(tmp_path: Path, classes: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Model folders that hold a file under every name that the workflows name, and the picture."""
     published = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
     for name in [*published, *OTHERS, "input/example.png"]:
@@ -72,7 +72,7 @@ def models(tmp_path: Path, host: dict[str, type], monkeypatch: pytest.MonkeyPatc
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
-    for name, node in host.items():
+    for name, node in classes.items():
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
     return tmp_path
 
@@ -103,15 +103,15 @@ def input_specs(node_class: Any) -> dict[str, tuple[str, Json]]:
     f"ComfyUI-{comfyui_version.__version__}" != json.loads(ARCHIVES.read_text("utf-8"))["comfyui"]["name"],
     reason="made with the pinned ComfyUI: newer ones call some of their own nodes otherwise or give them an output",
 )
-def test_the_files_are_what_generate_makes(host: dict[str, type]) -> None:
-    assert generate.changes(generate.make(host)) == [], "run `python run.py generate`"
-    assert locales.faults(host) == []
+def test_the_files_are_what_generate_makes(classes: dict[str, type]) -> None:
+    assert generate.changes(generate.make(classes)) == [], "run `python run.py generate`"
+    assert locales.faults(classes) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_inputs_are_those_of_the_node_classes(name: str, host: dict[str, type]) -> None:
+def test_the_inputs_are_those_of_the_node_classes(name: str, classes: dict[str, type]) -> None:
     for node in real_nodes(editor(name)):
-        specs = input_specs(host[node["type"]])
+        specs = input_specs(classes[node["type"]])
         found = {slot["name"]: slot for slot in node["inputs"]}
         upload = found.pop("upload", None)
         assert list(found) == list(specs)
@@ -121,18 +121,18 @@ def test_the_inputs_are_those_of_the_node_classes(name: str, host: dict[str, typ
             is_widget = kind in WIDGET_TYPES and not options.get("forceInput")
             assert found[slot].get("widget") == ({"name": slot} if is_widget else None)
             assert is_widget or found[slot]["link"], f"{node['type']}.{slot} is not linked"
-        names = getattr(host[node["type"]], "RETURN_NAMES", None) or host[node["type"]].RETURN_TYPES
+        names = getattr(classes[node["type"]], "RETURN_NAMES", None) or classes[node["type"]].RETURN_TYPES
         ours = node["type"].startswith("SeeSR_")
-        count = len(names) if ours else len(node["outputs"])  # a newer host may have added some to its own
+        count = len(names) if ours else len(node["outputs"])  # a newer ComfyUI may have added some to its own
         assert [out["name"] for out in node["outputs"]] == list(names)[:count]
-        assert [out["type"] for out in node["outputs"]] == list(host[node["type"]].RETURN_TYPES)[:count]
+        assert [out["type"] for out in node["outputs"]] == list(classes[node["type"]].RETURN_TYPES)[:count]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_widgets_values_fit_their_inputs(name: str, host: dict[str, type], models: Path) -> None:
+def test_the_widgets_values_fit_their_inputs(name: str, classes: dict[str, type], models: Path) -> None:
     for node in real_nodes(editor(name)):
         values = iter(node["widgets_values"])
-        for slot, (kind, options) in input_specs(host[node["type"]]).items():
+        for slot, (kind, options) in input_specs(classes[node["type"]]).items():
             if kind not in WIDGET_TYPES:
                 continue
             value = next(values)
@@ -140,7 +140,7 @@ def test_the_widgets_values_fit_their_inputs(name: str, host: dict[str, type], m
             assert isinstance(value, bool) == (kind == "BOOLEAN"), (node["type"], slot, value)
             if kind in ("INT", "FLOAT"):
                 assert options["min"] <= value <= options["max"], (node["type"], slot, value)
-            if kind == "COMBO":  # the host does not look at those of newer nodes
+            if kind == "COMBO":  # ComfyUI does not look at those of newer nodes
                 assert value in options["options"], (node["type"], slot, value)
             if options.get("control_after_generate"):
                 assert next(values) in ("fixed", "increment", "decrement", "randomize")
@@ -166,7 +166,7 @@ def test_the_links_agree_with_both_of_their_ends(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_api_file_is_the_editor_file_converted(name: str, host: dict[str, type]) -> None:
+def test_the_api_file_is_the_editor_file_converted(name: str, classes: dict[str, type]) -> None:
     workflow = editor(name)
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     converted = {}
@@ -176,27 +176,27 @@ def test_the_api_file_is_the_editor_file_converted(name: str, host: dict[str, ty
         for slot in node["inputs"]:
             if "widget" in slot and slot["name"] != "upload":
                 inputs[slot["name"]] = next(values)
-                if input_specs(host[node["type"]])[slot["name"]][1].get("control_after_generate"):
+                if input_specs(classes[node["type"]])[slot["name"]][1].get("control_after_generate"):
                     next(values)
             if slot["link"]:
                 inputs[slot["name"]] = sources[slot["link"]]
-        title = node.get("title") or api(name)[str(node["id"])]["_meta"]["title"]  # some are others in newer hosts
+        title = node.get("title") or api(name)[str(node["id"])]["_meta"]["title"]  # newer ComfyUI has other titles
         converted[str(node["id"])] = {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
     assert api(name) == converted
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_node_is_deprecated(name: str, host: dict[str, type]) -> None:
+def test_no_node_is_deprecated(name: str, classes: dict[str, type]) -> None:
     types = {node["type"] for node in real_nodes(editor(name))}
-    assert not {type_ for type_ in types if getattr(host[type_], "DEPRECATED", False)} | (types & DEPRECATED_LATER)
+    assert not {type_ for type_ in types if getattr(classes[type_], "DEPRECATED", False)} | (types & DEPRECATED_LATER)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_advanced_inputs_are_shown_where_one_of_them_is_changed(name: str, host: dict[str, type]) -> None:
+def test_advanced_inputs_are_shown_where_one_of_them_is_changed(name: str, classes: dict[str, type]) -> None:
     for node in real_nodes(editor(name)):
-        specs, values = input_specs(host[node["type"]]), api(name)[str(node["id"])]["inputs"]
+        specs, values = input_specs(classes[node["type"]]), api(name)[str(node["id"])]["inputs"]
         advanced = {slot: options for slot, (_, options) in specs.items() if options.get("advanced")}
-        if node["type"].startswith("SeeSR_"):  # newer hosts have advanced inputs of their own
+        if node["type"].startswith("SeeSR_"):  # newer ComfyUI has advanced inputs of its own
             changed = any(values[slot] != options["default"] for slot, options in advanced.items())
             assert node.get("showAdvanced", False) == changed, node["type"]
 
@@ -312,7 +312,7 @@ def test_the_page_gets_a_link_to_every_published_model_that_is_named(name: str, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_host_accepts_the_api_file_with_the_published_models(name: str, models: Path) -> None:
+def test_comfyui_accepts_the_api_file_with_the_published_models(name: str, models: Path) -> None:
     valid, error, outputs, faults = asyncio.run(execution.validate_prompt("test", api(name), None))
     assert valid, (error, faults)
     assert not faults
@@ -327,7 +327,7 @@ class Pack:
     FUNCTION = "pack"
 
     @classmethod
-    def INPUT_TYPES(cls) -> Json:  # noqa: N802 - the host's name
+    def INPUT_TYPES(cls) -> Json:  # noqa: N802 - ComfyUI's name
         return {"required": {}, "optional": {f"value{number}": (io.AnyType.io_type, {}) for number in range(4)}}
 
     def pack(self, **values: Any) -> tuple[list[Any]]:

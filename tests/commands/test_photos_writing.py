@@ -436,14 +436,14 @@ def test_folders_are_searched_without_hidden_files(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------ memory
 
 STREAM = """
-import importlib, resource, sys, types
+import resource, sys
 from pathlib import Path
 
 root, source, target = map(Path, sys.argv[1:])
-sys.modules["seesr_pack"] = types.ModuleType("seesr_pack")
-sys.modules["seesr_pack"].__path__ = [str(root)]
-reading = importlib.import_module("seesr_pack.commands.photos.reading")
-writing = importlib.import_module("seesr_pack.commands.photos.writing")
+sys.path.append(str(root))
+from run import pack_module
+
+reading, writing = pack_module("commands.photos.reading"), pack_module("commands.photos.writing")
 import pyvips
 
 photo = reading.open_photo(source, most_pixels=None)

@@ -87,7 +87,7 @@ def test_the_classifiers_name_systems_and_accelerators_that_the_registry_knows()
     assert accelerators and set(accelerators) <= ACCELERATORS
 
 
-def test_the_hosts_versions_are_a_range_that_the_readme_states() -> None:
+def test_the_versions_of_comfyui_are_a_range_that_the_readme_states() -> None:
     clauses = COMFY["requires-comfyui"].split(",")
     for clause in clauses:
         assert re.fullmatch(rf"({'|'.join(OPERATORS)})\d+\.\d+\.\d+", clause), clause
@@ -135,7 +135,7 @@ def test_nodes_run_no_text_as_code_and_install_nothing() -> None:
                 assert node.value != "pip", f"{file}:{node.lineno}"
 
 
-def test_the_host_reads_the_same() -> None:
+def test_comfyui_reads_the_same() -> None:
     reader = pytest.importorskip("comfy_config.config_parser", reason="needs pydantic-settings")
     read = reader.extract_node_configuration(str(ROOT))
     assert (read.project.name, read.project.version) == (PROJECT["name"], PROJECT["version"])

@@ -1,4 +1,4 @@
-"""Runs tests in child processes that need not import torch and ComfyUI anew: seconds, for every fault."""
+"""Runs tests in child processes that inherit torch and ComfyUI already imported, which saves seconds per fault."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PRELOADED = (
 )
 PYTEST = ["-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
 TIMED_OUT = -1000
-"""Stands for the exit code of a child that was ended."""
+"""Exit code that stands for a child that was ended."""
 
 
 def preload() -> None:
-    """Import what the tests use of other people's code; every child then has it at once."""
+    """Import the other packages that the tests use; every child inherits them."""
     sys.dont_write_bytecode = True
     os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
@@ -41,7 +41,7 @@ def preload() -> None:
 
 
 class Chosen:
-    """Has pytest run the given tests only, in their order."""
+    """Makes pytest run only the given tests, in the given order."""
 
     def __init__(self, tests: list[str]) -> None:
         """``tests``: their ids."""
@@ -53,7 +53,7 @@ class Chosen:
 
 
 def forked(work: Callable[[], int], output: Path, limit_s: float) -> int:
-    """Run ``work`` in a child that has all of PRELOADED already; return its exit code, TIMED_OUT after the limit."""
+    """Run ``work`` in a child with PRELOADED imported; return its exit code, or TIMED_OUT after the limit."""
     child = os.fork()
     if not child:
         os.setsid()

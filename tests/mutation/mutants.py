@@ -1,7 +1,7 @@
-"""Small faults for a Python file: what a slip of the hand would leave behind.
+"""Small faults for a Python file, as a slip of the hand would leave them.
 
-A comparison, a boolean or a number changes, or a line, an argument, an entry or a bound goes. Names, texts,
-annotations, imports, docstrings and messages stay.
+A fault changes a comparison, a boolean or a number, or removes a line, an argument, an entry or a bound. Names, texts,
+annotations, imports, docstrings and messages stay as they are.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ MESSAGES = {"SeeSRError", "TypeError", "ValueError", "LauncherError"}
 
 
 class Mutant(NamedTuple):
-    """One fault: where it is, and what it puts there."""
+    """One fault: where it is, and the code that it puts there."""
 
     line: int
     change: str
     function: str | None
     """The function around it; None at the top of a module or class."""
     names: frozenset[str]
-    """The constants or fields that a fault outside of functions gives another value."""
+    """The constants or fields that a fault outside of functions changes."""
     span: tuple[int, int]
-    """The bytes of the file that it replaces."""
+    """Begin and end, in bytes, of the code that the fault replaces."""
     put: str
 
     def applied(self, text: str) -> str:
@@ -86,7 +86,7 @@ Change = tuple[ast.AST, "ast.AST | None", "str | None", frozenset[str]]
 
 
 def _changes(node: ast.AST, function: str | None, names: frozenset[str]) -> Iterator[Change]:
-    """Yield (node, what stands in its place or None for nothing, function, names) for a node and all below."""
+    """Yield (node, its replacement or None for nothing, function, names) for a node and all nodes below it."""
     if isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)) or _is_about(node):
         return
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -105,7 +105,7 @@ def _changes(node: ast.AST, function: str | None, names: frozenset[str]) -> Iter
 
 
 def _is_about(node: ast.AST) -> bool:
-    """Tell whether code is a message or serves types alone."""
+    """Tell whether code is a message or only serves type checking."""
     if isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING":
         return True
     return isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _name(node.func) in MESSAGES)

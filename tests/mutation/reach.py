@@ -1,4 +1,4 @@
-"""Which tests reach which functions: noted once for each test file, by a copy of the pack that tells of its calls."""
+"""Which tests call which functions. A copy of the pack reports its calls; the result is kept for each test file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from children import forked, run_pytest
 
 PACK_FOLDERS = ("seesr_modules", "nodes", "commands", "train", "evaluate", "bench")
-TEST_FOLDERS = ("unit", "parity", "comfyui", "commands", "train")
+TEST_FOLDERS = ("unit", "properties", "parity", "comfyui", "commands", "train")
 TOO_LARGE = {"test_full_size.py", "test_cuda.py"}
 TOLD = "seesr_function_called"
 AROUND = "(around tests)"
@@ -34,7 +34,7 @@ class Recorder:
         self._around: set[str] = set()
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Put what was called since the last report down to a test, or to what surrounds all of them."""
+        """Assign the calls since the last report to a test, or to the fixtures and imports around all tests."""
         called = set(self.called)
         self.called.clear()
         if report.when == "call" and report.passed:
@@ -45,10 +45,10 @@ class Recorder:
 
 
 class Told(ast.NodeTransformer):
-    """Has every function of a file say that it was called."""
+    """Makes every function of a file report that it was called."""
 
     def __init__(self, file: str) -> None:
-        """``file``: the place that the functions name."""
+        """``file``: the path that the functions report."""
         self._file = file
 
     def visit_FunctionDef(self, node: Any) -> Any:
@@ -62,7 +62,7 @@ class Told(ast.NodeTransformer):
 
 
 def record(tree: Path, file: str) -> dict[str, list[Any]]:
-    """Return test -> [seconds, functions] for a test file of a tree whose functions tell of their calls."""
+    """Return test -> [seconds, functions] for a test file of a tree whose functions report their calls."""
     result = tree.parent / "record.json"
 
     def work() -> int:
@@ -81,7 +81,7 @@ def record(tree: Path, file: str) -> dict[str, list[Any]]:
 
 
 def calls_of_tests(tree: Path, kept: Path) -> Calls:
-    """Return what every test calls, read from ``kept`` and recorded anew for test files that have changed."""
+    """Return what every test calls: read from ``kept``, and recorded again for test files that have changed."""
     calls: Calls = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
     files = [file for folder in TEST_FOLDERS for file in sorted((tree / "tests" / folder).glob("test_*.py"))]
     files = [file for file in files if file.name not in TOO_LARGE]
@@ -99,7 +99,7 @@ def calls_of_tests(tree: Path, kept: Path) -> Calls:
 
 
 def pack_files(tree: Path) -> list[Path]:
-    """Return the files of the pack that hold functions worth a fault."""
+    """Return the files of the pack into which faults are put."""
     return [file for folder in PACK_FOLDERS for file in (tree / folder).rglob("*.py")]
 
 

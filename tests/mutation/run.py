@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Put small faults into the code, one at a time, and see whether a test notices.
+"""Put small faults into the code, one at a time, and see whether a test notices them.
 
 Run it in the environment, on Linux or macOS, with COMFYUI_PATH set:
 
     python tests/mutation/run.py --draw 60 --seed 1 seesr_modules/method/tiles.py seesr_modules/comfyui
 
-The faults go into a copy of the tree, never into this one. The first run, and each after a change to a test file,
-notes which functions every test calls (in .cache/mutation/calls.json); a fault is then shown only to the tests that
-call the function it is in: those named like its file first, then the quick ones. What came of each fault is kept in
-.cache/mutation/SEED.jsonl, so a run that was cut off goes on; --again tries once more what no test noticed.
+The faults go into a copy of the tree. The first run, and each run after a change to a test file, notes which functions
+every test calls (in .cache/mutation/calls.json). Only the tests that call the function with the fault are run: first
+those named like its file, then the quick ones. The result for each fault is kept in .cache/mutation/SEED.jsonl, so an
+interrupted run continues; --again repeats the faults that no test noticed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def tried(tree: Path, file: str, mutant: Mutant, tests: list[str], budget_s: flo
 
 
 def copied_tree(folder: Path) -> Path:
-    """Copy the files that git knows, or would take, into ``folder``."""
+    """Copy the files that git tracks or would add into ``folder``."""
     tree = folder / "tree"
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     for name in subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0"):
@@ -76,7 +76,7 @@ def drawn(tree: Path, places: list[str], count: int, seed: int) -> Iterator[tupl
 
 
 def main() -> int:
-    """Draw, try, and print what no test noticed."""
+    """Draw faults, try them, and print those that no test noticed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("places", nargs="*", default=["seesr_modules"], help="files and folders (seesr_modules)")
     parser.add_argument("--draw", type=int, default=60, help="number of faults, 0 for all (60)")

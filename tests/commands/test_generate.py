@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from seesr_pack.tools import generate, thumbnails
+from seesr_pack.tools import generate, locales, thumbnails, workflows
 
 FILES = thumbnails.files()
 
@@ -57,3 +57,21 @@ def test_generate_names_what_is_missing_changed_or_left_over(tmp_path: Path, mon
     for path in generate.changes(files):
         generate.write(path, files.get(path))
     assert generate.changes(files) == []
+
+
+@pytest.mark.parametrize("fault", [[], ["zh lacks a text"]])
+def test_generate_check_writes_nothing_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: list[str]
+) -> None:
+    file = tmp_path / "README.md"
+    monkeypatch.setattr(generate, "ROOT", tmp_path)
+    monkeypatch.setattr(workflows, "load_node_classes", dict)
+    monkeypatch.setattr(generate, "make", lambda classes: {file: "text"})
+    monkeypatch.setattr(locales, "faults", lambda classes: fault)
+    assert generate.main(["--check"]) == 1
+    assert not file.exists()
+    assert "README.md would change" in capsys.readouterr().out
+    assert generate.main([]) == len(fault)
+    assert file.read_text("utf-8") == "text"
+    assert generate.main(["--check"]) == len(fault)
+    assert capsys.readouterr().out.splitlines()[1:] == 2 * fault
