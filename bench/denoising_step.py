@@ -19,9 +19,10 @@ from ..seesr_modules.comfyui.loading.seesr import SeeSRModel, load_seesr
 from ..seesr_modules.comfyui.networks.base_model import base_model
 from ..seesr_modules.comfyui.steps.apply import apply_seesr
 from ..seesr_modules.config import LATENT_PX, SD2
+from ..seesr_modules.dape.config import PUBLISHED_DAPE
+from ..seesr_modules.method.prompts import MAX_TOKENS
 from ..seesr_modules.weights.checkpoint import InMemory
-from ..train.denoiser import SOFT_PROMPT_DIM, Control, SeeSRDenoiser
-from .gmac import SOFT_PROMPT_TOKENS, TEXT_TOKENS
+from ..train.denoiser import Control, SeeSRDenoiser
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -56,9 +57,9 @@ def make_inputs(height_px: int, width_px: int, seed: int = 0) -> StepInputs:
 
     return StepInputs(
         latent=random(1, SD2.in_channels, height_px // LATENT_PX, width_px // LATENT_PX),
-        positive=random(1, TEXT_TOKENS, SD2.context_dim),
-        negative=random(1, TEXT_TOKENS, SD2.context_dim),
-        soft_prompt=random(1, SOFT_PROMPT_TOKENS, SOFT_PROMPT_DIM),
+        positive=random(1, MAX_TOKENS, SD2.context_dim),
+        negative=random(1, MAX_TOKENS, SD2.context_dim),
+        soft_prompt=random(1, PUBLISHED_DAPE.tokens, PUBLISHED_DAPE.soft_prompt_width),
         hint=random(1, 3, height_px, width_px).sigmoid(),
     )
 

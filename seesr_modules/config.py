@@ -245,3 +245,7 @@ class StemSizes:
                 f"by {LATENT_PX}: this is not a ControlNet for SD2-type latents."
             )
         return cls(hint_channels, widths, out_channels)
+
+
+STEM = StemSizes(hint_channels=3, widths=(16, 32, 96, 256), out_channels=SD2.model_channels)
+"""Sizes of the published stem."""

@@ -1,7 +1,7 @@
-"""The training loop, one for all stages: optimiser, moving average, checkpoints, progress.
+"""The training loop of all stages: optimiser, moving average, checkpoints, progress.
 
-A step depends on its number, the seed and the weights alone: which pictures it sees and every random draw in
-it follow from them. So a run that was cut off goes on as if nothing had happened, to the bit.
+A step depends only on its number, the seed and the weights, which determine its pictures and all random draws. So an
+interrupted run continues with exactly the same result.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
 from ..seesr_modules.errors import SeeSRError
-from .config import Optimisation, Training
+from .config import Optimisation, Settings, Training
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
@@ -34,41 +35,44 @@ _logger = logging.getLogger(__name__)
 Batch = dict[str, Tensor]
 
 
-class Stage(nn.Module):
-    """What one kind of training optimises: every parameter of it that requires a gradient."""
+class TrainingStage(nn.Module):
+    """The model of one kind of training. Every parameter that requires a gradient is optimised."""
+
+    settings: ClassVar[type[Settings]]
+    """Settings of the model, the ``model`` group of the YAML file."""
 
     @abstractmethod
     def dataset(self) -> Dataset[Batch]:
-        """Return the pictures; item i depends on i and the seed alone, for any i from 0 on."""
+        """Return the pairs. Item i depends only on i and the seed, for any i from 0 on."""
 
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return the loss of a batch, a scalar; every random draw comes from ``generator``, on the batch's device."""
+        """Return the loss of a batch, a scalar. All random draws use ``generator``, on the batch's device."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the weights as they are now into a folder that is there, in the layout that the nodes load."""
+        """Write the current weights to an existing folder, in the layout that the nodes load."""
 
     def picture(self) -> Tensor | None:
-        """Return a picture [3,H,W] in [0,1] that shows what the weights can do, or None."""
+        """Return a sample picture [3,H,W] in [0,1], or None."""
         return None
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory; nothing to trade in a small stage."""
+        """Save memory by recomputing activations. A small stage does nothing."""
 
 
-def train(stage: Stage, training: Training) -> float:
-    """Train to the last step, going on from the checkpoint in the output folder where there is one.
+def train(stage: TrainingStage, training: Training) -> float:
+    """Train to the last step, starting from the checkpoint in the output folder if there is one.
 
     Args:
-        stage: the model; its weights are the averaged ones afterwards.
-        training: the settings.
+        stage: The model. It has the averaged weights afterwards.
+        training: The settings.
 
     Returns:
         The mean loss since the last line of the log.
 
     Raises:
-        SeeSRError: the loss is no number any more, or the checkpoint is of another run.
+        SeeSRError: The loss is no longer finite, or the checkpoint belongs to another model.
     """
     options = training.optimisation
     training.output.mkdir(parents=True, exist_ok=True)
@@ -86,13 +90,13 @@ def train(stage: Stage, training: Training) -> float:
         average.to(accelerator.device)
     run = _Run(accelerator, training, stage, optimizer, average)
     run.resume()
-    batches = _batches(stage.dataset(), options, accelerator, run.step)
+    batches = _load_batches(stage.dataset(), options, accelerator, run.step)
     loss_of_line = torch.zeros((), device=accelerator.device)
     while run.step < options.steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(options, run.step)
         for part in range(options.accumulation):
-            generator = _generator(accelerator.device, options.seed, run.step, part, accelerator.process_index)
+            generator = _make_generator(accelerator.device, options.seed, run.step, part, accelerator.process_index)
             loss = model(next(batches), generator) / options.accumulation
             accelerator.backward(loss)
             loss_of_line += loss.detach()
@@ -115,7 +119,7 @@ def train(stage: Stage, training: Training) -> float:
 
 
 def learning_rate(options: Optimisation, step: int) -> float:
-    """Return the rate of a step: a linear warm-up, then constant or a cosine down to the final rate."""
+    """Return the learning rate of a step: a linear warm-up, then constant or a cosine down to the final rate."""
     if step < options.warmup:
         return options.learning_rate * (step + 1) / options.warmup
     if not options.final_learning_rate:
@@ -126,13 +130,13 @@ def learning_rate(options: Optimisation, step: int) -> float:
 
 
 class _Run:
-    """Where a run stands, and what it writes into its output folder."""
+    """State of a run, and the files in its output folder."""
 
     def __init__(
         self,
         accelerator: Accelerator,
         training: Training,
-        stage: Stage,
+        stage: TrainingStage,
         optimizer: torch.optim.Optimizer,
         average: EMAModel | None,
     ) -> None:
@@ -162,7 +166,7 @@ class _Run:
             self._accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
         self._since = time.monotonic(), self.step
-        _logger.info("going on after step %d", self.step)
+        _logger.info("continuing after step %d", self.step)
 
     def save(self, parameters: list[nn.Parameter]) -> None:
         if not self._accelerator.is_main_process:
@@ -223,7 +227,7 @@ class _Run:
             rows.writerow((self.step, f"{loss:.6f}", f"{rate:.3g}", f"{speed:.1f}"))
 
     def _with_average(self, parameters: list[nn.Parameter], do: Callable[[], None]) -> None:
-        """Call ``do`` while the stage has the averaged weights."""
+        """Call ``do`` with the averaged weights in the stage."""
         with torch.no_grad():
             if self._average is None:
                 do()
@@ -234,10 +238,10 @@ class _Run:
             self._average.restore(parameters)
 
 
-def _batches(
+def _load_batches(
     dataset: Dataset[Batch], options: Optimisation, accelerator: Accelerator, first_step: int
 ) -> Iterator[Batch]:
-    """Yield this process's batches from a step on, on its device."""
+    """Yield the batches of this process from a step on, on its device."""
     first, last = (step * options.accumulation for step in (first_step, options.steps))
     world, rank, size = accelerator.num_processes, accelerator.process_index, options.batch
     starts = ((number * world + rank) * size for number in range(first, last))
@@ -252,7 +256,7 @@ def _batches(
         yield {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def _generator(device: torch.device, *key: int) -> torch.Generator:
-    """Return a generator whose draws belong to ``key`` alone."""
+def _make_generator(device: torch.device, *key: int) -> torch.Generator:
+    """Return a generator that is seeded by ``key`` alone."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,4 +1,4 @@
-"""The node Degrade, run by the host."""
+"""The node Degrade, run by ComfyUI."""
 
 from __future__ import annotations
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
+from seesr_pack.seesr_modules.method.prompts import MAX_TOKENS
 from seesr_pack.train.base_folder import load_text, save_text
-from seesr_pack.train.text import PAD, TOKENS, TextEncoder, tokenizer
+from seesr_pack.train.text import PAD, TextEncoder, load_tokenizer
 from torch import Tensor
 
 
@@ -23,7 +24,7 @@ def rows(text: TextEncoder, *texts: str) -> Tensor:
     seen: list[Tensor] = []
     handle = text.model.register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
     try:
-        assert text(list(texts)).shape == (len(texts), TOKENS, 64)
+        assert text(list(texts)).shape == (len(texts), MAX_TOKENS, 64)
     finally:
         handle.remove()
     return seen[0]
@@ -33,9 +34,9 @@ def test_known_words_have_rows_of_their_own(text: TextEncoder) -> None:
     """In the order of their tokens from row 1 on; what is not known is row 0; a text is filled up with token 0."""
     assert text.known is not None and text.known.tolist() == sorted(set(text.known.tolist()))
     words, other = rows(text, "red fox", "zebra")
-    ids = tokenizer()("red fox").input_ids
+    ids = load_tokenizer()("red fox").input_ids
     place = {token: row for row, token in enumerate(text.known.tolist(), start=1)}
-    assert words.tolist() == [place[token] for token in (*ids, *[PAD] * (TOKENS - len(ids)))]
+    assert words.tolist() == [place[token] for token in (*ids, *[PAD] * (MAX_TOKENS - len(ids)))]
     assert len(set(words[: len(ids)].tolist())) == len(ids) == 4
     assert other[1] == 0 and other[0] == words[0] and other[2] == words[3]
     assert text.model.config.vocab_size == len(place) + 1
@@ -56,7 +57,7 @@ def test_the_quality_prompts_and_a_comma_are_known(text: TextEncoder) -> None:
 
 def test_a_long_text_is_cut(text: TextEncoder) -> None:
     (long,) = rows(text, "sea " * 100)
-    assert len(long) == TOKENS and long[-1] == rows(text, "")[0, 1], "the end is kept"
+    assert len(long) == MAX_TOKENS and long[-1] == rows(text, "")[0, 1], "the end is kept"
 
 
 def test_what_is_written_reads_the_same(text: TextEncoder, tmp_path: Path) -> None:
