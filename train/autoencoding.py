@@ -30,17 +30,13 @@ class AutoencoderStage(TrainingStage):
     def __init__(self, settings: AutoencoderSettings, photos: PhotoSettings, seed: int) -> None:
         """Fit the linear part to the first pictures."""
         super().__init__()
-        self._pairs, self._noise = Pairs(photos, seed), settings.noise
+        self.pairs, self._noise = Pairs(photos, seed), settings.noise
         self.autoencoder = PatchAutoencoder(settings.channels, settings.refiner_width, settings.refiner_layers)
-        first = [self._pairs[index]["clean"] for index in range(_FIT_PICTURES)]
+        first = [self.pairs[index]["clean"] for index in range(_FIT_PICTURES)]
         self.autoencoder.fit(to_float(torch.stack(first)) * 2 - 1)
         self.autoencoder.requires_grad_(False)
         if self.autoencoder.refiner is not None:
             self.autoencoder.refiner.requires_grad_(True)
-
-    def dataset(self) -> Pairs:
-        """Return the pairs. Their degraded pictures are not used."""
-        return self._pairs
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the L1 distance between decoded and clean pictures."""
@@ -74,6 +70,7 @@ class DecoderStage(TrainingStage):
         self._settings = settings
         models = settings.model_dump(include={"base", "ram", "dape", "seesr"})
         self.seesr = SeeSRStage(SeeSRSettings(**models), photos, seed).requires_grad_(False)
+        self.pairs = self.seesr.pairs
         autoencoder = load_autoencoder(settings.autoencoder)
         if not isinstance(autoencoder, PatchAutoencoder) or autoencoder.refiner is None:
             raise SeeSRError(
@@ -82,10 +79,6 @@ class DecoderStage(TrainingStage):
         self.autoencoder = autoencoder
         autoencoder.refiner.requires_grad_(True)
         self.adversary = Adversary(settings.adversary_width)
-
-    def dataset(self) -> Pairs:
-        """Return the pairs."""
-        return self.seesr.pairs
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the L1 distance between decoded and clean pictures plus the loss of decoder and adversary."""

@@ -35,13 +35,13 @@ class Diffusion(TrainingStage):
     pairs: Pairs
     text: TextEncoder
     schedule: DDPMScheduler
-    text_dropout: float
-    degraded_share: float
-    draws: int
 
-    def dataset(self) -> Pairs:
-        """Return the pairs."""
-        return self.pairs
+    def __init__(self, settings: BaseSettings | SeeSRSettings, photos: PhotoSettings, seed: int) -> None:
+        """Find the photographs."""
+        super().__init__()
+        self.pairs = Pairs(photos, seed)
+        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
+        self.draws = settings.draws
 
     def add_noise(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Repeat the latents n times and add noise; return timesteps [n B], noised latents and targets."""
@@ -100,10 +100,7 @@ class BaseStage(Diffusion):
 
     def __init__(self, settings: BaseSettings, photos: PhotoSettings, seed: int) -> None:
         """Build with random weights."""
-        super().__init__()
-        self.pairs = Pairs(photos, seed)
-        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
-        self.draws = settings.draws
+        super().__init__(settings, photos, seed)
         words = [word for word, _ in self.pairs.vocabulary]
         self.text = TextEncoder.small(words, settings.text_width, settings.text_layers)
         autoencoder = load_autoencoder(settings.autoencoder)
@@ -171,10 +168,7 @@ class SeeSRStage(Diffusion):
 
     def __init__(self, settings: SeeSRSettings, photos: PhotoSettings, seed: int) -> None:
         """Load the base model, the taggers and, if given, the SeeSR to continue from."""
-        super().__init__()
-        self.pairs = Pairs(photos, seed)
-        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
-        self.draws = settings.draws
+        super().__init__(settings, photos, seed)
         base = load_base(settings.base)
         own_text = settings.seesr and settings.seesr / TEXT_FOLDER
         text = load_text(own_text) if own_text and own_text.is_dir() else base.text

@@ -13,6 +13,7 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,12 +26,13 @@ from torchvision.utils import save_image
 
 from ..seesr_modules.errors import SeeSRError
 from .config import Optimisation, Settings, Training
+from .pairs import Pairs
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 _LOG_COLUMNS = ("step", "loss", "learning_rate", "images_per_second")
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
@@ -40,10 +42,7 @@ class TrainingStage(nn.Module):
 
     settings: ClassVar[type[Settings]]
     """Settings of the model, the ``model`` group of the YAML file."""
-
-    @abstractmethod
-    def dataset(self) -> Dataset[Batch]:
-        """Return the pairs. Item i depends only on i and the seed, for any i from 0 on."""
+    pairs: Pairs
 
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -90,7 +89,7 @@ def train(stage: TrainingStage, training: Training) -> float:
         average.to(accelerator.device)
     run = _Run(accelerator, training, stage, optimizer, average)
     run.resume()
-    batches = _load_batches(stage.dataset(), options, accelerator, run.step)
+    batches = _load_batches(stage.pairs, options, accelerator, run.step)
     loss_of_line = torch.zeros((), device=accelerator.device)
     while run.step < options.steps:
         for group in optimizer.param_groups:
@@ -129,96 +128,94 @@ def learning_rate(options: Optimisation, step: int) -> float:
     return options.final_learning_rate + share * (options.learning_rate - options.final_learning_rate)
 
 
+@dataclass
 class _Run:
     """State of a run, and the files in its output folder."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        training: Training,
-        stage: TrainingStage,
-        optimizer: torch.optim.Optimizer,
-        average: EMAModel | None,
-    ) -> None:
-        self.step = 0
-        self.last_loss = math.nan
-        self._accelerator, self._training, self._stage = accelerator, training, stage
-        self._optimizer, self._average = optimizer, average
-        self._trained = {name: p for name, p in stage.named_parameters() if p.requires_grad}
-        self._since = time.monotonic(), 0
+    accelerator: Accelerator
+    training: Training
+    stage: TrainingStage
+    optimizer: torch.optim.Optimizer
+    average: EMAModel | None
+    step: int = 0
+    last_loss: float = math.nan
+
+    def __post_init__(self) -> None:
+        self.trained = {name: p for name, p in self.stage.named_parameters() if p.requires_grad}
+        self.since = time.monotonic(), 0
 
     def resume(self) -> None:
-        path = self._training.output / CHECKPOINT
+        path = self.training.output / CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, map_location=self._accelerator.device, weights_only=True)
-        if {n: t.shape for n, t in state["weights"].items()} != {n: p.shape for n, p in self._trained.items()}:
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        if {n: t.shape for n, t in state["weights"].items()} != {n: p.shape for n, p in self.trained.items()}:
             raise SeeSRError(
                 f"{path} is the checkpoint of another model: choose another output folder, or delete the file."
             )
         with torch.no_grad():
-            for name, parameter in self._trained.items():
+            for name, parameter in self.trained.items():
                 parameter.copy_(state["weights"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
-        self._since = time.monotonic(), self.step
-        _logger.info("continuing after step %d", self.step)
+        self.since = time.monotonic(), self.step
+        logger.info("continuing after step %d", self.step)
 
     def save(self, parameters: list[nn.Parameter]) -> None:
-        if not self._accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
             return
-        scaler, average = self._accelerator.scaler, self._average
+        scaler, average = self.accelerator.scaler, self.average
         state = {
             "step": self.step,
-            "weights": {name: parameter.detach() for name, parameter in self._trained.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "weights": {name: parameter.detach() for name, parameter in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
             "average": average.state_dict() if average is not None else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        path = self._training.output / CHECKPOINT
+        path = self.training.output / CHECKPOINT
         part = path.with_name(f"{path.name}.part")
         torch.save(state, part)
         part.replace(path)
-        self._with_average(parameters, lambda: self._stage.save(self._training.output))
+        self._with_average(parameters, lambda: self.stage.save(self.training.output))
 
     def show(self, parameters: list[nn.Parameter]) -> None:
-        if not self._accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
             return
-        folder = self._training.output / "samples"
+        folder = self.training.output / "samples"
         folder.mkdir(exist_ok=True)
 
         def write() -> None:
-            picture = self._stage.picture()
+            picture = self.stage.picture()
             if picture is not None:
                 save_image(picture.float().clamp(0, 1), folder / f"{self.step:06}.png")
 
         self._with_average(parameters, write)
 
     def report(self, loss_of_line: Tensor) -> None:
-        options = self._training.optimisation
-        then, step = self._since
+        options = self.training.optimisation
+        then, step = self.since
         now, steps = time.monotonic(), self.step - step
-        loss = self._accelerator.reduce(loss_of_line, "mean").item() / steps
+        loss = self.accelerator.reduce(loss_of_line, "mean").item() / steps
         loss_of_line.zero_()
-        self.last_loss, self._since = loss, (now, self.step)
+        self.last_loss, self.since = loss, (now, self.step)
         if not math.isfinite(loss):
             raise SeeSRError(
                 f"The loss is {loss} after step {self.step}: lower learning_rate, and start again from the last "
-                f"checkpoint in {self._training.output}."
+                f"checkpoint in {self.training.output}."
             )
-        pictures = options.batch * options.accumulation * self._accelerator.num_processes
+        pictures = options.batch * options.accumulation * self.accelerator.num_processes
         speed = steps * pictures / max(now - then, 1e-9)
         left = time.strftime("%H:%M:%S", time.gmtime((options.steps - self.step) * pictures / speed))
         rate = learning_rate(options, self.step - 1)
-        self._accelerator.log({"loss": loss, "learning_rate": rate, "images_per_second": speed}, step=self.step)
-        if not self._accelerator.is_main_process:
+        self.accelerator.log({"loss": loss, "learning_rate": rate, "images_per_second": speed}, step=self.step)
+        if not self.accelerator.is_main_process:
             return
-        _logger.info("step %d/%d  loss %.5f  %.1f images/s  %s left", self.step, options.steps, loss, speed, left)
-        path = self._training.output / LOG
+        logger.info("step %d/%d  loss %.5f  %.1f images/s  %s left", self.step, options.steps, loss, speed, left)
+        path = self.training.output / LOG
         new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
@@ -229,13 +226,13 @@ class _Run:
     def _with_average(self, parameters: list[nn.Parameter], do: Callable[[], None]) -> None:
         """Call ``do`` with the averaged weights in the stage."""
         with torch.no_grad():
-            if self._average is None:
+            if self.average is None:
                 do()
                 return
-            self._average.store(parameters)
-            self._average.copy_to(parameters)
+            self.average.store(parameters)
+            self.average.copy_to(parameters)
             do()
-            self._average.restore(parameters)
+            self.average.restore(parameters)
 
 
 def _load_batches(

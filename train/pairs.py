@@ -19,7 +19,7 @@ SCALE = 4
 _POOL_KEYS = {"clean": "gt", "degraded": "lq", "labels": "labels"}
 """Name in a pair -> name in the pool's file."""
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Pair = dict[str, Tensor]
 
@@ -101,7 +101,7 @@ def _load_pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
         if made.pop("settings") != asked:
             raise SeeSRError(f"photos.pool_file: {path} was made with other settings: delete it, or name another.")
         return {name: made[key] for name, key in _POOL_KEYS.items()}
-    _logger.info("making %d pairs of crops for %s", settings.pool, path)
+    logger.info("making %d pairs of crops for %s", settings.pool, path)
     loader = DataLoader(_FirstPairs(pairs, settings.pool), batch_size=64, num_workers=os.cpu_count() or 1)
     batches = list(loader)
     made = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

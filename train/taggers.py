@@ -39,8 +39,8 @@ class RamStage(TrainingStage):
     def __init__(self, settings: RamSettings, photos: PhotoSettings, seed: int) -> None:
         """Build with random weights."""
         super().__init__()
-        self._pairs = Pairs(photos, seed)
-        classes = len(self._pairs.vocabulary)
+        self.pairs = Pairs(photos, seed)
+        classes = len(self.pairs.vocabulary)
         if not classes:
             raise SeeSRError("photos.manifest: a tagger from scratch needs photographs with labels: give a manifest.")
         self.config = DapeConfig(**settings.model_dump(), num_classes=classes, tag_heads=4)
@@ -48,10 +48,6 @@ class RamStage(TrainingStage):
         for module in self.tagger.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02 if module.weight.shape[1] < 16 else 0.5)
-
-    def dataset(self) -> Pairs:
-        """Return the pairs. The labels belong to the clean picture."""
-        return self._pairs
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the binary cross-entropy on clean pictures, half of the batch at a quarter of the size."""
@@ -66,7 +62,7 @@ class RamStage(TrainingStage):
         tensors = {published_name(name): t.contiguous() for name, t in self.tagger.state_dict().items()}
         tensors |= size_telling_mask(self.config)
         save_file(tensors, folder / RAM_FILE)
-        write_tag_lists(folder, self._pairs, self.tagger)
+        write_tag_lists(folder, self.pairs, self.tagger)
 
 
 def write_tag_lists(folder: Path, pairs: Pairs, tagger: Dape) -> None:
@@ -148,7 +144,7 @@ class DapeStage(TrainingStage):
     def __init__(self, settings: DapeSettings, photos: PhotoSettings, seed: int) -> None:
         """Load the RAM twice, as teacher and as student, and add the LoRA."""
         super().__init__()
-        self._pairs = Pairs(photos, seed)
+        self.pairs = Pairs(photos, seed)
         self.teacher = load_dape(open_weights(settings.ram), dtype=torch.float32)
         self.student = load_dape(open_weights(settings.ram), dtype=torch.float32)
         weights = dict(self.student.named_parameters())
@@ -161,10 +157,6 @@ class DapeStage(TrainingStage):
             lora = LoRA(sizes[f"{stem}.lora_A"], sizes[f"{stem}.lora_B"])
             parametrize.register_parametrization(layer, "weight", lora)
             self._loras[stem] = lora
-
-    def dataset(self) -> Pairs:
-        """Return the pairs."""
-        return self._pairs
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the squared error of the soft prompt plus the cross-entropy with the teacher's scores."""
@@ -180,5 +172,5 @@ class DapeStage(TrainingStage):
         for stem, lora in self._loras.items():
             tensors |= {f"{stem}.{name}": tensor.clone() for name, tensor in lora.state_dict().items()}
         torch.save(tensors, folder / DAPE_FILE)
-        if self._pairs.vocabulary:
-            write_tag_lists(folder, self._pairs, self.student)
+        if self.pairs.vocabulary:
+            write_tag_lists(folder, self.pairs, self.student)

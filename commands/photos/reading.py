@@ -26,29 +26,17 @@ UNREADABLE = (*DAMAGED, pyvips.Error)
 """Errors that the libraries raise for a file that is not a picture, or is damaged."""
 
 
-@dataclass(frozen=True)
-class Photo:
+@dataclass(frozen=True, kw_only=True)
+class Photo(Source):
     """An opened photo: facts of its header, and its pictures on demand.
 
     Attributes:
         path: Path of the file.
-        sizes: Width and height of each picture, upright.
-        gray: Whether all pictures have a single colour channel.
-        deep: Whether any picture has more than 8 bits per channel.
-        durations_ms: Durations of the pictures of an animation; empty for pages and single pictures.
-        loop: How often an animation runs; 0 means forever.
         metadata: EXIF, XMP, IPTC, resolution, texts.
-        source: The decoder.
     """
 
     path: Path
-    sizes: tuple[Size, ...]
-    gray: bool
-    deep: bool
-    durations_ms: tuple[int, ...]
-    loop: int
     metadata: Metadata
-    source: Source
 
     @property
     def animated(self) -> bool:
@@ -66,7 +54,7 @@ class Photo:
         Raises:
             DAMAGED, pyvips.Error: The file is damaged. Some errors occur only when a layer is computed.
         """
-        for image in self.source.images():
+        for image in self.images():
             yield to_layer_in_srgb(image, self.path.name)
 
     def pictures(self) -> Iterator[Picture]:
@@ -148,16 +136,7 @@ def open_photo(path: Path, most_pixels: int | None = MOST_PIXELS) -> Photo:
                 f"{path} is too large: {width}x{height} px are {width * height / 1e6:.0f} megapixels, and at most "
                 f"{most_pixels / 1e6:.0f} can be read: cut it into parts, or shrink it first."
             )
-    return Photo(
-        path,
-        source.sizes,
-        source.gray,
-        source.deep,
-        source.durations_ms,
-        source.loop,
-        read_metadata(path, source),
-        source,
-    )
+    return Photo(path=path, metadata=read_metadata(path, source), **vars(source))
 
 
 def _unreadable(path: Path, error: Exception) -> SeeSRError:

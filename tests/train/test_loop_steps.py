@@ -41,9 +41,7 @@ class Slope(TrainingStage):
         self.seen: list[list[float]] = []
         self.draws: list[float] = []
         self.checkpointing = False
-
-    def dataset(self) -> Numbers:
-        return Numbers()
+        self.pairs = Numbers()
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         self.seen.append(batch["number"].tolist())

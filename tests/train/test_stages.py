@@ -28,7 +28,7 @@ STEPS = 30
 
 def falls(stage: TrainingStage, steps: int = STEPS, rate: float = 3e-3) -> float:
     """Train on one fixed batch with fixed draws, and return last loss / first loss."""
-    dataset = stage.dataset()
+    dataset = stage.pairs
     pairs = [dataset[index] for index in range(4)]
     batch: dict[str, Tensor] = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
     optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=rate)
@@ -162,7 +162,7 @@ def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Tra
     """Any folder of pictures will do for fine-tuning: RAM's tags of the clean picture are the text."""
     plain = trained["seesr"].photos.model_copy(update={"manifest": None})
     stage = build(trained["seesr"].model_copy(update={"photos": plain}))
-    batch = {name: tensor[None] for name, tensor in stage.dataset()[0].items()}
+    batch = {name: tensor[None] for name, tensor in stage.pairs[0].items()}
     (words,) = stage.tag_writer(batch["clean"] / 255)
     with torch.no_grad():
         logits = stage.tag_writer.ram(batch["clean"] / 255).logits[0]
