@@ -19,9 +19,9 @@ from ..seesr_modules.comfyui.loading.seesr import SeeSRModel, load_seesr
 from ..seesr_modules.comfyui.networks.base_model import base_model
 from ..seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from ..seesr_modules.config import LATENT_PX, SD2, TEXT_TOKENS
+from ..seesr_modules.dape.config import PUBLISHED_DAPE
 from ..seesr_modules.weights.checkpoint import InMemory
-from ..train.denoiser import SOFT_PROMPT_DIM, Control, SeeSRDenoiser
-from .gmac import SOFT_PROMPT_TOKENS
+from ..train.denoiser import Control, SeeSRDenoiser
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -58,7 +58,7 @@ def make_inputs(height_px: int, width_px: int, seed: int = 0) -> StepInputs:
         latent=random(1, SD2.in_channels, height_px // LATENT_PX, width_px // LATENT_PX),
         positive=random(1, TEXT_TOKENS, SD2.context_dim),
         negative=random(1, TEXT_TOKENS, SD2.context_dim),
-        soft_prompt=random(1, SOFT_PROMPT_TOKENS, SOFT_PROMPT_DIM),
+        soft_prompt=random(1, PUBLISHED_DAPE.tokens, PUBLISHED_DAPE.soft_prompt_width),
         hint=random(1, 3, height_px, width_px).sigmoid(),
     )
 

@@ -13,10 +13,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..seesr_modules.config import LATENT_PX, SD2, TEXT_TOKENS, EncoderSizes
+from ..seesr_modules.dape.config import PUBLISHED_DAPE
 from ..seesr_modules.errors import SeeSRError
-from ..train.denoiser import SOFT_PROMPT_DIM, SeeSRDenoiser
+from ..train.denoiser import SeeSRDenoiser
 
-SOFT_PROMPT_TOKENS = 145
 FLOP_PER_GMAC = 2e9
 
 
@@ -52,7 +52,7 @@ def count_gmac(height_px: int, width_px: int, encoder: EncoderSizes = SD2) -> St
             sample=torch.empty(1, encoder.in_channels, height_px // LATENT_PX, width_px // LATENT_PX),
             timesteps=torch.empty(1),
             text=torch.empty(1, TEXT_TOKENS, encoder.context_dim),
-            image_embed=torch.empty(1, SOFT_PROMPT_TOKENS, SOFT_PROMPT_DIM),
+            image_embed=torch.empty(1, PUBLISHED_DAPE.tokens, PUBLISHED_DAPE.soft_prompt_width),
             hint=torch.empty(1, 3, height_px, width_px),
         )
     gmac = {

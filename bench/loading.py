@@ -11,10 +11,9 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
 
 from ..seesr_modules.errors import SeeSRError
-from . import loading_work, packed_loading_work
+from . import loading_work
 from .figures import Figure
 from .process import Cost, cost_of
 from .published_files import drop_from_cache, image_attention_bytes, make_files
@@ -49,19 +48,16 @@ def measure() -> list[Figure]:
 
 
 def _measure_in(folder: Path) -> list[Figure]:
-    def work(module: ModuleType, *arguments: str) -> Cost:
+    def work(kind: str) -> Cost:
         drop_from_cache(folder)
-        return cost_of(module, *arguments)
+        return cost_of(loading_work, kind, str(folder))
 
-    packing = work(loading_work, "pack", str(folder))
-    reading = work(loading_work, "image_attention", str(folder))
-    plain = work(loading_work, "plain", str(folder))
-    files = [str(folder / "packed" / f"{kind}_fp16.safetensors") for kind in ("seesr", "dape")]
-    packed = work(packed_loading_work, *files)
+    packing, reading, plain, packed = map(work, ("pack", "image_attention", "plain", "packed"))
+    packed_bytes = sum((folder / name).stat().st_size for name in loading_work.PACKED.values())
     return [
         Figure("packing: time", packing.seconds, "s"),
         Figure("packing: peak above the interpreter", packing.peak_bytes / GB, "GB", PACKING_PEAK_GB),
-        Figure("packed files: size", sum(Path(file).stat().st_size for file in files) / GIB, "GiB"),
+        Figure("packed files: size", packed_bytes / GIB, "GiB"),
         Figure("image attention out of the published UNet: time", reading.seconds, "s"),
         Figure("... its size", image_attention_bytes() / MIB, "MiB"),
         Figure("... peak above its size", (reading.peak_bytes - image_attention_bytes()) / MIB, "MiB"),

@@ -1,4 +1,4 @@
-"""The work that :mod:`.loading` measures, apart from loading packed files; one kind of work per process."""
+"""The work that :mod:`.loading` measures, one kind per process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.published import DAPE, RAM, SEESR
 from .process import report, touch
 
+PACKED = {kind: f"packed/{kind}_fp16.safetensors" for kind in ("seesr", "dape")}
+"""Packed files in the folder."""
+
 
 def main(arguments: Sequence[str]) -> None:
-    """Do the work ``plain``, ``image_attention`` or ``pack`` on the files of a folder, and report its cost."""
-    work, folder = arguments[0], Path(arguments[1])
-    {"plain": _plain, "image_attention": _image_attention, "pack": _pack}[work](folder)
+    """Do one kind of work on the files of a folder, and report its cost. Arguments: the work, the folder."""
+    works = {"plain": _load_plain, "image_attention": _read_image_attention, "pack": _pack, "packed": _load_packed}
+    works[arguments[0]](Path(arguments[1]))
 
 
 def seesr_path(part: str) -> str:
@@ -21,7 +24,7 @@ def seesr_path(part: str) -> str:
     return next(file.path for file in SEESR if file.path.endswith(f"/{part}/diffusion_pytorch_model.safetensors"))
 
 
-def _plain(folder: Path) -> None:
+def _load_plain(folder: Path) -> None:
     """Load each published file whole, and copy its tensors into the modules."""
     import torch
     from safetensors.torch import load_file
@@ -49,7 +52,7 @@ def _plain(folder: Path) -> None:
     report(work)
 
 
-def _image_attention(folder: Path) -> None:
+def _read_image_attention(folder: Path) -> None:
     """Read the image attention out of the published UNet, in float32 as stored."""
     from ..seesr_modules.weights import open_weights
     from ..seesr_modules.weights.checkpoint import unet_image_attention_names
@@ -79,5 +82,25 @@ def _pack(folder: Path) -> None:
     def work() -> None:
         if pack([part for option, name in options.items() for part in (option, str(folder / name))]):
             raise SeeSRError("Packing failed: see above.")
+
+    report(work)
+
+
+def _load_packed(folder: Path) -> None:
+    """Load both packed files with the nodes' loaders, in float16 on the CPU."""
+    from ..seesr_modules.comfyui.device import start_host
+
+    start_host(["--cpu"])
+    from ..seesr_modules.comfyui.loading.dape import load_dape_path
+    from ..seesr_modules.comfyui.loading.seesr import load_seesr_path
+
+    def work() -> object:
+        seesr, dape = (
+            load_seesr_path(folder / PACKED["seesr"], "float16"),
+            load_dape_path(folder / PACKED["dape"], None, "float16"),
+        )
+        for network in (seesr.image_attention.model, seesr.controlnet.control_model, dape.patcher.model):
+            touch(network.parameters())
+        return seesr, dape
 
     report(work)

@@ -97,24 +97,23 @@ def _measure_half_precision(weights: Weights, dtype: torch.dtype, side_px: int, 
     plain = _synchronize(prepare_plain_steps(rounded, inputs, dtype).whole)
     rows = _compare(name, f"{name}, plain diffusers", time_in_turn(ours, plain, rounds, warmup=WARM_UP))
     rows.append(Figure(f"{name}: weights", held / 2**20, "MiB"))
-    for whose, step in ((name, ours), (f"{name}, plain diffusers", plain)):
-        with peak_memory() as used:
-            step()
-        rows.append(Figure(f"{whose}: peak above the weights", used.peak_bytes / 2**20, "MiB"))
-    rows.append(
-        Figure(f"{name}: mean deviation of epsilon", _measure_deviation(base, inputs, ours(), plain()), "x of its mean")
-    )
+    rows += [_measure_peak(name, ours), _measure_peak(f"{name}, plain diffusers", plain)]
+    deviation = _measure_deviation(base, inputs, ours(), plain())
+    rows.append(Figure(f"{name}: mean deviation of epsilon", deviation, "x of its mean"))
     tiles = TileSettings.from_pixels(TILE_PX, OVERLAP_PX)
     whole = _synchronize(prepare_comfyui_step(base, seesr, large))
     tiled = _synchronize(prepare_comfyui_step(tile_model(base, tiles), seesr, large))
     in_tiles, at_once = f"{name}, {2 * side_px} px in tiles of {TILE_PX}", f"{name}, {2 * side_px} px at once"
     rows += _compare(in_tiles, at_once, time_in_turn(tiled, whole, rounds, warmup=WARM_UP))
-    for what, step in ((in_tiles, tiled), (at_once, whole)):
-        with peak_memory() as used:
-            step()
-        rows.append(Figure(f"{what}: peak above the weights", used.peak_bytes / 2**20, "MiB"))
+    rows += [_measure_peak(in_tiles, tiled), _measure_peak(at_once, whole)]
     comfy.model_management.unload_all_models()
     return rows
+
+
+def _measure_peak(name: str, step: Callable[[], Any]) -> Figure:
+    with peak_memory() as used:
+        step()
+    return Figure(f"{name}: peak above the weights", used.peak_bytes / 2**20, "MiB")
 
 
 def _synchronize(work: Callable[[], Any]) -> Callable[[], Any]:

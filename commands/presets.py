@@ -13,22 +13,16 @@ from ..seesr_modules.published import SD2_BASE, SD_TURBO
 class Preset(NamedTuple):
     """A packaged workflow, and the settings that distinguish it from the others."""
 
-    workflow: str
-    """Name of the workflow: ``workflows/NAME.json`` and ``workflows/api/NAME.json``."""
-    about: str
-    """Help text."""
+    workflow: str  # name: workflows/NAME.json and workflows/api/NAME.json
+    about: str  # help text
     steps: int
     cfg: float
     sampler: str
     scheduler: str
-    guided_steps: int
-    """How many steps are guided: those in ``guidance``, or none where cfg is 1."""
-    guidance: tuple[float, float] = (0.0, 1.0)
-    """Start and end of the guidance interval, as shares of the timesteps."""
-    checkpoint: str | None = SD2_BASE.path
-    """File in models/checkpoints; None if the preset needs no downloaded file."""
-    download: str = "seesr base"
-    """Arguments of `run.py download` that fetch the files of the preset."""
+    guided_steps: int  # steps inside ``guidance``; 0 if cfg is 1
+    guidance: tuple[float, float] = (0.0, 1.0)  # start and end of the guidance interval, as shares of the timesteps
+    checkpoint: str | None = SD2_BASE.path  # file in models/checkpoints; None if nothing needs to be downloaded
+    download: str = "seesr base"  # arguments of `run.py download` that fetch the files
 
     @property
     def evaluations(self) -> int:
@@ -36,45 +30,20 @@ class Preset(NamedTuple):
         return self.steps + self.guided_steps
 
 
+# Of the 18 karras steps of balanced, the first 9 lie in the first 0.6 of the timesteps.
 PRESETS = {
     "nano": Preset(
-        "seesr_nano",
-        "the small model that comes with the pack",
-        steps=3,
-        cfg=1.0,
-        sampler="euler",
-        scheduler="sgm_uniform",
-        guided_steps=0,
+        *("seesr_nano", "the small model that comes with the pack", 3, 1.0, "euler", "sgm_uniform", 0),
         checkpoint=None,
         download="",
     ),
-    "published": Preset(
-        "seesr_upscale",
-        "50 steps, as published",
-        steps=50,
-        cfg=5.5,
-        sampler="ddpm",
-        scheduler="seesr",
-        guided_steps=50,
-    ),
+    "published": Preset("seesr_upscale", "50 steps, as published", 50, 5.5, "ddpm", "seesr", 50),
     "balanced": Preset(
-        "seesr_balanced",
-        "18 steps, in about a quarter of the time",
-        steps=18,
-        cfg=5.5,
-        sampler="dpmpp_2m",
-        scheduler="karras",
-        guided_steps=9,  # of 18 karras steps, the first 9 lie in the first 0.6 of the timesteps
+        *("seesr_balanced", "18 steps, in about a quarter of the time", 18, 5.5, "dpmpp_2m", "karras", 9),
         guidance=(0.0, 0.6),
     ),
     "turbo": Preset(
-        "seesr_turbo",
-        "2 steps on SD Turbo",
-        steps=2,
-        cfg=1.0,
-        sampler="ddpm",
-        scheduler="seesr_trailing",
-        guided_steps=0,
+        *("seesr_turbo", "2 steps on SD Turbo", 2, 1.0, "ddpm", "seesr_trailing", 0),
         checkpoint=SD_TURBO.path,
         download="seesr turbo --accept-license",
     ),

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..commands.photos.formats import photos_in
+from ..commands.photos.formats import list_photos
 from ..commands.photos.reading import open_photo
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.method.degrade import degrade
@@ -43,7 +43,7 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for place in places:
-        found = photos_in(place) if place.is_dir() else [place]
+        found = list_photos(place) if place.is_dir() else [place]
         if not found or not place.exists():
             raise SeeSRError(f"There is no photo {place}: name a picture or a folder of PNG, JPEG or TIFF files.")
         files += found

@@ -30,9 +30,6 @@ TRAIN_STEPS = 1000
 TEXT_TOKENS = 77
 """Tokens of one chunk of the text encoder, its start and end marks included."""
 
-STEM_WIDTHS = (16, 32, 96, 256)
-"""Widths of the published ControlNet's pixel stem."""
-
 POSITIVE_QUALITY = "clean, high-resolution, 8k"
 NEGATIVE_QUALITY = "dotted, noise, blur, lowres, smooth"
 """The published quality prompts (method, section "Prompt")."""
@@ -251,3 +248,7 @@ class StemSizes:
                 f"by {LATENT_PX}: this is not a ControlNet for SD2-type latents."
             )
         return cls(hint_channels, widths, out_channels)
+
+
+STEM = StemSizes(hint_channels=3, widths=(16, 32, 96, 256), out_channels=SD2.model_channels)
+"""Sizes of the published stem."""

@@ -1,1 +1,1 @@
-"""Training of the method's parts, with requirements/train.txt; of it the nodes import ``degrade`` alone."""
+"""Training of the method's parts. It needs requirements/train.txt."""

@@ -1,4 +1,4 @@
-"""A base model in diffusers' layout: UNet, text encoder, autoencoder and noise schedule of one folder."""
+"""Read and write a base model in diffusers' layout: UNet, text encoder, autoencoder and noise schedule."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _KNOWN_FILE = "known_tokens.json"
 
 
 class Autoencoder(Protocol):
-    """Pictures [B,3,8h,8w] in [-1,1] to latents [B,C,h,w] at the scale that the UNet works in, and back."""
+    """Converts pictures [B,3,8h,8w] in [-1,1] to latents [B,C,h,w] at the UNet's scale, and back."""
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures to latents."""
+        """Encode pictures to latents."""
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures."""
+        """Decode latents to pictures."""
         ...
 
 
 class KlAutoencoder(nn.Module):
-    """Stable Diffusion's autoencoder; encoding takes the mean, which is the sample to three digits."""
+    """Stable Diffusion's autoencoder. Encoding returns the mean, which equals a sample to three digits."""
 
     def __init__(self, model: AutoencoderKL) -> None:
         """Keep the model."""
@@ -46,17 +46,17 @@ class KlAutoencoder(nn.Module):
         self.model = model
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pictures to latents."""
+        """Encode pictures to latents."""
         return self.model.encode(images).latent_dist.mode() * self.model.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents to pictures."""
+        """Decode latents to pictures."""
         return self.model.decode(latents / self.model.config.scaling_factor).sample
 
 
 @dataclass
 class Base:
-    """What a SeeSR stands on."""
+    """The base model of a SeeSR."""
 
     unet: Mapping[str, Tensor]
     """Weights in diffusers' layout."""
@@ -69,7 +69,7 @@ def load_base(folder: Path) -> Base:
     """Load a base model.
 
     Raises:
-        SeeSRError: a part of it is missing or unreadable.
+        SeeSRError: A part is missing or unreadable.
     """
     for part in ("unet", TEXT_FOLDER, "vae", "scheduler"):
         if not (folder / part).is_dir():
@@ -84,14 +84,14 @@ def load_base(folder: Path) -> Base:
 
 
 def load_text(folder: Path) -> TextEncoder:
-    """Load a text encoder in transformers' layout, with the tokens that it knows where it is a small one."""
+    """Load a text encoder in transformers' layout; for a small one, with its known tokens."""
     known = folder / _KNOWN_FILE
     tokens = torch.tensor(json.loads(known.read_text("utf-8"))) if known.exists() else None
     return TextEncoder(CLIPTextModel.from_pretrained(folder), tokens)
 
 
 def load_autoencoder(folder: Path) -> PatchAutoencoder | KlAutoencoder:
-    """Load a linear autoencoder, or one in diffusers' layout; frozen."""
+    """Load a linear autoencoder or one in diffusers' layout, and freeze it."""
     linear = folder / LINEAR_FILE
     if linear.exists():
         return PatchAutoencoder.load(InMemory(load_file(linear)))
@@ -113,7 +113,7 @@ def save_base(
 
 
 def save_text(folder: Path, text: TextEncoder) -> None:
-    """Write a text encoder in transformers' layout, with the tokens that it knows."""
+    """Write a text encoder in transformers' layout, with its known tokens."""
     text.model.save_pretrained(folder)
     if text.known is not None:
         (folder / _KNOWN_FILE).write_text(json.dumps(text.known.tolist()), "utf-8")

@@ -1,4 +1,4 @@
-"""What a training run is told, read from a YAML file: the photographs, the optimisation, the model."""
+"""Settings of a training run, read from a YAML file: the photographs, the optimisation, the model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..seesr_modules.config import STEM_WIDTHS
+from ..seesr_modules.config import STEM
 from ..seesr_modules.errors import SeeSRError
 
 Count = Annotated[int, Field(gt=0)]
@@ -16,42 +16,42 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
-    """A group of settings: unknown names are refused, and nothing changes after reading."""
+    """A group of settings. Unknown names are refused, and the values cannot be changed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class PhotoSettings(Settings):
-    """Which pictures, and what is cut out of them."""
+    """The photographs, and how pairs are made from them."""
 
     folder: Path
     manifest: Path | None = None
-    """Names the photographs and their labels; without one every picture in the folder is taken."""
+    """Lists the photographs and their labels. Without a manifest, every picture in the folder is used."""
     crop_px: Count = 512
     sharpen: bool = False
-    """Sharpen the clean pictures first, as the paper says; the published code has it commented out."""
+    """Sharpen the clean pictures first, as in the paper. The published code has it commented out."""
     mild_share: Share = 0
-    """Of the pairs whose damage is milder: a strength drawn evenly from 0 to 1, of 1 as published."""
+    """Share of the pairs that are degraded less, with a strength drawn uniformly from 0 to 1 (published: 1)."""
     pool: int = Field(default=0, ge=0)
-    """Draw so many pairs once and go through them again and again; 0 draws new ones each time."""
+    """Number of pairs that are drawn once and used again and again; 0 draws new pairs each time."""
     pool_file: Path | None = None
-    """Where the pool is kept from run to run; needed with a pool."""
+    """File that keeps the pool from run to run; required with a pool."""
 
 
 class Optimisation(Settings):
-    """How the weights are changed. One step is ``batch`` times ``accumulation`` pictures on each process."""
+    """How the weights are optimised. One step uses ``batch`` times ``accumulation`` pictures in each process."""
 
     steps: Count
     batch: Count
     accumulation: Count = 1
     learning_rate: float = Field(gt=0)
     final_learning_rate: float = Field(default=0, ge=0)
-    """Reached by a cosine at the last step; 0 keeps the rate constant."""
+    """Rate at the last step, reached by a cosine; 0 keeps the rate constant."""
     weight_decay: float = Field(default=0, ge=0)
     warmup: int = Field(default=0, ge=0)
     max_norm: float = Field(default=1, gt=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
-    """Of the moving average of the weights, which is what is saved for use; 0 saves the weights themselves."""
+    """Decay of the moving average of the weights. The average is saved for use; 0 saves the weights themselves."""
     precision: Literal["no", "bf16", "fp16"] = "no"
     seed: int = 0
     workers: int = Field(default=0, ge=0)
@@ -62,7 +62,7 @@ class Optimisation(Settings):
 
 
 class RamSettings(Settings):
-    """A tagger from scratch; the words come from the photographs' manifest."""
+    """A tagger from scratch. Its words come from the manifest of the photographs."""
 
     image_size: Count
     patch_size: Count = 4
@@ -79,7 +79,7 @@ class RamSettings(Settings):
 
 
 class DapeSettings(Settings):
-    """LoRA on a tagger, so that a degraded picture looks to it like the clean one."""
+    """LoRA on a tagger, so that it sees in a degraded picture what it sees in the clean one."""
 
     ram: Path
     rank: Count = 8
@@ -92,7 +92,7 @@ class AutoencoderSettings(Settings):
     refiner_width: Count = 32
     refiner_layers: Count = 4
     noise: float = Field(default=0.1, ge=0)
-    """Standard deviation of the noise on the latents that the refiner learns to undo."""
+    """Largest standard deviation of the noise on the latents, which the refiner learns to undo."""
 
 
 class BaseSettings(Settings):
@@ -106,55 +106,45 @@ class BaseSettings(Settings):
     text_layers: Count
     text_dropout: Share = 0.1
     degraded_share: Share = 0
-    """Of the pictures that are shown degraded, with the negative prompt for a text."""
+    """Share of the pictures that are shown degraded, with the negative prompt as their text."""
     draws: Count = 1
-    """Noises and timesteps that are drawn for each picture of a batch."""
+    """Number of noises and timesteps drawn for each picture of a batch."""
 
 
 class DecoderSettings(Settings):
-    """The refiner of a linear autoencoder, trained further on what a SeeSR samples."""
+    """The refiner of a linear autoencoder, trained further on latents that a SeeSR samples."""
 
     base: Path
     ram: Path
     dape: Path | None = None
     seesr: Path
     autoencoder: Path
-    """Folder of the autoencoder to go on from."""
+    """Folder of the autoencoder to continue from."""
     sampled_share: Share = 0.5
-    """Of the latents that are sampled; the others are the clean pictures' own, noised."""
+    """Share of the latents that are sampled. The others are those of the clean pictures with noise."""
     steps: tuple[Count, ...] = (1, 2, 4)
-    """How many steps are taken; each batch draws one of these."""
+    """Numbers of sampling steps. Each batch draws one of them."""
     noise: float = Field(default=0.1, ge=0)
     adversary_width: Count = 64
     adversary_weight: float = Field(default=0.05, ge=0)
-    """Of the adversary's verdict, beside the L1 distance; 0 for none."""
+    """Weight of the adversary beside the L1 distance; 0 trains without an adversary."""
 
 
 class SeeSRSettings(Settings):
-    """ControlNet and image attention on a base model, as published, or further from a trained SeeSR."""
+    """ControlNet and image attention on a base model, new as published or continued from a trained SeeSR."""
 
     base: Path
     """A folder in diffusers' layout: unet, text_encoder, vae, scheduler."""
     ram: Path
     dape: Path | None = None
     seesr: Path | None = None
-    """Folder with unet and controlnet to go on from."""
-    stem_widths: tuple[int, ...] = STEM_WIDTHS
+    """Folder with unet and controlnet to continue from."""
+    stem_widths: tuple[int, ...] = STEM.widths
     text_dropout: Share = 0.5
     degraded_share: Share = 0
     draws: Count = 1
     train_base: bool = False
-    """Whether the UNet and the text encoder are trained, too; the published ones are frozen."""
-
-
-STAGES: dict[str, type[Settings]] = {
-    "ram": RamSettings,
-    "dape": DapeSettings,
-    "autoencoder": AutoencoderSettings,
-    "base": BaseSettings,
-    "seesr": SeeSRSettings,
-    "decoder": DecoderSettings,
-}
+    """Whether the UNet and the text encoder are trained as well. The published ones are frozen."""
 
 
 class Training(Settings):
@@ -170,24 +160,26 @@ def read_training(path: Path, stage: str, changes: dict[str, Any] | None = None)
     """Read the YAML file of a stage.
 
     Args:
-        path: the file; relative paths in it are taken from where the command runs.
-        stage: a key of ``STAGES``.
-        changes: "group.name" -> value, in place of what the file says.
+        path: The file. Relative paths in it are relative to the working directory.
+        stage: A name of :data:`.stages.NAMES`.
+        changes: "group.name" -> value, which replaces the value in the file.
 
     Raises:
-        SeeSRError: the file is unreadable, or a setting is missing, unknown or out of its range.
+        SeeSRError: The file is unreadable, or a setting is missing, unknown or out of range.
     """
     try:
         values = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SeeSRError(f"{path} is no readable YAML file ({error}).") from error
+        raise SeeSRError(f"{path} is not a readable YAML file ({error}).") from error
     if not isinstance(values, dict):
         raise SeeSRError(f"{path} holds no settings: see nano/{stage}.yaml for an example.")
     for name, value in (changes or {}).items():
         group, _, key = name.rpartition(".")
         (values.setdefault(group, {}) if group else values)[key] = value
+    from .stages import load_stages  # its modules import this one
+
     try:
-        model = STAGES[stage].model_validate(values.pop("model", {}))
+        model = load_stages()[stage].settings.model_validate(values.pop("model", {}))
         return Training(**values, model=model)
     except ValidationError as error:
         first = error.errors()[0]

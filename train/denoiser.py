@@ -1,8 +1,8 @@
-"""SeeSR's denoiser on diffusers: what training optimises, and a second opinion on the host's modules.
+"""SeeSR's denoiser in diffusers, for training, and as an independent check of the modules for ComfyUI.
 
-The published UNet and ControlNet are Stable Diffusion 2's with one more transformer, the image attention,
-after every text transformer. Here each of their blocks gets a module list called ``image_attentions``, so
-that parameter names are the published ones, and forward hooks put its members in place.
+The published UNet and ControlNet are Stable Diffusion 2's with one more transformer, the image attention, after every
+text transformer. Here each block gets a module list ``image_attentions``, so that parameters have their published
+names. Forward hooks run its members.
 """
 
 from __future__ import annotations
@@ -15,29 +15,19 @@ import torch
 from diffusers import ControlNetModel, Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from ..seesr_modules.config import (
-    HEAD_WIDTH,
-    LATENT_PX,
-    STEM_WIDTHS,
-    EncoderSizes,
-    Shapes,
-    StemSizes,
-    image_attention_places,
-)
+from ..seesr_modules.config import HEAD_WIDTH, LATENT_PX, STEM, EncoderSizes, Shapes, StemSizes, image_attention_places
+from ..seesr_modules.dape.config import PUBLISHED_DAPE
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.weights.checkpoint import describe, require_fit
 
-SOFT_PROMPT_DIM = 512
-"""Width of the soft prompt that DAPE gives, as published."""
-
 Control = tuple[Sequence[Tensor], Tensor]
-"""What the ControlNet adds: to the skip connections, from the finest on, and to the mid block."""
+"""Residuals of the ControlNet: for the skip connections, from the finest on, and for the mid block."""
 
 
 class SeeSRDenoiser(nn.Module):
-    """UNet and ControlNet with image attention: predicts a latent's noise, guided by text and the LR image.
+    """UNet and ControlNet with image attention: predict the noise in a latent, guided by text and the LR image.
 
-    The base's parameters are frozen; the ControlNet and all image attentions are trainable.
+    The base's parameters are frozen. The ControlNet and all image attentions are trainable.
 
     Source: paper section 3.2; published folders ``seesr/unet`` and ``seesr/controlnet``.
     """
@@ -45,10 +35,10 @@ class SeeSRDenoiser(nn.Module):
     def __init__(
         self,
         encoder: EncoderSizes,
-        stem_widths: tuple[int, ...] = STEM_WIDTHS,
-        soft_prompt_dim: int = SOFT_PROMPT_DIM,
+        stem_widths: tuple[int, ...] = STEM.widths,
+        soft_prompt_dim: int = PUBLISHED_DAPE.soft_prompt_width,
     ) -> None:
-        """Build with random weights; under ``torch.device("meta")`` with none."""
+        """Build with random weights, or with none under ``torch.device("meta")``."""
         super().__init__()
         widths = [encoder.model_channels * factor for factor in encoder.channel_mult]
         layers = encoder.num_res_blocks[0]
@@ -59,7 +49,7 @@ class SeeSRDenoiser(nn.Module):
             "down_block_types": ["CrossAttnDownBlock2D" if text else "DownBlock2D" for text in has_text],
             "layers_per_block": layers,
             "cross_attention_dim": encoder.context_dim,
-            # Despite its name, how many heads.
+            # Despite its name, this is the number of heads.
             "attention_head_dim": [width // HEAD_WIDTH for width in widths],
             "use_linear_projection": True,
         }
@@ -84,10 +74,10 @@ class SeeSRDenoiser(nn.Module):
 
     @classmethod
     def from_shapes(cls, unet: Shapes, controlnet: Shapes) -> SeeSRDenoiser:
-        """Build with random weights, in the sizes that the published files' names and shapes tell.
+        """Build with random weights, in the sizes of the published files.
 
         Raises:
-            SeeSRError: a tensor that tells a size is missing.
+            SeeSRError: A tensor from which a size is read is missing.
         """
         places = image_attention_places(unet)
         if not places:
@@ -96,10 +86,10 @@ class SeeSRDenoiser(nn.Module):
 
     @classmethod
     def from_state_dicts(cls, unet: Mapping[str, Tensor], controlnet: Mapping[str, Tensor]) -> SeeSRDenoiser:
-        """Build from the published files' tensors, which are taken over in their dtype, not copied.
+        """Build from the tensors of the published files. They keep their dtype and are not copied.
 
         Raises:
-            SeeSRError: tensors are missing or of the wrong shape, or of another network.
+            SeeSRError: Tensors are missing, have the wrong shape or belong to another network.
         """
         with torch.device("meta"):
             denoiser = cls.from_shapes(_shapes(unet), _shapes(controlnet))
@@ -111,21 +101,22 @@ class SeeSRDenoiser(nn.Module):
     def from_base(
         cls,
         unet: Mapping[str, Tensor],
-        stem_widths: tuple[int, ...] = STEM_WIDTHS,
-        soft_prompt_dim: int = SOFT_PROMPT_DIM,
+        stem_widths: tuple[int, ...] = STEM.widths,
+        soft_prompt_dim: int = PUBLISHED_DAPE.soft_prompt_width,
     ) -> SeeSRDenoiser:
-        """Build for training from a base model's UNet; until trained, the result equals the base's.
+        """Build for training from a base model's UNet. Until trained, it predicts what the base predicts.
 
-        The ControlNet's encoder is a copy of the UNet's. Its residuals start at zero, and so does what every
-        image attention adds. The remaining new weights are random: seed torch first.
+        The ControlNet's encoder is a copy of the UNet's. Its residuals and the outputs of all image attentions start
+        at zero. The other new weights are random: seed torch first.
 
         Args:
-            unet: state dict of SD2-base's UNet in the diffusers layout; copied, as float32.
-            stem_widths: widths of the ControlNet's pixel stem.
-            soft_prompt_dim: width of the soft prompt.
+            unet: State dict of SD2-base's UNet in diffusers' layout. It is copied, as float32.
+            stem_widths: Widths of the ControlNet's pixel stem.
+            soft_prompt_dim: Width of the soft prompt.
 
         Raises:
-            SeeSRError: tensors are missing or of the wrong shape, or of another network; it is no base model.
+            SeeSRError: Tensors are missing, have the wrong shape or belong to another network, or the UNet has image
+                attention already.
         """
         shapes = _shapes(unet)
         if image_attention_places(shapes):
@@ -147,12 +138,8 @@ class SeeSRDenoiser(nn.Module):
         """Return the tensors of ``unet`` and ``controlnet``, named as in the published folders."""
         return {"unet": self.unet.state_dict(), "controlnet": self.controlnet.state_dict()}
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that training changes: the ControlNet's and all image attentions'."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
     def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory in training: recompute activations in the backward pass."""
+        """Save memory in training by recomputing activations in the backward pass."""
         self.unet.enable_gradient_checkpointing()
         self.controlnet.enable_gradient_checkpointing()
 
@@ -165,13 +152,13 @@ class SeeSRDenoiser(nn.Module):
         hint: Tensor,
         strength: float = 1.0,
     ) -> Control:
-        """Run the ControlNet; arguments as for :meth:`forward`.
+        """Run the ControlNet. The arguments are those of :meth:`forward`.
 
         Returns:
             The residuals [B,C_i,h_i,w_i] for the skip connections and the one for the mid block.
 
         Raises:
-            SeeSRError: the hint is not eight times the latent.
+            SeeSRError: The hint is not eight times as large as the latent.
         """
         height, width = sample.shape[-2:]
         wanted = (LATENT_PX * height, LATENT_PX * width)
@@ -199,7 +186,7 @@ class SeeSRDenoiser(nn.Module):
         image_embed: Tensor,
         control: Control | None = None,
     ) -> Tensor:
-        """Run the UNet with the residuals from :meth:`control`, or with none; see :meth:`forward`."""
+        """Run the UNet with the residuals of :meth:`control`, or without. See :meth:`forward`."""
         down, mid = control or (None, None)
         with _image_attention_on(self.unet, image_embed):
             (eps,) = self.unet(
@@ -224,18 +211,18 @@ class SeeSRDenoiser(nn.Module):
         """Predict the noise in ``sample``.
 
         Args:
-            sample: latent [B,4,h,w] at the variance-preserving scale.
+            sample: Latent [B,4,h,w] at the variance-preserving scale.
             timesteps: [B], 0 to 999.
-            text: the text encoder's output [B,77,text_dim].
-            image_embed: soft prompt [B,145,soft_prompt_dim].
-            hint: the upscaled LR image [B,3,8h,8w], RGB in [0,1].
-            strength: factor on the ControlNet's residuals.
+            text: The text encoder's output [B,77,text_dim].
+            image_embed: Soft prompt [B,145,soft_prompt_dim].
+            hint: The upscaled LR image [B,3,8h,8w], RGB in [0,1].
+            strength: Factor on the ControlNet's residuals.
 
         Returns:
             The predicted noise (eps) [B,4,h,w].
 
         Raises:
-            SeeSRError: the hint is not eight times the latent.
+            SeeSRError: The hint is not eight times as large as the latent.
         """
         control = self.control(sample, timesteps, text, image_embed, hint, strength)
         return self.denoise(sample, timesteps, text, image_embed, control)
@@ -249,7 +236,7 @@ def _text_blocks(model: UNet2DConditionModel | ControlNetModel) -> list[Any]:
 
 @contextmanager
 def _image_attention_on(model: UNet2DConditionModel | ControlNetModel, image_embed: Tensor) -> Iterator[None]:
-    """Within the context, every text transformer's output goes on through its image attention."""
+    """Pass every text transformer's output through its image attention, within the context."""
 
     def follow(text: nn.Module, image: nn.Module) -> torch.utils.hooks.RemovableHandle:
         return text.register_forward_hook(

@@ -1,4 +1,4 @@
-"""Training of what denoises: a small base model from scratch, and SeeSR on a base model."""
+"""Train denoisers: a small base model from scratch, and SeeSR on a base model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ..seesr_modules.weights import open_weights
 from .base_folder import TEXT_FOLDER, load_autoencoder, load_base, load_text, save_base, save_text
 from .config import BaseSettings, PhotoSettings, SeeSRSettings
 from .denoiser import SeeSRDenoiser
-from .loop import Batch, Stage
-from .pairs import SCALE, Pairs, floats
+from .loop import Batch, TrainingStage
+from .pairs import SCALE, Pairs, to_float
 from .taggers import TagWriter
 from .text import TextEncoder
 
@@ -29,23 +29,23 @@ _SHOWN = 4
 _SHOW_STEPS = 10
 
 
-class Diffusion(Stage):
-    """What both denoisers share: the noise, the texts, what the network is to predict."""
+class Diffusion(TrainingStage):
+    """The common part of both denoisers: noise, texts and targets."""
 
     pairs: Pairs
     text: TextEncoder
     schedule: DDPMScheduler
-    text_dropout: float
-    degraded_share: float
-    draws: int
 
-    def dataset(self) -> Pairs:
-        """Return the pairs."""
-        return self.pairs
+    def __init__(self, settings: BaseSettings | SeeSRSettings, photos: PhotoSettings, seed: int) -> None:
+        """Find the photographs."""
+        super().__init__()
+        self.pairs = Pairs(photos, seed)
+        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
+        self.draws = settings.draws
 
-    def noised(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return timesteps [n B], the latents n times, noised to them, and what the network is to predict."""
-        device, latents = latents.device, self.repeated(latents)
+    def add_noise(self, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Repeat the latents n times and add noise; return timesteps [n B], noised latents and targets."""
+        device, latents = latents.device, self.repeat(latents)
         timesteps = torch.randint(0, TRAIN_STEPS, (len(latents),), generator=generator, device=device)
         noise = torch.randn(latents.shape, generator=generator, device=device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
@@ -53,21 +53,21 @@ class Diffusion(Stage):
             return timesteps, noisy, self.schedule.get_velocity(latents, noise, timesteps)
         return timesteps, noisy, noise
 
-    def repeated(self, tensor: Tensor) -> Tensor:
-        """[B,...] to [n B,...], once for each of the ``draws``."""
+    def repeat(self, tensor: Tensor) -> Tensor:
+        """Repeat [B,...] to [n B,...], once for each of the ``draws``."""
         return tensor.repeat(self.draws, *[1] * (tensor.ndim - 1))
 
-    def targets(self, batch: Batch, texts: list[str], generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """Return the pictures to learn, in [-1,1], and their texts, some of them left out.
+    def choose_targets(self, batch: Batch, texts: list[str], generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """Return the pictures to learn, in [-1,1], and their texts, some of which are dropped.
 
-        A share of the pictures is replaced by the degraded one under the negative prompt, which thereby gets
-        its meaning; the others then carry the positive one. Base models from the web know both already.
+        A share of the pictures is replaced by the degraded one with the negative prompt, which gives that prompt its
+        meaning. The others then get the positive prompt. Base models trained on the web know both already.
         """
-        images = floats(batch["gt"])
+        images = to_float(batch["clean"])
         draws = torch.rand(2, len(images), generator=generator, device=images.device)
         degraded = draws[0] < self.degraded_share
         if degraded.any():
-            images[degraded] = enlarged(batch["lq"])[degraded]
+            images[degraded] = enlarge(batch["degraded"])[degraded]
         if self.degraded_share:
             texts = [
                 NEGATIVE_QUALITY if bad else f"{text}, {POSITIVE_QUALITY}"
@@ -76,14 +76,14 @@ class Diffusion(Stage):
         dropped = draws[1] < self.text_dropout
         return images * 2 - 1, ["" if drop else text for text, drop in zip(texts, dropped.tolist(), strict=True)]
 
-    def shown(self) -> Batch:
-        """Return the first pairs, on the model's device."""
+    def sample_pairs(self) -> Batch:
+        """Return the first pairs, for sample pictures, on the model's device."""
         pairs = [self.pairs[index] for index in range(_SHOWN)]
         device = next(self.parameters()).device
         return {name: torch.stack([pair[name] for pair in pairs]).to(device) for name in pairs[0]}
 
-    def labels_as_text(self, labels: Tensor) -> list[str]:
-        """Join the words of each row of labels, in class order, as tags are joined."""
+    def join_labels(self, labels: Tensor) -> list[str]:
+        """Join the words of each row of labels in class order, as tags are joined."""
         return [
             ", ".join(word for (word, _), on in zip(self.pairs.vocabulary, row, strict=True) if on > 0.5)
             for row in labels.tolist()
@@ -91,17 +91,16 @@ class Diffusion(Stage):
 
 
 class BaseStage(Diffusion):
-    """A small text-to-image model from scratch, UNet and text encoder together; it predicts v.
+    """A small text-to-image model from scratch: UNet and text encoder are trained together, and predict v.
 
-    Source: Stable Diffusion 2 in small; v as in its 768 px model.
+    Source: Stable Diffusion 2, smaller; v as in its 768 px model.
     """
+
+    settings = BaseSettings
 
     def __init__(self, settings: BaseSettings, photos: PhotoSettings, seed: int) -> None:
         """Build with random weights."""
-        super().__init__()
-        self.pairs = Pairs(photos, seed)
-        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
-        self.draws = settings.draws
+        super().__init__(settings, photos, seed)
         words = [word for word, _ in self.pairs.vocabulary]
         self.text = TextEncoder.small(words, settings.text_width, settings.text_layers)
         autoencoder = load_autoencoder(settings.autoencoder)
@@ -131,10 +130,10 @@ class BaseStage(Diffusion):
         )
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Squared error of the prediction."""
-        images, texts = self.targets(batch, self.labels_as_text(batch["labels"]), generator)
-        timesteps, noisy, wanted = self.noised(self.autoencoder.encode(images), generator)
-        seen = self.unet(noisy, timesteps, encoder_hidden_states=self.repeated(self.text(texts))).sample
+        """Return the squared error of the prediction."""
+        images, texts = self.choose_targets(batch, self.join_labels(batch["labels"]), generator)
+        timesteps, noisy, wanted = self.add_noise(self.autoencoder.encode(images), generator)
+        seen = self.unet(noisy, timesteps, encoder_hidden_states=self.repeat(self.text(texts))).sample
         return mse_loss(seen.float(), wanted.float())
 
     def save(self, folder: Path) -> None:
@@ -142,35 +141,34 @@ class BaseStage(Diffusion):
         save_base(folder, self.unet, self.text, self.autoencoder, self.schedule)
 
     def picture(self) -> Tensor:
-        """Return what comes of the first texts, without guidance."""
-        batch = self.shown()
-        texts = self.text(self.labels_as_text(batch["labels"]))
-        latents = first_noise(self.autoencoder.encode(floats(batch["gt"])))
-        for step in (sampler := _sampler(self.schedule, _SHOW_STEPS)).timesteps:
+        """Return pictures sampled for the first texts, without guidance."""
+        batch = self.sample_pairs()
+        texts = self.text(self.join_labels(batch["labels"]))
+        latents = make_sample_noise(self.autoencoder.encode(to_float(batch["clean"])))
+        for step in (sampler := _make_sampler(self.schedule, _SHOW_STEPS)).timesteps:
             seen = self.unet(latents, step, encoder_hidden_states=texts).sample
             latents = sampler.step(seen, step, latents).prev_sample
         return make_grid(self.autoencoder.decode(latents) / 2 + 0.5, nrow=_SHOWN)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory."""
+        """Save memory by recomputing activations."""
         self.unet.enable_gradient_checkpointing()
 
 
 class SeeSRStage(Diffusion):
     """ControlNet and image attention on a frozen base model, guided by the degraded picture.
 
-    The text is the photograph's labels, or the plain RAM's tags of the clean picture where it has none; the
-    soft prompt is DAPE's of the degraded one.
+    The text is the photograph's labels or, without labels, plain RAM's tags of the clean picture. The soft prompt is
+    DAPE's for the degraded picture.
 
     Source: paper section 3.3 and 4.1.
     """
 
+    settings = SeeSRSettings
+
     def __init__(self, settings: SeeSRSettings, photos: PhotoSettings, seed: int) -> None:
-        """Load the base model, the taggers, and where given the SeeSR to go on from."""
-        super().__init__()
-        self.pairs = Pairs(photos, seed)
-        self.text_dropout, self.degraded_share = settings.text_dropout, settings.degraded_share
-        self.draws = settings.draws
+        """Load the base model, the taggers and, if given, the SeeSR to continue from."""
+        super().__init__(settings, photos, seed)
         base = load_base(settings.base)
         own_text = settings.seesr and settings.seesr / TEXT_FOLDER
         text = load_text(own_text) if own_text and own_text.is_dir() else base.text
@@ -191,34 +189,34 @@ class SeeSRStage(Diffusion):
             self.text.model.requires_grad_(True)
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Squared error of the prediction."""
-        images, texts = self.targets(batch, self._texts(batch), generator)
-        timesteps, noisy, wanted = self.noised(self.autoencoder.encode(images), generator)
+        """Return the squared error of the prediction."""
+        images, texts = self.choose_targets(batch, self._texts(batch), generator)
+        timesteps, noisy, wanted = self.add_noise(self.autoencoder.encode(images), generator)
         with torch.no_grad():
-            soft_prompt = self.dape(floats(batch["lq"])).soft_prompt
-        conditions = self.text(texts), soft_prompt, enlarged(batch["lq"])
-        seen = self.denoiser(noisy, timesteps, *map(self.repeated, conditions))
+            soft_prompt = self.dape(to_float(batch["degraded"])).soft_prompt
+        conditions = self.text(texts), soft_prompt, enlarge(batch["degraded"])
+        seen = self.denoiser(noisy, timesteps, *map(self.repeat, conditions))
         return mse_loss(seen.float(), wanted.float())
 
     @torch.no_grad()
-    def restored(self, batch: Batch, steps: int, noise: Tensor) -> Tensor:
-        """Return the latents [B,C,h,w] that sampling gives, from the LR start and without guidance."""
-        hint, text = enlarged(batch["lq"]), self.text([f"{t}, {POSITIVE_QUALITY}" for t in self._texts(batch)])
-        soft_prompt = self.dape(floats(batch["lq"])).soft_prompt
+    def restore(self, batch: Batch, steps: int, noise: Tensor) -> Tensor:
+        """Sample latents [B,C,h,w] from the LR start, without guidance."""
+        hint, text = enlarge(batch["degraded"]), self.text([f"{t}, {POSITIVE_QUALITY}" for t in self._texts(batch)])
+        soft_prompt = self.dape(to_float(batch["degraded"])).soft_prompt
         start = self.autoencoder.encode(hint * 2 - 1)
         latents = self.schedule.add_noise(start, noise, torch.full((len(start),), TRAIN_STEPS - 1))
-        for step in (sampler := _sampler(self.schedule, steps)).timesteps:
+        for step in (sampler := _make_sampler(self.schedule, steps)).timesteps:
             seen = self.denoiser(latents, step.expand(len(latents)).to(hint.device), text, soft_prompt, hint)
             latents = sampler.step(seen, step, latents).prev_sample
         return latents
 
     def _texts(self, batch: Batch) -> list[str]:
         if self.tag_writer is None:
-            return self.labels_as_text(batch["labels"])
-        return self.tag_writer(floats(batch["gt"]))
+            return self.join_labels(batch["labels"])
+        return self.tag_writer(to_float(batch["clean"]))
 
     def save(self, folder: Path) -> None:
-        """Write the published folders unet and controlnet; and a trained base's text encoder."""
+        """Write the folders unet and controlnet as published, and the text encoder if the base was trained."""
         for name, tensors in self.denoiser.state_dicts().items():
             (folder / name).mkdir(exist_ok=True)
             tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
@@ -227,30 +225,30 @@ class SeeSRStage(Diffusion):
             save_text(folder / TEXT_FOLDER, self.text)
 
     def picture(self) -> Tensor:
-        """Return rows of degraded, restored and true pictures."""
-        batch = self.shown()
-        gt = floats(batch["gt"])
-        latents = self.restored(batch, _SHOW_STEPS, first_noise(self.autoencoder.encode(gt)))
-        rows = [enlarged(batch["lq"]), self.autoencoder.decode(latents) / 2 + 0.5, gt]
+        """Return rows of degraded, restored and clean pictures."""
+        batch = self.sample_pairs()
+        clean = to_float(batch["clean"])
+        latents = self.restore(batch, _SHOW_STEPS, make_sample_noise(self.autoencoder.encode(clean)))
+        rows = [enlarge(batch["degraded"]), self.autoencoder.decode(latents) / 2 + 0.5, clean]
         return make_grid(torch.cat(rows), nrow=_SHOWN)
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory."""
+        """Save memory by recomputing activations."""
         self.denoiser.enable_gradient_checkpointing()
 
 
-def enlarged(lq: Tensor) -> Tensor:
-    """Degraded pictures, uint8 [B,3,h,w], as the ControlNet sees them: float [B,3,4h,4w] in [0,1]."""
-    return interpolate(floats(lq), scale_factor=SCALE, mode="bicubic").clamp(0, 1)
+def enlarge(degraded: Tensor) -> Tensor:
+    """Enlarge degraded pictures, uint8 [B,3,h,w], for the ControlNet: float [B,3,4h,4w] in [0,1]."""
+    return interpolate(to_float(degraded), scale_factor=SCALE, mode="bicubic").clamp(0, 1)
 
 
-def first_noise(like: Tensor) -> Tensor:
-    """Return the noise that sample pictures start from, the same each time and on each device."""
+def make_sample_noise(like: Tensor) -> Tensor:
+    """Return the noise that sample pictures start from, the same in every run and on every device."""
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
-def _sampler(schedule: DDPMScheduler, steps: int) -> DDIMScheduler:
-    """Euler's method from the last timestep down, as the host's euler on sgm_uniform."""
+def _make_sampler(schedule: DDPMScheduler, steps: int) -> DDIMScheduler:
+    """Return Euler's method from the last timestep down, as ComfyUI's euler on sgm_uniform."""
     sampler = DDIMScheduler.from_config(schedule.config, timestep_spacing="trailing")
     sampler.set_timesteps(steps)
     return sampler

@@ -1,4 +1,4 @@
-"""Labels for training the tagger without a teacher: what a clean crop shows, computed or read from drawn boxes."""
+"""Labels for training the tagger without a teacher: tags of a clean crop, computed or read from drawn boxes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Box = tuple[float, float, float, float]
 """Left, top, right, bottom in fractions of the photo's width and height."""
 
 CROP_SHARE = 0.3
-"""A region's tag is on where the region covers this share of the crop ..."""
+"""A region's tag is on if the region covers this share of the crop ..."""
 
 REGION_SHARE = 0.5
 """... or the crop this share of the region."""
 
 COLOR_PX = 32
-"""Colours are judged on the crop shrunk to this size: shares of area, blind to noise."""
+"""Colours are measured on the crop shrunk to this size, so that noise does not count."""
 
 
 @dataclass(frozen=True)
 class Color:
-    """Which pixels have a colour: hue in degrees (may wrap past 360), saturation and value in 0..1."""
+    """The pixels that have a colour: hue in degrees (may wrap past 360), saturation and value in 0..1."""
 
     hue: tuple[float, float] = (0, 360)
     saturation: tuple[float, float] = (0, 1)
     value: tuple[float, float] = (0, 1)
-    share: float = 0.25  # of the pixels, from which the tag is on
+    share: float = 0.25  # share of the pixels from which the tag is on
 
 
 COLORS = {
@@ -66,11 +66,11 @@ EDGE = 0.2
 EDGE_SHARE = 0.04
 """Share of such pixels from which a crop has sharp edges."""
 BLURRY = 0.25
-"""A crop is blurry where hardly a gradient exceeds this multiple of luma's standard deviation."""
+"""A crop is blurry if few gradients exceed this multiple of the standard deviation of luma."""
 BLURRY_SHARE = 0.03
-"""How many may."""
+"""Share of gradients that may exceed it."""
 COHERENCE = 0.35
-"""How much of the gradients' energy points one way where a crop has lines, 0 (none) to 1 (all)."""
+"""Share of the gradients' energy in one direction from which a crop has lines, 0 to 1."""
 LINES_GRADIENT = 0.01
 """Mean gradient that lines need."""
 
@@ -93,7 +93,7 @@ COMPUTED_TAGS = (
 
 
 def computed_labels(images: Tensor) -> Tensor:
-    """Which of COMPUTED_TAGS each image shows.
+    """Compute which of COMPUTED_TAGS each image shows.
 
     Args:
         images: [B, 3, H, W], RGB in 0..1.
@@ -101,9 +101,9 @@ def computed_labels(images: Tensor) -> Tensor:
     Returns:
         [B, len(COMPUTED_TAGS)] of 0 and 1, float32.
     """
-    luma = _luma(images)
+    luma = _to_luma(images)
     deviation = luma.flatten(1).std(1)
-    on = {**_colors(images), **_light(luma, deviation), **_texture(luma, deviation)}
+    on = {**_compute_colors(images), **_compute_light(luma, deviation), **_compute_texture(luma, deviation)}
     return torch.stack([on[tag] for tag in COMPUTED_TAGS], dim=1).float()
 
 
@@ -123,25 +123,25 @@ def region_labels(regions: Sequence[Mapping[str, Any]], box: Box, vocabulary: Se
     labels = torch.zeros(len(vocabulary))
     for region in regions:
         drawn = region["box"]
-        shared = _area((*map(max, drawn[:2], box[:2]), *map(min, drawn[2:], box[2:])))
-        if shared >= CROP_SHARE * _area(box) or shared >= REGION_SHARE * _area(drawn):
+        shared = _measure_area((*map(max, drawn[:2], box[:2]), *map(min, drawn[2:], box[2:])))
+        if shared >= CROP_SHARE * _measure_area(box) or shared >= REGION_SHARE * _measure_area(drawn):
             labels[vocabulary.index(region["tag"])] = 1
     return labels
 
 
-def _area(box: Sequence[float]) -> float:
+def _measure_area(box: Sequence[float]) -> float:
     left, top, right, bottom = box
     return max(right - left, 0) * max(bottom - top, 0)
 
 
-def _share(inside: Tensor) -> Tensor:
-    """How many of the last two axes' truth values are true, in 0..1."""
+def _measure_share(inside: Tensor) -> Tensor:
+    """Return the share of true values on the last two axes, in 0..1."""
     return inside.flatten(-2).count_nonzero(-1) / inside.shape[-2:].numel()
 
 
-def _colors(images: Tensor) -> dict[str, Tensor]:
+def _compute_colors(images: Tensor) -> dict[str, Tensor]:
     small = functional.adaptive_avg_pool2d(images, COLOR_PX)
-    hue, saturation, value = (plane.unsqueeze(1) for plane in _hsv(small))
+    hue, saturation, value = (plane.unsqueeze(1) for plane in _to_hsv(small))
     bounds = torch.tensor([(*color.hue, *color.saturation, *color.value, color.share) for color in COLORS.values()])
     first, last, pale, vivid, dim, glaring, share = bounds.to(small).unbind(1)
 
@@ -150,12 +150,12 @@ def _colors(images: Tensor) -> dict[str, Tensor]:
 
     in_hue = (hue - first[:, None, None]) % 360 <= (last - first)[:, None, None]
     inside = in_hue & between(saturation, pale, vivid) & between(value, dim, glaring)
-    on = dict(zip(COLORS, (_share(inside) >= share).unbind(1), strict=True))
+    on = dict(zip(COLORS, (_measure_share(inside) >= share).unbind(1), strict=True))
     return on | {"colorful": (saturation * value).mean((1, 2, 3)) >= COLORFUL}
 
 
-def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Hue in degrees, saturation and value in 0..1, each [B, H, W]."""
+def _to_hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Convert to hue in degrees, saturation and value in 0..1, each [B, H, W]."""
     red, green, blue = images.unbind(1)
     value, low = images.amax(1), images.amin(1)
     chroma = (value - low).clamp(min=1e-6)
@@ -167,11 +167,11 @@ def _hsv(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return sector * 60, (value - low) / value.clamp(min=1e-6), value
 
 
-def _luma(images: Tensor) -> Tensor:
+def _to_luma(images: Tensor) -> Tensor:
     return torch.einsum("bchw,c->bhw", images, images.new_tensor([0.299, 0.587, 0.114]))
 
 
-def _light(luma: Tensor, deviation: Tensor) -> dict[str, Tensor]:
+def _compute_light(luma: Tensor, deviation: Tensor) -> dict[str, Tensor]:
     mean = luma.mean((1, 2))
     return {
         "bright": mean >= BRIGHT,
@@ -181,8 +181,8 @@ def _light(luma: Tensor, deviation: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _texture(luma: Tensor, deviation: Tensor) -> dict[str, Tensor]:
-    """Smooth or detailed, sharp or blurry, and lines by the structure tensor: the gradients' common direction."""
+def _compute_texture(luma: Tensor, deviation: Tensor) -> dict[str, Tensor]:
+    """Compute smooth or detailed, sharp or blurry, and lines by the structure tensor (the gradients' direction)."""
     across = (luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]) / 2
     down = (luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]) / 2
     square_across, square_down = across.square(), down.square()
@@ -196,8 +196,8 @@ def _texture(luma: Tensor, deviation: Tensor) -> dict[str, Tensor]:
     return {
         "smooth": mean <= SMOOTH,
         "detailed": mean >= DETAILED,
-        "sharp edges": _share(gradient >= EDGE) >= EDGE_SHARE,
-        "blurry": _share(gradient > BLURRY * deviation[:, None, None]) <= BLURRY_SHARE,
+        "sharp edges": _measure_share(gradient >= EDGE) >= EDGE_SHARE,
+        "blurry": _measure_share(gradient > BLURRY * deviation[:, None, None]) <= BLURRY_SHARE,
         "vertical lines": lines & (direction <= math.pi / 8),
         "horizontal lines": lines & (direction >= 3 * math.pi / 8),
         "diagonal lines": lines & (direction > math.pi / 8) & (direction < 3 * math.pi / 8),

@@ -1,7 +1,7 @@
-"""The training loop, one for all stages: optimiser, moving average, checkpoints, progress.
+"""The training loop of all stages: optimiser, moving average, checkpoints, progress.
 
-A step depends on its number, the seed and the weights alone: which pictures it sees and every random draw in
-it follow from them. So a run that was cut off goes on as if nothing had happened, to the bit.
+A step depends only on its number, the seed and the weights, which determine its pictures and all random draws. So an
+interrupted run continues with exactly the same result.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -23,52 +25,53 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import save_image
 
 from ..seesr_modules.errors import SeeSRError
-from .config import Optimisation, Training
+from .config import Optimisation, Settings, Training
+from .pairs import Pairs
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
 _LOG_COLUMNS = ("step", "loss", "learning_rate", "images_per_second")
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Tensor]
 
 
-class Stage(nn.Module):
-    """What one kind of training optimises: every parameter of it that requires a gradient."""
+class TrainingStage(nn.Module):
+    """The model of one kind of training. Every parameter that requires a gradient is optimised."""
 
-    @abstractmethod
-    def dataset(self) -> Dataset[Batch]:
-        """Return the pictures; item i depends on i and the seed alone, for any i from 0 on."""
+    settings: ClassVar[type[Settings]]
+    """Settings of the model, the ``model`` group of the YAML file."""
+    pairs: Pairs
 
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Return the loss of a batch, a scalar; every random draw comes from ``generator``, on the batch's device."""
+        """Return the loss of a batch, a scalar. All random draws use ``generator``, on the batch's device."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the weights as they are now into a folder that is there, in the layout that the nodes load."""
+        """Write the current weights to an existing folder, in the layout that the nodes load."""
 
     def picture(self) -> Tensor | None:
-        """Return a picture [3,H,W] in [0,1] that shows what the weights can do, or None."""
+        """Return a sample picture [3,H,W] in [0,1], or None."""
         return None
 
     def enable_gradient_checkpointing(self) -> None:
-        """Trade time for memory; nothing to trade in a small stage."""
+        """Save memory by recomputing activations. A small stage does nothing."""
 
 
-def train(stage: Stage, training: Training) -> float:
-    """Train to the last step, going on from the checkpoint in the output folder where there is one.
+def train(stage: TrainingStage, training: Training) -> float:
+    """Train to the last step, starting from the checkpoint in the output folder if there is one.
 
     Args:
-        stage: the model; its weights are the averaged ones afterwards.
-        training: the settings.
+        stage: The model. It has the averaged weights afterwards.
+        training: The settings.
 
     Returns:
         The mean loss since the last line of the log.
 
     Raises:
-        SeeSRError: the loss is no number any more, or the checkpoint is of another run.
+        SeeSRError: The loss is no longer finite, or the checkpoint belongs to another model.
     """
     options = training.optimisation
     training.output.mkdir(parents=True, exist_ok=True)
@@ -86,13 +89,13 @@ def train(stage: Stage, training: Training) -> float:
         average.to(accelerator.device)
     run = _Run(accelerator, training, stage, optimizer, average)
     run.resume()
-    batches = _batches(stage.dataset(), options, accelerator, run.step)
+    batches = _load_batches(stage.pairs, options, accelerator, run.step)
     loss_of_line = torch.zeros((), device=accelerator.device)
     while run.step < options.steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(options, run.step)
         for part in range(options.accumulation):
-            generator = _generator(accelerator.device, options.seed, run.step, part, accelerator.process_index)
+            generator = _make_generator(accelerator.device, options.seed, run.step, part, accelerator.process_index)
             loss = model(next(batches), generator) / options.accumulation
             accelerator.backward(loss)
             loss_of_line += loss.detach()
@@ -115,7 +118,7 @@ def train(stage: Stage, training: Training) -> float:
 
 
 def learning_rate(options: Optimisation, step: int) -> float:
-    """Return the rate of a step: a linear warm-up, then constant or a cosine down to the final rate."""
+    """Return the learning rate of a step: a linear warm-up, then constant or a cosine down to the final rate."""
     if step < options.warmup:
         return options.learning_rate * (step + 1) / options.warmup
     if not options.final_learning_rate:
@@ -125,96 +128,94 @@ def learning_rate(options: Optimisation, step: int) -> float:
     return options.final_learning_rate + share * (options.learning_rate - options.final_learning_rate)
 
 
+@dataclass
 class _Run:
-    """Where a run stands, and what it writes into its output folder."""
+    """State of a run, and the files in its output folder."""
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        training: Training,
-        stage: Stage,
-        optimizer: torch.optim.Optimizer,
-        average: EMAModel | None,
-    ) -> None:
-        self.step = 0
-        self.last_loss = math.nan
-        self._accelerator, self._training, self._stage = accelerator, training, stage
-        self._optimizer, self._average = optimizer, average
-        self._trained = {name: p for name, p in stage.named_parameters() if p.requires_grad}
-        self._since = time.monotonic(), 0
+    accelerator: Accelerator
+    training: Training
+    stage: TrainingStage
+    optimizer: torch.optim.Optimizer
+    average: EMAModel | None
+    step: int = 0
+    last_loss: float = math.nan
+
+    def __post_init__(self) -> None:
+        self.trained = {name: p for name, p in self.stage.named_parameters() if p.requires_grad}
+        self.since = time.monotonic(), 0
 
     def resume(self) -> None:
-        path = self._training.output / CHECKPOINT
+        path = self.training.output / CHECKPOINT
         if not path.exists():
             return
-        state = torch.load(path, map_location=self._accelerator.device, weights_only=True)
-        if {n: t.shape for n, t in state["weights"].items()} != {n: p.shape for n, p in self._trained.items()}:
+        state = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        if {n: t.shape for n, t in state["weights"].items()} != {n: p.shape for n, p in self.trained.items()}:
             raise SeeSRError(
                 f"{path} is the checkpoint of another model: choose another output folder, or delete the file."
             )
         with torch.no_grad():
-            for name, parameter in self._trained.items():
+            for name, parameter in self.trained.items():
                 parameter.copy_(state["weights"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
-        if self._average is not None:
-            self._average.load_state_dict(state["average"])
-        if self._accelerator.scaler is not None:
-            self._accelerator.scaler.load_state_dict(state["scaler"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = state["step"]
-        self._since = time.monotonic(), self.step
-        _logger.info("going on after step %d", self.step)
+        self.since = time.monotonic(), self.step
+        logger.info("continuing after step %d", self.step)
 
     def save(self, parameters: list[nn.Parameter]) -> None:
-        if not self._accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
             return
-        scaler, average = self._accelerator.scaler, self._average
+        scaler, average = self.accelerator.scaler, self.average
         state = {
             "step": self.step,
-            "weights": {name: parameter.detach() for name, parameter in self._trained.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "weights": {name: parameter.detach() for name, parameter in self.trained.items()},
+            "optimizer": self.optimizer.state_dict(),
             "average": average.state_dict() if average is not None else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
         }
-        path = self._training.output / CHECKPOINT
+        path = self.training.output / CHECKPOINT
         part = path.with_name(f"{path.name}.part")
         torch.save(state, part)
         part.replace(path)
-        self._with_average(parameters, lambda: self._stage.save(self._training.output))
+        self._with_average(parameters, lambda: self.stage.save(self.training.output))
 
     def show(self, parameters: list[nn.Parameter]) -> None:
-        if not self._accelerator.is_main_process:
+        if not self.accelerator.is_main_process:
             return
-        folder = self._training.output / "samples"
+        folder = self.training.output / "samples"
         folder.mkdir(exist_ok=True)
 
         def write() -> None:
-            picture = self._stage.picture()
+            picture = self.stage.picture()
             if picture is not None:
                 save_image(picture.float().clamp(0, 1), folder / f"{self.step:06}.png")
 
         self._with_average(parameters, write)
 
     def report(self, loss_of_line: Tensor) -> None:
-        options = self._training.optimisation
-        then, step = self._since
+        options = self.training.optimisation
+        then, step = self.since
         now, steps = time.monotonic(), self.step - step
-        loss = self._accelerator.reduce(loss_of_line, "mean").item() / steps
+        loss = self.accelerator.reduce(loss_of_line, "mean").item() / steps
         loss_of_line.zero_()
-        self.last_loss, self._since = loss, (now, self.step)
+        self.last_loss, self.since = loss, (now, self.step)
         if not math.isfinite(loss):
             raise SeeSRError(
                 f"The loss is {loss} after step {self.step}: lower learning_rate, and start again from the last "
-                f"checkpoint in {self._training.output}."
+                f"checkpoint in {self.training.output}."
             )
-        pictures = options.batch * options.accumulation * self._accelerator.num_processes
+        pictures = options.batch * options.accumulation * self.accelerator.num_processes
         speed = steps * pictures / max(now - then, 1e-9)
         left = time.strftime("%H:%M:%S", time.gmtime((options.steps - self.step) * pictures / speed))
         rate = learning_rate(options, self.step - 1)
-        self._accelerator.log({"loss": loss, "learning_rate": rate, "images_per_second": speed}, step=self.step)
-        if not self._accelerator.is_main_process:
+        self.accelerator.log({"loss": loss, "learning_rate": rate, "images_per_second": speed}, step=self.step)
+        if not self.accelerator.is_main_process:
             return
-        _logger.info("step %d/%d  loss %.5f  %.1f images/s  %s left", self.step, options.steps, loss, speed, left)
-        path = self._training.output / LOG
+        logger.info("step %d/%d  loss %.5f  %.1f images/s  %s left", self.step, options.steps, loss, speed, left)
+        path = self.training.output / LOG
         new = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
@@ -223,21 +224,21 @@ class _Run:
             rows.writerow((self.step, f"{loss:.6f}", f"{rate:.3g}", f"{speed:.1f}"))
 
     def _with_average(self, parameters: list[nn.Parameter], do: Callable[[], None]) -> None:
-        """Call ``do`` while the stage has the averaged weights."""
+        """Call ``do`` with the averaged weights in the stage."""
         with torch.no_grad():
-            if self._average is None:
+            if self.average is None:
                 do()
                 return
-            self._average.store(parameters)
-            self._average.copy_to(parameters)
+            self.average.store(parameters)
+            self.average.copy_to(parameters)
             do()
-            self._average.restore(parameters)
+            self.average.restore(parameters)
 
 
-def _batches(
+def _load_batches(
     dataset: Dataset[Batch], options: Optimisation, accelerator: Accelerator, first_step: int
 ) -> Iterator[Batch]:
-    """Yield this process's batches from a step on, on its device."""
+    """Yield the batches of this process from a step on, on its device."""
     first, last = (step * options.accumulation for step in (first_step, options.steps))
     world, rank, size = accelerator.num_processes, accelerator.process_index, options.batch
     starts = ((number * world + rank) * size for number in range(first, last))
@@ -252,7 +253,7 @@ def _batches(
         yield {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def _generator(device: torch.device, *key: int) -> torch.Generator:
-    """Return a generator whose draws belong to ``key`` alone."""
+def _make_generator(device: torch.device, *key: int) -> torch.Generator:
+    """Return a generator that is seeded by ``key`` alone."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)

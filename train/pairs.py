@@ -1,4 +1,4 @@
-"""What a stage sees of the photographs: crops and their degraded counterparts."""
+"""Training pairs: crops of photographs and their degraded counterparts."""
 
 from __future__ import annotations
 
@@ -16,65 +16,68 @@ from .photos import PhotoCrops
 
 SCALE = 4
 
-_logger = logging.getLogger(__name__)
+_POOL_KEYS = {"clean": "gt", "degraded": "lq", "labels": "labels"}
+"""Name in a pair -> name in the pool's file."""
+
+logger = logging.getLogger(__name__)
 
 Pair = dict[str, Tensor]
 
 
 class Pairs(Dataset[Pair]):
-    """Endless pairs: ``gt`` uint8 [3,S,S], ``lq`` uint8 [3,S/4,S/4] and ``labels`` float32 [words].
+    """Endless pairs: ``clean`` uint8 [3,S,S], ``degraded`` uint8 [3,S/4,S/4] and ``labels`` float32 [words].
 
-    Item i depends on the seed and on i alone; with a pool of n, on i modulo n.
+    Item i depends only on the seed and on i, or on i modulo n with a pool of n.
     """
 
     def __init__(self, settings: PhotoSettings, seed: int) -> None:
-        """Find the photographs, and make the pool where one is asked for and not there yet.
+        """Find the photographs, and make the pool if the settings ask for one that does not exist.
 
         Raises:
-            SeeSRError: as :class:`.photos.PhotoCrops`, or the pool's file is of other settings.
+            SeeSRError: See :class:`.photos.PhotoCrops`; or the pool's file was made with other settings.
         """
         self._crops = PhotoCrops(settings.folder, settings.crop_px, 1 << 40, seed, settings.manifest)
         self._seed, self._sharpen, self._mild_share = seed, settings.sharpen, settings.mild_share
-        self._pool = _pool(self, settings, seed) if settings.pool else None
+        self._pool = _load_pool(self, settings, seed) if settings.pool else None
 
     @property
     def vocabulary(self) -> list[tuple[str, str]]:
-        """The words of the labels, English and Chinese; none without a manifest."""
+        """The words of the labels, English and Chinese. Empty without a manifest."""
         return self._crops.vocabulary
 
     def __len__(self) -> int:
-        """More than any run draws."""
+        """Return more than any run draws."""
         return len(self._crops)
 
     def __getitem__(self, index: int) -> Pair:
         """Return the pair of an index."""
         if self._pool is None:
-            return self.drawn(index)
+            return self.draw(index)
         return {name: tensor[index % len(tensor)] for name, tensor in self._pool.items()}
 
-    def drawn(self, index: int) -> Pair:
+    def draw(self, index: int) -> Pair:
         """Draw the pair of an index from the photographs."""
         crop = self._crops[index]
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
-        gt = floats(crop["image"])
+        clean = to_float(crop["image"])
         if self._sharpen:
-            gt = sharpen(gt)
+            clean = sharpen(clean)
         mild, strength = torch.rand(2, generator=generator).tolist()
         strength = strength if mild < self._mild_share else 1.0
-        lq = degrade(gt[None], generator, scale=SCALE, strength=strength)[0]
-        return {"gt": _bytes(gt), "lq": _bytes(lq), "labels": crop["labels"]}
+        degraded = degrade(clean[None], generator, scale=SCALE, strength=strength)[0]
+        return {"clean": _to_bytes(clean), "degraded": _to_bytes(degraded), "labels": crop["labels"]}
 
 
-def floats(images: Tensor) -> Tensor:
-    """Pictures of a batch, uint8, as float32 in [0,1]."""
+def to_float(images: Tensor) -> Tensor:
+    """Convert uint8 pictures to float32 in [0,1]."""
     return images.float() / 255
 
 
-def _bytes(image: Tensor) -> Tensor:
+def _to_bytes(image: Tensor) -> Tensor:
     return (image * 255).round().to(torch.uint8)
 
 
-class _Drawn(Dataset[Pair]):
+class _FirstPairs(Dataset[Pair]):
     """The first pairs, drawn from the photographs."""
 
     def __init__(self, pairs: Pairs, length: int) -> None:
@@ -84,26 +87,26 @@ class _Drawn(Dataset[Pair]):
         return self._length
 
     def __getitem__(self, index: int) -> Pair:
-        return self._pairs.drawn(index)
+        return self._pairs.draw(index)
 
 
-def _pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
-    """Read the pool from its file, or make it and write it there."""
+def _load_pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
+    """Read the pool from its file, or make it and write the file."""
     path = settings.pool_file
     if path is None:
-        raise SeeSRError("photos.pool: a pool needs a file to be kept in: set photos.pool_file.")
+        raise SeeSRError("photos.pool: the pool needs a file: set photos.pool_file.")
     asked = {**settings.model_dump(include={"crop_px", "pool", "sharpen", "mild_share"}), "seed": seed}
     if path.exists():
         made = torch.load(path, weights_only=True, mmap=True)
         if made.pop("settings") != asked:
             raise SeeSRError(f"photos.pool_file: {path} was made with other settings: delete it, or name another.")
-        return made
-    _logger.info("making %d pairs of crops for %s", settings.pool, path)
-    loader = DataLoader(_Drawn(pairs, settings.pool), batch_size=64, num_workers=os.cpu_count() or 1)
+        return {name: made[key] for name, key in _POOL_KEYS.items()}
+    logger.info("making %d pairs of crops for %s", settings.pool, path)
+    loader = DataLoader(_FirstPairs(pairs, settings.pool), batch_size=64, num_workers=os.cpu_count() or 1)
     batches = list(loader)
     made = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    torch.save({**made, "settings": asked}, part)
+    torch.save({**{key: made[name] for name, key in _POOL_KEYS.items()}, "settings": asked}, part)
     part.replace(path)
     return made

@@ -1,4 +1,4 @@
-"""Training crops from a folder of photographs: sharp, of many scales, and the same in every run."""
+"""Training crops from a folder of photographs: sharp, at many scales, and the same in every run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from ..commands.photos.formats import photos_in
+from ..commands.photos.formats import list_photos
 from ..commands.photos.reading import open_photo
 from ..seesr_modules.errors import SeeSRError
 from .labels import COMPUTED_TAGS, Box, computed_labels, region_labels
@@ -24,26 +24,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_PX = 1440
-"""Photos are kept with their shorter side at most this long: camera pictures are soft at full size."""
+"""Photos are shrunk until their shorter side is at most this long, since camera pictures are soft at full size."""
 
 SMALLEST_CROPS = 1.5
-"""A photo's shorter side is shrunk to this many crops at least."""
+"""The shorter side of a photo is never shrunk below this many crops."""
 
 MEMORY_BYTES = 1_600_000_000
-"""Decoded photos are kept up to this many bytes; those beyond are read again each time."""
+"""Bytes of decoded photos that are kept in memory. Further photos are read each time."""
 
 FLAT_STD = 0.02
-"""A crop whose values (0..1) deviate less shows almost nothing ..."""
+"""A crop with a smaller standard deviation (of values in 0..1) shows almost nothing ..."""
 
 FLAT_REJECTED = 0.8
-"""... and this share of them is drawn anew."""
+"""... and this share of such crops is drawn again."""
 
 
 class PhotoCrops(Dataset[dict[str, "Tensor"]]):
-    """Random square crops of photographs; item ``i`` depends on the seed and ``i`` alone.
+    """Random square crops of photographs. Item ``i`` depends only on the seed and ``i``.
 
-    A photo is drawn, each as likely as another; it is shrunk by a random factor, a square is cut out and
-    flipped half of the time.
+    A photo is drawn uniformly and shrunk by a random factor. A square is cut out, and flipped half of the time.
     """
 
     def __init__(
@@ -55,27 +54,27 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         manifest: Path | None = None,
         split: str = "train",
     ) -> None:
-        """Find the photos; they are decoded when first drawn.
+        """Find the photos. They are decoded when first drawn.
 
         Args:
-            folder: Where photos lie, at any depth.
+            folder: Folder of the photos, at any depth.
             crop_px: Width and height of a crop.
-            length: How many items an epoch has.
-            seed: Other seeds give other crops.
-            manifest: JSON file of photos with regions, and of the vocabulary; all of the folder's images without.
-            split: Which of the manifest's photos, "train" or "held-out".
+            length: Number of items in an epoch.
+            seed: Seed of the crops.
+            manifest: JSON file with photos, their regions and the vocabulary. Without it, all images are used.
+            split: Photos of the manifest to use, "train" or "held-out".
 
         Raises:
-            SeeSRError: No photo is found; the manifest is no manifest; or one of its photos is missing or another file.
+            SeeSRError: No photo is found, the manifest is invalid, or one of its photos is missing or different.
         """
         self.folder, self.crop_px, self.length, self.seed = folder, crop_px, length, seed
         self.vocabulary: list[tuple[str, str]] = []
         if manifest is None:
-            self.photos: list[dict[str, Any]] = [{"file": path} for path in photos_in(folder, recursive=True)]
+            self.photos: list[dict[str, Any]] = [{"file": path} for path in list_photos(folder, recursive=True)]
         else:
-            listed = _manifest(manifest)
+            listed = _read_manifest(manifest)
             self.vocabulary = [(entry["tag"], entry["tag_zh"]) for entry in listed["vocabulary"]]
-            self.photos = _placed(folder, [photo for photo in listed["photos"] if photo["split"] == split])
+            self.photos = _locate_photos(folder, [photo for photo in listed["photos"] if photo["split"] == split])
         if not self.photos:
             raise SeeSRError(f"No photos to train on in {folder} (split {split!r}); put image files there.")
         self._tags = [tag for tag, _ in self.vocabulary]
@@ -84,11 +83,11 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         self._held_bytes = 0
 
     def __len__(self) -> int:
-        """Items of an epoch."""
+        """Return the number of items in an epoch."""
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """``image`` uint8 [3, crop_px, crop_px] and ``labels`` float32 [len(vocabulary)], empty without manifest.
+        """Return ``image`` uint8 [3, crop_px, crop_px] and ``labels`` float32 [words], empty without a manifest.
 
         Raises:
             SeeSRError: The photo cannot be read or is smaller than a crop.
@@ -96,14 +95,14 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         draw = random.Random(f"{self.seed}/{index}")
         while True:
             which = draw.randrange(len(self.photos))
-            image, box = self._crop(which, draw)
+            image, box = self._cut_crop(which, draw)
             if float(image[:, ::2, ::2].float().std()) / 255 >= FLAT_STD or draw.random() >= FLAT_REJECTED:
                 break
-        return {"image": image, "labels": self._labels(which, image, box)}
+        return {"image": image, "labels": self._make_labels(which, image, box)}
 
-    def _crop(self, which: int, draw: random.Random) -> tuple[Tensor, Box]:
-        """One crop uint8 [3, crop_px, crop_px], and where in the photo it lies."""
-        pyramid = self._pyramid(which)
+    def _cut_crop(self, which: int, draw: random.Random) -> tuple[Tensor, Box]:
+        """Return a crop uint8 [3, crop_px, crop_px] and its box in the photo."""
+        pyramid = self._load_pyramid(which)
         height, width, _ = pyramid[0].shape
         short = min(width, height)
         smallest = min(SMALLEST_CROPS * self.crop_px, short)
@@ -124,8 +123,8 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
             image = image.flip(2)
         return image.contiguous(), (left / width, top / height, (left + side) / width, (top + side) / height)
 
-    def _pyramid(self, which: int) -> list[Tensor]:
-        """The photo uint8 [H, W, 3], and halved as long as a crop and a half fit in."""
+    def _load_pyramid(self, which: int) -> list[Tensor]:
+        """Return the photo uint8 [H, W, 3], halved as long as a crop and a half fit."""
         if which in self._pyramids:
             return self._pyramids[which]
         photo = self.photos[which]
@@ -149,7 +148,7 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
             self._held_bytes += size_bytes
         return pyramid
 
-    def _labels(self, which: int, image: Tensor, box: Box) -> Tensor:
+    def _make_labels(self, which: int, image: Tensor, box: Box) -> Tensor:
         if not self.vocabulary:
             return torch.zeros(0)
         labels = region_labels(self.photos[which]["regions"], box, self._tags)
@@ -157,11 +156,11 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         return labels
 
 
-def _manifest(path: Path) -> dict[str, Any]:
-    """The manifest's ``vocabulary`` and ``photos``.
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """Read the ``vocabulary`` and ``photos`` of a manifest.
 
     Raises:
-        SeeSRError: It cannot be read, or uses or lacks a tag.
+        SeeSRError: The manifest cannot be read, or its vocabulary lacks a tag.
     """
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))
@@ -174,17 +173,19 @@ def _manifest(path: Path) -> dict[str, Any]:
     return listed
 
 
-def _placed(folder: Path, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The manifest's photos with ``file`` the path where each lies.
+def _locate_photos(folder: Path, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the photos of the manifest, with ``file`` as the path of each.
 
     Raises:
-        SeeSRError: Photos are missing, or one's content is not the manifest's.
+        SeeSRError: Photos are missing, or a file differs from the manifest's.
     """
-    places = {path.name: path for path in photos_in(folder, recursive=True)}
+    places = {path.name: path for path in list_photos(folder, recursive=True)}
     missing = [photo for photo in photos if photo["file"] not in places]
     if missing:
         names = ", ".join(f"{photo['file']} (Debian package {photo['package']})" for photo in missing)
-        raise SeeSRError(f"Photos of the manifest are missing below {folder}: {names}. tools/nano_photos.py puts them.")
+        raise SeeSRError(
+            f"Photos of the manifest are missing below {folder}: {names}. tools/nano_photos.py gathers them."
+        )
     for photo in photos:
         place = places[photo["file"]]
         if hashlib.sha256(place.read_bytes()).hexdigest() != photo["sha256"]:

@@ -1,42 +1,38 @@
-"""From settings to the stage that they describe."""
+"""The training stages: one registry.
+
+To add a stage, add its name and its class here, and its settings to ``config.py``; see CONTRIBUTING.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    from .config import Training
+    from .loop import TrainingStage
 
-from .autoencoding import AutoencoderStage, DecoderStage
-from .config import (
-    AutoencoderSettings,
-    BaseSettings,
-    DapeSettings,
-    DecoderSettings,
-    RamSettings,
-    SeeSRSettings,
-    Settings,
-    Training,
-)
-from .diffusion import BaseStage, SeeSRStage
-from .loop import Stage
-from .taggers import DapeStage, RamStage
-
-_STAGES: dict[type[Settings], Callable[[Any, Any, int], Stage]] = {
-    RamSettings: RamStage,
-    DapeSettings: DapeStage,
-    AutoencoderSettings: AutoencoderStage,
-    BaseSettings: BaseStage,
-    SeeSRSettings: SeeSRStage,
-    DecoderSettings: DecoderStage,
-}
+NAMES = ("ram", "dape", "autoencoder", "base", "seesr", "decoder")
 
 
-def build(training: Training) -> Stage:
-    """Build a run's model, with new weights drawn from its seed.
+def load_stages() -> dict[str, Any]:
+    """Return name -> class. The command shows its help without these imports, which need the environment."""
+    from .autoencoding import AutoencoderStage, DecoderStage
+    from .diffusion import BaseStage, SeeSRStage
+    from .taggers import DapeStage, RamStage
+
+    classes = (RamStage, DapeStage, AutoencoderStage, BaseStage, SeeSRStage, DecoderStage)
+    return dict(zip(NAMES, classes, strict=True))
+
+
+def build(training: Training) -> TrainingStage:
+    """Build the model of a run, with new weights drawn from its seed.
 
     Raises:
-        SeeSRError: photographs or weights that the settings name are missing or unfit.
+        SeeSRError: Photographs or weights that the settings name are missing or unfit.
     """
+    import torch
+
     torch.manual_seed(training.optimisation.seed)
-    return _STAGES[type(training.model)](training.model, training.photos, training.optimisation.seed)
+    kind = next(stage for stage in load_stages().values() if stage.settings is type(training.model))
+    stage: TrainingStage = kind(training.model, training.photos, training.optimisation.seed)
+    return stage

@@ -1,4 +1,4 @@
-"""Training of taggers: RAM's kind from labels, and DAPE, which sees through degradation, from a RAM."""
+"""Train taggers: one like RAM from labels, and DAPE, which sees through degradation, from a RAM."""
 
 from __future__ import annotations
 
@@ -18,27 +18,29 @@ from ..seesr_modules.dape.weights import load_dape, published_name, size_telling
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.weights import open_weights
 from .config import DapeSettings, PhotoSettings, RamSettings
-from .loop import Batch, Stage
-from .pairs import SCALE, Pairs, floats
+from .loop import Batch, TrainingStage
+from .pairs import SCALE, Pairs, to_float
 
 RAM_FILE = "ram.safetensors"
 DAPE_FILE = "DAPE.pth"
 
 _JUDGED = 256
-"""Pictures on which the thresholds are chosen."""
+"""Number of pictures on which the thresholds are chosen."""
 
 
-class RamStage(Stage):
-    """A tagger from scratch: labels from clean pictures, by binary cross-entropy.
+class RamStage(TrainingStage):
+    """A tagger from scratch, trained on labels of clean pictures by binary cross-entropy.
 
-    Clean pictures come at the degraded ones' size too, since that is what it will be shown.
+    Half of the clean pictures are shrunk to the size of degraded ones, which the tagger will see in use.
     """
+
+    settings = RamSettings
 
     def __init__(self, settings: RamSettings, photos: PhotoSettings, seed: int) -> None:
         """Build with random weights."""
         super().__init__()
-        self._pairs = Pairs(photos, seed)
-        classes = len(self._pairs.vocabulary)
+        self.pairs = Pairs(photos, seed)
+        classes = len(self.pairs.vocabulary)
         if not classes:
             raise SeeSRError("photos.manifest: a tagger from scratch needs photographs with labels: give a manifest.")
         self.config = DapeConfig(**settings.model_dump(), num_classes=classes, tag_heads=4)
@@ -47,16 +49,12 @@ class RamStage(Stage):
             if isinstance(module, nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=0.02 if module.weight.shape[1] < 16 else 0.5)
 
-    def dataset(self) -> Pairs:
-        """Return the pairs; the labels are those of the clean picture."""
-        return self._pairs
-
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Binary cross-entropy on clean pictures, half of the batch at a quarter of the size."""
-        gt = floats(batch["gt"])
-        half = len(gt) // 2
-        small = interpolate(gt[:half], scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
-        logits = torch.cat([self.tagger(small).logits, self.tagger(gt[half:]).logits])
+        """Return the binary cross-entropy on clean pictures, half of the batch at a quarter of the size."""
+        clean = to_float(batch["clean"])
+        half = len(clean) // 2
+        small = interpolate(clean[:half], scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
+        logits = torch.cat([self.tagger(small).logits, self.tagger(clean[half:]).logits])
         return binary_cross_entropy_with_logits(logits, batch["labels"])
 
     def save(self, folder: Path) -> None:
@@ -64,22 +62,24 @@ class RamStage(Stage):
         tensors = {published_name(name): t.contiguous() for name, t in self.tagger.state_dict().items()}
         tensors |= size_telling_mask(self.config)
         save_file(tensors, folder / RAM_FILE)
-        write_tag_lists(folder, self._pairs, self.tagger)
+        write_tag_lists(folder, self.pairs, self.tagger)
 
 
 def write_tag_lists(folder: Path, pairs: Pairs, tagger: Dape) -> None:
-    """Write the words as RAM publishes them, each with its best threshold on some of the degraded pictures."""
+    """Write the words as RAM publishes them, each with its best threshold on some degraded pictures."""
     judged = [pairs[index] for index in range(_JUDGED)]
     device = next(tagger.parameters()).device
-    scores = torch.stack([tagger(floats(pair["lq"][None].to(device))).logits[0].sigmoid().cpu() for pair in judged])
-    thresholds = best_thresholds(scores, torch.stack([pair["labels"] for pair in judged]))
+    scores = torch.stack(
+        [tagger(to_float(pair["degraded"][None].to(device))).logits[0].sigmoid().cpu() for pair in judged]
+    )
+    thresholds = find_thresholds(scores, torch.stack([pair["labels"] for pair in judged]))
     english, chinese = zip(*pairs.vocabulary, strict=True)
     for name, lines in ((TAG_LIST, english), (CHINESE_TAG_LIST, chinese), (THRESHOLDS, thresholds)):
         (folder / name).write_text("".join(f"{line}\n" for line in lines), "utf-8")
 
 
-def best_thresholds(scores: Tensor, labels: Tensor) -> list[float]:
-    """Return the threshold of each class, of 0.1 to 0.95, with the best F1; 0.5 where no picture tells.
+def find_thresholds(scores: Tensor, labels: Tensor) -> list[float]:
+    """Return the threshold with the best F1 for each class, from 0.1 to 0.95; 0.5 if no picture has the tag.
 
     Args:
         scores: [N, classes] in 0 to 1.
@@ -94,13 +94,13 @@ def best_thresholds(scores: Tensor, labels: Tensor) -> list[float]:
 
 
 class TagWriter(nn.Module):
-    """Plain RAM, which writes the text of pictures that have no labels."""
+    """Plain RAM. It writes the texts of pictures without labels."""
 
     def __init__(self, ram: Path) -> None:
         """Load the RAM file and the tag lists beside it.
 
         Raises:
-            SeeSRError: see :func:`.load_dape` and :func:`.read_vocabulary`; or there are no tag lists.
+            SeeSRError: See :func:`.load_dape` and :func:`.read_vocabulary`; or the tag lists are missing.
         """
         super().__init__()
         self.ram = load_dape(open_weights(ram), dtype=torch.float32)
@@ -113,13 +113,13 @@ class TagWriter(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[str]:
-        """Pictures [B,3,H,W] in [0,1] to their tags, joined."""
+        """Return the joined tags of pictures [B,3,H,W] in [0,1]."""
         found = [select_tags(row, self._vocabulary) for row in self.ram(images).logits.cpu()]
         return [", ".join(tag.word for tag in tags) for tags in found]
 
 
 class LoRA(nn.Module):
-    """What a LoRA adds to a weight; B starts at zero, so nothing at first."""
+    """A LoRA on a weight. B starts at zero, so the weight is unchanged at first."""
 
     def __init__(self, a_shape: tuple[int, ...], b_shape: tuple[int, ...]) -> None:
         """Take the shapes of the published ``lora_A`` and ``lora_B``."""
@@ -129,20 +129,22 @@ class LoRA(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """[out,in] to the same."""
+        """Add the LoRA to a weight [out,in]."""
         return weight + lora_delta(self.lora_A, self.lora_B)
 
 
-class DapeStage(Stage):
-    """LoRA on a RAM: from the degraded picture, what the plain RAM sees in the clean one.
+class DapeStage(TrainingStage):
+    """LoRA on a RAM, trained to see in the degraded picture what plain RAM sees in the clean one.
 
-    Source: paper section 3.2; weights of both losses 1.
+    Source: paper section 3.2; both losses have weight 1.
     """
+
+    settings = DapeSettings
 
     def __init__(self, settings: DapeSettings, photos: PhotoSettings, seed: int) -> None:
         """Load the RAM twice, as teacher and as student, and add the LoRA."""
         super().__init__()
-        self._pairs = Pairs(photos, seed)
+        self.pairs = Pairs(photos, seed)
         self.teacher = load_dape(open_weights(settings.ram), dtype=torch.float32)
         self.student = load_dape(open_weights(settings.ram), dtype=torch.float32)
         weights = dict(self.student.named_parameters())
@@ -156,23 +158,19 @@ class DapeStage(Stage):
             parametrize.register_parametrization(layer, "weight", lora)
             self._loras[stem] = lora
 
-    def dataset(self) -> Pairs:
-        """Return the pairs."""
-        return self._pairs
-
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Squared error of the soft prompt and cross-entropy with the teacher's scores."""
+        """Return the squared error of the soft prompt plus the cross-entropy with the teacher's scores."""
         with torch.no_grad():
-            wanted = self.teacher(floats(batch["gt"]))
-        seen = self.student(floats(batch["lq"]))
+            wanted = self.teacher(to_float(batch["clean"]))
+        seen = self.student(to_float(batch["degraded"]))
         tags = binary_cross_entropy_with_logits(seen.logits, wanted.logits.sigmoid())
         return mse_loss(seen.soft_prompt, wanted.soft_prompt) + tags
 
     def save(self, folder: Path) -> None:
-        """Write the LoRA under the published names; and where photographs have labels, tag lists that suit it."""
+        """Write the LoRA under the published names and, if photographs have labels, fitting tag lists."""
         tensors: dict[str, Tensor] = {}
         for stem, lora in self._loras.items():
             tensors |= {f"{stem}.{name}": tensor.clone() for name, tensor in lora.state_dict().items()}
         torch.save(tensors, folder / DAPE_FILE)
-        if self._pairs.vocabulary:
-            write_tag_lists(folder, self._pairs, self.student)
+        if self.pairs.vocabulary:
+            write_tag_lists(folder, self.pairs, self.student)

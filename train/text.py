@@ -1,4 +1,4 @@
-"""The text encoder of a base model, in training: words in, embeddings out."""
+"""The text encoder of a base model, for training: texts in, embeddings out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..seesr_modules.config import HEAD_WIDTH, NEGATIVE_QUALITY, POSITIVE_QUALIT
 from ..seesr_modules.errors import SeeSRError
 
 PAD = 0
-"""Token that fills a text up, as in Stable Diffusion 2."""
+"""Token that pads a text, as in Stable Diffusion 2."""
 
 
-def tokenizer() -> CLIPTokenizer:
-    """Return CLIP's tokenizer, which ComfyUI brings along.
+def load_tokenizer() -> CLIPTokenizer:
+    """Return CLIP's tokenizer, which ships with ComfyUI.
 
     Raises:
-        SeeSRError: ComfyUI cannot be found.
+        SeeSRError: ComfyUI is not found.
     """
     comfy = importlib.util.find_spec("comfy")
     if comfy is None or not comfy.submodule_search_locations:
@@ -36,20 +36,20 @@ class TextEncoder(nn.Module):
         """Keep the model.
 
         Args:
-            model: its last hidden state is what conditions the UNet.
-            known: [n] int64, ascending: the tokens for which the model has embeddings, in rows 1 to n; all others
-                share row 0. None where it has CLIP's whole vocabulary.
+            model: Its last hidden state conditions the UNet.
+            known: [n] int64, ascending: the tokens with embeddings of their own, in rows 1 to n. All others share
+                row 0. None if the model has CLIP's whole vocabulary.
         """
         super().__init__()
         self.model = model
-        self.tokenizer = tokenizer()
+        self.tokenizer = load_tokenizer()
         self.known: Tensor | None
         self.register_buffer("known", known, persistent=False)
 
     @classmethod
     def small(cls, words: Iterable[str], width: int, layers: int) -> TextEncoder:
-        """Build one with random weights that knows the given words and the quality prompts."""
-        own = tokenizer()
+        """Build a small encoder with random weights that knows the given words and the quality prompts."""
+        own = load_tokenizer()
         texts = [*words, POSITIVE_QUALITY, NEGATIVE_QUALITY]
         ids = {PAD, *(token for text in texts for token in own(f"{text}, and").input_ids)}
         known = torch.tensor(sorted(ids))
@@ -65,8 +65,8 @@ class TextEncoder(nn.Module):
         return cls(CLIPTextModel(config), known)
 
     def forward(self, texts: Sequence[str]) -> Tensor:
-        """Texts to embeddings [B,77,width]."""
-        # Padded by hand: CLIP's own tokenizer fills up with its end token, Stable Diffusion 2 with 0.
+        """Encode texts to embeddings [B,77,width]."""
+        # Padded here, because CLIP's own tokenizer pads with its end token, and Stable Diffusion 2 with 0.
         rows = self.tokenizer(list(texts), truncation=True, max_length=TEXT_TOKENS).input_ids
         tokens = torch.tensor([[*row, *[PAD] * (TEXT_TOKENS - len(row))] for row in rows])
         tokens = tokens.to(self.model.device)

@@ -19,8 +19,8 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ...seesr_modules.comfyui.networks.controlnet import RGB, Stem, image_attention_block, transformer_paths
-from ...seesr_modules.config import SD2, STEM_WIDTHS, ImageAttentionPlace, Shapes, StemSizes
+from ...seesr_modules.comfyui.networks.controlnet import Stem, image_attention_block, transformer_paths
+from ...seesr_modules.config import SD2, STEM, ImageAttentionPlace, Shapes
 from ...seesr_modules.dape.config import PUBLISHED_DAPE
 from ...seesr_modules.dape.tagger import Dape
 from ...seesr_modules.dape.tags import Vocabulary
@@ -30,8 +30,6 @@ from ...seesr_modules.published import Kind
 from ...seesr_modules.weights import write_safetensors
 from ...seesr_modules.weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, unet_image_attention_names
 from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, vocabulary_metadata
-
-STEM = StemSizes(hint_channels=RGB, widths=STEM_WIDTHS, out_channels=SD2.model_channels)
 
 DAPE = replace(PUBLISHED_DAPE, num_classes=PUBLISHED_DAPE.num_classes - 1)
 """One class fewer than published, since only the published tag lists are accepted for the published number."""

@@ -1,4 +1,4 @@
-"""The formats: which files are photos, and what can be written where."""
+"""Picture formats: which files are photos, and what each format can hold."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ READ_SUFFIXES = (
     *HEIC_SUFFIXES,
     *RAW_SUFFIXES,
 )
-"""Suffixes that a folder is searched for; a file that is named is read whatever its suffix."""
+"""Suffixes of the photos in a folder. A file that is named by itself is read whatever its suffix."""
 
 LONGEST_NAME_BYTES = 255
-"""What the file systems in use allow for a name."""
+"""Longest file name that common file systems allow."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Format:
     """A format that can be written.
 
     Attributes:
-        name: as it is told.
-        longest_px: the longest side it can have.
-        deep: whether 16 bits a channel can be written (AVIF: 10).
-        gray: whether it has pictures of one channel.
-        alpha: whether it can be transparent.
-        animated: whether it holds animations.
-        pages: whether it holds pages.
+        name: Name in messages.
+        longest_px: Longest possible side.
+        deep: Whether it can hold 16 bits per channel (AVIF: 10).
+        gray: Whether it can hold a single channel.
+        alpha: Whether it can hold transparency.
+        animated: Whether it can hold animations.
+        pages: Whether it can hold several pages.
     """
 
     name: str
@@ -63,8 +63,8 @@ FORMATS = {
 }
 
 
-def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return the photos in a folder by name, without those whose name, or a folder's of theirs, begins with a dot."""
+def list_photos(folder: Path, recursive: bool = False) -> list[Path]:
+    """Return the photos in a folder by name, without hidden files and folders."""
     found = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(
         path
@@ -76,31 +76,33 @@ def photos_in(folder: Path, recursive: bool = False) -> list[Path]:
 
 
 def default_suffix(frames: int, animated: bool) -> str:
-    """Return the suffix of a result that was given no name: a picture's, an animation's, a document's of pages."""
+    """Return the suffix of a result without a given name: of a picture, an animation or a document with pages."""
     if frames == 1:
         return ".png"
     return ".webp" if animated else ".tif"
 
 
 def require_writable(path: Path, width: int, height: int, frames: int = 1, animated: bool = False) -> None:
-    """Refuse, before anything is computed, what could not be written in the end.
+    """Check, before anything is computed, that the format can hold the result.
 
     Args:
-        path: where the result is to go; its suffix is its format.
-        width: of the largest picture of the result, in pixels.
-        height: likewise.
-        frames: how many pictures go into the file.
-        animated: whether they are an animation; else they are pages.
+        path: File of the result. Its suffix names the format.
+        width: Largest width of the pictures, in pixels.
+        height: Largest height of the pictures, in pixels.
+        frames: Number of pictures in the file.
+        animated: Whether the pictures are an animation; else they are pages.
 
     Raises:
-        SeeSRError: the format is not one that can be written, cannot be as large, or holds one picture only.
+        SeeSRError: The format cannot be written, or cannot hold pictures of this size or number.
     """
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise SeeSRError(f"{path} names no picture format that can be written: end it in {', '.join(FORMATS)}.")
+        raise SeeSRError(
+            f"{path} names no picture format that can be written: use a name that ends in {', '.join(FORMATS)}."
+        )
     if max(width, height) > kind.longest_px:
         raise SeeSRError(
-            f"{path} would be {width}x{height} px, and {kind.name} holds {kind.longest_px} px a side at most: "
+            f"{path} would be {width}x{height} px, and {kind.name} holds at most {kind.longest_px} px per side: "
             f"end its name in {'.gif' if frames > 1 and animated else '.tif'}, or enlarge less."
         )
     if frames > 1 and not (kind.animated if animated else kind.pages):

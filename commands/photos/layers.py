@@ -1,4 +1,4 @@
-"""Layers and tensors: the same picture, lazy in libvips or whole in memory."""
+"""Convert pictures between lazy libvips layers and tensors."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue in the brightness of an sRGB picture (ITU-R BT.709)."""
 
 CHROMA_LEVELS = 2 / 255
-"""Channels that differ by no more than this show no colour: JPEG's rounding and a profile's leave about one level."""
+"""Channels that differ by no more than this show no colour: JPEG and profiles round by about one level."""
 
 
 class Picture(NamedTuple):
     """A picture in memory.
 
     Attributes:
-        rgb: float32 [3, H, W] in [0, 1], sRGB, not premultiplied.
-        alpha: float32 [1, H, W] in [0, 1], 1 is opaque; None where nothing is transparent.
+        rgb: Float32 [3, H, W] in [0, 1], sRGB, not premultiplied.
+        alpha: Float32 [1, H, W] in [0, 1], where 1 is opaque; None if nothing is transparent.
     """
 
     rgb: Tensor
@@ -31,28 +31,28 @@ class Picture(NamedTuple):
 
     @property
     def is_gray(self) -> bool:
-        """Whether the picture has no colour, up to :data:`CHROMA_LEVELS`."""
+        """Whether the channels differ by at most :data:`CHROMA_LEVELS`."""
         spread = self.rgb.amax(0) - self.rgb.amin(0)
         return bool((spread <= CHROMA_LEVELS).all())
 
-    def without_colour(self) -> Picture:
-        """Return the picture with its brightness in all three channels."""
+    def remove_colour(self) -> Picture:
+        """Return the picture with its luma in all three channels."""
         weights = self.rgb.new_tensor(LUMA).view(3, 1, 1)
         luma = (self.rgb * weights).sum(0, keepdim=True)
         return Picture(luma.expand(3, -1, -1), self.alpha)
 
 
 def to_picture(layer: pyvips.Image) -> Picture:
-    """Compute a layer. An alpha band that is opaque everywhere is left out.
+    """Compute a layer. An alpha band that is opaque everywhere is dropped.
 
     Raises:
-        pyvips.Error: the file behind the layer is damaged.
+        pyvips.Error: The file behind the layer is damaged.
     """
-    return _picture(torch.from_numpy(_pixels(layer)))
+    return _split_bands(torch.from_numpy(_compute_pixels(layer)))
 
 
 def to_layer(picture: Picture, gray: bool = False) -> pyvips.Image:
-    """Return the layer of a picture, of which only the first channel is taken where it is ``gray``."""
+    """Return the layer of a picture; if ``gray``, of its first channel only."""
     bands = [picture.rgb[:1] if gray else picture.rgb]
     if picture.alpha is not None:
         bands.append(picture.alpha)
@@ -62,11 +62,11 @@ def to_layer(picture: Picture, gray: bool = False) -> pyvips.Image:
     return layer.copy(interpretation="b-w" if count < 3 else "srgb")
 
 
-def strips(layer: pyvips.Image, rows: int = 256) -> Iterator[Tensor]:
-    """Compute a layer from top to bottom; yield its bands, float32 [bands, ``rows`` or fewer, W].
+def compute_strips(layer: pyvips.Image, rows: int = 256) -> Iterator[Tensor]:
+    """Compute a layer from top to bottom, and yield its bands, float32 [bands, ``rows`` or fewer, W].
 
-    Only a few strips are in memory at a time, however large the picture. The calling thread does the work: libvips's
-    own threads would be missing in a process that is forked later, such as a DataLoader's worker.
+    Only a few strips are in memory at a time. The calling thread does the work, because libvips's own threads would be
+    missing in a process that is forked later, such as a worker of a DataLoader.
     """
     region = pyvips.Region.new(layer)
     for top in range(0, layer.height, rows):
@@ -75,17 +75,17 @@ def strips(layer: pyvips.Image, rows: int = 256) -> Iterator[Tensor]:
         yield torch.from_numpy(values.reshape(height, layer.width, layer.bands).copy()).movedim(-1, 0)
 
 
-def _pixels(layer: pyvips.Image) -> np.ndarray:
-    """Compute a layer's values, float32 [H, W, bands]."""
+def _compute_pixels(layer: pyvips.Image) -> np.ndarray:
+    """Compute the values of a layer, float32 [H, W, bands]."""
     pixels = np.empty((layer.height, layer.width, layer.bands), np.float32)
     top = 0
-    for strip in strips(layer):
+    for strip in compute_strips(layer):
         pixels[top : top + strip.shape[1]] = strip.movedim(0, -1).numpy()
         top += strip.shape[1]
     return pixels
 
 
-def _picture(pixels: Tensor) -> Picture:
+def _split_bands(pixels: Tensor) -> Picture:
     bands = pixels.movedim(-1, 0).nan_to_num(0.0, 1.0, 0.0).clamp_(0, 1)
     colours = bands.shape[0] - (bands.shape[0] + 1) % 2
     rgb = bands[:colours].expand(3, -1, -1).contiguous()

@@ -1,4 +1,4 @@
-"""What a file says about its picture: EXIF, XMP, IPTC, resolution and texts, read, corrected and kept."""
+"""Metadata of a photo: read EXIF, XMP, IPTC, resolution and texts, and write them corrected to the result."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ ABOUT_THE_PHOTO = {
     *(RATING, RATING_PERCENT),
     *range(XP_TITLE, XP_SUBJECT + 1),
 }
-"""Tags of the first directory that are kept. The others say how the old file stores its pixels."""
+"""Tags of the first directory that are kept. The others describe how the source stores its pixels."""
 
 TAGS_FOR_WORKFLOW = (MODEL, MAKE, DESCRIPTION, HOST_COMPUTER)
-"""Where the workflow goes, as ``prompt:JSON``. ComfyUI's page looks at all of them, its own nodes take the first."""
+"""Tags that can hold the workflow, as ``prompt:JSON``. ComfyUI's page reads all of them, its nodes write the first."""
 
 LARGEST_EXIF_BYTES = 65_000
-"""What a JPEG file has room for, less the segment's header and what libvips adds."""
+"""Room in a JPEG file, without the header of the segment and the bytes that libvips adds."""
 
 PHOTOSHOP, IPTC_RESOURCE, IPTC_TAG = b"Photoshop 3.0\0", b"8BIM\x04\x04", 33723
 
 WORKFLOW_TEXTS = ("prompt", "workflow")
-"""Texts in a PNG that hold a workflow: those of the source would pass for the result's."""
+"""Texts in a PNG that hold a workflow. The source's are dropped, since they would pass for the result's."""
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is known about a photo besides its pixels.
+    """Metadata of a photo.
 
     Attributes:
-        exif: the block as it stands in the file, with or without the leading ``Exif``.
-        xmp: the packet.
-        iptc: the records (IIM), as TIFF holds them; in JPEG they are wrapped in a block of Photoshop's.
-        texts: of a PNG file, keyword -> text.
-        dpi: pixels per inch across and down, None where the file says nothing.
+        exif: The block as stored in the file, with or without the leading ``Exif``.
+        xmp: The packet.
+        iptc: The records (IIM) as stored in TIFF. JPEG wraps them in a Photoshop block.
+        texts: Texts of a PNG file, keyword -> text.
+        dpi: Pixels per inch across and down, None if the file does not say.
     """
 
     exif: bytes = b""
@@ -66,12 +66,12 @@ class Metadata:
 
 
 def read_metadata(path: Path, source: Source) -> Metadata:
-    """Read what an opened file says about its picture. Nothing of it is needed: what cannot be read is left out."""
+    """Read the metadata of an opened file. Anything unreadable is skipped, since no metadata is required."""
     image = source.header
     if image is None:
         return Metadata(exif=source.exif or _tiff_exif(path), xmp=source.xmp, dpi=_pillow_dpi(path))
     texts = {}
-    with contextlib.suppress(UnicodeDecodeError):  # a keyword that is no text
+    with contextlib.suppress(UnicodeDecodeError):  # a keyword that is not text
         for name in image.get_fields():
             if parts := re.fullmatch(r"png-comment-\d+-(.+)", name):
                 texts[parts[1]] = str(image.get(name))
@@ -79,7 +79,7 @@ def read_metadata(path: Path, source: Source) -> Metadata:
     return Metadata(
         exif=_blob(image, "exif-data") or _tiff_exif(path),
         xmp=_blob(image, "xmp-data"),
-        iptc=_tiff_iptc(path) or _unwrapped(_blob(image, "iptc-data")),
+        iptc=_tiff_iptc(path) or _unwrap(_blob(image, "iptc-data")),
         texts=texts,
         dpi=None if unstated else (image.xres * 25.4, image.yres * 25.4),
     )
@@ -88,20 +88,20 @@ def read_metadata(path: Path, source: Source) -> Metadata:
 def attach(
     layer: pyvips.Image, known: Metadata, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None
 ) -> pyvips.Image:
-    """Return the layer with the source's metadata, made true for the result.
+    """Return the layer with the source's metadata, corrected for the result.
 
     Args:
-        layer: what is written.
-        known: of the source.
-        size: width and height of the result's first picture.
-        name: of the source's file, which is noted as the document's name.
-        workflow: that made the result, in ComfyUI's API format.
+        layer: The result.
+        known: Metadata of the source.
+        size: Width and height of the result's first picture.
+        name: Name of the source's file, which becomes the document's name.
+        workflow: The workflow that made the result, in ComfyUI's API format.
     """
     dpi = known.dpi
     layer = layer.copy(xres=dpi[0] / 25.4, yres=dpi[1] / 25.4) if dpi else layer.copy()
-    _set(layer, "exif-data", exif_of_result(known.exif, size, name, workflow))
-    _set(layer, "xmp-data", _upright_xmp(known.xmp))
-    _set(layer, "iptc-data", _wrapped(known.iptc))
+    _set(layer, "exif-data", make_exif(known.exif, size, name, workflow))
+    _set(layer, "xmp-data", _correct_xmp(known.xmp))
+    _set(layer, "iptc-data", _wrap(known.iptc))
     texts = {key: text for key, text in known.texts.items() if key not in WORKFLOW_TEXTS}
     if workflow is not None:
         texts["prompt"] = json.dumps(workflow)
@@ -110,18 +110,18 @@ def attach(
     return layer
 
 
-def exif_of_result(exif: bytes, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None) -> bytes:
-    """Return the EXIF block for a result: upright, of its size, without the thumbnail, with its source and workflow."""
-    tags = _loaded(exif, name)
+def make_exif(exif: bytes, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None) -> bytes:
+    """Return the EXIF block of a result: upright, its size, no thumbnail, the source's name and the workflow."""
+    tags = _load_exif(exif, name)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # values of damaged tags, which are told about
-        return _corrected(tags, size, name, workflow)
+        warnings.simplefilter("ignore")  # damaged tags, already reported
+        return _correct(tags, size, name, workflow)
 
 
-def _corrected(tags: Image.Exif, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None) -> bytes:
+def _correct(tags: Image.Exif, size: tuple[int, int], name: str, workflow: Mapping[str, Any] | None) -> bytes:
     first = {tag: value for tag, value in tags.items() if tag in ABOUT_THE_PHOTO}
     inner, place = dict(tags.get_ifd(EXIF_IFD)), dict(tags.get_ifd(GPS_IFD))
-    inner.pop(INTEROP_IFD, None)  # how a DCF camera names its files
+    inner.pop(INTEROP_IFD, None)  # the file naming rule of a DCF camera
     inner |= {PIXEL_WIDTH: size[0], PIXEL_HEIGHT: size[1]}
     first |= {ORIENTATION: 1, DOCUMENT_NAME: name.encode("utf-8", "replace")}
     if workflow is not None:
@@ -134,8 +134,8 @@ def _corrected(tags: Image.Exif, size: tuple[int, int], name: str, workflow: Map
     return block
 
 
-def _loaded(exif: bytes, name: str) -> Image.Exif:
-    """Return the tags of a block; of a damaged one, what can be read."""
+def _load_exif(exif: bytes, name: str) -> Image.Exif:
+    """Return the tags of a block. A damaged block gives the tags that can be read."""
     tags = Image.Exif()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -147,12 +147,12 @@ def _loaded(exif: bytes, name: str) -> Image.Exif:
         except DAMAGED as error:
             warnings.warn(str(error), stacklevel=1)
     if told:
-        logger.warning("%s: its EXIF data is damaged, some of it is left out (%s).", name, str(told[0].message).strip())
+        logger.warning("%s: its EXIF data is damaged, some of it is dropped (%s).", name, str(told[0].message).strip())
     return tags
 
 
 def _exif_block(first: Mapping[int, Any], inner: Mapping[int, Any], place: Mapping[int, Any]) -> bytes:
-    """Return a block of the three directories; a value that contradicts its tag is left out."""
+    """Return a block with the three directories. A value that does not fit its tag is dropped."""
     block = Image.Exif()
     for directory, values in ((None, first), (EXIF_IFD, inner), (GPS_IFD, place)):
         for tag, value in values.items():
@@ -165,19 +165,19 @@ def _exif_block(first: Mapping[int, Any], inner: Mapping[int, Any], place: Mappi
 
 
 def as_stored(value: object) -> object:
-    """Return a tag's value so that its bytes stay what they were: Pillow reads text as Latin-1 and writes ASCII."""
+    """Return a tag's value so that its bytes do not change: Pillow reads text as Latin-1 and writes ASCII."""
     return value.encode("latin-1") if isinstance(value, str) and not value.isascii() else value
 
 
-def _wrapped(iptc: bytes) -> bytes:
-    """Return IPTC records as the block that JPEG holds, or nothing where there are none or too many."""
+def _wrap(iptc: bytes) -> bytes:
+    """Return IPTC records as the block for JPEG, or nothing if there are none or too many."""
     if not iptc or len(iptc) > LARGEST_EXIF_BYTES:
         return b""
     return PHOTOSHOP + IPTC_RESOURCE + b"\0\0" + len(iptc).to_bytes(4, "big") + iptc + bytes(len(iptc) % 2)
 
 
-def _unwrapped(block: bytes) -> bytes:
-    """Return the IPTC records in a block of Photoshop's."""
+def _unwrap(block: bytes) -> bytes:
+    """Return the IPTC records in a Photoshop block."""
     start = block.find(IPTC_RESOURCE)
     if start < 0:
         return b""
@@ -187,14 +187,14 @@ def _unwrapped(block: bytes) -> bytes:
     return block[records : records + int.from_bytes(block[size:records], "big")]
 
 
-def _upright_xmp(xmp: bytes) -> bytes:
-    """Return an XMP packet that says upright, without a thumbnail."""
+def _correct_xmp(xmp: bytes) -> bytes:
+    """Return an XMP packet with upright orientation and without a thumbnail."""
     xmp = re.sub(rb"<xmp:Thumbnails>.*?</xmp:Thumbnails>", b"", xmp, flags=re.DOTALL)
     return re.sub(rb"(tiff:Orientation\s*(?:=\s*[\"']|>\s*))[2-8]", rb"\g<1>1", xmp)
 
 
 def _tiff_exif(path: Path) -> bytes:
-    """Return the EXIF block of a TIFF file, whose tags are the file's own; nothing where Pillow does not open it."""
+    """Return the tags of a TIFF file as an EXIF block; nothing if Pillow cannot open the file."""
     try:
         with opened(path) as image:
             if image.format != "TIFF":
@@ -207,7 +207,7 @@ def _tiff_exif(path: Path) -> bytes:
 
 
 def _tiff_iptc(path: Path) -> bytes:
-    """Return the IPTC records of a TIFF file, which stand there as bytes or as 32-bit numbers."""
+    """Return the IPTC records of a TIFF file, which are stored as bytes or as 32-bit numbers."""
     try:
         with opened(path) as image:
             value = image.tag_v2.get(IPTC_TAG, b"") if isinstance(image, TiffImageFile) else b""

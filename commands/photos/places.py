@@ -1,4 +1,4 @@
-"""Where results go: a folder and names in it that are free, short enough and of the right format."""
+"""Paths of results: in the chosen folder, not in use, short enough and with the right suffix."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from .reading import Photo
 from .writing import require_place
 
 RESERVED_BYTES = 40
-"""Room in a name for what is added to the photo's: ``_seesr_2_compare.webp`` and numbers."""
+"""Bytes in a name reserved for what is added to the photo's name: ``_seesr_2_compare.webp`` and numbers."""
 
 
 class Output(NamedTuple):
-    """What ``--output`` asks for.
+    """The value of ``--output``.
 
     Attributes:
-        folder: where results go.
-        name: of the one result; None where each is named after its photo.
+        folder: Folder of the results.
+        name: Name of the only result; None if results are named after their photos.
     """
 
     folder: Path
     name: str | None = None
 
     def path(self, photo: Photo, number: int | None = None) -> Path:
-        """Return where a photo's result goes, which may exist.
+        """Return the path of a photo's result, which may exist.
 
         Args:
-            photo: that is upscaled.
-            number: of the picture, from 1, where each of several gets a file of its own; None for all in one.
+            photo: The photo.
+            number: Number of the picture, from 1, if each picture gets a file of its own; None for all in one file.
         """
         frames = 1 if number else len(photo.sizes)
-        named = Path(self.name or f"{_shortened(photo.path.stem)}_seesr{default_suffix(frames, photo.animated)}")
+        named = Path(self.name or f"{_shorten(photo.path.stem)}_seesr{default_suffix(frames, photo.animated)}")
         return self.folder / (f"{named.stem}_{number}{named.suffix}" if number else named.name)
 
 
 def read_output(text: str | None, photos: int) -> Output:
-    """Read ``--output``: a file where it ends in the suffix of a format and there is one photo, else a folder.
+    """Read ``--output``: a file if it ends in the suffix of a format and there is one photo, else a folder.
 
     Raises:
-        SeeSRError: it names a file for several photos, or a format that cannot be written.
+        SeeSRError: The value names one file for several photos, or a format that cannot be written.
     """
     if text is None:
         return Output(Path())
@@ -56,16 +56,16 @@ def read_output(text: str | None, photos: int) -> Output:
 
 
 def require_output(output: Output, photo: Photo, scale: float, single: bool) -> None:
-    """Refuse, before a photo is upscaled, a result that could not be written.
+    """Check, before a photo is upscaled, that the result can be written.
 
     Args:
-        output: where results go; the folder is made.
-        photo: to be upscaled.
-        scale: the enlargement.
-        single: whether each of several pictures gets a file of its own.
+        output: Where results go. The folder is made.
+        photo: The photo.
+        scale: The enlargement.
+        single: Whether each picture of several gets a file of its own.
 
     Raises:
-        SeeSRError: the format cannot hold it, or the place cannot be written to.
+        SeeSRError: The format cannot hold the result, or the place is not writable.
     """
     path = output.path(photo, 1 if single else None)
     width, height = (round(side * scale) for side in photo.largest)
@@ -73,8 +73,8 @@ def require_output(output: Output, photo: Photo, scale: float, single: bool) -> 
     require_place(path)
 
 
-def free_path(path: Path) -> Path:
-    """Return ``path``, or where it exists the first of NAME_2, NAME_3 ... that does not."""
+def find_free_path(path: Path) -> Path:
+    """Return ``path``, or if it exists, the first of NAME_2, NAME_3 ... that does not."""
     candidate, number = path, 2
     while candidate.exists():
         candidate, number = path.with_name(f"{path.stem}_{number}{path.suffix}"), number + 1
@@ -82,15 +82,15 @@ def free_path(path: Path) -> Path:
 
 
 def comparison_path(result: Path, frames: int) -> Path:
-    """Return where a result's comparison goes: beside it, of several pictures in the same format."""
+    """Return the path of a result's comparison: beside the result; for several pictures, in the same format."""
     suffix = ".jpg" if frames == 1 else result.suffix
     name = result.stem
     while len(f"{name}_compare{suffix}".encode("utf-8", "surrogateescape")) > LONGEST_NAME_BYTES:
         name = name[:-1]
-    return free_path(result.with_name(f"{name}_compare{suffix}"))
+    return find_free_path(result.with_name(f"{name}_compare{suffix}"))
 
 
-def _shortened(stem: str) -> str:
+def _shorten(stem: str) -> str:
     while len(stem.encode("utf-8", "surrogateescape")) > LONGEST_NAME_BYTES - RESERVED_BYTES:
         stem = stem[:-1]
     return stem

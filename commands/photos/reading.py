@@ -1,4 +1,4 @@
-"""The one reader of photographs: any file, upright, in float sRGB, one picture at a time."""
+"""Read photographs: any format, upright, in float sRGB, one picture at a time."""
 
 from __future__ import annotations
 
@@ -20,38 +20,27 @@ from .vips import pyvips
 logger = logging.getLogger(__name__)
 
 MOST_PIXELS = 178_956_970
-"""The largest picture that is taken into memory: 2.1 GB as float RGB. ComfyUI's own loader has the same limit."""
+"""Largest picture that is loaded into memory: 2.1 GB as float RGB. ComfyUI's own loader has the same limit."""
 
 UNREADABLE = (*DAMAGED, pyvips.Error)
-"""What the libraries raise for a file that is no picture, or a damaged one."""
+"""Errors that the libraries raise for a file that is not a picture, or is damaged."""
 
 
-@dataclass(frozen=True)
-class Photo:
-    """An opened photo: the facts of its header, and its pictures on demand.
+@dataclass(frozen=True, kw_only=True)
+class Photo(Source):
+    """An opened photo: facts of its header, and its pictures on demand.
 
     Attributes:
-        path: of the file.
-        sizes: width and height of each picture, upright.
-        gray: whether all pictures have one channel of colour.
-        deep: whether any has more than 8 bits a channel.
-        durations_ms: of the pictures of an animation; nothing for pages and single pictures.
-        loop: how often an animation runs, 0 for ever.
+        path: Path of the file.
         metadata: EXIF, XMP, IPTC, resolution, texts.
     """
 
     path: Path
-    sizes: tuple[Size, ...]
-    gray: bool
-    deep: bool
-    durations_ms: tuple[int, ...]
-    loop: int
     metadata: Metadata
-    source: Source
 
     @property
     def animated(self) -> bool:
-        """Whether the pictures are an animation rather than pages."""
+        """Whether the pictures are an animation and not pages."""
         return bool(self.durations_ms)
 
     @property
@@ -60,21 +49,21 @@ class Photo:
         return max(width for width, _ in self.sizes), max(height for _, height in self.sizes)
 
     def layers(self) -> Iterator[pyvips.Image]:
-        """Yield the pictures lazily, as layers. Each is read from top to bottom once, before the next.
+        """Yield the pictures as layers. Each must be read once, from top to bottom, before the next.
 
         Raises:
-            DAMAGED, pyvips.Error: the file is damaged; some while a layer is computed.
+            DAMAGED, pyvips.Error: The file is damaged. Some errors occur only when a layer is computed.
         """
-        for image in self.source.images():
+        for image in self.images():
             yield to_layer_in_srgb(image, self.path.name)
 
     def pictures(self) -> Iterator[Picture]:
         """Yield the pictures, one in memory at a time.
 
-        A file that ends too early is taken as ComfyUI's own loader takes it, which the log says.
+        A truncated file is read as ComfyUI's own loader reads it, with a warning.
 
         Raises:
-            SeeSRError: the file is damaged.
+            SeeSRError: The file is damaged.
         """
         done = 0
         try:
@@ -83,13 +72,13 @@ class Photo:
                 done += 1
                 yield picture
         except UNREADABLE as error:
-            yield from self._cut_short(done, error)
+            yield from self._read_truncated(done, error)
 
     def picture(self) -> Picture:
         """Return the first picture.
 
         Raises:
-            SeeSRError: the file is damaged.
+            SeeSRError: The file is damaged.
         """
         return next(self.pictures())
 
@@ -97,19 +86,21 @@ class Photo:
         """Return the first picture in 8 bits, [H, W, 3] RGB, without its alpha.
 
         Raises:
-            SeeSRError: the file is damaged.
+            SeeSRError: The file is damaged.
         """
         rgb = self.picture().rgb
         return (rgb * 255).round().byte().movedim(0, -1).contiguous().numpy()
 
-    def _cut_short(self, done: int, error: Exception) -> Iterator[Picture]:
-        """Yield what is left after ``done`` pictures, with what is missing gray or black."""
+    def _read_truncated(self, done: int, error: Exception) -> Iterator[Picture]:
+        """Yield the pictures after the first ``done``. Missing parts are gray or black."""
         rest = 0
         try:
             for image in pillow_source(self.path, cut_short=True).images():
                 if rest >= done:
                     picture = to_picture(to_layer_in_srgb(image, self.path.name))
-                    logger.warning("%s is damaged or cut short (%s): what can be read is used.", self.path, told(error))
+                    logger.warning(
+                        "%s is damaged or cut short (%s): the readable part is used.", self.path, describe_error(error)
+                    )
                     yield picture
                 rest += 1
         except UNREADABLE:
@@ -119,14 +110,14 @@ class Photo:
 
 
 def open_photo(path: Path, most_pixels: int | None = MOST_PIXELS) -> Photo:
-    """Open a photo. Only the header is read: the pictures follow when they are asked for.
+    """Open a photo. Only the header is read; the pictures are decoded on demand.
 
     Args:
-        path: a file of any format that libvips, libheif, LibRaw or Pillow reads.
-        most_pixels: how many a picture may have; None for who reads it in strips.
+        path: A file of any format that libvips, libheif, LibRaw or Pillow reads.
+        most_pixels: Largest number of pixels per picture; None for callers that read strips.
 
     Raises:
-        SeeSRError: there is no such file, it is no picture, or too large; or a package is missing for it.
+        SeeSRError: The file does not exist, is not a picture or is too large, or a package that reads it is missing.
     """
     try:
         with path.open("rb"):
@@ -142,28 +133,20 @@ def open_photo(path: Path, most_pixels: int | None = MOST_PIXELS) -> Photo:
     for width, height in source.sizes:
         if most_pixels is not None and width * height > most_pixels:
             raise SeeSRError(
-                f"{path} is too large: {width}x{height} px are {width * height / 1e6:.0f} megapixels, at most "
+                f"{path} is too large: {width}x{height} px are {width * height / 1e6:.0f} megapixels, and at most "
                 f"{most_pixels / 1e6:.0f} can be read: cut it into parts, or shrink it first."
             )
-    return Photo(
-        path,
-        source.sizes,
-        source.gray,
-        source.deep,
-        source.durations_ms,
-        source.loop,
-        read_metadata(path, source),
-        source,
-    )
+    return Photo(path=path, metadata=read_metadata(path, source), **vars(source))
 
 
 def _unreadable(path: Path, error: Exception) -> SeeSRError:
     return SeeSRError(
-        f"{path} is not a picture that can be read ({told(error)}): give a PNG, JPEG, TIFF, WebP, AVIF or HEIC file."
+        f"{path} is not a picture that can be read ({describe_error(error)}): "
+        f"give a PNG, JPEG, TIFF, WebP, AVIF or HEIC file."
     )
 
 
-def told(error: Exception) -> str:
-    """Return what a library says, in one line: of libvips, the last of its lines, the first of which is general."""
+def describe_error(error: Exception) -> str:
+    """Return a library's error in one line. For libvips, that is the last line, since the first is general."""
     lines = [line.strip() for line in str(getattr(error, "detail", "") or error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

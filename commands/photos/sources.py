@@ -1,4 +1,4 @@
-"""What decodes a file: libvips; libheif for HEIC, LibRaw for raw files; Pillow for what libvips does not take."""
+"""Decoders: libvips, libheif for HEIC, LibRaw for raw files, Pillow for files that libvips cannot read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DAMAGED = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError),
     *(AttributeError, ArithmeticError, RuntimeError, struct.error),
 )
-"""What damaged files make Pillow raise."""
+"""Errors that Pillow raises for damaged files."""
 
 Size = tuple[int, int]
 """Width and height in pixels, upright."""
@@ -30,18 +30,18 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True)
 class Source:
-    """An opened file: what its header says, and a way to its pictures.
+    """An opened file: facts of its header, and access to its pictures.
 
     Attributes:
-        images: called with nothing, yields upright images of any colour space, one after the other, decoded lazily.
-        sizes: of each picture.
-        gray: whether all have one channel of colour.
-        deep: whether any has more than 8 bits a channel.
-        durations_ms: how long each picture is shown, nothing for what is no animation.
-        loop: how often an animation runs, 0 for ever.
-        xmp: the XMP packet.
-        exif: the EXIF block.
-        header: the first picture as libvips reads it, for its metadata; None where another library reads the file.
+        images: A function that yields the pictures upright, in any colour space, decoded lazily.
+        sizes: Size of each picture.
+        gray: Whether all pictures have a single colour channel.
+        deep: Whether any picture has more than 8 bits per channel.
+        durations_ms: Duration of each picture of an animation; empty otherwise.
+        loop: How often an animation runs; 0 means forever.
+        exif: The EXIF block.
+        xmp: The XMP packet.
+        header: The first picture as libvips reads it, for its metadata; None if another library reads the file.
     """
 
     images: Callable[[], Iterator[pyvips.Image]]
@@ -56,11 +56,11 @@ class Source:
 
 
 def open_source(path: Path) -> Source:
-    """Open a file with the library that reads it best; only its header is read.
+    """Open a file with the library that reads it best. Only the header is read.
 
     Raises:
-        SeeSRError: a package is missing that reads files of this kind.
-        DAMAGED, pyvips.Error: no library reads it.
+        SeeSRError: The package that reads files of this kind is missing.
+        DAMAGED, pyvips.Error: No library can read the file.
     """
     if path.suffix.lower() in RAW_SUFFIXES:
         return _raw_source(path)
@@ -69,9 +69,9 @@ def open_source(path: Path) -> Source:
     except pyvips.Error:
         return pillow_source(path)
     loader = first.get("vips-loader")
-    if loader.startswith("heif") and first.get("heif-compression") == "hevc":  # not in libvips's wheels
+    if loader.startswith("heif") and first.get("heif-compression") == "hevc":  # not supported by libvips's wheels
         return _heic_source(path)
-    if loader.startswith("png") and _is_animated(path):  # libvips reads the first picture alone
+    if loader.startswith("png") and _is_animated(path):  # libvips reads only the first picture
         return pillow_source(path)
     return _vips_source(path, first)
 
@@ -101,7 +101,7 @@ def _vips_source(path: Path, first: pyvips.Image) -> Source:
 
 
 def _load(path: Path, **options: int) -> pyvips.Image:
-    """Open a picture, to be read from top to bottom once; one that must be turned, or measured first, in any order."""
+    """Open a picture to be read once from top to bottom; in any order if it must be turned or measured first."""
     open_file = partial(pyvips.Image.new_from_file, str(path), fail_on="truncated", **options)
     image = open_file(access="sequential")
     turned = image.get_typeof("orientation") and image.get("orientation") > 1
@@ -115,7 +115,7 @@ def _pages(path: Path, count: int) -> Iterator[pyvips.Image]:
 
 
 def _avif(path: Path, image: pyvips.Image) -> pyvips.Image:
-    """Add to an AVIF picture what libvips does not say: its true white, and a profile beside the coded colour space."""
+    """Add what libvips does not report about an AVIF picture: its true white, and a profile besides the coded space."""
     if not image.get_typeof(PROFILE):
         with contextlib.suppress(*DAMAGED), opened(path) as file:
             _set_profile(image := image.copy(), file.info.get("icc_profile"))
@@ -123,7 +123,7 @@ def _avif(path: Path, image: pyvips.Image) -> pyvips.Image:
 
 
 def _animation(path: Path, count: int) -> Iterator[pyvips.Image]:
-    """Yield the pictures of an animation out of one pass over it: each is drawn over the one before."""
+    """Yield the pictures of an animation in one pass, since each is drawn over the one before."""
     reel = _load(path, n=-1)
     height = reel.height // count
     for index in range(count):
@@ -136,7 +136,7 @@ def _upright_size(image: pyvips.Image) -> Size:
 
 
 def _with_bits(image: pyvips.Image, bits: int) -> pyvips.Image:
-    """Note that 16-bit values were made from fewer bits by shifting: white is not 65535."""
+    """Record that 16-bit values were shifted up from fewer bits, so that white is not 65535."""
     image = image.copy()
     image.set_type(pyvips.GValue.gint_type, "heif-bits", bits)
     return image
@@ -151,7 +151,7 @@ def _heic_source(path: Path) -> Source:
     except ImportError as error:
         raise _missing("pillow-heif", "HEIC", error) from error
     file = pillow_heif.open_heif(path, convert_hdr_to_8bit=False)
-    primary = file[file.primary_index]  # the others are bursts and the like; libheif has turned it upright
+    primary = file[file.primary_index]  # the others are bursts and the like; libheif has turned this one upright
     bits = primary.info["bit_depth"]
 
     def images() -> Iterator[pyvips.Image]:
@@ -164,7 +164,7 @@ def _heic_source(path: Path) -> Source:
 
 
 def _raw_source(path: Path) -> Source:
-    """Open a raw file; it is developed with the camera's white balance, into 16 bits."""
+    """Open a raw file. It is developed with the camera's white balance, to 16 bits."""
     try:
         import rawpy
     except ImportError as error:
@@ -199,13 +199,12 @@ def pillow_source(path: Path, cut_short: bool = False) -> Source:
     """Open a file as ComfyUI's own loader does.
 
     Args:
-        path: of the file.
-        cut_short: take what a file has that ends too early, as that loader does in the end; the rest is gray or black.
+        path: The file.
+        cut_short: Read a truncated file, as that loader does in the end. Missing parts are gray or black.
 
     Raises:
-        DAMAGED: Pillow does not read it.
+        DAMAGED: Pillow cannot read the file.
     """
-
     allowed = _truncated_allowed if cut_short else contextlib.nullcontext
 
     def images() -> Iterator[pyvips.Image]:
@@ -214,10 +213,10 @@ def pillow_source(path: Path, cut_short: bool = False) -> Source:
                 with allowed():
                     upright = ImageOps.exif_transpose(frame)
                 yield _from_pillow(upright)
-                if image.format == "MPO":  # the others are of other sizes, or for depth
+                if image.format == "MPO":  # the others have other sizes, or hold depth
                     return
 
-    with opened(path) as image, allowed():  # of some formats, Pillow finds the EXIF data behind the pixels
+    with opened(path) as image, allowed():  # in some formats the EXIF data follows the pixels
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         lying = image.getexif().get(0x0112, 1) >= 5
         sizes = (image.size[::-1] if lying else image.size,) * count
@@ -249,7 +248,7 @@ def _is_animated(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open with Pillow. Its own limit of pixels is off: the reader has one."""
+    """Open with Pillow, without its limit on pixels: the reader has its own."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with warnings.catch_warnings():
@@ -270,7 +269,7 @@ def _truncated_allowed() -> Iterator[None]:
 
 
 def _from_pillow(image: Image.Image) -> pyvips.Image:
-    """Return a decoded Pillow image of any mode, with its profile."""
+    """Convert a decoded Pillow image of any mode, with its profile."""
     profile = image.info.get("icc_profile")
     if image.mode == "LAB":
         stored = np.asarray(image)  # L from 0 to 255, a and b as signed bytes
@@ -292,7 +291,7 @@ def _set_profile(image: pyvips.Image, profile: bytes | None) -> None:
 
 
 def _from_array(pixels: np.ndarray, interpretation: str | None = None) -> pyvips.Image:
-    """Return an image of [H, W] or [H, W, bands] values, of 8 or 16 bits, 32-bit integers or floats."""
+    """Convert an array [H, W] or [H, W, bands] of 8 or 16 bits, 32-bit integers or floats to an image."""
     pixels = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[..., None], pixels.dtype.newbyteorder("="))
     height, width, bands = pixels.shape
     kind = {"uint8": "uchar", "uint16": "ushort", "int32": "int", "float32": "float"}[pixels.dtype.name]

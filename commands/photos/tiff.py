@@ -1,4 +1,4 @@
-"""What libvips leaves out of TIFF files: an EXIF directory, and pages of different sizes."""
+"""Write what libvips cannot write to TIFF files: an EXIF directory, and pages of different sizes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .metadata import EXIF_IFD, GPS_IFD, IPTC_TAG, as_stored
 
 
 class _Layout(NamedTuple):
-    """How a TIFF file, or a BigTIFF, stores its directories, in struct formats."""
+    """How a TIFF or BigTIFF file stores its directories, in struct formats."""
 
-    entries: str  # how many a directory has
+    entries: str  # number of entries
     entry: str  # tag, type, number of values, values or their offset
     offset: str
     head_bytes: int
 
     @property
     def place(self) -> int:
-        """Where the offset of the first directory stands."""
+        """Position of the offset of the first directory."""
         return self.head_bytes - struct.calcsize(self.offset)
 
 
 def add_metadata(file: Path, exif: bytes, iptc: bytes) -> None:
-    """Add the tags of an EXIF block, and IPTC records, to the directory of a TIFF file of one page."""
+    """Add the tags of an EXIF block and IPTC records to the directory of a TIFF file with one page."""
     block = Image.Exif()
     block.load(exif)
     with file.open("r+b") as handle:
@@ -42,15 +42,15 @@ def add_metadata(file: Path, exif: bytes, iptc: bytes) -> None:
         handle.seek(0)
         directory = ImageFileDirectory_v2(handle.read(layout.head_bytes))
         for tag, value in block.items():
-            directory[tag] = _directory(block, tag) if tag in (EXIF_IFD, GPS_IFD) else as_stored(value)
+            directory[tag] = _read_directory(block, tag) if tag in (EXIF_IFD, GPS_IFD) else as_stored(value)
         if iptc:
             directory[IPTC_TAG] = iptc
         handle.seek(layout.place)
-        present = _entries(handle, layout, _unpack(handle, layout.offset))
-        added_at = _end(handle)
+        present = _read_entries(handle, layout, _read_number(handle, layout.offset))
+        added_at = _seek_end(handle)
         handle.write(directory.tobytes(added_at))
-        entries = _entries(handle, layout, added_at) | present
-        merged_at = _end(handle)
+        entries = _read_entries(handle, layout, added_at) | present
+        merged_at = _seek_end(handle)
         handle.write(struct.pack(layout.entries, len(entries)))
         handle.write(b"".join(entries[tag] for tag in sorted(entries)))
         handle.write(struct.pack(layout.offset, 0))
@@ -65,25 +65,25 @@ def append_page(file: Path, page: Path) -> None:
         writer.newFrame()
 
 
-def _directory(block: Image.Exif, tag: int) -> dict[int, Any]:
+def _read_directory(block: Image.Exif, tag: int) -> dict[int, Any]:
     return {inner: as_stored(value) for inner, value in block.get_ifd(tag).items()}
 
 
-def _entries(handle: BinaryIO, layout: _Layout, at: int) -> dict[int, bytes]:
-    """Return tag -> entry, as it stands in the file, of the directory at an offset."""
+def _read_entries(handle: BinaryIO, layout: _Layout, at: int) -> dict[int, bytes]:
+    """Return tag -> raw entry of the directory at an offset."""
     handle.seek(at)
     size = struct.calcsize(layout.entry)
-    entries = [handle.read(size) for _ in range(_unpack(handle, layout.entries))]
+    entries = [handle.read(size) for _ in range(_read_number(handle, layout.entries))]
     return {struct.unpack(layout.entry, entry)[0]: entry for entry in entries}
 
 
-def _unpack(handle: BinaryIO, form: str) -> int:
+def _read_number(handle: BinaryIO, form: str) -> int:
     value: int = struct.unpack(form, handle.read(struct.calcsize(form)))[0]
     return value
 
 
-def _end(handle: BinaryIO) -> int:
-    """Go to the end of the file, on an even offset, and return it."""
+def _seek_end(handle: BinaryIO) -> int:
+    """Seek to the end of the file, pad it to an even offset, and return the offset."""
     if handle.seek(0, 2) % 2:
         handle.write(b"\0")
     return handle.tell()

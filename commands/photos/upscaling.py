@@ -1,4 +1,4 @@
-"""A photo through an upscaler of colour pictures: its transparency, its lack of colour and its frames are kept."""
+"""Run a photo through an upscaler of colour pictures, and keep its transparency, its grayness and its frames."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.method.sizes import resize_bicubic
 from .alpha import enlarge_alpha, spread_colours
 from .layers import Picture, to_layer
-from .places import Output, comparison_path, free_path
+from .places import Output, comparison_path, find_free_path
 from .reading import Photo, open_photo
 from .writing import write_photo
 
 logger = logging.getLogger(__name__)
 
 Upscaler = Callable[[Tensor, int], Tensor]
-"""Takes a picture [1, 3, h, w] in [0, 1] and its number in the photo, from 1, and returns [1, 3, H, W]."""
+"""Takes a picture [1, 3, h, w] in [0, 1] and its number in the photo, from 1. Returns [1, 3, H, W]."""
 
 
 class Wishes(NamedTuple):
-    """How results are to be written.
+    """How to write results.
 
     Attributes:
-        output: where they go.
-        single: whether each of several pictures gets a file of its own.
-        compare: whether a comparison is written beside each result.
-        metadata: whether results say what the photo's file said, its name and the workflow.
-        overwrite: whether results that exist are replaced; else they get a number.
+        output: Where they go.
+        single: Whether each picture of several gets a file of its own.
+        compare: Whether to write a comparison beside each result.
+        metadata: Whether results get the photo's metadata, its name and the workflow.
+        overwrite: Whether to replace existing results; else new ones get a number.
     """
 
     output: Output
@@ -45,17 +45,17 @@ class Wishes(NamedTuple):
 def upscale_photo(
     photo: Photo, upscaler: Upscaler, wishes: Wishes, workflow: Mapping[str, Any] | None = None
 ) -> Iterator[Path]:
-    """Upscale a photo's pictures, one in memory at a time; yield the path of each file as it is written.
+    """Upscale a photo's pictures, one in memory at a time, and yield the path of each written file.
 
     Raises:
-        SeeSRError: the photo is damaged, or a result cannot be written.
+        SeeSRError: The photo is damaged, or a result cannot be written.
     """
 
     def write(path: Path, results: Iterable[Picture]) -> Path:
-        path = path if wishes.overwrite else free_path(path)
+        path = path if wishes.overwrite else find_free_path(path)
         layers = (to_layer(result, photo.gray) for result in results)
-        told = {"workflow": workflow} if wishes.metadata else {}
-        return write_photo(path, layers, photo, metadata=wishes.metadata, overwrite=wishes.overwrite, **told)
+        noted = {"workflow": workflow} if wishes.metadata else {}
+        return write_photo(path, layers, photo, metadata=wishes.metadata, overwrite=wishes.overwrite, **noted)
 
     frames = len(photo.sizes)
     if frames > 1 and not wishes.single:
@@ -74,30 +74,30 @@ def upscale_photo(
 
 
 def upscale_picture(picture: Picture, upscaler: Upscaler, number: int = 1) -> Picture:
-    """Upscale a picture. What has no colour stays without; alpha is enlarged to the size of the result."""
+    """Upscale a picture. A gray picture stays gray, and alpha is enlarged to the size of the result."""
     rgb = picture.rgb if picture.alpha is None else spread_colours(picture.rgb, picture.alpha)
     result = upscaler(rgb[None], number)[0]
     height, width = result.shape[1:]
     alpha = None if picture.alpha is None else enlarge_alpha(picture.alpha, width, height)
     upscaled = Picture(result, alpha)
-    return upscaled.without_colour() if picture.is_gray else upscaled
+    return upscaled.remove_colour() if picture.is_gray else upscaled
 
 
-def side_by_side(before: Picture, after: Picture) -> Picture:
-    """Return a picture, enlarged plainly, and its result beside each other, on white where they are transparent."""
+def join_side_by_side(before: Picture, after: Picture) -> Picture:
+    """Return the plainly enlarged picture and its result side by side, on white where they are transparent."""
     height, width = after.rgb.shape[1:]
-    enlarged = resize_bicubic(_on_white(before)[None], width, height)[0]
-    return Picture(torch.cat([enlarged, _on_white(after)], 2))
+    enlarged = resize_bicubic(_put_on_white(before)[None], width, height)[0]
+    return Picture(torch.cat([enlarged, _put_on_white(after)], 2))
 
 
-def _on_white(picture: Picture) -> Tensor:
+def _put_on_white(picture: Picture) -> Tensor:
     return picture.rgb if picture.alpha is None else torch.lerp(torch.ones(()), picture.rgb, picture.alpha)
 
 
 def _compare(photo: Photo, path: Path, befores: Iterable[Picture], afters: Iterable[Picture]) -> Iterator[Path]:
-    """Write pictures and results side by side. A comparison that cannot be written is no failure."""
+    """Write pictures and results side by side. If that fails, only warn."""
     pairs = zip(befores, afters, strict=True)
     try:
-        yield write_photo(path, (to_layer(side_by_side(*pair)) for pair in pairs), photo, metadata=False)
+        yield write_photo(path, (to_layer(join_side_by_side(*pair)) for pair in pairs), photo, metadata=False)
     except SeeSRError as error:
-        logger.warning("There is no comparison: %s", error)
+        logger.warning("The comparison was not written: %s", error)

@@ -1,4 +1,4 @@
-"""libvips, which reads and writes the photographs: imported here alone, with a remedy where it is missing."""
+"""Import libvips, which reads and writes photographs, or say how to install it. No other module imports it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ except (ImportError, OSError) as error:
         f"Photos cannot be read without the package pyvips ({error}): {sys.executable} -m pip install -r {REQUIREMENTS}"
     ) from error
 
-# libvips would otherwise answer from its cache after a file of the same name was written anew.
+# Without this, libvips would answer from its cache after a file of the same name was rewritten.
 pyvips.cache_set_max(0)
-# Each strip of a damaged file would be a warning of its own: what it means is said once, by the reader.
+# Each strip of a damaged file would give a warning of its own. The reader warns once instead.
 logging.getLogger("pyvips").setLevel(logging.ERROR)
 
 __all__ = ["REQUIREMENTS", "pyvips"]

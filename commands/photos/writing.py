@@ -1,4 +1,4 @@
-"""The one writer of photographs: as deep as the source, with its transparency and metadata, whole or not at all."""
+"""Write photographs atomically, with the bit depth, transparency and metadata of the source."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
 from .formats import AVIF, FORMATS, GIF, JPEG, LONGEST_NAME_BYTES, PNG, TIFF, WEBP, Format, require_writable
-from .metadata import attach, exif_of_result
-from .reading import Photo, told
+from .metadata import attach, make_exif
+from .reading import Photo, describe_error
 from .tiff import add_metadata, append_page
 from .vips import pyvips
 
 logger = logging.getLogger(__name__)
 
 TEMPORARY = ".seesr-"
-"""How the folders begin in which results are written before they are renamed into place."""
+"""Prefix of the folders in which results are written before they are renamed into place."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     PNG.name: {"compression": 6},
@@ -29,29 +29,29 @@ OPTIONS: dict[str, dict[str, Any]] = {
     AVIF.name: {"Q": 90, "compression": "av1", "subsample_mode": "off"},
     GIF.name: {},
 }
-"""How each format is compressed."""
+"""Compression options of each format."""
 
 BIG_TIFF_BYTES = 3_900_000_000
-"""From this size on a TIFF file is a BigTIFF, whose offsets have 64 bits."""
+"""From this size on, a TIFF file is a BigTIFF, whose offsets have 64 bits."""
 
 STRUCTURE = {
     *("width", "height", "bands", "format", "coding", "interpretation"),
     *("xoffset", "yoffset", "xres", "yres", "filename"),
 }
-"""Fields of every libvips image; the others are metadata of the file that it was read from."""
+"""Fields of every libvips image. The others are metadata of the file that it was read from."""
 
 UNSTATED_DPI = 72
-"""The resolution that is written where the source states none: what programs take a picture without one to have."""
+"""Resolution to write if the source has none. Programs assume it for pictures without a resolution."""
 
 IDLE_MS = 100
-"""How long a picture of an animation is shown where the source does not say."""
+"""Duration of a picture of an animation if the source has none."""
 
 
 def require_place(path: Path) -> None:
-    """Make the folder of a result, and refuse, before anything is computed, a place that cannot be written to.
+    """Make the folder of a result and check, before anything is computed, that it is writable.
 
     Raises:
-        SeeSRError: the folder cannot be made or written to, or the name is too long.
+        SeeSRError: The folder cannot be made or written to, or the name is too long.
     """
     if len(path.name.encode("utf-8", "surrogateescape")) > LONGEST_NAME_BYTES:
         raise SeeSRError(f"{path} cannot be written: its name is longer than {LONGEST_NAME_BYTES} bytes; shorten it.")
@@ -74,29 +74,29 @@ def write_photo(
     metadata: bool = True,
     overwrite: bool = False,
 ) -> Path:
-    """Write pictures made from a photo into one file, in the format that its suffix names.
+    """Write pictures made from a photo to one file, in the format that its suffix names.
 
-    They have 16 bits a channel where the photo has more than 8 and the format can (AVIF: 10). Colours are sRGB, which
-    a profile in the file says; gray pictures have none. Several pictures become an animation or pages, as in the photo.
+    Channels have 16 bits if the photo has more than 8 and the format allows it (AVIF: 10). Colours are sRGB, with a
+    profile in the file; gray pictures have no profile. Several pictures become an animation or pages, as in the photo.
 
     Args:
-        path: the file; its folder exists.
-        layers: the pictures, taken one after the other.
-        photo: what they were made from.
-        workflow: in ComfyUI's API format, noted in the file.
-        metadata: whether the file is to say what the photo's said, the photo's name and the workflow.
-        overwrite: whether a file that exists may be replaced.
+        path: The file. Its folder must exist.
+        layers: The pictures; consumed one after the other.
+        photo: The photo that they were made from.
+        workflow: The workflow in ComfyUI's API format, which is noted in the file.
+        metadata: Whether to write the photo's metadata, its name and the workflow.
+        overwrite: Whether to replace an existing file.
 
     Returns:
         ``path``.
 
     Raises:
-        SeeSRError: the file exists, or cannot be written; the message says where the picture was kept instead.
+        SeeSRError: The file exists or cannot be written. The message says where the picture was kept instead.
     """
     if path.exists() and not overwrite:
-        raise SeeSRError(f"{path} exists already: add --overwrite, or choose another name with --output.")
+        raise SeeSRError(f"{path} already exists: add --overwrite, or choose another name with --output.")
     with tempfile.TemporaryDirectory(prefix="seesr-") as spool:
-        pictures = _stored(layers, path, photo, Path(spool))
+        pictures = _to_integers(layers, path, photo, Path(spool))
         width, height = (max(sides) for sides in zip(*((each.width, each.height) for each in pictures), strict=True))
         require_writable(path, width, height, len(pictures), photo.animated)
         about = _About(photo, workflow, metadata)
@@ -104,46 +104,46 @@ def write_photo(
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as scratch:
                 _encode(pictures, path.suffix.lower(), about, Path(scratch)).replace(path)
         except (OSError, pyvips.Error) as error:
-            raise _kept_elsewhere(path, pictures, about, error) from error
+            raise _keep_elsewhere(path, pictures, about, error) from error
     return path
 
 
 class _About(NamedTuple):
-    """What a result's file is to say."""
+    """Metadata to write to a result."""
 
     photo: Photo
     workflow: Mapping[str, Any] | None
     metadata: bool
 
 
-def _stored(layers: Iterable[pyvips.Image], path: Path, photo: Photo, spool: Path) -> list[pyvips.Image]:
-    """Return the pictures in the numbers that the file stores; of several, each waits on the disk for the others."""
+def _to_integers(layers: Iterable[pyvips.Image], path: Path, photo: Photo, spool: Path) -> list[pyvips.Image]:
+    """Convert the pictures to the integers that the file stores. Several pictures are spooled to the disk."""
     kind = FORMATS[path.suffix.lower()]
     remaining = iter(layers)
-    first = _as_stored(next(remaining), kind, photo.deep, path)
+    first = _convert(next(remaining), kind, photo.deep, path)
     pictures: list[pyvips.Image] = []
     for layer in remaining:
         if not pictures:
-            pictures.append(_spooled(first, spool / "0.v"))
-        pictures.append(_spooled(_as_stored(layer, kind, photo.deep, path), spool / f"{len(pictures)}.v"))
+            pictures.append(_spool(first, spool / "0.v"))
+        pictures.append(_spool(_convert(layer, kind, photo.deep, path), spool / f"{len(pictures)}.v"))
     return pictures or [first]
 
 
-def _spooled(picture: pyvips.Image, file: Path) -> pyvips.Image:
+def _spool(picture: pyvips.Image, file: Path) -> pyvips.Image:
     picture.write_to_file(str(file))
     return pyvips.Image.new_from_file(str(file))
 
 
-def _as_stored(layer: pyvips.Image, kind: Format, deep: bool, path: Path) -> pyvips.Image:
-    """Return a layer in integers of 8 or 16 bits, without what the file it came from said."""
+def _convert(layer: pyvips.Image, kind: Format, deep: bool, path: Path) -> pyvips.Image:
+    """Convert a layer to integers of 8 or 16 bits, without the metadata of its file."""
     if layer.bands in (2, 4) and not kind.alpha:
-        logger.warning("%s: %s cannot be transparent, white is put behind; .png can.", path, kind.name)
+        logger.warning("%s: %s cannot be transparent, so the background becomes white; .png can be.", path, kind.name)
         layer = layer.flatten(background=[1.0] * (layer.bands - 1), max_alpha=1)
     white, number, gray, rgb = (
         (65535, "ushort", "grey16", "rgb16") if deep and kind.deep else (255, "uchar", "b-w", "srgb")
     )
     stored = (layer * white).rint().cast(number)
-    unstated = UNSTATED_DPI / 25.4  # a format's own way to say nothing is out of libvips's reach
+    unstated = UNSTATED_DPI / 25.4  # libvips cannot write that the resolution is unknown
     stored = stored.copy(interpretation=gray if layer.bands < 3 else rgb, xres=unstated, yres=unstated)
     for name in stored.get_fields():
         if name not in STRUCTURE:
@@ -152,41 +152,41 @@ def _as_stored(layer: pyvips.Image, kind: Format, deep: bool, path: Path) -> pyv
 
 
 def _encode(pictures: Sequence[pyvips.Image], suffix: str, about: _About, folder: Path) -> Path:
-    """Write pictures into a new file in a folder."""
+    """Write pictures to a new file in a folder."""
     kind = FORMATS[suffix]
     file = folder / f"result{suffix}"
     if kind is TIFF:
         _encode_pages(pictures, about, file, folder)
         return file
     first = pictures[0]
-    joined = first if len(pictures) == 1 else _reel(pictures, about.photo)
+    joined = first if len(pictures) == 1 else _join_frames(pictures, about.photo)
     options = {**OPTIONS[kind.name], **_profile(first)}
     if kind is AVIF:
         options["bitdepth"] = 10 if first.format == "ushort" else 8
-    _described(joined, about, (first.width, first.height)).write_to_file(str(file), **options)
+    _add_metadata(joined, about, (first.width, first.height)).write_to_file(str(file), **options)
     return file
 
 
 def _encode_pages(pages: Sequence[pyvips.Image], about: _About, file: Path, folder: Path) -> None:
-    """Write the pages of a TIFF file, one after the other: they may differ in size."""
+    """Write the pages of a TIFF file one after the other, since they may differ in size."""
     known = about.photo.metadata
     big = sum(page.width * page.height * page.bands * (2 if page.format == "ushort" else 1) for page in pages)
     options = {**OPTIONS[TIFF.name], "bigtiff": big > BIG_TIFF_BYTES}
     for index, page in enumerate(pages):
         alone = folder / "page.tif" if index else file
         size = (page.width, page.height)
-        described = _described(page, about, size)
-        described.remove("iptc-data")  # libvips would cut it at its first zero
+        described = _add_metadata(page, about, size)
+        described.remove("iptc-data")  # libvips would cut it at its first zero byte
         described.write_to_file(str(alone), **options, **_profile(page))
         if index:
             append_page(file, alone)
         elif about.metadata:
-            exif = exif_of_result(known.exif, size, about.photo.path.name, about.workflow)
+            exif = make_exif(known.exif, size, about.photo.path.name, about.workflow)
             add_metadata(file, exif, known.iptc)
 
 
-def _reel(pictures: Sequence[pyvips.Image], photo: Photo) -> pyvips.Image:
-    """Return the pictures of an animation below each other, with their times."""
+def _join_frames(pictures: Sequence[pyvips.Image], photo: Photo) -> pyvips.Image:
+    """Return the pictures of an animation below each other, with their durations."""
     reel = pyvips.Image.arrayjoin(list(pictures), across=1).copy()
     reel.set_type(pyvips.GValue.gint_type, "page-height", pictures[0].height)
     reel.set_type(pyvips.GValue.array_int_type, "delay", list(photo.durations_ms) or [IDLE_MS] * len(pictures))
@@ -194,7 +194,7 @@ def _reel(pictures: Sequence[pyvips.Image], photo: Photo) -> pyvips.Image:
     return reel
 
 
-def _described(picture: pyvips.Image, about: _About, size: tuple[int, int]) -> pyvips.Image:
+def _add_metadata(picture: pyvips.Image, about: _About, size: tuple[int, int]) -> pyvips.Image:
     if not about.metadata:
         return picture
     return attach(picture, about.photo.metadata, size, about.photo.path.name, about.workflow)
@@ -204,17 +204,18 @@ def _profile(picture: pyvips.Image) -> dict[str, str]:
     return {"profile": "srgb"} if picture.bands >= 3 else {}
 
 
-def _kept_elsewhere(
+def _keep_elsewhere(
     path: Path, pictures: Sequence[pyvips.Image], about: _About, error: OSError | pyvips.Error
 ) -> SeeSRError:
-    """Write what could not be written to its place into the system's temporary folder, and return what to say."""
-    reason = told(error)
+    """Write the pictures to the system's temporary folder instead, and return the error to raise."""
+    reason = describe_error(error)
     folder = Path(tempfile.mkdtemp(prefix="seesr-kept-"))
     try:
         kept = _encode(pictures, path.suffix.lower(), about, folder)
     except (OSError, pyvips.Error) as again:
         shutil.rmtree(folder, ignore_errors=True)
         return SeeSRError(
-            f"{path} cannot be written ({reason}), and {folder.parent} neither ({told(again)}): free space."
+            f"{path} cannot be written ({reason}), and neither can {folder.parent} ({describe_error(again)}): "
+            "free space."
         )
     return SeeSRError(f"{path} cannot be written ({reason}): the picture is kept as {kept}; move it where you want it.")

@@ -37,7 +37,7 @@ class TinyText(comfy.supported_models.SD20({}).clip_target().clip):
 
 
 class TinySD2(comfy.supported_models.SD20):
-    """SD2 at the golden UNet's width. ComfyUI recognises models by their width, SD2 only at the published one."""
+    """SD2 at the golden UNet's width: ComfyUI tells models apart by their widths, and knows SD2 only at its own."""
 
     unet_config: ClassVar = {
         **comfy.supported_models.SD20.unet_config,

@@ -104,7 +104,7 @@ def test_every_controlnet_tensor_is_read(size: str) -> None:
 
 @pytest.mark.parametrize("size", ["full", "tiny"])
 def test_the_base_model_takes_every_other_tensor_of_the_unet(size: str) -> None:
-    """The map from published names to ComfyUI's covers every parameter of the UNet."""
+    """The map from published names to ComfyUI's covers every parameter of ComfyUI's UNet."""
     shapes = SYNTH.load_shapes(f"seesr_unet_{size}")
     own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if ".image_att" not in name}
     assert len(base_model(own).model.diffusion_model.state_dict()) == len(own)
@@ -155,7 +155,7 @@ def published() -> SeeSRModel:
 
 
 def apply(seesr: SeeSRModel, family: str) -> None:
-    """Apply SeeSR to ComfyUI's UNet of a family, without data."""
+    """Put SeeSR on the UNet of a family as ComfyUI builds it, without data."""
     config = comfy.model_detection.model_config_from_unet_config(dict(FAMILIES[family]))
     assert type(config).__name__ == family
     text = [[torch.zeros(1, 77, 1024), {}]]

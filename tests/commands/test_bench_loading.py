@@ -11,7 +11,7 @@ from types import ModuleType
 
 import builders
 import pytest
-from seesr_pack.bench import loading, loading_work, packed_loading_work, process, published_files
+from seesr_pack.bench import loading, loading_work, process, published_files
 from seesr_pack.bench.process import Cost
 from seesr_pack.commands.headless import synthetic
 from seesr_pack.seesr_modules import config, published
@@ -88,8 +88,9 @@ def test_report_counts_memory_above_the_start(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.slow
 def test_a_process_of_its_own_is_measured(files: Path) -> None:
-    cost = process.cost_of(loading_work, "image_attention", str(files))
-    assert cost.seconds > 0
+    for work in ("pack", "packed", "image_attention"):
+        cost = process.cost_of(loading_work, work, str(files))
+        assert cost.seconds > 0
     assert cost.peak_bytes > published_files.image_attention_bytes() / 2
 
 
@@ -100,7 +101,7 @@ def test_packing_that_fails_is_no_measurement(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[ModuleType] = []
+    asked = []
     costs: dict[str, Cost] = {
         "pack": Cost(20.0, 10**9),
         "image_attention": Cost(1.0, published_files.image_attention_bytes() + 3 * 2**20),
@@ -114,14 +115,15 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
             (folder / "packed" / f"{kind}_fp16.safetensors").write_bytes(bytes(2**20))
 
     def cost_of(module: ModuleType, *arguments: str) -> Cost:
-        asked.append(module)
-        return costs[arguments[0] if module is loading_work else "packed"]
+        assert module is loading_work
+        asked.append(arguments[0])
+        return costs[arguments[0]]
 
     monkeypatch.setattr(loading, "NEEDED_BYTES", 0)
     monkeypatch.setattr(loading, "make_files", make)
     monkeypatch.setattr(loading, "cost_of", cost_of)
     figures = {figure.name: figure for figure in loading.measure()}
-    assert asked == [loading_work] * 3 + [packed_loading_work]
+    assert asked == ["pack", "image_attention", "plain", "packed"]
     assert figures["packed to plain: time"][1:] == (0.15, "x", 1 / 8)
     assert figures["packed to plain: peak"][1:] == (0.2, "x", 1 / 5)
     assert figures["packing: peak above the interpreter"][1:] == (1.0, "GB", 1.5)

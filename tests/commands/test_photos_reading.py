@@ -16,7 +16,7 @@ import pytest
 import pyvips
 import torch
 from PIL import Image, ImageCms, ImageFile, ImageOps
-from seesr_pack.commands.photos.layers import Picture, strips
+from seesr_pack.commands.photos.layers import Picture, compute_strips
 from seesr_pack.commands.photos.reading import MOST_PIXELS, open_photo
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -266,7 +266,7 @@ def test_pictures_without_chroma_are_gray_and_sepia_is_not() -> None:
     assert Picture(gray + torch.tensor([0, 1.5, 0]).view(3, 1, 1) / 255).is_gray, "what JPEG and profiles leave"
     sepia = gray * torch.tensor([1.0, 0.9, 0.75]).view(3, 1, 1)
     assert not Picture(sepia).is_gray
-    assert Picture(sepia).without_colour().is_gray
+    assert Picture(sepia).remove_colour().is_gray
 
 
 # ------------------------------------------------------------------------------------------ alpha
@@ -412,7 +412,7 @@ def test_a_file_cut_short_is_what_the_host_shows_and_the_log_says_so(
         picture = read(PHOTOS / name)
     (record,) = caplog.records
     assert name in record.message and "cut short" in record.message
-    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as the host's LoadImage does where it fails
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)  # as ComfyUI's LoadImage does where it fails
     with Image.open(PHOTOS / name) as image:
         assert furthest(picture, np.asarray(image.convert("RGB"))) <= EXACT
 
@@ -494,11 +494,11 @@ def black_png(width: int, height: int) -> bytes:
 
 def test_a_picture_that_is_too_large_is_refused_with_its_size(tmp_path: Path) -> None:
     (tmp_path / "scan.png").write_bytes(black_png(14200, 14200))
-    with pytest.raises(SeeSRError, match=r"scan\.png is too large: .* 202 megapixels, at most 179 .* shrink it"):
+    with pytest.raises(SeeSRError, match=r"scan\.png is too large: .* 202 megapixels, and at most 179 .* shrink it"):
         open_photo(tmp_path / "scan.png")
     photo = open_photo(tmp_path / "scan.png", most_pixels=None)
-    assert sum(strip.shape[1] for strip in strips(next(photo.layers()), 2048)) == 14200
-    assert Image.MAX_IMAGE_PIXELS is not None and 2 * Image.MAX_IMAGE_PIXELS == MOST_PIXELS, "the host's limit"
+    assert sum(strip.shape[1] for strip in compute_strips(next(photo.layers()), 2048)) == 14200
+    assert Image.MAX_IMAGE_PIXELS is not None and 2 * Image.MAX_IMAGE_PIXELS == MOST_PIXELS, "ComfyUI's limit"
 
 
 def test_a_name_says_nothing_about_the_format(tmp_path: Path) -> None:
@@ -516,7 +516,7 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
 
 def test_strips_are_the_picture(tmp_path: Path) -> None:
     Image.fromarray(scene(31, 50)).save(tmp_path / "a.png")
-    found = list(strips(next(open_photo(tmp_path / "a.png").layers()), 16))
+    found = list(compute_strips(next(open_photo(tmp_path / "a.png").layers()), 16))
     assert [strip.shape[1] for strip in found] == [16, 16, 16, 2]
     assert torch.equal(torch.cat(found, 1), read(tmp_path / "a.png").rgb)
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 from seesr_pack.commands.photos.layers import Picture
-from seesr_pack.commands.photos.places import Output, comparison_path, free_path, read_output, require_output
+from seesr_pack.commands.photos.places import Output, comparison_path, find_free_path, read_output, require_output
 from seesr_pack.commands.photos.reading import open_photo
-from seesr_pack.commands.photos.upscaling import Wishes, side_by_side, upscale_photo, upscale_picture
+from seesr_pack.commands.photos.upscaling import Wishes, join_side_by_side, upscale_photo, upscale_picture
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 PHOTOS = Path(__file__).resolve().parents[1] / "photos"
@@ -117,11 +117,11 @@ def test_a_comparison_that_cannot_be_written_is_no_failure(tmp_path: Path, caplo
     Image.new("RGB", (20000, 2)).save(tmp_path / "wide.png")
     (result,) = upscale(tmp_path / "wide.png", tmp_path)
     assert open_photo(result).sizes == ((40000, 4),)
-    assert "There is no comparison" in caplog.text and "80000x4" in caplog.text
+    assert "The comparison was not written" in caplog.text and "80000x4" in caplog.text
 
 
 def test_side_by_side_is_twice_as_wide() -> None:
-    both = side_by_side(Picture(torch.zeros(3, 8, 6)), Picture(torch.ones(3, 16, 12))).rgb
+    both = join_side_by_side(Picture(torch.zeros(3, 8, 6)), Picture(torch.ones(3, 16, 12))).rgb
     assert both.shape == (3, 16, 24) and both[:, :, :12].max() == 0 and both[:, :, 12:].min() == 1
 
 
@@ -172,7 +172,7 @@ def test_a_long_name_in_another_script_is_shortened_between_letters(tmp_path: Pa
 def test_a_result_that_is_too_large_for_its_format_is_refused_first(tmp_path: Path) -> None:
     photo = open_photo(PHOTOS / "plain.png")
     require_output(Output(tmp_path, "a.webp"), photo, 4, single=False)
-    with pytest.raises(SeeSRError, match=r"a\.webp would be 19200x14400 px, and WebP holds 16383"):
+    with pytest.raises(SeeSRError, match=r"a\.webp would be 19200x14400 px, and WebP holds at most 16383 px"):
         require_output(Output(tmp_path, "a.webp"), photo, 200, single=False)
     animation = open_photo(PHOTOS / "anim.gif")
     with pytest.raises(SeeSRError, match="PNG does not hold an animation"):
@@ -183,7 +183,7 @@ def test_a_result_that_is_too_large_for_its_format_is_refused_first(tmp_path: Pa
 def test_free_names(tmp_path: Path) -> None:
     made = []
     for _ in range(3):
-        made.append(free_path(tmp_path / "a.png"))
+        made.append(find_free_path(tmp_path / "a.png"))
         made[-1].touch()
     assert [path.name for path in made] == ["a.png", "a_2.png", "a_3.png"]
     assert comparison_path(tmp_path / "a.png", 1).name == "a_compare.jpg"

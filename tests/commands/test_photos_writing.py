@@ -16,9 +16,9 @@ import pyvips
 import torch
 from PIL import Image
 from seesr_pack.commands.photos import writing
-from seesr_pack.commands.photos.formats import default_suffix, photos_in, require_writable
+from seesr_pack.commands.photos.formats import default_suffix, list_photos, require_writable
 from seesr_pack.commands.photos.layers import Picture, to_layer
-from seesr_pack.commands.photos.metadata import exif_of_result
+from seesr_pack.commands.photos.metadata import make_exif
 from seesr_pack.commands.photos.reading import Photo, open_photo
 from seesr_pack.commands.photos.writing import require_place, write_photo
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -85,7 +85,7 @@ def test_formats_of_8_bits_take_a_deep_photo(tmp_path: Path) -> None:
 def test_gray_stays_gray(tmp_path: Path, source: str, suffix: str) -> None:
     Image.fromarray(np.full((8, 8), 99, np.uint8)).save(tmp_path / "gray8.png")
     photo = open_photo(PHOTOS / source if source == "gray16.png" else tmp_path / source)
-    colourful = Picture(smooth()).without_colour()
+    colourful = Picture(smooth()).remove_colour()
     result = write(tmp_path / f"out{suffix}", photo, colourful)
     assert result.picture().is_gray
     assert float((result.picture().rgb - colourful.rgb).abs().max()) <= 6 / 255
@@ -165,7 +165,7 @@ def test_pages_of_different_sizes_stay_pages(tmp_path: Path, deep: bool) -> None
     pages = [Image.new("I;16" if deep else "RGB", size, 1000 if deep else "red") for size in sizes]
     pages[0].save(tmp_path / "in.tif", save_all=True, append_images=pages[1:])
     photo = open_photo(tmp_path / "in.tif")
-    results = [Picture(smooth(width * 2, height * 2)).without_colour() for width, height in sizes]
+    results = [Picture(smooth(width * 2, height * 2)).remove_colour() for width, height in sizes]
     result = write(tmp_path / "out.tif", photo, *results, workflow=WORKFLOW)
     assert result.sizes == tuple((width * 2, height * 2) for width, height in sizes) and result.deep == deep
     for after, before in zip(result.pictures(), results, strict=True):
@@ -320,7 +320,7 @@ def test_no_damage_to_exif_data_stops_a_result() -> None:
         for _ in range(draw.randint(1, 6)):
             block[draw.randrange(6, len(block))] = draw.choice([0, 255, draw.randrange(256)])
         written = Image.Exif()
-        written.load(exif_of_result(bytes(block), (10, 20), "a.jpg", WORKFLOW))
+        written.load(make_exif(bytes(block), (10, 20), "a.jpg", WORKFLOW))
         assert written[0x0112] == 1
 
 
@@ -341,12 +341,12 @@ def test_too_much_exif_for_a_jpeg_loses_the_makers_note(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "frames", "animated", "told"),
     [
-        ("a.psd", (9, 9), 1, False, "names no picture format that can be written: end it in .png"),
+        ("a.psd", (9, 9), 1, False, "names no picture format that can be written: use a name that ends in .png"),
         ("a.xbm", (9, 9), 1, False, "names no picture format"),
         ("a", (9, 9), 1, False, "names no picture format"),
-        ("a.webp", (16384, 9), 1, False, "16384x9 px, and WebP holds 16383 px a side at most: end its name in .tif"),
-        ("a.jpg", (9, 65501), 1, False, "JPEG holds 65500 px"),
-        ("a.avif", (16385, 9), 1, False, "AVIF holds 16384 px"),
+        ("a.webp", (16384, 9), 1, False, "16384x9 px, and WebP holds at most 16383 px per side: end its name in .tif"),
+        ("a.jpg", (9, 65501), 1, False, "JPEG holds at most 65500 px"),
+        ("a.avif", (16385, 9), 1, False, "AVIF holds at most 16384 px"),
         ("a.png", (9, 9), 3, True, "PNG does not hold an animation .3 pictures.: end its name in .webp"),
         ("a.webp", (9, 9), 3, False, "WebP does not hold pages .3 pictures.: end its name in .tif"),
     ],
@@ -381,7 +381,7 @@ def test_a_folder_is_made_and_a_bad_place_refused(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_unless_that_is_asked_for(tmp_path: Path) -> None:
     photo = photo_of(tmp_path / "in.png")
     (tmp_path / "out.png").write_text("precious")
-    with pytest.raises(SeeSRError, match=r"out\.png exists already: add --overwrite"):
+    with pytest.raises(SeeSRError, match=r"out\.png already exists: add --overwrite"):
         write(tmp_path / "out.png", photo, Picture(smooth()))
     assert (tmp_path / "out.png").read_text() == "precious"
     write(tmp_path / "out.png", photo, Picture(smooth()), overwrite=True)
@@ -429,8 +429,8 @@ def test_folders_are_searched_without_hidden_files(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.heic", "._a.heic", ".hidden/c.png", "deep/d.tif", "deep/._d.tif", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in photos_in(tmp_path)] == ["a.heic", "b.JPG"]
-    assert [path.name for path in photos_in(tmp_path, recursive=True)] == ["a.heic", "b.JPG", "d.tif"]
+    assert [path.name for path in list_photos(tmp_path)] == ["a.heic", "b.JPG"]
+    assert [path.name for path in list_photos(tmp_path, recursive=True)] == ["a.heic", "b.JPG", "d.tif"]
 
 
 # ------------------------------------------------------------------------------------------ memory

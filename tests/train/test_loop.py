@@ -13,7 +13,7 @@ from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
 from seesr_pack.seesr_modules.nano.file import NANO_FILE
 from seesr_pack.train.base_folder import save_linear
 from seesr_pack.train.config import Optimisation, Training, read_training
-from seesr_pack.train.loop import Stage, learning_rate, train
+from seesr_pack.train.loop import TrainingStage, learning_rate, train
 from seesr_pack.train.stages import build
 from torch import Tensor
 from trainings import TINY_BASE
@@ -30,7 +30,7 @@ def autoencoder(tmp_path: Path) -> Path:
     return tmp_path / "vae"
 
 
-def unplugged(stage: Stage, after: int) -> Stage:
+def unplugged(stage: TrainingStage, after: int) -> TrainingStage:
     """Return the stage; it is interrupted when asked for one loss more than ``after``."""
     forward, left = stage.forward, iter(range(after))
 
@@ -118,7 +118,7 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("output: [", "no readable YAML"),
+        ("output: [", "not a readable YAML"),
         ("- 1", "holds no settings"),
         ("output: x\nphotos: {folder: x}\noptimisation: {steps: 0, batch: 1, learning_rate: 1}", "optimisation.steps"),
         (

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from seesr_pack.train.config import Training
-from seesr_pack.train.loop import CHECKPOINT, LOG, Stage, train
+from seesr_pack.train.loop import CHECKPOINT, LOG, TrainingStage, train
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -31,7 +31,7 @@ class Numbers(Dataset[dict[str, Tensor]]):
         return {"number": torch.tensor(float(index))}
 
 
-class Slope(Stage):
+class Slope(TrainingStage):
     """A weight whose loss is linear in it, so that its gradient is known: the number of the batch and a draw."""
 
     def __init__(self) -> None:
@@ -41,9 +41,7 @@ class Slope(Stage):
         self.seen: list[list[float]] = []
         self.draws: list[float] = []
         self.checkpointing = False
-
-    def dataset(self) -> Numbers:
-        return Numbers()
+        self.pairs = Numbers()
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
         self.seen.append(batch["number"].tolist())

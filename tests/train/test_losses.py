@@ -11,10 +11,10 @@ from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
 from seesr_pack.seesr_modules.dape.tags import Vocabulary
 from seesr_pack.train import taggers
-from seesr_pack.train.autoencoding import DecoderStage, jittered
-from seesr_pack.train.diffusion import BaseStage, SeeSRStage, enlarged
-from seesr_pack.train.loop import Stage
-from seesr_pack.train.taggers import DapeStage, RamStage, best_thresholds
+from seesr_pack.train.autoencoding import DecoderStage, add_noise
+from seesr_pack.train.diffusion import BaseStage, SeeSRStage, enlarge
+from seesr_pack.train.loop import TrainingStage
+from seesr_pack.train.taggers import DapeStage, RamStage, find_thresholds
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate, l1_loss
 
@@ -28,15 +28,19 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def pictures(count: int = 4) -> dict[str, Tensor]:
     """Return a batch: clean pictures, degraded ones that are unlike them, labels."""
-    gt = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=seeded(1))
-    lq = torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=seeded(2))
-    return {"gt": gt, "lq": lq, "labels": torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1]])[:count]}
+    clean = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=seeded(1))
+    degraded = torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=seeded(2))
+    return {
+        "clean": clean,
+        "degraded": degraded,
+        "labels": torch.tensor([[1.0, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1]])[:count],
+    }
 
 
 def empty(kind: type[Any]) -> Any:
     """Return a stage of a kind without any of its networks."""
     stage = kind.__new__(kind)
-    Stage.__init__(stage)
+    TrainingStage.__init__(stage)
     return stage
 
 
@@ -72,23 +76,23 @@ def stage() -> Any:
 
 
 def test_degraded_pictures_are_seen_four_times_larger() -> None:
-    lq = pictures()["lq"]
-    wanted = interpolate(lq.float() / 255, (16, 16), mode="bicubic").clamp(0, 1)
-    torch.testing.assert_close(enlarged(lq), wanted)
+    degraded = pictures()["degraded"]
+    wanted = interpolate(degraded.float() / 255, (16, 16), mode="bicubic").clamp(0, 1)
+    torch.testing.assert_close(enlarge(degraded), wanted)
     assert wanted.min() == 0 and wanted.max() == 1, "else the clamp would not be seen"
 
 
 def test_a_degraded_picture_is_learnt_under_the_negative_prompt(stage: Any) -> None:
     """All of them; none of them, which leaves the texts alone; some, whose others carry the positive prompt."""
     batch, texts = pictures(), ["a", "b", "c", "d"]
-    clean, damaged = batch["gt"].float() / 255 * 2 - 1, enlarged(batch["lq"]) * 2 - 1
-    images, found = stage.targets(batch, texts, seeded())
+    clean, damaged = batch["clean"].float() / 255 * 2 - 1, enlarge(batch["degraded"]) * 2 - 1
+    images, found = stage.choose_targets(batch, texts, seeded())
     assert torch.equal(images, clean) and found == texts
     stage.degraded_share = 1.0
-    images, found = stage.targets(batch, texts, seeded())
+    images, found = stage.choose_targets(batch, texts, seeded())
     assert torch.equal(images, damaged) and found == [NEGATIVE_QUALITY] * 4
     stage.degraded_share = 0.5
-    images, found = stage.targets(batch, texts, seeded())
+    images, found = stage.choose_targets(batch, texts, seeded())
     bad = [text == NEGATIVE_QUALITY for text in found]
     assert 0 < sum(bad) < 4
     assert [text for text in found if text != NEGATIVE_QUALITY] == [
@@ -101,9 +105,12 @@ def test_a_degraded_picture_is_learnt_under_the_negative_prompt(stage: Any) -> N
 def test_texts_are_left_out_whether_a_picture_is_degraded_or_not(stage: Any) -> None:
     """Both shares are kept, and the two draws have nothing to do with each other: of 4000, to four deviations."""
     count = 4000
-    batch = {"gt": torch.zeros(count, 3, 4, 4, dtype=torch.uint8), "lq": torch.ones(count, 3, 1, 1, dtype=torch.uint8)}
+    batch = {
+        "clean": torch.zeros(count, 3, 4, 4, dtype=torch.uint8),
+        "degraded": torch.ones(count, 3, 1, 1, dtype=torch.uint8),
+    }
     stage.degraded_share, stage.text_dropout = 0.3, 0.4
-    images, texts = stage.targets(batch, ["x"] * count, seeded())
+    images, texts = stage.choose_targets(batch, ["x"] * count, seeded())
     degraded = images[:, 0, 0, 0] > -1
     dropped = torch.tensor([text == "" for text in texts])
     assert degraded.float().mean().item() == pytest.approx(0.3, abs=0.03)
@@ -112,7 +119,7 @@ def test_texts_are_left_out_whether_a_picture_is_degraded_or_not(stage: Any) -> 
 
 
 def test_labels_become_words_in_their_order(stage: Any) -> None:
-    assert stage.labels_as_text(pictures()["labels"]) == ["dog, sky", "sea", "", "dog, sea, sky"]
+    assert stage.join_labels(pictures()["labels"]) == ["dog, sky", "sea", "", "dog, sea, sky"]
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
@@ -121,7 +128,7 @@ def test_the_network_is_asked_for_noise_or_velocity(stage: Any, kind: str) -> No
     stage.draws = 2
     stage.schedule.register_to_config(prediction_type=kind)
     latents = torch.randn(300, 4, 2, 2, generator=seeded(3))
-    timesteps, noisy, wanted = stage.noised(latents, seeded())
+    timesteps, noisy, wanted = stage.add_noise(latents, seeded())
     assert 0 <= timesteps.min() < 10 and 990 <= timesteps.max() < 1000
     share = ALPHAS[timesteps].view(-1, 1, 1, 1)
     noise = (noisy - share.sqrt() * latents.repeat(2, 1, 1, 1)) / (1 - share).sqrt()
@@ -136,19 +143,19 @@ def test_seesr_learns_from_degraded_pictures_what_the_clean_ones_are(stage: Any)
     batch = pictures()
     stage.draws = 2
     noted = []
-    noised = stage.noised
-    stage.noised = lambda *given: noted.append((given[0], noised(*given))) or noted[-1][1]
+    noised = stage.add_noise
+    stage.add_noise = lambda *given: noted.append((given[0], noised(*given))) or noted[-1][1]
     loss = stage(batch, seeded())
     latents, (timesteps, noisy, wanted) = noted[0]
-    assert torch.equal(latents, (batch["gt"].float() / 255 * 2 - 1)[:, :, ::8, ::8])
+    assert torch.equal(latents, (batch["clean"].float() / 255 * 2 - 1)[:, :, ::8, ::8])
     (given,) = stage.seen["denoiser"]
     assert torch.equal(given[0], noisy) and torch.equal(given[1], timesteps)
     assert given[2].flatten().tolist() == [0, 1, 2, 3] * 2
     assert given[3].flatten().tolist() == [10, 11, 12, 13] * 2
-    assert torch.equal(given[4], enlarged(batch["lq"]).repeat(2, 1, 1, 1))
+    assert torch.equal(given[4], enlarge(batch["degraded"]).repeat(2, 1, 1, 1))
     assert stage.seen["text"] == [["dog, sky", "sea", "", "dog, sea, sky"]]
     (shown,) = stage.seen["dape"]
-    assert torch.equal(shown, batch["lq"].float() / 255)
+    assert torch.equal(shown, batch["degraded"].float() / 255)
     torch.testing.assert_close(loss, wanted.square().mean())
 
 
@@ -156,7 +163,7 @@ def test_pictures_without_labels_are_described_when_clean(stage: Any) -> None:
     batch, shown = pictures(), []
     stage.tag_writer = lambda images: shown.append(images) or ["w"] * len(images)
     stage(batch, seeded())
-    assert torch.equal(shown[0], batch["gt"].float() / 255)
+    assert torch.equal(shown[0], batch["clean"].float() / 255)
     assert stage.seen["text"] == [["w"] * 4]
 
 
@@ -164,8 +171,8 @@ def test_samples_go_from_the_lr_start_down_the_trailing_timesteps(stage: Any) ->
     """The text carries the positive prompt; a denoiser that sees no noise leaves Euler's steps known."""
     batch = pictures(2)
     noise = torch.randn(2, 3, 2, 2, generator=seeded(4))
-    latents = stage.restored(batch, 4, noise)
-    hint = enlarged(batch["lq"])
+    latents = stage.restore(batch, 4, noise)
+    hint = enlarge(batch["degraded"])
     first = ALPHAS[-1].sqrt() * (hint * 2 - 1)[:, :, ::8, ::8] + (1 - ALPHAS[-1]).sqrt() * noise
     given = stage.seen["denoiser"]
     assert [step[1].tolist() for step in given] == [[999] * 2, [749] * 2, [499] * 2, [249] * 2]
@@ -176,7 +183,7 @@ def test_samples_go_from_the_lr_start_down_the_trailing_timesteps(stage: Any) ->
     assert latents.shape == noise.shape and latents.std() > given[3][0].std()
     assert all(torch.equal(step[4], hint) and step[3].flatten().tolist() == [10, 11] for step in given)
     assert stage.seen["text"] == [[f"dog, sky, {POSITIVE_QUALITY}", f"sea, {POSITIVE_QUALITY}"]]
-    assert torch.equal(stage.seen["dape"][0], batch["lq"].float() / 255)
+    assert torch.equal(stage.seen["dape"][0], batch["degraded"].float() / 255)
 
 
 def test_a_base_learns_from_its_text_alone(stage: Any) -> None:
@@ -184,11 +191,11 @@ def test_a_base_learns_from_its_text_alone(stage: Any) -> None:
     base, batch, given = empty(BaseStage), pictures(), []
     base.pairs, base.text, base.autoencoder, base.draws = stage.pairs, stage.text, stage.autoencoder, 2
     base.text_dropout, base.degraded_share = 0.0, 1.0
-    base.noised = lambda latents, generator: (latents[:, 0, 0, 0], 2 * latents, 3 * latents)
+    base.add_noise = lambda latents, generator: (latents[:, 0, 0, 0], 2 * latents, 3 * latents)
     base.unet = lambda *args, **named: given.append((args, named)) or SimpleNamespace(sample=args[0])
     loss = base(batch, seeded())
     (((noisy, timesteps), named),) = given
-    latents = (enlarged(batch["lq"]) * 2 - 1)[:, :, ::8, ::8]
+    latents = (enlarge(batch["degraded"]) * 2 - 1)[:, :, ::8, ::8]
     assert torch.equal(noisy, 2 * latents) and torch.equal(timesteps, latents[:, 0, 0, 0])
     assert stage.seen["text"] == [[NEGATIVE_QUALITY] * 4]
     assert named.pop("encoder_hidden_states").flatten().tolist() == [0, 1, 2, 3] * 2 and not named
@@ -218,11 +225,11 @@ def test_a_tagger_learns_from_small_and_large_pictures() -> None:
     stage.tagger = Noting(1.0)
     loss = stage(batch, seeded())
     small, large = stage.tagger.seen
-    gt = batch["gt"].float() / 255
-    wanted = interpolate(gt[:2], (4, 4), mode="bicubic", antialias=True).clamp(0, 1)
+    clean = batch["clean"].float() / 255
+    wanted = interpolate(clean[:2], (4, 4), mode="bicubic", antialias=True).clamp(0, 1)
     torch.testing.assert_close(small, wanted)
-    assert torch.equal(large, gt[2:])
-    assert (small - interpolate(gt[:2], (4, 4), mode="bicubic")).abs().max() > 0.1
+    assert torch.equal(large, clean[2:])
+    assert (small - interpolate(clean[:2], (4, 4), mode="bicubic")).abs().max() > 0.1
     logits = torch.cat([Noting(1.0)(part).logits for part in (small, large)])
     torch.testing.assert_close(loss, binary_cross_entropy_with_logits(logits, batch["labels"]))
 
@@ -231,9 +238,9 @@ def test_dape_learns_to_say_of_the_degraded_picture_what_the_teacher_says_of_the
     stage, batch = empty(DapeStage), pictures()
     stage.teacher, stage.student = Noting(1.0), Noting(0.2)
     loss = stage(batch, seeded())
-    assert torch.equal(stage.teacher.seen[0], batch["gt"].float() / 255)
-    assert torch.equal(stage.student.seen[0], batch["lq"].float() / 255)
-    wanted, found = Noting(1.0)(batch["gt"].float() / 255), Noting(0.2)(batch["lq"].float() / 255)
+    assert torch.equal(stage.teacher.seen[0], batch["clean"].float() / 255)
+    assert torch.equal(stage.student.seen[0], batch["degraded"].float() / 255)
+    wanted, found = Noting(1.0)(batch["clean"].float() / 255), Noting(0.2)(batch["degraded"].float() / 255)
     tags = binary_cross_entropy_with_logits(found.logits, wanted.logits.sigmoid())
     torch.testing.assert_close(loss, (found.soft_prompt - wanted.soft_prompt).square().mean() + tags)
 
@@ -253,8 +260,8 @@ def test_thresholds_are_those_of_the_best_f1() -> None:
     labels = torch.tensor([[0.0, 0, 0, 0, 1], [1, 1, 1, 0, 1], [0, 0, 0, 0, 1]])
     # Class 0: above 0.28 only what is right is left. Class 1: at 0.35 two are on, one of them right.
     # Class 2: the one that has it is never on from 0.1 on. Class 3: nothing tells. Class 4: the least threshold does.
-    assert best_thresholds(scores, labels) == pytest.approx([0.3, 0.35, 0.5, 0.5, 0.1])
-    assert best_thresholds(torch.tensor([[0.96], [0.94]]), torch.tensor([[1.0], [0]])) == pytest.approx([0.95])
+    assert find_thresholds(scores, labels) == pytest.approx([0.3, 0.35, 0.5, 0.5, 0.1])
+    assert find_thresholds(torch.tensor([[0.96], [0.94]]), torch.tensor([[1.0], [0]])) == pytest.approx([0.95])
 
 
 def test_thresholds_are_chosen_on_degraded_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
@@ -269,12 +276,12 @@ def test_thresholds_are_chosen_on_degraded_pictures(monkeypatch: pytest.MonkeyPa
         vocabulary = [("dog", "狗"), ("sea", "海"), ("sky", "天")]  # noqa: RUF012 - never written
 
     taggers.write_tag_lists(tmp_path, Few(pairs), tagger)
-    assert torch.equal(torch.cat(tagger.seen), batch["lq"].float() / 255)
+    assert torch.equal(torch.cat(tagger.seen), batch["degraded"].float() / 255)
     assert (tmp_path / taggers.TAG_LIST).read_text("utf-8") == "dog\nsea\nsky\n"
     assert (tmp_path / taggers.CHINESE_TAG_LIST).read_text("utf-8") == "狗\n海\n天\n"
-    scores = Noting(0.0)(batch["lq"].float() / 255).logits.sigmoid()
+    scores = Noting(0.0)(batch["degraded"].float() / 255).logits.sigmoid()
     written = (tmp_path / taggers.THRESHOLDS).read_text("utf-8").split()
-    assert [float(line) for line in written] == pytest.approx(best_thresholds(scores, batch["labels"]))
+    assert [float(line) for line in written] == pytest.approx(find_thresholds(scores, batch["labels"]))
 
 
 # ----------------------------------------------------------------------------------- the autoencoders
@@ -282,10 +289,10 @@ def test_thresholds_are_chosen_on_degraded_pictures(monkeypatch: pytest.MonkeyPa
 
 def test_noise_on_latents_has_a_strength_for_each_picture() -> None:
     """Drawn evenly up to the greatest."""
-    noise = jittered(torch.zeros(400, 4, 8, 8), 0.5, seeded()).flatten(1).std(1)
+    noise = add_noise(torch.zeros(400, 4, 8, 8), 0.5, seeded()).flatten(1).std(1)
     assert 0 <= noise.min() < 0.01 and 0.48 < noise.max() < 0.58
     assert noise.mean().item() == pytest.approx(0.25, abs=0.03)
-    assert torch.equal(jittered(torch.ones(2, 4, 2, 2), 0.0, seeded()), torch.ones(2, 4, 2, 2))
+    assert torch.equal(add_noise(torch.ones(2, 4, 2, 2), 0.0, seeded()), torch.ones(2, 4, 2, 2))
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0, 0.0])
@@ -294,20 +301,20 @@ def test_a_decoder_learns_from_sampled_and_clean_latents(share: float) -> None:
     stage, batch, asked = empty(DecoderStage), pictures(), []
 
     def restored(first: dict[str, Tensor], steps: int, noise: Tensor) -> Tensor:
-        asked.append((first["lq"], steps, noise.shape))
+        asked.append((first["degraded"], steps, noise.shape))
         return torch.full_like(noise, 7.0)
 
     stage._settings = SimpleNamespace(sampled_share=share, steps=(1, 2, 4), noise=0.0, adversary_weight=0.0)
-    stage.seesr = SimpleNamespace(restored=restored)
+    stage.seesr = SimpleNamespace(restore=restored)
     stage.autoencoder = SimpleNamespace(
         encode=lambda images: images[:, :, ::8, ::8],
         decode=lambda latents: latents.repeat_interleave(8, 2).repeat_interleave(8, 3),
     )
-    images = batch["gt"].float() / 255 * 2 - 1
+    images = batch["clean"].float() / 255 * 2 - 1
     losses = [stage(batch, seeded(seed)) for seed in range(30)]
     count = round(4 * share)
     latents = images[:, :, ::8, ::8].clone()
     latents[:count] = 7.0
     torch.testing.assert_close(losses[0], l1_loss(stage.autoencoder.decode(latents), images))
     assert {steps for _, steps, _ in asked} == {1, 2, 4}
-    assert torch.equal(asked[0][0], batch["lq"][:count]) and asked[0][2] == (count, 3, 2, 2)
+    assert torch.equal(asked[0][0], batch["degraded"][:count]) and asked[0][2] == (count, 3, 2, 2)

@@ -110,10 +110,10 @@ def test_crops_are_flipped_half_of_the_time_and_shrunk_at_random(tmp_path: Path)
 def test_soft_and_huge_photos_are_kept_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(photos, "LARGEST_PX", 98)
     soft = PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=write_manifest(tmp_path, min_shrink=2))
-    assert soft._pyramid(0)[0].shape == (50, 100, 3)
+    assert soft._load_pyramid(0)[0].shape == (50, 100, 3)
     noise(200, 300).save(tmp_path / "half.png")
     huge = PhotoCrops(tmp_path, CROP_PX, length=1, seed=0)
-    assert [tuple(level.shape) for level in huge._pyramid(0)] == [(147, 98, 3), (74, 49, 3)]
+    assert [tuple(level.shape) for level in huge._load_pyramid(0)] == [(147, 98, 3), (74, 49, 3)]
 
 
 def test_most_flat_crops_are_drawn_anew(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_phones_photo_is_upright_and_a_scan_is_not_white(tmp_path: Path) -> No
         folder.mkdir()
         (folder / name).write_bytes((photos_folder / name).read_bytes())
         (folder / f"._{name}").write_bytes(b"a Mac's shadow file")
-        whole = PhotoCrops(folder, CROP_PX, length=1, seed=0)._pyramid(0)[0]
+        whole = PhotoCrops(folder, CROP_PX, length=1, seed=0)._load_pyramid(0)[0]
         assert tuple(whole.shape[:2]) == size and float(whole.float().mean()) == pytest.approx(mean, abs=0.5)
 
 

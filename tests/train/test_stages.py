@@ -16,7 +16,7 @@ from seesr_pack.seesr_modules.weights import open_weights
 from seesr_pack.seesr_modules.weights.checkpoint import unet_image_attention_names
 from seesr_pack.train.base_folder import load_base
 from seesr_pack.train.config import Training
-from seesr_pack.train.loop import Stage, train
+from seesr_pack.train.loop import TrainingStage, train
 from seesr_pack.train.pairs import Pairs
 from seesr_pack.train.stages import build
 from torch import Tensor
@@ -26,9 +26,9 @@ from trainings import TINY_BASE, TINY_RAM, TINY_SEESR
 STEPS = 30
 
 
-def falls(stage: Stage, steps: int = STEPS, rate: float = 3e-3) -> float:
+def falls(stage: TrainingStage, steps: int = STEPS, rate: float = 3e-3) -> float:
     """Train on one fixed batch with fixed draws, and return last loss / first loss."""
-    dataset = stage.dataset()
+    dataset = stage.pairs
     pairs = [dataset[index] for index in range(4)]
     batch: dict[str, Tensor] = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
     optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=rate)
@@ -107,8 +107,8 @@ def test_clean_pictures_are_sharpened_where_asked(trained: dict[str, Training]) 
     settings = trained["ram"].photos
     plain, sharp = (Pairs(settings.model_copy(update={"sharpen": on}), 0)[1] for on in (False, True))
     assert torch.equal(plain["labels"], sharp["labels"])
-    assert not torch.equal(plain["gt"], sharp["gt"])
-    assert plain["gt"].float().std() < sharp["gt"].float().std()
+    assert not torch.equal(plain["clean"], sharp["clean"])
+    assert plain["clean"].float().std() < sharp["clean"].float().std()
 
 
 def test_a_share_of_the_pairs_is_damaged_less(trained: dict[str, Training]) -> None:
@@ -120,23 +120,23 @@ def test_a_share_of_the_pairs_is_damaged_less(trained: dict[str, Training]) -> N
         return [found[index] for index in range(24)]
 
     def damage(found: list[dict[str, Tensor]]) -> float:
-        gt, lq = (torch.stack([pair[name] for pair in found]).float() for name in ("gt", "lq"))
-        return float((avg_pool2d(gt, 4) - lq).square().mean())
+        clean, degraded = (torch.stack([pair[name] for pair in found]).float() for name in ("clean", "degraded"))
+        return float((avg_pool2d(clean, 4) - degraded).square().mean())
 
     full, mild, some = pairs(0), pairs(1), pairs(0.5)
-    assert all(torch.equal(a["gt"], b["gt"]) for a, b in zip(full, mild, strict=True))
+    assert all(torch.equal(a["clean"], b["clean"]) for a, b in zip(full, mild, strict=True))
     assert damage(mild) < 0.7 * damage(full)
-    assert 4 < sum(torch.equal(a["lq"], b["lq"]) for a, b in zip(full, some, strict=True)) < 20
+    assert 4 < sum(torch.equal(a["degraded"], b["degraded"]) for a, b in zip(full, some, strict=True)) < 20
 
 
 def test_each_picture_may_be_drawn_more_than_once(trained: dict[str, Training]) -> None:
     """Two noises and timesteps for each picture, in the picture's order twice."""
     stage = build(trained["seesr"])
     latents = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 8, 4, 4)
-    timesteps, noisy, wanted = stage.noised(latents, torch.Generator().manual_seed(0))
+    timesteps, noisy, wanted = stage.add_noise(latents, torch.Generator().manual_seed(0))
     assert len(timesteps) == len(noisy) == len(wanted) == 6
     assert timesteps[:3].tolist() != timesteps[3:].tolist()
-    assert stage.repeated(latents)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert stage.repeat(latents)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_decoder_and_adversary_learn_against_each_other(trained: dict[str, Training]) -> None:
@@ -162,10 +162,10 @@ def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Tra
     """Any folder of pictures will do for fine-tuning: RAM's tags of the clean picture are the text."""
     plain = trained["seesr"].photos.model_copy(update={"manifest": None})
     stage = build(trained["seesr"].model_copy(update={"photos": plain}))
-    batch = {name: tensor[None] for name, tensor in stage.dataset()[0].items()}
-    (words,) = stage.tag_writer(batch["gt"] / 255)
+    batch = {name: tensor[None] for name, tensor in stage.pairs[0].items()}
+    (words,) = stage.tag_writer(batch["clean"] / 255)
     with torch.no_grad():
-        logits = stage.tag_writer.ram(batch["gt"] / 255).logits[0]
+        logits = stage.tag_writer.ram(batch["clean"] / 255).logits[0]
     english, thresholds = stage.tag_writer._vocabulary.english, torch.tensor(stage.tag_writer._vocabulary.thresholds)
     wanted = [word for word, on in zip(english, logits.sigmoid() > thresholds, strict=True) if on]
     assert words == ", ".join(wanted) and english == tuple(word for word, _ in build(trained["seesr"]).pairs.vocabulary)

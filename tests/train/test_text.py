@@ -8,7 +8,7 @@ import pytest
 import torch
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY, TEXT_TOKENS
 from seesr_pack.train.base_folder import load_text, save_text
-from seesr_pack.train.text import PAD, TextEncoder, tokenizer
+from seesr_pack.train.text import PAD, TextEncoder, load_tokenizer
 from torch import Tensor
 
 
@@ -33,7 +33,7 @@ def test_known_words_have_rows_of_their_own(text: TextEncoder) -> None:
     """In the order of their tokens from row 1 on; what is not known is row 0; a text is filled up with token 0."""
     assert text.known is not None and text.known.tolist() == sorted(set(text.known.tolist()))
     words, other = rows(text, "red fox", "zebra")
-    ids = tokenizer()("red fox").input_ids
+    ids = load_tokenizer()("red fox").input_ids
     place = {token: row for row, token in enumerate(text.known.tolist(), start=1)}
     assert words.tolist() == [place[token] for token in (*ids, *[PAD] * (TEXT_TOKENS - len(ids)))]
     assert len(set(words[: len(ids)].tolist())) == len(ids) == 4
