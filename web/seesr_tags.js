@@ -1,7 +1,7 @@
-// Shows DAPE Tagger's tags as chips: a click leaves a tag out, a Shift-click or right click pins it. A choice is written
-// into the node's inputs `exclude` and `pin`, so it is saved with the workflow and works without this page. The last
-// chip switches the language of the chips; that choice is saved as a property of the node. The found tags are read from
-// the page's list of outputs, because undo and a change of the workflow's tab make new nodes but keep that list.
+// Shows DAPE Tagger's tags as chips: a click leaves a tag out, a Shift-click or right click pins it. A choice is
+// written into the node's inputs `exclude` and `pin`, so it is saved with the workflow and works without this page.
+// The last chip switches the language of the chips; that choice is saved as a property of the node. The found tags are
+// read from the page's list of outputs, because undo and a change of the tab make new nodes but keep that list.
 
 import { app } from "../../scripts/app.js";
 
@@ -18,7 +18,7 @@ const TEXTS = {
   },
 };
 
-const LANGUAGE = "seesr_tag_language"; // the property: english or chinese; without it, the language of the node's output
+const LANGUAGE = "seesr_tag_language"; // the property: english or chinese; without it, that of the node's output
 const LANGUAGES = { english: "English", chinese: "中文" };
 
 const STYLE = `
@@ -34,7 +34,7 @@ const STYLE = `
 .seesr-tags .exclude { text-decoration: line-through; opacity: 0.55; }
 `;
 
-// Tags that runs have found, by every name in lower case, so that a tag that is left out has its name in both languages.
+// Tags that runs have found, by every name in lower case, so that a tag that is left out has both its names.
 const known = new Map();
 const updates = new WeakMap(); // node -> the function that updates its chips
 
@@ -168,8 +168,8 @@ function render(node, element, texts) {
 }
 
 /**
- * Put the node's own element into the page. Nodes 2.0 takes a widget's element once per node id, and keeps it when undo,
- * another tab or another graph brings another node with that id.
+ * Put the node's own element into the page. Nodes 2.0 takes a widget's element once per node id, and keeps it when
+ * undo, another tab or another graph brings another node with that id.
  */
 function mount(node, element) {
   if (node.graph !== app.canvas.graph) return;

@@ -505,7 +505,7 @@ HINTS = {
     "en": (
         "Tags appear here after a run.",
         "Click: leave out or take back. Shift-click or right-click: pin or unpin.",
-        "Show the tags in the other language. What the node gives out stays as it is.",
+        "Show the tags in the other language. The node's outputs do not change.",
     ),
     "zh": (
         "运行后在此显示标签。",
