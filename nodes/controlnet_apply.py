@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.images import from_host
-from ..seesr_modules.comfyui.sockets import SeeSRModelSocket, SoftPromptSocket, schema
+from ..seesr_modules.comfyui.sockets import SeeSRModelSocket, SoftPromptSocket, percent_inputs, schema
 from ..seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 
 
@@ -48,22 +48,7 @@ class ControlNetApply(io.ComfyNode):
                     step=0.01,
                     tooltip="How strongly the image attention works; 0 leaves it out.",
                 ),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling run the ControlNet begins, 0 to 1.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling run the ControlNet ends, 0 to 1.",
-                ),
+                *percent_inputs("the ControlNet"),
             ],
             outputs=[
                 io.Model.Output("seesr_applied", display_name="model", tooltip="The model with SeeSR."),

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.images import from_host, to_host
-from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.sockets import schema, seed_input
 from ..seesr_modules.comfyui.steps.degrade import degrade_and_crop
 
 
@@ -34,14 +34,7 @@ class Degrade(io.ComfyNode):
                     step=0.01,
                     tooltip="1 damages as SeeSR's training does, less is milder, 0 only shrinks the picture.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Selects the damage; the same seed gives the same picture.",
-                ),
+                seed_input("Selects the damage; the same seed gives the same picture."),
             ],
             outputs=[
                 io.Image.Output("degraded", display_name="degraded", tooltip="The damaged picture, for LR Embed."),

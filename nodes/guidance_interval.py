@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.sockets import percent_inputs, schema
 from ..seesr_modules.comfyui.steps.guidance import limit_guidance
 
 
@@ -24,22 +24,7 @@ class GuidanceInterval(io.ComfyNode):
             search_aliases=["limited interval guidance", "cfg", "faster"],
             inputs=[
                 io.Model.Input("model", tooltip="From SeeSR ControlNet Apply."),
-                io.Float.Input(
-                    "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling run guidance begins, 0 to 1.",
-                ),
-                io.Float.Input(
-                    "end_percent",
-                    default=0.6,
-                    min=0.0,
-                    max=1.0,
-                    step=0.001,
-                    tooltip="Where in the sampling run guidance ends; 0 to 1 guides throughout.",
-                ),
+                *percent_inputs("guidance", end=0.6),
             ],
             outputs=[io.Model.Output("guided", display_name="model", tooltip="The model, guided in that part only.")],
         )

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.sockets import schema, tile_inputs
+from ..seesr_modules.comfyui.sockets import schema, seed_input, tile_inputs
 from ..seesr_modules.comfyui.steps.sampling import SEESR_SCHEDULERS, sample, sampler_sigmas
 from ..seesr_modules.comfyui.tiling.prediction import tile_model
 from ..seesr_modules.method.tiles import TileSettings
@@ -31,14 +31,7 @@ class TiledSampler(io.ComfyNode):
                 io.Conditioning.Input("positive", tooltip="From SeeSR ControlNet Apply."),
                 io.Conditioning.Input("negative", tooltip="From SeeSR ControlNet Apply."),
                 io.Latent.Input("latent", tooltip="From LR Embed."),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Selects the noise; the same seed gives the same picture.",
-                ),
+                seed_input("Selects the noise; the same seed gives the same picture."),
                 io.Int.Input(
                     "steps",
                     default=50,

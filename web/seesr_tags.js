@@ -1,7 +1,7 @@
-// DAPE Tagger's tags as chips: a click leaves a tag out, Shift-click or a right click pins it. A choice is written
-// into the node's own inputs `exclude` and `pin`, so it is saved with the workflow and works without this page. The
-// last chip shows the tags in the other language; that choice is saved as a property of the node. The found tags stay
-// in the page's list of outputs: undo and a change of the workflow's tab make new nodes, but keep that list.
+// Shows DAPE Tagger's tags as chips: a click leaves a tag out, a Shift-click or right click pins it. A choice is
+// written into the node's inputs `exclude` and `pin`, so it is saved with the workflow and works without this page.
+// The last chip switches the language of the chips; that choice is saved as a property of the node. The found tags are
+// read from the page's list of outputs, because undo and a change of the tab make new nodes but keep that list.
 
 import { app } from "../../scripts/app.js";
 
@@ -9,7 +9,7 @@ const TEXTS = {
   en: {
     empty: "Tags appear here after a run.",
     hint: "Click: leave out or take back. Shift-click or right-click: pin or unpin.",
-    language: "Show the tags in the other language. What the node gives out stays as it is.",
+    language: "Show the tags in the other language. The node's outputs do not change.",
   },
   zh: {
     empty: "运行后在此显示标签。",
@@ -18,7 +18,7 @@ const TEXTS = {
   },
 };
 
-const LANGUAGE = "seesr_tag_language"; // the property: english or chinese; without it, as the node gives them out
+const LANGUAGE = "seesr_tag_language"; // the property: english or chinese; without it, that of the node's output
 const LANGUAGES = { english: "English", chinese: "中文" };
 
 const STYLE = `
@@ -34,20 +34,20 @@ const STYLE = `
 .seesr-tags .exclude { text-decoration: line-through; opacity: 0.55; }
 `;
 
-// What runs have found, by every name in lower case, so that a tag that was left out is still known in both languages.
+// Tags that runs have found, by every name in lower case, so that a tag that is left out has both its names.
 const known = new Map();
-const updates = new WeakMap(); // node -> the function that shows its tags as they are now
+const updates = new WeakMap(); // node -> the function that updates its chips
 
 const same = (one, other) => one.toLowerCase() === other.toLowerCase();
 const has = (words, word) => words.some((other) => same(word, other));
 
-/** Whether an input gets its words from another node, where a chip cannot change them. */
+/** Whether an input is linked to another node; chips cannot change such an input. */
 function isLinked(node, input) {
   const slot = node.findInputSlot(input);
   return slot >= 0 && node.isInputConnected(slot);
 }
 
-/** The words in a comma-separated input of a node; none where another node gives them. */
+/** The words in a comma-separated input of a node; none if the input is linked. */
 function read(node, input) {
   if (isLinked(node, input)) return [];
   const text = node.widgets.find((widget) => widget.name === input).value;
@@ -60,11 +60,11 @@ function write(node, input, words) {
   widget.callback?.(widget.value);
 }
 
-/** Every word that a tag {word, score, english, chinese} goes by. */
+/** Every name of a tag {word, score, english, chinese}. */
 const names = (tag) => [tag.word, tag.english, tag.chinese].filter(Boolean);
 const isAmong = (words, tag) => names(tag).some((name) => has(words, name));
 
-/** Do something to a node as one step for undo. */
+/** Change a node in one step for undo. */
 function change(node, act) {
   app.canvas.emitBeforeChange();
   act();
@@ -72,7 +72,7 @@ function change(node, act) {
   node.graph?.setDirtyCanvas(true, true);
 }
 
-/** Put a tag into one of the inputs `exclude` and `pin` and out of the other; out of both if it is there already. */
+/** Move a tag into `exclude` or `pin` and out of the other input; if it is there already, remove it. */
 function toggle(node, tag, input) {
   const other = input === "pin" ? "exclude" : "pin";
   if (isLinked(node, input)) return;
@@ -113,12 +113,12 @@ function lastFound(node) {
   return best(app.nodeOutputs[key]?.seesr_tags ?? []);
 }
 
-/** The language that the chips are in. */
+/** The language of the chips. */
 function language(node, tags) {
   return node.properties[LANGUAGE] ?? (tags.some(({ word, chinese }) => word === chinese) ? "chinese" : "english");
 }
 
-/** Fill `element` with the tags that the last run found and those that were left out or pinned. */
+/** Fill `element` with the tags that the last run found, and with those that are left out or pinned. */
 function render(node, element, texts) {
   const tags = lastFound(node);
   for (const tag of tags) {
@@ -168,8 +168,8 @@ function render(node, element, texts) {
 }
 
 /**
- * Put the node's own element where the page shows its tags. Nodes 2.0 takes a widget's element once for each id of a
- * node, and keeps it where undo, another tab or another graph brings another node with that id.
+ * Put the node's own element into the page. Nodes 2.0 takes a widget's element once per node id, and keeps it when
+ * undo, another tab or another graph brings another node with that id.
  */
 function mount(node, element) {
   if (node.graph !== app.canvas.graph) return;
@@ -210,18 +210,18 @@ app.registerExtension({
     const element = document.createElement("div");
     element.className = "seesr-tags";
     const options = { serialize: false, getMinHeight: () => 60 };
-    // The first keeps it out of the server's prompt, the second out of the saved workflow.
+    // `options.serialize` keeps the widget out of the server's prompt, `widget.serialize` out of the saved workflow.
     node.addDOMWidget("tags", "seesr_tags", element, options).serialize = false;
 
     const update = () => {
       render(node, element, texts);
-      requestAnimationFrame(() => mount(node, element)); // when the page has brought its own elements in step
+      requestAnimationFrame(() => mount(node, element)); // after the page has updated its own elements
     };
     updates.set(node, update);
     for (const input of ["exclude", "pin"]) {
       after(node.widgets.find((widget) => widget.name === input), "callback", update);
     }
-    after(node, "onConfigure", update); // the widgets now hold what was saved
+    after(node, "onConfigure", update); // the widgets now have their saved values
     after(node, "onConnectionsChange", update);
     after(node, "onExecuted", update);
     update();

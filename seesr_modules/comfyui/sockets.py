@@ -114,3 +114,18 @@ def prompt_inputs() -> list[io.Input]:
             "reads them as ComfyUI does.",
         ),
     ]
+
+
+def percent_inputs(subject: str, end: float = 1.0) -> list[io.Input]:
+    """Return start_percent and end_percent: the part of the sampling run in which ``subject`` works."""
+    where = f"Where in the sampling run {subject}"
+    limits: dict[str, Any] = {"min": 0.0, "max": 1.0, "step": 0.001}
+    return [
+        io.Float.Input("start_percent", default=0.0, **limits, tooltip=f"{where} begins, 0 to 1."),
+        io.Float.Input("end_percent", default=end, **limits, tooltip=f"{where} ends, 0 to 1."),
+    ]
+
+
+def seed_input(tooltip: str) -> io.Input:
+    """Return the input for a seed."""
+    return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)

@@ -1,4 +1,4 @@
-"""ComfyUI's server with the pack, which brings nano, and its page in a Chromium without a window."""
+"""ComfyUI's server with the pack and nano, and its page in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-START_S = 600  # what a slow machine may take
+START_S = 600  # enough for a slow machine
 expect.set_options(timeout=SHOW_MS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let another of ComfyUI's pages be tested than the installed one; `run.py test --newer` sets SEESR_PAGE."""
+    """Add an option for testing another version of ComfyUI's page; `run.py test --newer` sets SEESR_PAGE."""
     named = os.environ.get("SEESR_PAGE")
     parser.addoption(
         "--page",
@@ -69,7 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user's: the pack, every model file by name, and a photo, degraded and clean."""
+    """A user's folder with the pack, a file for every model name, and a photo, degraded and clean."""
     folder = tmp_path_factory.mktemp("comfyui")
     (folder / "custom_nodes").mkdir()
     (folder / "custom_nodes" / "ComfyUI-SeeSR").symlink_to(ROOT, target_is_directory=True)
@@ -123,7 +123,7 @@ def server(base: Path, pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 def _known_nodes(url: str) -> Json | None:
-    """Return what the server knows of the tagger, None where it does not answer yet."""
+    """Return the server's description of the tagger, or None while it does not answer yet."""
     try:
         with urllib.request.urlopen(f"{url}object_info/SeeSR_Tagger", timeout=10) as answer:
             return json.load(answer)
@@ -152,7 +152,7 @@ def window(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ed
 
 @pytest.fixture(scope="session", params=["classic", "nodes2"])
 def editor(window: Editor, request: pytest.FixtureRequest) -> Editor:
-    """The open page, which draws nodes on its canvas, or as elements where it can do so (Nodes 2.0)."""
+    """The open page, which draws nodes on its canvas or, if it can, as elements (Nodes 2.0)."""
     known, wanted = window.setting(NODES_2), request.param == "nodes2"
     if wanted and known is None:
         pytest.skip("this page has no Nodes 2.0")
@@ -164,7 +164,7 @@ def editor(window: Editor, request: pytest.FixtureRequest) -> Editor:
 
 @pytest.fixture(autouse=True)
 def no_errors(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The page reports no error, and no warning of the pack's, during a test."""
+    """Check that the page reports no error, and no warning about the pack, during a test."""
     if "editor" not in request.fixturenames:
         yield
         return

@@ -1,4 +1,4 @@
-"""ComfyUI's page of a running server, driven as a user drives it."""
+"""ComfyUI's page of a running server, used as a user uses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from playwright.sync_api import ConsoleMessage, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = ROOT / "workflows"
-ACT_MS, SHOW_MS = 120_000, 30_000  # what a slow machine may take
+ACT_MS, SHOW_MS = 120_000, 30_000  # enough for a slow machine
 EMPTY = {"nodes": [], "links": [], "last_node_id": 0, "last_link_id": 0, "version": 0.4}
 NODES_2 = "Comfy.VueNodes.Enabled"  # the page's setting
 
@@ -37,22 +37,22 @@ class Editor:
         session.send("Runtime.enable")
 
     def _keep_ours(self, text: str, source: str) -> None:
-        """Keep what comes from the pack, or speaks of it."""
+        """Keep messages that come from the pack or name it."""
         if "seesr" in (text + source).lower():
             self.errors.append(f"{text} ({source})")
 
     def _listen(self, message: ConsoleMessage) -> None:
-        """Keep errors, those of loading a file too."""
+        """Keep errors, including those of loading a file."""
         source = message.location.get("url", "")
         if source.endswith("/en.md"):
-            return  # of a node's help the page asks for NODE/en.md before NODE.md
+            return  # for a node's help the page asks for NODE/en.md before NODE.md
         if source and not source.startswith(self.url):
-            return  # of nodes that were not saved with their pack's name the page asks the registry
+            return  # the page asks the registry about nodes that were saved without the name of their pack
         if message.type == "error":
             self._keep_ours(message.text, source)
 
     def _listen_with_stack(self, event: Json) -> None:
-        """Keep warnings that the pack's script brings about, such as those of what the page calls deprecated."""
+        """Keep warnings that the pack's script causes, such as the use of a deprecated function of the page."""
         if event["type"] == "warning":
             frames = event.get("stackTrace", {}).get("callFrames", [])
             text = " ".join(str(part.get("value", "")) for part in event["args"])
@@ -66,7 +66,7 @@ class Editor:
         )
 
     def setting(self, name: str) -> Any:
-        """Return one of the page's settings, None where the page does not know it."""
+        """Return one of the page's settings, or None if the page does not know it."""
         return self.page.evaluate("name => app.extensionManager.setting.get(name)", name)
 
     def set_setting(self, name: str, value: Any) -> None:
@@ -74,7 +74,7 @@ class Editor:
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
 
     def speak(self, locale: str) -> None:
-        """Load the page anew in a language."""
+        """Reload the page in a language."""
         self.set_setting("Comfy.Locale", locale)
         self.start()
 
@@ -87,11 +87,11 @@ class Editor:
         self.page.evaluate("async graph => { await app.loadGraphData(graph, true, true); }", graph)
 
     def undo(self) -> None:
-        """Take the last step back."""
+        """Undo the last step."""
         self.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.undo()")
 
     def redo(self) -> None:
-        """Do the step again that was taken back."""
+        """Redo the step that was undone."""
         self.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.redo()")
 
     def set(self, node_type: str, **values: Any) -> None:
@@ -126,7 +126,7 @@ class Editor:
         )
 
     def connect(self, source: int | str, output: str, target: int | str, name: str) -> None:
-        """Connect the output of a node, by name or by type, with an input of another; both by their ids."""
+        """Link the output of a node, by name or by type, to an input of another node; nodes are given by id."""
         self.page.evaluate(
             """([from, output, to, name]) => {
                 const source = app.canvas.graph.getNodeById(from), target = app.canvas.graph.getNodeById(to);
@@ -137,7 +137,7 @@ class Editor:
         )
 
     def disconnect(self, node: int | str, name: str) -> None:
-        """Take the link away from an input of a node."""
+        """Remove the link from an input of a node."""
         self.page.evaluate(
             """([id, name]) => {
                 const node = app.canvas.graph.getNodeById(id);
@@ -151,7 +151,7 @@ class Editor:
         return self.page.evaluate("type => app.canvas.graph.nodes.find((node) => node.type === type).id", node_type)
 
     def use_nano(self) -> None:
-        """Let one Load Nano stand for the loaders of the open workflow, or of the subgraphs in it."""
+        """Replace the loaders of the open workflow, or of its subgraphs, by one Load Nano."""
         self.page.evaluate(
             """() => {
                 for (const graph of [app.graph, ...app.graph.nodes.map((node) => node.subgraph).filter(Boolean)]) {
@@ -176,7 +176,7 @@ class Editor:
         )
 
     def value(self, node_type: str, widget: str) -> Any:
-        """Return what a widget of the first node of a type holds."""
+        """Return the value of a widget of the first node of a type."""
         return self.page.evaluate(
             """([type, name]) => app.canvas.graph.nodes.find((node) => node.type === type)
                 .widgets.find((widget) => widget.name === name).value""",
@@ -192,10 +192,10 @@ class Editor:
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def picture(self, name: str, box: Json | None = None) -> None:
-        """Take the page, or a box of it, into docs/NAME.jpg; only where SEESR_PICTURES is set."""
+        """Save a picture of the page, or of a box of it, as docs/NAME.jpg, but only if SEESR_PICTURES is set."""
         if not os.environ.get("SEESR_PICTURES"):
             return
-        self.page.wait_for_timeout(3000)  # until what moves has come to rest
+        self.page.wait_for_timeout(3000)  # until animations have ended
         shot = self.page.screenshot(clip=box, type="jpeg", quality=80)
         with Image.open(io.BytesIO(shot)) as image:
             wanted = box or self.page.viewport_size
@@ -204,7 +204,7 @@ class Editor:
         (ROOT / "docs" / f"{name}.jpg").write_bytes(shot)
 
     def look_at(self, node_type: str, zoom: float = 1.0) -> Json:
-        """Bring the node of a type, or with a title, into the window's middle; return the box around it."""
+        """Move the node of a type, or with a title, to the middle of the window; return the box around it."""
         return self.page.evaluate(
             """([type, zoom]) => {
                 const node = app.canvas.graph.nodes.find((node) => [node.type, node.title].includes(type));
@@ -219,7 +219,7 @@ class Editor:
         )
 
     def look_at_row(self) -> None:
-        """Bring the row of nodes that `add` makes into the window."""
+        """Move the row of nodes that `add` makes into the window."""
         self.page.evaluate(
             """() => {
                 app.canvas.ds.scale = 1;

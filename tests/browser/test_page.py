@@ -1,4 +1,4 @@
-"""The pack in ComfyUI's page: its workflows open and run, its help is there. The chips are in test_tags.py."""
+"""The pack in ComfyUI's page: its workflows open and run, and its help opens. test_tags.py tests the chips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from PIL import Image
 from playwright.sync_api import Locator, expect
 
 PHOTO, CLEAN = "photo.png", "clean.png"  # 128 x 100 and 512 x 400 pixels
-once = pytest.mark.parametrize("editor", ["classic"], indirect=True)  # for what does not depend on how nodes are drawn
+once = pytest.mark.parametrize(
+    "editor", ["classic"], indirect=True
+)  # for tests that do not depend on how nodes are drawn
 
 pytestmark = pytest.mark.browser
 
@@ -40,7 +42,7 @@ def overlaps(editor: Editor) -> list[list[str]]:
 
 
 def alike(one: Path, other: Path) -> float:
-    """Return the correlation of two pictures' values, the second in the size of the first."""
+    """Return the correlation of two pictures' values, with the second resized to the first."""
     image = Image.open(one)
     resized = Image.open(other).resize(image.size)
     first, second = (np.asarray(picture.convert("RGB"), float).ravel() for picture in (image, resized))
@@ -48,7 +50,7 @@ def alike(one: Path, other: Path) -> float:
 
 
 def shown_pictures(editor: Editor, node_type: str) -> list[list[int]]:
-    """Return width and height of the pictures that a node shows, once they are there."""
+    """Wait for the pictures that a node shows, and return their width and height."""
     sizes = """type => {
         const { id, imgs } = app.graph.nodes.find((node) => node.type === type);
         const images = imgs?.length ? imgs : [...document.querySelectorAll(`[data-node-id="${id}"] img`)];
@@ -89,7 +91,7 @@ def test_a_template_opens_whole(editor: Editor, name: str) -> None:
 
 @pytest.fixture
 def models(editor: Editor, base: Path) -> Iterator[list[Path]]:
-    """The user's model files; the page tells of missing ones, and afterwards all are back in their places."""
+    """The user's model files. Afterwards all files are put back."""
     files = [path for path in (base / "models").rglob("*") if path.is_file()]
     warn = "Comfy.Workflow.ShowMissingModelsWarning"
     editor.set_setting(warn, True)
@@ -115,7 +117,7 @@ def test_the_page_offers_links_to_missing_models(editor: Editor, models: list[Pa
     expect(notice).to_have_count(0)
     for path in models:
         path.rename(f"{path}.away")
-    editor.start()  # newer pages ask for the names of the files but once
+    editor.start()  # newer pages ask for the names of the files only once
     editor.open(workflow)
     expect(dialog.or_(notice)).to_be_visible()
     if notice.is_visible():
@@ -126,7 +128,7 @@ def test_the_page_offers_links_to_missing_models(editor: Editor, models: list[Pa
             expect(editor.page.get_by_title(name, exact=True)).to_be_visible()
         return
     options = dialog.get_by_role("option")
-    # It downloads only what ends like this; of the rest it has the link where the mouse rests on the name.
+    # The page downloads only files with these endings; for others it shows the link when the mouse is over the name.
     loadable = (".safetensors", ".sft")
     expected = {
         f"{model['directory']} / {model['name']}": (model["url"], model["name"].endswith(loadable))
@@ -153,16 +155,18 @@ def templates(editor: Editor) -> Iterator[Locator]:
     dialog = dialogs(editor).filter(has=content)
     dialog.get_by_placeholder("Search").or_(dialog.get_by_role("textbox")).first.fill("seesr_")
     cards = dialog.get_by_test_id(re.compile("^template-workflow-"))
-    expect(cards.nth(2 * len(list(WORKFLOWS.glob("seesr_*.json"))))).to_have_count(0)  # the page's hundreds are gone
+    expect(cards.nth(2 * len(list(WORKFLOWS.glob("seesr_*.json"))))).to_have_count(
+        0
+    )  # the page's own hundreds are hidden
     yield dialog
     if dialog.is_visible():
-        dialog.get_by_test_id("template-workflow-seesr_upscale").click()  # to open one closes the dialog
+        dialog.get_by_test_id("template-workflow-seesr_upscale").click()  # opening a workflow closes the dialog
         expect(dialog).to_have_count(0)
 
 
 @once
 def test_the_template_browser_shows_every_picture(editor: Editor, templates: Locator) -> None:
-    # Page 1.32.9 may miss that a picture is in view until it has been out of view: the smaller window sees to that.
+    # Page 1.32.9 may not notice a picture in view until it was out of view, hence the smaller window.
     editor.page.set_viewport_size({"width": 1900, "height": 450})
     try:
         for path in sorted(WORKFLOWS.glob("seesr_*.json")):
@@ -183,7 +187,7 @@ def test_nano_runs_from_its_template_and_a_click_on_a_tag_changes_its_prompt(
     templates.get_by_test_id("template-workflow-seesr_nano").click()
     expect(templates).to_have_count(0)
     editor.set("LoadImage", image=PHOTO)
-    editor.set("SeeSR_LREmbed", upscale=2, process_size=256)  # done the sooner
+    editor.set("SeeSR_LREmbed", upscale=2, process_size=256)  # this runs faster
     editor.set("SeeSR_TiledSampler", steps=4)
     text = editor.page.evaluate(
         """() => {

@@ -1,4 +1,4 @@
-"""The chips of DAPE Tagger, where the page draws nodes itself and in Nodes 2.0."""
+"""The chips of DAPE Tagger, on the classic canvas and in Nodes 2.0."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, expect
 
 PHOTO, OTHER_PHOTO, BOTH_PHOTOS = "photo.png", "other.png", "both.webp"
 TAGGER = "SeeSR_Tagger"
-OFFSETS = (round(-1 + 0.001 * count, 3) for count in itertools.count())  # a new one, and the server tags anew
+OFFSETS = (round(-1 + 0.001 * count, 3) for count in itertools.count())  # with a new offset the server tags again
 SIX_LIKELIEST = {"max_tags": 6}  # whatever their thresholds
 
 pytestmark = pytest.mark.browser
@@ -31,15 +31,15 @@ def open_tagging(editor: Editor, image: str = PHOTO) -> None:
 
 
 def run(editor: Editor) -> list[str]:
-    """Run the workflow; return the tags that the tagger gives out, as Preview as Text shows them."""
+    """Run the workflow; return the tagger's output as Preview as Text shows it."""
     texts = [details["output"]["text"] for name, details in editor.run() if name == "executed"]
-    assert len(texts) == 2  # of the tagger and of the preview, of which the tagger's has the scores
+    assert len(texts) == 2  # of the tagger, with scores, and of the preview
     ((tags,),) = (text for text in texts if not re.search(r" \d\.\d\d", text[0]))
     return tags.split(", ") if tags else []
 
 
 def element(editor: Editor, number: int = 0) -> Locator:
-    """Return what the page shows of a tagger's tags; the taggers are numbered in the order of their ids."""
+    """Return the page's element of a tagger's tags; the taggers are numbered in the order of their ids."""
     return editor.page.locator(".seesr-tags:visible").nth(number)
 
 
@@ -59,14 +59,14 @@ def expect_chips(editor: Editor, words: list[str], number: int = 0) -> None:
 
 
 def chinese(editor: Editor, word: str) -> str:
-    """Return a tag's word in Chinese, which its chip says where the mouse rests on it."""
+    """Return a tag's Chinese word from the tooltip of its chip."""
     names = chip(editor, word).get_attribute("title")
     assert names is not None
     return names.splitlines()[0].split(" \u00b7 ")[1]
 
 
 def marks(editor: Editor, number: int = 0) -> tuple[str, str]:
-    """Return what is in `exclude` and `pin` of a tagger."""
+    """Return the values of `exclude` and `pin` of a tagger."""
     return tuple(
         editor.page.evaluate(
             """([type, number]) => {
@@ -85,7 +85,7 @@ def saved_tagger(editor: Editor) -> Json:
 
 
 def reopen(editor: Editor) -> None:
-    """Save the workflow, load the page anew and open what was saved."""
+    """Save the workflow, reload the page and open the saved workflow."""
     saved = editor.saved()
     editor.start()
     editor.open(saved)
@@ -194,7 +194,7 @@ def test_the_keys_for_undo_reach_the_page_from_a_chip(editor: Editor) -> None:
     open_tagging(editor)
     word = run(editor)[0]
     chip(editor, word).click()
-    editor.page.keyboard.down("Control")  # until the end: page 1.32.9 takes stock where it is let go
+    editor.page.keyboard.down("Control")  # until the end: page 1.32.9 records a step when the key is released
     try:
         editor.page.keyboard.press("z")
         expect(chip(editor, word)).to_have_class("")
@@ -254,7 +254,7 @@ def test_a_copy_has_chips_of_its_own(editor: Editor) -> None:
     expect_chips(editor, [], 1)
 
     steps = 0
-    while count() > 1:  # a page may take pasting for more than one step
+    while count() > 1:  # a page may record pasting as more than one step
         steps += 1
         assert steps < 10
         editor.undo()
@@ -268,7 +268,7 @@ def test_a_copy_has_chips_of_its_own(editor: Editor) -> None:
 
 
 def see_tagger(editor: Editor) -> None:
-    """Bring the tagger of the graph in view into the window; the page itself may move the view a little later."""
+    """Move the tagger of the open graph into the window; the page may move the view again a little later."""
     for _ in range(SHOW_MS // 500):
         editor.look_at(TAGGER)
         editor.page.wait_for_timeout(500)
@@ -277,7 +277,7 @@ def see_tagger(editor: Editor) -> None:
 
 
 def enter(editor: Editor) -> None:
-    """Look into the workflow's subgraph."""
+    """Open the workflow's subgraph."""
     editor.page.evaluate(
         """() => {
             const whole = app.graph.nodes.find((node) => node.subgraph);
@@ -288,7 +288,7 @@ def enter(editor: Editor) -> None:
 
 
 def leave(editor: Editor) -> None:
-    """Look at the whole workflow."""
+    """Open the whole workflow."""
     editor.page.evaluate("() => app.canvas.setGraph(app.graph)")
 
 
@@ -366,7 +366,7 @@ def test_words_that_another_node_gives_are_no_chips(editor: Editor) -> None:
     editor.set(TAGGER, exclude=first, pin=second)
     tagger, text = editor.node_id(TAGGER), editor.add("PrimitiveString", value=third)
     editor.connect(text, "STRING", tagger, "exclude")
-    expect(chip(editor, first)).to_have_class("")  # the link counts, not what is in the node
+    expect(chip(editor, first)).to_have_class("")  # the link counts, not the value in the node
     expect(chip(editor, second)).to_have_class("pin")
     chip(editor, first).click()
     expect(chip(editor, first)).to_have_class("")
@@ -461,9 +461,11 @@ def test_the_chips_change_language_and_the_choice_is_saved(editor: Editor) -> No
     expect(switch).to_have_text("English")
     expect(chip(editor, word)).to_have_text(re.compile(rf"^{chinese(editor, word)}0\.\d\d$"))
     chip(editor, word).click()
-    assert marks(editor) == (word, "")  # what the node is told stays in its own language
+    assert marks(editor) == (word, "")  # the node's input keeps its own language
     run(editor)
-    expect(chip(editor, word)).to_have_text(chinese(editor, word))  # left out, and still known by both of its names
+    expect(chip(editor, word)).to_have_text(
+        chinese(editor, word)
+    )  # left out, but its names in both languages are still known
 
     assert saved_tagger(editor)["properties"]["seesr_tag_language"] == "chinese"
     reopen(editor)
@@ -491,7 +493,7 @@ HINTS = {
     "en": (
         "Tags appear here after a run.",
         "Click: leave out or take back. Shift-click or right-click: pin or unpin.",
-        "Show the tags in the other language. What the node gives out stays as it is.",
+        "Show the tags in the other language. The node's outputs do not change.",
     ),
     "zh": (
         "运行后在此显示标签。",
