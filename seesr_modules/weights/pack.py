@@ -20,7 +20,7 @@ from . import WeightFile, open_weights, write_safetensors
 from .base_fingerprint import FINGERPRINT_KEY, read_fingerprint, to_json
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, controlnet_names, unet_image_attention_names
 from .packed_format import FORMAT, FORMAT_KEY, open_seesr_folder, vocabulary_metadata
-from .value_checks import stored
+from .value_checks import cast_checked
 
 NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 """Dtypes that can be packed in, and what the files are named after them."""
@@ -50,7 +50,7 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for prefix, (file, names) in parts.items():
             for name, tensor in file.tensors(names):
-                yield prefix + name, stored(tensor, getattr(torch, dtype), prefix + name, repr(folder.name))
+                yield prefix + name, cast_checked(tensor, getattr(torch, dtype), prefix + name, repr(folder.name))
 
     sizes = {"image_attention_parameters": _count(unet, parts[UNET_PREFIX][1])}
     sizes["controlnet_parameters"] = _count(controlnet, parts[CONTROLNET_PREFIX][1])

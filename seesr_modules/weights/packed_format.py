@@ -40,7 +40,7 @@ DapeFiles = tuple[WeightFile, WeightFile | None]
 """The RAM file or a packed DAPE, and the DAPE file where one is needed."""
 
 
-def named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
+def is_named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
     """Tell whether a file is named as `run.py pack` names what it makes of a SeeSR or of a DAPE."""
     file = Path(name)
     return file.suffix == ".safetensors" and file.stem.startswith(f"{kind}_")

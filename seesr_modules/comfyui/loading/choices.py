@@ -11,9 +11,9 @@ from ...published import SEESR as SEESR_FILES
 from ...weights.packed_format import (
     HOW_TO_PACK,
     SEESR_PARTS,
+    is_named_as_packed,
     is_packed_dape,
     missing_parts,
-    named_as_packed,
     seesr_parts,
 )
 from .folders import RAMS, SEESR, find, ram_choices, roots, seesr_choices
@@ -54,7 +54,7 @@ def find_seesr(seesr: str) -> Path:
         return _auto_seesr()
     path = find(seesr, SEESR)
     if path is None:
-        remedy = HOW_TO_PACK if named_as_packed("seesr", seesr) else _FETCH_SEESR
+        remedy = HOW_TO_PACK if is_named_as_packed("seesr", seesr) else _FETCH_SEESR
         raise SeeSRError(f"Load SeeSR: there is no '{seesr}' under models/seesr. {remedy}")
     if path.is_dir() and (missing := missing_parts(path)):
         raise SeeSRError(f"Load SeeSR: {missing} {_FETCH_SEESR}")
@@ -126,8 +126,8 @@ def fingerprint(*paths: Path | None) -> str:
 
 
 def _auto_seesr() -> Path:
-    names = [name for name in seesr_choices() if not named_as_packed("dape", name)]
-    packed = [name for name in names if named_as_packed("seesr", name)]
+    names = [name for name in seesr_choices() if not is_named_as_packed("dape", name)]
+    packed = [name for name in names if is_named_as_packed("seesr", name)]
     folders = [name for name in names if not name.endswith(".safetensors") and _around(name) not in names]
     name = _first_or_only("Load SeeSR: seesr", packed, PUBLISHED_SEESR, folders or names)
     if name and (path := find(name, SEESR)):
@@ -147,8 +147,8 @@ def _around(name: str) -> str:
 
 
 def _auto_ram() -> str | None:
-    names = [name for name in ram_choices() if name != DAPE.path and not named_as_packed("seesr", name)]
-    packed = [name for name in names if named_as_packed("dape", name)]
+    names = [name for name in ram_choices() if name != DAPE.path and not is_named_as_packed("seesr", name)]
+    packed = [name for name in names if is_named_as_packed("dape", name)]
     return _first_or_only("Load DAPE: ram", packed, RAM.path, names)
 
 
@@ -165,7 +165,7 @@ def _first_or_only(slot: str, packed: list[str], published: str, names: list[str
 
 def _no_such_file(slot: str, name: str) -> str:
     nowhere = f"Load DAPE: there is no '{name}' under models/rams or models/seesr."
-    if named_as_packed("dape", name):
+    if is_named_as_packed("dape", name):
         return f"{nowhere} {HOW_TO_PACK}"
     return f"{nowhere} Run `python run.py download seesr` in the pack's folder, or put {_TAGGER_BY_HAND[slot]}."
 

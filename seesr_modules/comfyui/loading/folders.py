@@ -10,7 +10,7 @@ from pathlib import Path, PureWindowsPath
 import folder_paths
 
 from ...weights import SUFFIXES
-from ...weights.packed_format import missing_parts, named_as_packed
+from ...weights.packed_format import is_named_as_packed, missing_parts
 
 SEESR = "seesr"
 RAMS = "rams"
@@ -46,21 +46,21 @@ def seesr_choices() -> list[str]:
         if folder != root and not missing_parts(folder)
     }
     files = [name for name in _weight_files(SEESR) if name.endswith(".safetensors")]
-    packed = [name for name in files if named_as_packed("seesr", name)]
+    packed = [name for name in files if is_named_as_packed("seesr", name)]
     return list(dict.fromkeys([*packed, *sorted(found), *files]))
 
 
 def ram_choices() -> list[str]:
     """Return the files that may be a RAM or a packed DAPE: packed ones first, then those of ``models/rams``."""
     files = [*_weight_files(RAMS), *_weight_files(SEESR)]
-    packed = [name for name in files if named_as_packed("dape", name)]
+    packed = [name for name in files if is_named_as_packed("dape", name)]
     return list(dict.fromkeys([*packed, *files]))
 
 
 def dape_choices() -> list[str]:
     """Return the files that may be a DAPE: those of ``models/seesr`` first, packed ones last."""
     files = [*_weight_files(SEESR), *_weight_files(RAMS)]
-    packed = [name for name in files if named_as_packed("dape", name)]
+    packed = [name for name in files if is_named_as_packed("dape", name)]
     return list(dict.fromkeys([*(name for name in files if name not in packed), *packed]))
 
 
