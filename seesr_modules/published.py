@@ -268,8 +268,29 @@ CATALOGUE: Catalogue = {
 }
 
 
+PUBLISHED_SEESR = PurePosixPath(SEESR[0].path).parts[0]
+"""The folder below ``models/seesr`` that `run.py download seesr` fills."""
+
 FETCH_SEESR = "Run `python run.py download seesr` in the pack's folder"
-"""How to get everything that SeeSR needs beside the base model."""
+FETCH_TAGS = "Run `python run.py download tags` in the pack's folder"
+FETCH_AND_PACK = "run `python run.py download seesr base --pack` in the pack's folder"
+PACK_AGAIN = "pack the published files again with `python run.py pack` in the pack's folder"
+HOW_TO_PACK = (
+    "Make it from the published files: run `python run.py download seesr`, then `python run.py pack`, in the pack's "
+    "folder."
+)
+"""Remedies for a file that is missing or of no use."""
+
+SEESR_BY_HAND = (
+    "put the published folders unet and controlnet (huggingface.co/CSWRY/SeeSR, folder seesr) into "
+    f"models/seesr/{PUBLISHED_SEESR}."
+)
+TAGGER_BY_HAND = {
+    "ram": f"{RAM.path} (huggingface.co/xinyu1205/recognize_anything_model) into models/rams",
+    "dape": f"{DAPE.path} (huggingface.co/CSWRY/SeeSR) into models/seesr",
+}
+LISTS_BY_HAND = "(ram/data in github.com/cswry/SeeSR) into models/seesr"
+"""What to put where without the command."""
 
 
 def is_published(path: Path) -> bool:
@@ -309,13 +330,13 @@ def missing_file_message(kind: Kind, name: str) -> str:
             inside = [file.path[len(place) + 1 :] for file in parts if file.path.endswith(".safetensors")]
             by_hand = "get it from {} and put it at" if path == place else f"get {' and '.join(inside)} from {{}} into"
             return (
-                f"{name} is missing: run `{_command(target)}` in the folder of this node pack, "
+                f"{name} is missing: run `{_command(target)}` in the pack's folder, "
                 f"or {by_hand.format(parts[0].sources[0].page)} models/{kind}/{place}."
             )
     commands = " or ".join(f"`{_command(t)}`" for t in _smallest_targets(kind))
     return (
         f"{name} is not in models/{kind}: choose a file that is there, "
-        f"or fetch the published one with {commands} in the folder of this node pack."
+        f"or fetch the published one with {commands} in the pack's folder."
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
@@ -27,8 +27,9 @@ from ...seesr_modules.published import HubSource, PublishedFile, WebSource
 from .check import Say, find_defect, find_defect_once, find_other_copy, is_checksum, locate
 from .folders import Folders
 
-# The library's HTTP client changes with its version, but its own error always derives from the client's.
-_SOURCE_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+_SOURCE_ERRORS: tuple[type[Exception], ...] = (OSError, HTTPError)
+"""What a failed request raises. The library's HTTP client changes with its version, so its error is imported from the
+library. HfHubHTTPError derives from both."""
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _DISK_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}

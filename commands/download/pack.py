@@ -8,7 +8,16 @@ from typing import Literal
 
 from ...seesr_modules.dape.tags import tag_files
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import DAPE, RAM, SEESR, TAG_LISTS, Kind, PublishedFile, missing_file_message
+from ...seesr_modules.published import (
+    DAPE,
+    PUBLISHED_SEESR,
+    RAM,
+    SEESR,
+    TAG_LISTS,
+    Kind,
+    PublishedFile,
+    missing_file_message,
+)
 from ...seesr_modules.weights import open_weights
 from ...seesr_modules.weights.pack import NAMES, pack_dape, pack_seesr
 from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, missing_parts
@@ -24,7 +33,7 @@ PACKED_BYTES: dict[PackedKind, int] = {"seesr": 1_480_000_000, "dape": 424_434_1
 """About the size of each packed file in float16."""
 
 _PLACES: dict[str, tuple[Kind, str]] = {
-    "seesr": ("seesr", Path(SEESR[0].path).parts[0]),
+    "seesr": ("seesr", PUBLISHED_SEESR),
     "ram": (RAM.kind, RAM.path),
     "dape": (DAPE.kind, DAPE.path),
     "tags": (TAG_LISTS[0].kind, TAG_LISTS[0].path),

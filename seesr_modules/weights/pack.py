@@ -16,6 +16,7 @@ from ..dape.config import DapeConfig
 from ..dape.tags import TAG_LIST, THRESHOLDS, read_vocabulary, tag_files
 from ..dape.weights import DapeWeights, published_name
 from ..errors import SeeSRError
+from ..published import FETCH_TAGS
 from . import WeightFile, open_weights, write_safetensors
 from .base_fingerprint import FINGERPRINT_KEY, read_fingerprint, to_json
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, controlnet_names, unet_image_attention_names
@@ -83,10 +84,7 @@ def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Pa
     weights = DapeWeights(ram_file, dape_file)
     lists = tag_files(tags)
     if lists is None:
-        raise SeeSRError(
-            f"The folder {tags} does not hold the tag lists {TAG_LIST} and {THRESHOLDS}: "
-            "fetch them with `python run.py download tags` in the folder of this node pack."
-        )
+        raise SeeSRError(f"The folder {tags} does not hold the tag lists {TAG_LIST} and {THRESHOLDS}. {FETCH_TAGS}.")
     vocabulary = read_vocabulary(**lists, num_classes=weights.config.num_classes)
     shapes = {published_name(parameter): shape for parameter, shape in weights.shapes.items()}
     if (told := DapeConfig.from_shapes(shapes)) != weights.config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.weights import value_checks
 from seesr_pack.seesr_modules.weights.value_checks import cast_checked
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2]
