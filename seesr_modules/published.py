@@ -42,14 +42,14 @@ class HubSource:
 
 @dataclass(frozen=True)
 class WebSource:
-    """A file behind a plain address. It states no checksum, so the :class:`WeightFile` must."""
+    """A file behind a plain address. It states no checksum, so the :class:`PublishedFile` must."""
 
     url: str
     page: str
 
 
 @dataclass(frozen=True)
-class WeightFile:
+class PublishedFile:
     """A file to fetch, its sources in the order in which they are tried, and how a good copy is told.
 
     ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file)
@@ -87,10 +87,10 @@ STABILITY = Licence(
 _SEESR_MIRROR_REVISION = "4059ae0246bf52f5ac5017821bb6e59a6849a758"
 
 
-def _seesr(title: str, folder: str, name: str, approx_bytes: int, names: tuple[str, ...]) -> WeightFile:
+def _seesr(title: str, folder: str, name: str, approx_bytes: int, names: tuple[str, ...]) -> PublishedFile:
     mirror_names = dict.fromkeys((name, name.replace("_model.", "_model-001.")))
     mirror_paths = (f"{parent}{folder}/{n}" for parent in ("seesr/", "") for n in mirror_names)
-    return WeightFile(
+    return PublishedFile(
         title=title,
         kind="seesr",
         path=f"SeeSR/{folder}/{name}",
@@ -105,9 +105,9 @@ def _seesr(title: str, folder: str, name: str, approx_bytes: int, names: tuple[s
     )
 
 
-def _tag_list(title: str, name: str, size_bytes: int, sha256: str) -> WeightFile:
+def _tag_list(title: str, name: str, size_bytes: int, sha256: str) -> PublishedFile:
     github = ("xinyu1205/recognize-anything", "cswry/SeeSR")
-    return WeightFile(
+    return PublishedFile(
         title=title,
         kind="seesr",
         path=name,
@@ -149,7 +149,7 @@ TAG_LISTS = (
     ),
 )
 
-DAPE = WeightFile(
+DAPE = PublishedFile(
     title="DAPE",
     kind="seesr",
     path="DAPE.pth",
@@ -163,7 +163,7 @@ DAPE = WeightFile(
     sha256="a7028be2edcbe9ab0bd1c4ab6f2a2a86f4b44d32261a4faa50ae10fdd9b2feba",
 )
 
-RAM = WeightFile(
+RAM = PublishedFile(
     title="RAM (Swin-L, 14M)",
     kind="rams",
     path="ram_swin_large_14m.pth",
@@ -203,7 +203,7 @@ SEESR = (
 
 # SD 2 base, not 2.1 base: SeeSR was trained on it. The file is a pickle, but its checksum is published and it
 # holds tensors only, which the host loads without running code from it.
-SD2_BASE = WeightFile(
+SD2_BASE = PublishedFile(
     title="Stable Diffusion 2 base",
     kind="checkpoints",
     path="512-base-ema.ckpt",
@@ -226,7 +226,7 @@ SD2_BASE = WeightFile(
 )
 
 # Of its size is the 768 px model of the same family, too, which SeeSR was not made for: the checksum tells them apart.
-SD21_BASE = WeightFile(
+SD21_BASE = PublishedFile(
     title="Stable Diffusion 2.1 base",
     kind="checkpoints",
     path="v2-1_512-ema-pruned.safetensors",
@@ -244,7 +244,7 @@ SD21_BASE = WeightFile(
     sha256="df955bdf6b682338ea9b55dfc0d8f3475aadf4836e204893d28b82355e0956d2",
 )
 
-SD_TURBO = WeightFile(
+SD_TURBO = PublishedFile(
     title="SD-Turbo",
     kind="checkpoints",
     path="sd_turbo.safetensors",
@@ -255,7 +255,7 @@ SD_TURBO = WeightFile(
     sha256="3f067a1b943cf162f2b8f8588f6cf5824bd5b4c7d1d88d87164b9ca123616549",
 )
 
-Catalogue = Mapping[str, tuple[WeightFile, ...]]
+Catalogue = Mapping[str, tuple[PublishedFile, ...]]
 
 _SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
 CATALOGUE: Catalogue = {
@@ -268,8 +268,29 @@ CATALOGUE: Catalogue = {
 }
 
 
+PUBLISHED_SEESR = PurePosixPath(SEESR[0].path).parts[0]
+"""The folder below ``models/seesr`` that `run.py download seesr` fills."""
+
 FETCH_SEESR = "Run `python run.py download seesr` in the pack's folder"
-"""How to get everything that SeeSR needs beside the base model."""
+FETCH_TAGS = "Run `python run.py download tags` in the pack's folder"
+FETCH_AND_PACK = "run `python run.py download seesr base --pack` in the pack's folder"
+PACK_AGAIN = "pack the published files again with `python run.py pack` in the pack's folder"
+HOW_TO_PACK = (
+    "Make it from the published files: run `python run.py download seesr`, then `python run.py pack`, in the pack's "
+    "folder."
+)
+"""Remedies for a file that is missing or of no use."""
+
+SEESR_BY_HAND = (
+    "put the published folders unet and controlnet (huggingface.co/CSWRY/SeeSR, folder seesr) into "
+    f"models/seesr/{PUBLISHED_SEESR}."
+)
+TAGGER_BY_HAND = {
+    "ram": f"{RAM.path} (huggingface.co/xinyu1205/recognize_anything_model) into models/rams",
+    "dape": f"{DAPE.path} (huggingface.co/CSWRY/SeeSR) into models/seesr",
+}
+LISTS_BY_HAND = "(ram/data in github.com/cswry/SeeSR) into models/seesr"
+"""What to put where without the command."""
 
 
 def is_published(path: Path) -> bool:
@@ -309,13 +330,13 @@ def missing_file_message(kind: Kind, name: str) -> str:
             inside = [file.path[len(place) + 1 :] for file in parts if file.path.endswith(".safetensors")]
             by_hand = "get it from {} and put it at" if path == place else f"get {' and '.join(inside)} from {{}} into"
             return (
-                f"{name} is missing: run `{_command(target)}` in the folder of this node pack, "
+                f"{name} is missing: run `{_command(target)}` in the pack's folder, "
                 f"or {by_hand.format(parts[0].sources[0].page)} models/{kind}/{place}."
             )
     commands = " or ".join(f"`{_command(t)}`" for t in _smallest_targets(kind))
     return (
         f"{name} is not in models/{kind}: choose a file that is there, "
-        f"or fetch the published one with {commands} in the folder of this node pack."
+        f"or fetch the published one with {commands} in the pack's folder."
     )
 
 

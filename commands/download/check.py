@@ -11,25 +11,24 @@ from pathlib import Path, PurePosixPath
 from safetensors import SafetensorError, safe_open
 
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import WeightFile
+from ...seesr_modules.published import PublishedFile, hash_file
 
 Say = Callable[[str], None]
 
-_READ_BYTES = 1 << 20
-_seen: dict[tuple[Path, int, int, int, WeightFile], str | None] = {}
+_seen: dict[tuple[Path, int, int, int, PublishedFile], str | None] = {}
 """What was found out before: path, inode, bytes, time of the last change, and what it should be -> its defect."""
 
 
-def seen_defect(path: Path, file: WeightFile, say: Say) -> str | None:
-    """Return :func:`defect` of a copy in a model folder, which is read once for as long as it does not change."""
+def find_defect_once(path: Path, file: PublishedFile, say: Say) -> str | None:
+    """Return :func:`find_defect` of a copy in a model folder, which is read once for as long as it does not change."""
     status = path.stat()
     state = (path, status.st_ino, status.st_size, status.st_mtime_ns, file)
     if state not in _seen:
-        _seen[state] = defect(path, file, say)
+        _seen[state] = find_defect(path, file, say)
     return _seen[state]
 
 
-def defect(path: Path, file: WeightFile, say: Say, stated_digest: str | None = None) -> str | None:
+def find_defect(path: Path, file: PublishedFile, say: Say, stated_digest: str | None = None) -> str | None:
     """Return what is wrong with the copy at ``path``, or None for a good one.
 
     Args:
@@ -45,7 +44,7 @@ def defect(path: Path, file: WeightFile, say: Say, stated_digest: str | None = N
     expected = file.sha256 or stated_digest or ""
     if is_checksum(expected):
         say(f"{file.title}: checking {path}")
-        digest = _sha256(path) if len(expected) == 64 else _git_sha1(path)
+        digest = hash_file(path) if len(expected) == 64 else _git_sha1(path)
         if digest != expected:
             return f"its checksum is {digest} instead of {expected}"
     return _wrong_content(path, file) if file.sha256 is None else None
@@ -56,7 +55,7 @@ def is_checksum(digest: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", digest) is not None
 
 
-def placed(file: WeightFile, folder: Path) -> Path:
+def locate(file: PublishedFile, folder: Path) -> Path:
     """Return where a file belongs below a model folder: its path, but that of a SeeSR that lies one level deeper."""
     path = folder / file.path
     outer, *rest = PurePosixPath(file.path).parts
@@ -67,7 +66,7 @@ def placed(file: WeightFile, folder: Path) -> Path:
     return seesr_folder(folder / outer).joinpath(*rest)
 
 
-def other_copy(path: Path, file: WeightFile) -> Path | None:
+def find_other_copy(path: Path, file: PublishedFile) -> Path | None:
     """Return the copy that the loaders read in place of a missing ``path``: another file of its folder, or None."""
     if not file.any_name or path.exists() or not path.parent.is_dir():
         return None
@@ -80,7 +79,7 @@ def other_copy(path: Path, file: WeightFile) -> Path | None:
     return weights.files[0] if all(name in weights for name in file.names) else None
 
 
-def _wrong_content(path: Path, file: WeightFile) -> str | None:
+def _wrong_content(path: Path, file: PublishedFile) -> str | None:
     suffix = PurePosixPath(file.path).suffix
     try:
         if suffix == ".safetensors":  # opening it compares the sizes in its header with the file's
@@ -94,14 +93,6 @@ def _wrong_content(path: Path, file: WeightFile) -> str | None:
         return f"it is no complete {suffix[1:]} file ({error})"
     missing = [name for name in file.names if name not in names]
     return f"it has no {missing[0]}" if missing else None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _git_sha1(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import CATALOGUE, Catalogue, WeightFile
+from ...seesr_modules.published import CATALOGUE, Catalogue, PublishedFile
 from .fetch import fetch, find, require_space, target_path
 from .folders import Folders, find_folders
 
@@ -78,10 +78,10 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
     return parser
 
 
-def _fetch_and_pack(files: list[WeightFile], folders: Folders, args: argparse.Namespace) -> int:
+def _fetch_and_pack(files: list[PublishedFile], folders: Folders, args: argparse.Namespace) -> int:
     """Fetch what is not packed yet, pack it, and delete what the packed files stand in for."""
     from . import pack  # loads torch, which fetching does without
-    from .replaced import delete, replaced
+    from .replaced import delete, list_replaced
 
     parts = pack.parts_of(files)
     there = {kind for kind in parts if pack.find_packed(folders, kind)}
@@ -97,7 +97,7 @@ def _fetch_and_pack(files: list[WeightFile], folders: Folders, args: argparse.Na
         _say(f"To pack: {_in_words(packed_bytes)}, into {folders['seesr'][0]}")
         freed = 0
         for kind in packable:
-            for path in replaced(parts[kind], folders, coming, _say, look=False):
+            for path in list_replaced(parts[kind], folders, coming, _say, look=False):
                 freed += coming.get(path) or path.stat().st_size
                 _say(f"To delete once it is packed: {path}")
         to_come = sum(coming.values()) + packed_bytes
@@ -106,14 +106,14 @@ def _fetch_and_pack(files: list[WeightFile], folders: Folders, args: argparse.Na
     fetched = _fetch_all(wanted, folders, args.accept_license, packed_bytes)
     if fetched is None:
         return _fail("Nothing was packed: run the same command again once everything can be fetched.")
-    spare = {kind: replaced(parts[kind], folders, fetched, _say) for kind in packable}
+    spare = {kind: list_replaced(parts[kind], folders, fetched, _say) for kind in packable}
     pack.pack_published(folders, _say, anew=[kind for kind, paths in spare.items() if paths])
     for paths in spare.values():
         delete(paths, folders, _say)
     return 0
 
 
-def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool, packed_bytes: int = 0) -> set[Path] | None:
+def _fetch_all(files: list[PublishedFile], folders: Folders, accepted: bool, packed_bytes: int = 0) -> set[Path] | None:
     """Fetch what no folder has; return what was fetched, None where something could not be."""
     wanted, fetched, failed = [], set(), False
     for file in files:
@@ -143,7 +143,7 @@ def _fetch_all(files: list[WeightFile], folders: Folders, accepted: bool, packed
     return None if failed else fetched
 
 
-def _show(files: list[WeightFile], folders: Folders) -> list[WeightFile]:
+def _show(files: list[PublishedFile], folders: Folders) -> list[PublishedFile]:
     """Say of each file whether it is there, and all about it; return those that are not."""
     missing = []
     for file in files:

@@ -17,18 +17,19 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers
 
 from ...seesr_modules.disk import require_free
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import HubSource, WebSource, WeightFile
-from .check import Say, defect, is_checksum, other_copy, placed, seen_defect
+from ...seesr_modules.published import HubSource, PublishedFile, WebSource
+from .check import Say, find_defect, find_defect_once, find_other_copy, is_checksum, locate
 from .folders import Folders
 
-# The library's HTTP client changes with its version, but its own error always derives from the client's.
-_SOURCE_ERRORS: tuple[type[Exception], ...] = (OSError, *HfHubHTTPError.__bases__)
+_SOURCE_ERRORS: tuple[type[Exception], ...] = (OSError, HTTPError)
+"""What a failed request raises. The library's HTTP client changes with its version, so its error is imported from the
+library. HfHubHTTPError derives from both."""
 _PASSING_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _DISK_ERRNOS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -56,39 +57,39 @@ class _Offer:
     digest: str
 
 
-def find(file: WeightFile, folders: Folders, say: Say) -> Path | None:
+def find(file: PublishedFile, folders: Folders, say: Say) -> Path | None:
     """Return a good copy of the file in any folder of its kind, under any name that the loaders take, or None."""
     for folder in folders[file.kind]:
-        path = placed(file, folder)
-        if path.is_file() and seen_defect(path, file, say) is None:
+        path = locate(file, folder)
+        if path.is_file() and find_defect_once(path, file, say) is None:
             return path
-        if other := other_copy(path, file):
+        if other := find_other_copy(path, file):
             return other
     return None
 
 
-def target_path(file: WeightFile, folders: Folders) -> Path:
+def target_path(file: PublishedFile, folders: Folders) -> Path:
     """Return where the file goes: the first folder of its kind."""
-    return placed(file, folders[file.kind][0])
+    return locate(file, folders[file.kind][0])
 
 
-def is_published(path: Path, file: WeightFile, say: Say) -> bool:
+def is_published(path: Path, file: PublishedFile, say: Say) -> bool:
     """Tell whether a copy is the published file to the byte.
 
     Where no checksum is published, the first source that answers states one; without an answer it is not known.
     """
     if file.sha256 is not None:
-        return seen_defect(path, file, say) is None
+        return find_defect_once(path, file, say) is None
     for source in file.sources:
         try:
             digest = _ask(source, file).digest
         except _NO_ANSWER:
             continue
-        return is_checksum(digest) and defect(path, file, say, digest) is None
+        return is_checksum(digest) and find_defect(path, file, say, digest) is None
     return False
 
 
-def require_space(files: Iterable[WeightFile], folders: Folders, packed_bytes: int = 0) -> None:
+def require_space(files: Iterable[PublishedFile], folders: Folders, packed_bytes: int = 0) -> None:
     """Check that every disk has room for what is still to come of the files, and for what will be packed from them.
 
     Raises:
@@ -103,13 +104,13 @@ def require_space(files: Iterable[WeightFile], folders: Folders, packed_bytes: i
         if existing is None:  # a drive that is not there: making the folder will say so
             continue
         disk = existing.stat().st_dev
-        needed = max(0, planned_bytes - _arrived(target))
+        needed = max(0, planned_bytes - _count_arrived(target))
         needs[disk] = (existing, needed + needs.get(disk, (existing, 0))[1])
     for folder, needed in needs.values():
         require_free(folder, needed, _OTHER_FOLDER)
 
 
-def fetch(file: WeightFile, folders: Folders, say: Say) -> Path:
+def fetch(file: PublishedFile, folders: Folders, say: Say) -> Path:
     """Return a good copy of the file, fetched if no folder of its kind has one.
 
     An unfinished download stays beside the target as ``NAME.DIGEST.part``, and the next call goes on from it.
@@ -127,21 +128,21 @@ def fetch(file: WeightFile, folders: Folders, say: Say) -> Path:
     target = target_path(file, folders)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target, say):
+        with _lock_out_others(target, say):
             if found := find(file, folders, say):  # by the process that was waited for
                 return found
             if target.exists():
-                say(f"{target} is replaced: {seen_defect(target, file, say)}.")
+                say(f"{target} is replaced: {find_defect_once(target, file, say)}.")
             part = _from_any_source(file, target, say)
             part.replace(target)
-            for left in _parts(target):
+            for left in _list_parts(target):
                 left.unlink()
     except OSError as error:
         raise SeeSRError(_disk_sentence(error, target)) from error
     return target
 
 
-def _from_any_source(file: WeightFile, target: Path, say: Say) -> Path:
+def _from_any_source(file: PublishedFile, target: Path, say: Say) -> Path:
     refusals = []
     for source in file.sources:
         say(f"{file.title}: from {source.page} to {target}")
@@ -155,19 +156,19 @@ def _from_any_source(file: WeightFile, target: Path, say: Say) -> Path:
             reason = _reason(error, source)
         say(f"{source.page}: {reason}.")
         refusals.append(f"{source.page}: {reason}")
-    kept = " What has arrived is kept: run the same command again to go on." if _arrived(target) else ""
+    kept = " What has arrived is kept: run the same command again to go on." if _count_arrived(target) else ""
     raise SeeSRError(f"{file.title} ({file.path}) could not be fetched; {'; '.join(refusals)}.{kept}")
 
 
-def _from_source(source: HubSource | WebSource, file: WeightFile, target: Path, say: Say) -> Path:
+def _from_source(source: HubSource | WebSource, file: PublishedFile, target: Path, say: Say) -> Path:
     """Return the checked part file, after waiting out the failures that pass."""
     tries = 0
     while True:
-        before = _arrived(target)
+        before = _count_arrived(target)
         try:
             return _download(_ask(source, file), file, target, say)
         except _SOURCE_ERRORS as error:
-            tries = 0 if _arrived(target) > before else tries
+            tries = 0 if _count_arrived(target) > before else tries
             wait_s = _wait_s(error, tries)
             if wait_s is None:
                 raise
@@ -176,7 +177,7 @@ def _from_source(source: HubSource | WebSource, file: WeightFile, target: Path, 
             tries += 1
 
 
-def _ask(source: HubSource | WebSource, file: WeightFile) -> _Offer:
+def _ask(source: HubSource | WebSource, file: PublishedFile) -> _Offer:
     token = None if isinstance(source, HubSource) else False  # None: the user's own, which is the hub's alone
     stated = get_hf_file_metadata(_address(source), token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     if file.size_bytes is not None and stated.size not in (None, file.size_bytes):
@@ -202,7 +203,7 @@ def _address(source: HubSource | WebSource, commit: str | None = None) -> str:
     return hf_hub_url(source.repo, source.path, repo_type=source.repo_type, revision=revision)
 
 
-def _download(offer: _Offer, file: WeightFile, target: Path, say: Say) -> Path:
+def _download(offer: _Offer, file: PublishedFile, target: Path, say: Say) -> Path:
     # Named after its content: what came from one mirror is gone on with from another only if it is the same.
     name = "".join(c for c in offer.digest if c.isalnum())[:12] or "unknown"
     part = target.with_name(f"{target.name}.{name}.part")
@@ -220,26 +221,26 @@ def _download(offer: _Offer, file: WeightFile, target: Path, say: Say) -> Path:
             expected_size=offer.size_bytes,
             displayed_filename=target.name,
         )
-    if problem := defect(part, file, say, offer.digest):
+    if problem := find_defect(part, file, say, offer.digest):
         part.unlink()
         raise _UnfitError(f"it sent a wrong file, now deleted: {problem}")
     return part
 
 
-def _parts(target: Path) -> list[Path]:
+def _list_parts(target: Path) -> list[Path]:
     prefix = f"{target.name}."
     if not target.parent.is_dir():
         return []
     return [p for p in target.parent.iterdir() if p.name.startswith(prefix) and p.suffix == ".part"]
 
 
-def _arrived(target: Path) -> int:
+def _count_arrived(target: Path) -> int:
     """Bytes in the unfinished downloads of a file."""
-    return sum(part.stat().st_size for part in _parts(target))
+    return sum(part.stat().st_size for part in _list_parts(target))
 
 
 @contextmanager
-def _alone(target: Path, say: Say) -> Iterator[None]:
+def _lock_out_others(target: Path, say: Say) -> Iterator[None]:
     """Keep other processes from fetching the same file meanwhile."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:

@@ -8,7 +8,16 @@ from typing import Literal
 
 from ...seesr_modules.dape.tags import tag_files
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import DAPE, RAM, SEESR, TAG_LISTS, Kind, WeightFile, missing_file_message
+from ...seesr_modules.published import (
+    DAPE,
+    PUBLISHED_SEESR,
+    RAM,
+    SEESR,
+    TAG_LISTS,
+    Kind,
+    PublishedFile,
+    missing_file_message,
+)
 from ...seesr_modules.weights import open_weights
 from ...seesr_modules.weights.pack import NAMES, pack_dape, pack_seesr
 from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, missing_parts
@@ -17,14 +26,14 @@ from .folders import Folders
 
 PackedKind = Literal["seesr", "dape"]
 
-PACKED_FROM: dict[PackedKind, tuple[WeightFile, ...]] = {"seesr": SEESR, "dape": (RAM, DAPE, *TAG_LISTS)}
+PACKED_FROM: dict[PackedKind, tuple[PublishedFile, ...]] = {"seesr": SEESR, "dape": (RAM, DAPE, *TAG_LISTS)}
 """What a packed file is made from, and stands in for: its kind, with which its name begins -> published files."""
 
 PACKED_BYTES: dict[PackedKind, int] = {"seesr": 1_480_000_000, "dape": 424_434_122}
 """About the size of each packed file in float16."""
 
 _PLACES: dict[str, tuple[Kind, str]] = {
-    "seesr": ("seesr", Path(SEESR[0].path).parts[0]),
+    "seesr": ("seesr", PUBLISHED_SEESR),
     "ram": (RAM.kind, RAM.path),
     "dape": (DAPE.kind, DAPE.path),
     "tags": (TAG_LISTS[0].kind, TAG_LISTS[0].path),
@@ -41,7 +50,7 @@ def find_packed(folders: Folders, kind: PackedKind) -> Path | None:
     return next(filter(_is_whole, files), None)
 
 
-def parts_of(files: Iterable[WeightFile]) -> dict[PackedKind, list[WeightFile]]:
+def parts_of(files: Iterable[PublishedFile]) -> dict[PackedKind, list[PublishedFile]]:
     """Return kind -> those of the files that a packed file of this kind stands in for."""
     names = {kind: {(file.kind, file.path) for file in made_from} for kind, made_from in PACKED_FROM.items()}
     return {kind: [file for file in files if (file.kind, file.path) in names[kind]] for kind in PACKED_FROM}

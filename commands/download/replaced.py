@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from ...seesr_modules.published import TAG_LISTS, WeightFile
+from ...seesr_modules.published import TAG_LISTS, PublishedFile
 from .check import Say
 from .fetch import is_published, target_path
 from .folders import Folders
@@ -14,8 +14,8 @@ _KEPT = {file.path for file in TAG_LISTS}
 """Small, and needed beside any RAM that is not packed."""
 
 
-def replaced(
-    files: Iterable[WeightFile], folders: Folders, fetched: Collection[Path], say: Say, look: bool = True
+def list_replaced(
+    files: Iterable[PublishedFile], folders: Folders, fetched: Collection[Path], say: Say, look: bool = True
 ) -> list[Path]:
     """Return which files may be deleted once a packed file is made from them: all but the tag lists, or none.
 
@@ -43,7 +43,7 @@ def replaced(
     return paths
 
 
-def _reason_to_keep(path: Path, file: WeightFile, fetched: Collection[Path], say: Say, look: bool) -> str | None:
+def _reason_to_keep(path: Path, file: PublishedFile, fetched: Collection[Path], say: Say, look: bool) -> str | None:
     if any(step.is_symlink() for step in (path, *path.parents[: len(Path(file.path).parts) - 1])):
         return "it is a link, or lies behind one"
     if path in fetched:

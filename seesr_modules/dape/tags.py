@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from ..errors import SeeSRError
+from ..published import TAG_LISTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,12 +25,7 @@ CHINESE_TAG_LIST = "ram_tag_list_chinese.txt"
 THRESHOLDS = "ram_tag_list_threshold.txt"
 
 PUBLISHED_CLASSES = 4585
-PUBLISHED_SHA256 = {
-    TAG_LIST: "5d96d2f7225527480ad773aaac76b6e5c08a18adf6eae9ca7d2ab923d5e7bd8b",
-    CHINESE_TAG_LIST: "c912657a0f30be7b2f5df6ccffa17e1d84561d0bea508528e38b6d0d711bcfbe",
-    THRESHOLDS: "b6f81d0de1bc7f9c251af512c413eae976c77dbfbadf700d4e3d90510f4c6447",
-}
-"""Files of the folder ``ram/data`` in github.com/xinyu1205/recognize-anything."""
+PUBLISHED_SHA256 = {file.path: file.sha256 for file in TAG_LISTS}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch
 from ..config import telling_shape
 from ..errors import SeeSRError
 from ..weights.checkpoint import describe, require_fit
-from ..weights.value_checks import stored
+from ..weights.value_checks import cast_checked
 from .config import TAG_HEAD_NAMES, DapeConfig
 from .lora import lora_delta, lora_shapes, lora_stems
 from .tagger import Dape
@@ -109,7 +109,7 @@ class DapeWeights:
             expected |= {name: self.shapes[parameter] for parameter, name in self._trained.items()}
             what = f"DAPE file {_label(lora)}"
             read = _require(lora, expected, what)
-            self._lora = {name: stored(tensor, None, name, what) for name, tensor in lora.tensors(read)}
+            self._lora = {name: cast_checked(tensor, None, name, what) for name, tensor in lora.tensors(read)}
 
     def tensors(self, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield parameter and merged weight, in the order of ``shapes``.
@@ -129,7 +129,7 @@ class DapeWeights:
                 tensor = self._lora[self._trained[parameter]]
             for stem in self._stems.get(parameter, ()):
                 tensor = tensor.float() + lora_delta(self._lora[f"{stem}.lora_A"], self._lora[f"{stem}.lora_B"])
-            yield parameter, stored(tensor, wanted, name, self._what)
+            yield parameter, cast_checked(tensor, wanted, name, self._what)
 
 
 def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFile, WeightFile | None]:

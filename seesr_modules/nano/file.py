@@ -22,7 +22,7 @@ from ..errors import SeeSRError
 from ..weights import WeightFile, open_weights, write_safetensors
 from ..weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, describe
 from ..weights.packed_format import FORMAT, FORMAT_KEY, packed_vocabulary, vocabulary_metadata
-from ..weights.value_checks import stored
+from ..weights.value_checks import cast_checked
 
 if TYPE_CHECKING:
     from ..weights.checkpoint import TensorSource
@@ -99,7 +99,7 @@ def all_tensors(part: TensorSource, dtype: torch.dtype | None = None) -> dict[st
     Raises:
         SeeSRError: One holds values that are no numbers, or that ``dtype`` does not hold.
     """
-    return {name: stored(tensor, dtype, name, "nano") for name, tensor in part.tensors(part.shapes())}
+    return {name: cast_checked(tensor, dtype, name, "nano") for name, tensor in part.tensors(part.shapes())}
 
 
 def write_nano(

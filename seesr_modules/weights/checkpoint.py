@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..config import ImageAttentionPlace, Shapes, image_attention_places
 from ..errors import SeeSRError
-from .value_checks import stored
+from .value_checks import cast_checked
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,7 @@ def controlnet_image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPla
     return places
 
 
-def listed(names: Iterable[str]) -> str:
+def join_names(names: Iterable[str]) -> str:
     """Join names for a message: the first few, then how many more."""
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
@@ -186,7 +186,7 @@ def load_strict(
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     read = require_fit(wanted, source.shapes(), names, what)
-    state = {names[name]: stored(tensor, dtype, name, what) for name, tensor in source.tensors(read)}
+    state = {names[name]: cast_checked(tensor, dtype, name, what) for name, tensor in source.tensors(read)}
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False)
 
@@ -215,7 +215,7 @@ def require_fit(wanted: Shapes, given: Shapes, names: Mapping[str, str], what: s
         if tuple(given[name]) != wanted[target]
     ]
     faults = [
-        f"{kind}: {listed(items)}"
+        f"{kind}: {join_names(items)}"
         for kind, items in (
             ("missing", [name for name in wanted if name not in uses]),
             ("meant for the same place", [name for name, target in read.items() if uses[target] > 1]),
@@ -266,10 +266,10 @@ def leave_unread(names: Collection[str], read: Collection[str], what: str) -> No
         if found := reason(name):
             foreign.setdefault(found, []).append(name)
     if foreign:
-        found = "; ".join(f"{listed(held)} ({kind})" for kind, held in foreign.items())
+        found = "; ".join(f"{join_names(held)} ({kind})" for kind, held in foreign.items())
         raise SeeSRError(f"The weights of {what} are of another network, for they hold {found}: choose another file.")
     if names:
-        logger.info("Tensors of %s that are not read: %s.", what, listed(names))
+        logger.info("Tensors of %s that are not read: %s.", what, join_names(names))
 
 
 def _ancestors(name: str) -> list[str]:

@@ -16,11 +16,12 @@ from ..dape.config import DapeConfig
 from ..dape.tags import TAG_LIST, THRESHOLDS, read_vocabulary, tag_files
 from ..dape.weights import DapeWeights, published_name
 from ..errors import SeeSRError
+from ..published import FETCH_TAGS
 from . import WeightFile, open_weights, write_safetensors
 from .base_fingerprint import FINGERPRINT_KEY, read_fingerprint, to_json
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, controlnet_names, unet_image_attention_names
 from .packed_format import FORMAT, FORMAT_KEY, open_seesr_folder, vocabulary_metadata
-from .value_checks import stored
+from .value_checks import cast_checked
 
 NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
 """Dtypes that can be packed in, and what the files are named after them."""
@@ -50,7 +51,7 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
     def tensors() -> Iterator[tuple[str, Tensor]]:
         for prefix, (file, names) in parts.items():
             for name, tensor in file.tensors(names):
-                yield prefix + name, stored(tensor, getattr(torch, dtype), prefix + name, repr(folder.name))
+                yield prefix + name, cast_checked(tensor, getattr(torch, dtype), prefix + name, repr(folder.name))
 
     sizes = {"image_attention_parameters": _count(unet, parts[UNET_PREFIX][1])}
     sizes["controlnet_parameters"] = _count(controlnet, parts[CONTROLNET_PREFIX][1])
@@ -83,10 +84,7 @@ def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Pa
     weights = DapeWeights(ram_file, dape_file)
     lists = tag_files(tags)
     if lists is None:
-        raise SeeSRError(
-            f"The folder {tags} does not hold the tag lists {TAG_LIST} and {THRESHOLDS}: "
-            "fetch them with `python run.py download tags` in the folder of this node pack."
-        )
+        raise SeeSRError(f"The folder {tags} does not hold the tag lists {TAG_LIST} and {THRESHOLDS}. {FETCH_TAGS}.")
     vocabulary = read_vocabulary(**lists, num_classes=weights.config.num_classes)
     shapes = {published_name(parameter): shape for parameter, shape in weights.shapes.items()}
     if (told := DapeConfig.from_shapes(shapes)) != weights.config:

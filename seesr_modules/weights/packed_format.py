@@ -18,6 +18,7 @@ from typing import Literal
 
 from ..dape.tags import Vocabulary
 from ..errors import SeeSRError
+from ..published import PACK_AGAIN
 from . import SUFFIXES, WeightFile, open_weights, resolve_inside
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, TensorSource, describe, is_packed, leave_unread
 
@@ -29,18 +30,13 @@ _ENGLISH, _CHINESE, _THRESHOLDS = "tags_english", "tags_chinese", "tag_threshold
 SEESR_PARTS = ("unet", "controlnet")
 PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX)
 
-HOW_TO_PACK = (
-    "Make it from the published files: run `python run.py download seesr`, then `python run.py pack`, in the pack's "
-    "folder."
-)
-
 _WHAT_FITS = "Choose a packed file, or a folder that holds unet and controlnet of the published SeeSR."
 
 DapeFiles = tuple[WeightFile, WeightFile | None]
 """The RAM file or a packed DAPE, and the DAPE file where one is needed."""
 
 
-def named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
+def is_named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
     """Tell whether a file is named as `run.py pack` names what it makes of a SeeSR or of a DAPE."""
     file = Path(name)
     return file.suffix == ".safetensors" and file.stem.startswith(f"{kind}_")
@@ -151,10 +147,7 @@ def packed_vocabulary(files: DapeFiles, num_classes: int) -> Vocabulary | None:
     if file is None:
         return None
     if file.metadata.get(FORMAT_KEY) != FORMAT:
-        raise SeeSRError(
-            f"'{file.path.name}' was packed by another version: pack the published files again with "
-            "`python run.py pack` in the pack's folder."
-        )
+        raise SeeSRError(f"'{file.path.name}' was packed by another version: {PACK_AGAIN}.")
     english, chinese, thresholds = (_list(file, key) for key in (_ENGLISH, _CHINESE, _THRESHOLDS))
     vocabulary = Vocabulary(tuple(english), tuple(thresholds), tuple(chinese) if chinese else None)
     if len(vocabulary.english) != num_classes:

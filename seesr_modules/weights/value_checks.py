@@ -13,7 +13,7 @@ _PIECE = 2**15
 """Values looked at in one go. For so few torch takes no second thread, waiting for which costs more on few cores."""
 
 
-def stored(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str) -> Tensor:
+def cast_checked(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str) -> Tensor:
     """Return a weight in the type that it is stored in, after a look at every value.
 
     Args:

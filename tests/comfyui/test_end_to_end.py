@@ -24,7 +24,7 @@ from likeness import assert_alike
 from safetensors.torch import load_file
 from seesr_pack.commands import pack
 from seesr_pack.commands.download import cli
-from seesr_pack.seesr_modules.published import CATALOGUE, RAM, SD2_BASE, WebSource, WeightFile
+from seesr_pack.seesr_modules.published import CATALOGUE, RAM, SD2_BASE, PublishedFile, WebSource
 
 SUFFIXES = {".ckpt", ".pth", ".safetensors"}
 
@@ -78,7 +78,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 
 @pytest.fixture
-def published(tmp_path: Path, tiny: Any) -> dict[WeightFile, Path]:
+def published(tmp_path: Path, tiny: Any) -> dict[PublishedFile, Path]:
     """Tiny weights in the published layout, each under its published name."""
     folder = tmp_path / "published"
     unet, controlnet = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
@@ -97,7 +97,7 @@ def published(tmp_path: Path, tiny: Any) -> dict[WeightFile, Path]:
     return {file: folder / file.path for target in ("seesr", "base") for file in CATALOGUE[target]}
 
 
-def publish(hub: FakeHub, published: dict[WeightFile, Path]) -> dict[str, tuple[WeightFile, ...]]:
+def publish(hub: FakeHub, published: dict[PublishedFile, Path]) -> dict[str, tuple[PublishedFile, ...]]:
     """Put the files where the real ones come from first; return the catalogue with their sizes and checksums."""
     files = {}
     for file, path in published.items():

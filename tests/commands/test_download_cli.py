@@ -16,7 +16,7 @@ import pytest
 from fake_hub import FakeHub, Fault, running_hub
 from huggingface_hub import constants
 from seesr_pack.commands.download import check, cli
-from seesr_pack.seesr_modules.published import APACHE_2, STABILITY, Licence, WebSource, WeightFile
+from seesr_pack.seesr_modules.published import APACHE_2, STABILITY, Licence, PublishedFile, WebSource
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 300
@@ -28,14 +28,14 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 # A catalogue of one file, fetched by the real command against the hub that HF_ENDPOINT names.
 DRIVER = """
 import sys
-import run
 from huggingface_hub import constants
-cli, sources = run.pack_module("commands.download.cli"), run.pack_module("seesr_modules.published")
+from run import pack_module
+cli, published = pack_module("commands.download.cli"), pack_module("seesr_modules.published")
 constants.DOWNLOAD_CHUNK_SIZE = 16 * 1024
 models, sha256 = sys.argv[1:]
-file = sources.WeightFile(
-    title="One", kind="rams", path="one.bin", sources=(sources.HubSource("who/what", "one.bin"),),
-    licence=sources.APACHE_2, approx_bytes=1, sha256=sha256,
+file = published.PublishedFile(
+    title="One", kind="rams", path="one.bin", sources=(published.HubSource("who/what", "one.bin"),),
+    licence=published.APACHE_2, approx_bytes=1, sha256=sha256,
 )
 sys.exit(cli.main(["one", "--models", models], {"one": (file,)}))
 """
@@ -137,9 +137,9 @@ def test_two_processes_at_once_fetch_once(hub: FakeHub, tmp_path: Path) -> None:
     assert (models / "rams" / "one.bin").read_bytes() == CONTENT
 
 
-def web_file(hub: FakeHub, name: str, licence: Licence = APACHE_2) -> WeightFile:
+def web_file(hub: FakeHub, name: str, licence: Licence = APACHE_2) -> PublishedFile:
     content = name.encode() * 1_000
-    return WeightFile(
+    return PublishedFile(
         title=name.title(),
         kind="seesr",
         path=f"{name}.txt",
@@ -152,7 +152,7 @@ def web_file(hub: FakeHub, name: str, licence: Licence = APACHE_2) -> WeightFile
 
 
 @pytest.fixture
-def catalogue(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[WeightFile, ...]]:
+def catalogue(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[PublishedFile, ...]]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     seesr, base, turbo = web_file(hub, "seesr"), web_file(hub, "base"), web_file(hub, "turbo", STABILITY)
     return {"seesr": (seesr,), "base": (base,), "turbo": (turbo,), "all": (seesr, base, turbo)}
@@ -163,7 +163,7 @@ def names_in(models: Path) -> set[str]:
 
 
 def test_done_and_done_again(
-    catalogue: dict[str, tuple[WeightFile, ...]],
+    catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -183,7 +183,7 @@ def test_done_and_done_again(
 
 
 def test_dry_run_fetches_nothing_and_tells_all(
-    catalogue: dict[str, tuple[WeightFile, ...]],
+    catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -210,7 +210,7 @@ def test_dry_run_fetches_nothing_and_tells_all(
 
 @pytest.mark.parametrize("argv", [["seesr", "--dry-run"], ["seesr"]])
 def test_a_copy_is_told_and_read_once_however_bad_it_is(
-    catalogue: dict[str, tuple[WeightFile, ...]],
+    catalogue: dict[str, tuple[PublishedFile, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -220,8 +220,8 @@ def test_a_copy_is_told_and_read_once_however_bad_it_is(
     copy.parent.mkdir()
     copy.write_bytes(b"of the same size: " + bytes(4_982))
     read: list[Path] = []
-    sha256 = check._sha256
-    monkeypatch.setattr(check, "_sha256", lambda path: read.append(path) or sha256(path))
+    sha256 = check.hash_file
+    monkeypatch.setattr(check, "hash_file", lambda path: read.append(path) or sha256(path))
     assert cli.main([*argv, "--models", str(tmp_path)], catalogue) == 0
     assert read.count(copy) == 1
     out = capsys.readouterr().out.splitlines()
@@ -230,7 +230,7 @@ def test_a_copy_is_told_and_read_once_however_bad_it_is(
 
 
 def test_a_licence_must_be_accepted_and_the_rest_is_fetched_all_the_same(
-    catalogue: dict[str, tuple[WeightFile, ...]],
+    catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -248,7 +248,7 @@ def test_a_licence_must_be_accepted_and_the_rest_is_fetched_all_the_same(
 
 
 def test_one_that_fails_does_not_keep_the_others(
-    catalogue: dict[str, tuple[WeightFile, ...]],
+    catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -261,7 +261,7 @@ def test_one_that_fails_does_not_keep_the_others(
 
 
 def test_offline_is_honoured(
-    catalogue: dict[str, tuple[WeightFile, ...]],
+    catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -297,10 +297,10 @@ def test_no_comfyui_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_disk_full_before_the_start(
-    catalogue: dict[str, tuple[WeightFile, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    catalogue: dict[str, tuple[PublishedFile, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     huge = {
-        "seesr": (*catalogue["seesr"], WeightFile("Huge", "rams", "huge.bin", (), APACHE_2, 10**18)),
+        "seesr": (*catalogue["seesr"], PublishedFile("Huge", "rams", "huge.bin", (), APACHE_2, 10**18)),
         "base": (),
     }
     assert cli.main(["--models", str(tmp_path)], huge) == 1

@@ -25,7 +25,7 @@ from huggingface_hub import constants
 from safetensors.numpy import save
 from seesr_pack.commands.download.fetch import fetch, find, require_space, target_path
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.published import APACHE_2, SEESR, HubSource, WebSource, WeightFile
+from seesr_pack.seesr_modules.published import APACHE_2, SEESR, HubSource, PublishedFile, WebSource
 
 CONTENT = save({"conv_in.weight": np.random.default_rng(0).standard_normal(50_000).astype(np.float32)})
 OTHER = save({"conv_in.weight": np.zeros(50_000, np.float32)})
@@ -61,8 +61,8 @@ def folders(tmp_path: Path) -> dict[str, tuple[Path, ...]]:
     return {"seesr": (tmp_path / "models" / "seesr", tmp_path / "extra")}
 
 
-def weight_file(*sources: HubSource | WebSource, sha256: str | None = SHA256, size: int | None = None) -> WeightFile:
-    return WeightFile(
+def weight_file(*sources: HubSource | WebSource, sha256: str | None = SHA256, size: int | None = None) -> PublishedFile:
+    return PublishedFile(
         title="The UNet",
         kind="seesr",
         path=f"SeeSR/{NAME}",
@@ -91,7 +91,7 @@ def assert_done(path: Path, folders: dict[str, tuple[Path, ...]]) -> None:
 
 
 @pytest.mark.parametrize("file", [weight_file(), weight_file(sha256=None), weight_file(size=len(CONTENT))])
-def test_fetch(hub: FakeHub, folders: dict[str, tuple[Path, ...]], file: WeightFile) -> None:
+def test_fetch(hub: FakeHub, folders: dict[str, tuple[Path, ...]], file: PublishedFile) -> None:
     assert_done(fetch(file, folders, ignore), folders)
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from seesr_pack.commands.download import check, folders
 from seesr_pack.commands.download.folders import find_folders
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.published import APACHE_2, WeightFile
+from seesr_pack.seesr_modules.published import APACHE_2, PublishedFile
 
 
 @pytest.fixture
@@ -101,13 +101,15 @@ def test_extra_model_paths_that_cannot_be_read(comfyui: Path, content: bytes) ->
         find_folders(comfyui=comfyui)
 
 
-def weight_file(**changes: object) -> WeightFile:
-    plain = WeightFile(title="Test", kind="seesr", path="m.safetensors", sources=(), licence=APACHE_2, approx_bytes=1)
+def weight_file(**changes: object) -> PublishedFile:
+    plain = PublishedFile(
+        title="Test", kind="seesr", path="m.safetensors", sources=(), licence=APACHE_2, approx_bytes=1
+    )
     return replace(plain, **changes)
 
 
-def wrong(path: Path, file: WeightFile, stated: str | None = None) -> str | None:
-    return check.defect(path, file, lambda line: None, stated)
+def wrong(path: Path, file: PublishedFile, stated: str | None = None) -> str | None:
+    return check.find_defect(path, file, lambda line: None, stated)
 
 
 def test_size_and_checksum(tmp_path: Path) -> None:
@@ -124,11 +126,11 @@ def test_a_copy_is_read_once_and_told_before(tmp_path: Path) -> None:
     path.write_bytes(b"content")
     file = weight_file(sha256=hashlib.sha256(b"content").hexdigest())
     for _ in range(2):
-        assert check.seen_defect(path, file, said.append) is None
+        assert check.find_defect_once(path, file, said.append) is None
     assert said == [f"Test: checking {path}"]
     (tmp_path / "other").write_bytes(b"another")  # of the same size
     (tmp_path / "other").replace(path)
-    assert "checksum" in str(check.seen_defect(path, file, said.append))
+    assert "checksum" in str(check.find_defect_once(path, file, said.append))
     assert len(said) == 2
 
 

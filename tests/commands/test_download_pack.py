@@ -7,10 +7,10 @@ import builders
 import pytest
 from seesr_pack.commands import pack
 from seesr_pack.commands.download import cli
-from seesr_pack.seesr_modules.published import APACHE_2, CATALOGUE, WeightFile
+from seesr_pack.seesr_modules.published import APACHE_2, CATALOGUE, PublishedFile
 from seesr_pack.seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY
 
-NOTHING: dict[str, tuple[WeightFile, ...]] = {"seesr": (), "base": ()}
+NOTHING: dict[str, tuple[PublishedFile, ...]] = {"seesr": (), "base": ()}
 """A catalogue of which everything is there already."""
 PACKED = ("seesr_fp16.safetensors", "dape_fp16.safetensors")
 
@@ -78,7 +78,7 @@ def test_a_packed_file_that_is_broken_or_of_another_version_is_packed_again(
 def test_nothing_is_packed_where_something_could_not_be_fetched(
     models: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lost = WeightFile("Lost", "rams", "lost.bin", (), APACHE_2, 1)
+    lost = PublishedFile("Lost", "rams", "lost.bin", (), APACHE_2, 1)
     assert cli.main(["seesr", "--pack", "--models", str(models)], {"seesr": (lost,)}) == 1
     assert "Nothing was packed" in capsys.readouterr().err
     assert not list(models.rglob("*_fp16.safetensors"))

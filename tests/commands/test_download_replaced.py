@@ -18,7 +18,7 @@ from seesr_pack.commands import pack
 from seesr_pack.commands.download import cli
 from seesr_pack.commands.download import pack as packing
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.published import CATALOGUE, RAM, WebSource, WeightFile
+from seesr_pack.seesr_modules.published import CATALOGUE, RAM, PublishedFile, WebSource
 from seesr_pack.seesr_modules.weights import open_weights
 
 UNET = "seesr/SeeSR/unet/diffusion_pytorch_model.safetensors"
@@ -38,7 +38,7 @@ class Shop:
 
     hub: FakeHub
     models: Path
-    files: tuple[WeightFile, ...] = ()
+    files: tuple[PublishedFile, ...] = ()
     contents: dict[str, bytes] = field(default_factory=dict)
 
     def download(self, *arguments: str) -> int:

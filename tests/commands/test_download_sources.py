@@ -16,8 +16,8 @@ from seesr_pack.seesr_modules.published import (
     SEESR,
     TAG_LISTS,
     Kind,
+    PublishedFile,
     WebSource,
-    WeightFile,
     missing_file_message,
 )
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("file", CATALOGUE["all"], ids=lambda file: file.path)
-def test_a_file_can_be_told_from_a_wrong_one(file: WeightFile) -> None:
+def test_a_file_can_be_told_from_a_wrong_one(file: PublishedFile) -> None:
     if file.sha256 is None:
         assert PurePosixPath(file.path).suffix in (".safetensors", ".json")
         assert file.names

@@ -6,13 +6,22 @@ from pathlib import Path, PurePosixPath
 
 from ...dape.tags import TAG_LIST, THRESHOLDS, tag_files
 from ...errors import SeeSRError
-from ...published import DAPE, RAM
-from ...published import SEESR as SEESR_FILES
+from ...published import (
+    DAPE,
+    FETCH_AND_PACK,
+    FETCH_SEESR,
+    FETCH_TAGS,
+    LISTS_BY_HAND,
+    PUBLISHED_SEESR,
+    RAM,
+    SEESR_BY_HAND,
+    TAGGER_BY_HAND,
+)
 from ...weights.packed_format import (
     SEESR_PARTS,
+    is_named_as_packed,
     is_packed_dape,
     missing_parts,
-    named_as_packed,
     seesr_parts,
 )
 from .folders import RAMS, SEESR, find, ram_choices, require_model, roots, seesr_choices
@@ -23,22 +32,7 @@ AUTO = "auto"
 PLAIN_RAM = "none"
 """Choice in the DAPE slot for RAM as it is, without DAPE's LoRA."""
 
-PUBLISHED_SEESR = Path(SEESR_FILES[0].path).parts[0]
-"""The folder that `run.py download seesr` fills."""
-
-_FETCH_ALL = "run `python run.py download seesr base --pack` in the pack's folder"
-
-_SEESR_BY_HAND = (
-    "put the published folders unet and controlnet (huggingface.co/CSWRY/SeeSR, folder seesr) into "
-    f"models/seesr/{PUBLISHED_SEESR}."
-)
-_FETCH_SEESR = f"Run `python run.py download seesr` in the pack's folder, or {_SEESR_BY_HAND}"
-
-_TAGGER_BY_HAND = {
-    "ram": f"{RAM.path} (huggingface.co/xinyu1205/recognize_anything_model) into models/rams",
-    "dape": f"{DAPE.path} (huggingface.co/CSWRY/SeeSR) into models/seesr",
-}
-_LISTS_BY_HAND = "(ram/data in github.com/cswry/SeeSR) into models/seesr"
+_FETCH_SEESR = f"{FETCH_SEESR}, or {SEESR_BY_HAND}"
 
 
 def find_seesr(seesr: str) -> Path:
@@ -50,7 +44,7 @@ def find_seesr(seesr: str) -> Path:
         SeeSRError: It is missing or not whole, or ``auto`` finds several.
     """
     if seesr == AUTO:
-        return _auto_seesr()
+        return _choose_seesr()
     path = require_model("seesr", seesr, _FETCH_SEESR)
     if path.is_dir() and (missing := missing_parts(path)):
         raise SeeSRError(f"Load SeeSR: {missing} {_FETCH_SEESR}")
@@ -71,7 +65,7 @@ def find_tagger(ram: str, dape: str) -> tuple[Path, Path | None]:
     Raises:
         SeeSRError: A file or a tag list is missing, or ``auto`` finds several.
     """
-    ram_path = _auto_ram() if ram == AUTO else _require_tagger("ram", ram)
+    ram_path = _choose_ram() if ram == AUTO else _require_tagger("ram", ram)
     is_packed = ram_path is not None and is_packed_dape(ram_path)
     if dape == AUTO and is_packed:
         dape = PLAIN_RAM
@@ -83,7 +77,7 @@ def find_tagger(ram: str, dape: str) -> tuple[Path, Path | None]:
     slots = (("ram", ram, ram_path), ("dape", dape, dape_path))
     missing = [slot for slot, choice, path in slots if choice == AUTO and path is None]
     if missing or ram_path is None:
-        raise SeeSRError(_no_tagger(missing))
+        raise SeeSRError(_tell_no_tagger(missing))
     if not is_packed:
         find_tag_lists([path.parent for path in (ram_path, dape_path) if path])
     return ram_path, dape_path
@@ -101,16 +95,14 @@ def find_tag_lists(beside: list[Path]) -> dict[str, Path]:
     places = [*beside, *roots(SEESR), *roots(RAMS)]
     files = next(filter(None, map(tag_files, places)), None)
     if files is None:
-        missing = _missing_lists(places)
+        missing = _find_missing_lists(places)
         if len(missing) == 1:
             fault = f"Load DAPE: the tag list {missing[0]} is missing."
         elif missing:
             fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} are missing."
         else:
             fault = f"Load DAPE: the tag lists {TAG_LIST} and {THRESHOLDS} lie in two folders."
-        raise SeeSRError(
-            f"{fault} Run `python run.py download tags` in the pack's folder, or put them {_LISTS_BY_HAND}."
-        )
+        raise SeeSRError(f"{fault} {FETCH_TAGS}, or put them {LISTS_BY_HAND}.")
     return files
 
 
@@ -121,35 +113,35 @@ def fingerprint(*paths: Path | None) -> str:
     return "\n".join(f"{file} {state.st_size} {state.st_mtime_ns}" for file, state in states)
 
 
-def _auto_seesr() -> Path:
-    names = [name for name in seesr_choices() if not named_as_packed("dape", name)]
-    packed = [name for name in names if named_as_packed("seesr", name)]
-    folders = [name for name in names if not name.endswith(".safetensors") and _around(name) not in names]
-    name = _first_or_only("Load SeeSR: seesr", packed, PUBLISHED_SEESR, folders or names)
+def _choose_seesr() -> Path:
+    names = [name for name in seesr_choices() if not is_named_as_packed("dape", name)]
+    packed = [name for name in names if is_named_as_packed("seesr", name)]
+    folders = [name for name in names if not name.endswith(".safetensors") and _parent_name(name) not in names]
+    name = _choose_first_or_only("Load SeeSR: seesr", packed, PUBLISHED_SEESR, folders or names)
     if name:
         return require_model("seesr", name, _FETCH_SEESR)
     begun = find(PUBLISHED_SEESR, SEESR)
     there = seesr_parts(begun) if begun else {}
     missing = [f"{PUBLISHED_SEESR}/{part}" for part in SEESR_PARTS if part not in there]
     raise SeeSRError(
-        f"Load SeeSR: auto finds no packed SeeSR, and the published {_listed(missing)} missing in models/seesr: "
-        f"{_FETCH_ALL}, or {_SEESR_BY_HAND}"
+        f"Load SeeSR: auto finds no packed SeeSR, and the published {_join_with_verb(missing)} missing in "
+        f"models/seesr: {FETCH_AND_PACK}, or {SEESR_BY_HAND}"
     )
 
 
-def _around(name: str) -> str:
+def _parent_name(name: str) -> str:
     """Return the folder around a choice: where both are choices, a SeeSR lies one level deeper than asked for."""
     return PurePosixPath(name).parent.as_posix()
 
 
-def _auto_ram() -> Path | None:
-    names = [name for name in ram_choices() if name != DAPE.path and not named_as_packed("seesr", name)]
-    packed = [name for name in names if named_as_packed("dape", name)]
-    name = _first_or_only("Load DAPE: ram", packed, RAM.path, names)
+def _choose_ram() -> Path | None:
+    names = [name for name in ram_choices() if name != DAPE.path and not is_named_as_packed("seesr", name)]
+    packed = [name for name in names if is_named_as_packed("dape", name)]
+    name = _choose_first_or_only("Load DAPE: ram", packed, RAM.path, names)
     return _require_tagger("ram", name) if name else None
 
 
-def _first_or_only(slot: str, packed: list[str], published: str, names: list[str]) -> str | None:
+def _choose_first_or_only(slot: str, packed: list[str], published: str, names: list[str]) -> str | None:
     """Return the first packed name, else the published one, else the only one; None where there is none."""
     if packed:
         return packed[0]
@@ -161,27 +153,26 @@ def _first_or_only(slot: str, packed: list[str], published: str, names: list[str
 
 
 def _require_tagger(slot: str, name: str) -> Path:
-    fetch = f"Run `python run.py download seesr` in the pack's folder, or put {_TAGGER_BY_HAND[slot]}."
-    return require_model("dape", name, fetch)
+    return require_model("dape", name, f"{FETCH_SEESR}, or put {TAGGER_BY_HAND[slot]}.")
 
 
-def _no_tagger(missing: list[str]) -> str:
+def _tell_no_tagger(missing: list[str]) -> str:
     """Return the sentence about the slots for which ``auto`` finds nothing, and about the tag lists."""
-    lists = _missing_lists([*roots(SEESR), *roots(RAMS)])
+    lists = _find_missing_lists([*roots(SEESR), *roots(RAMS)])
     names = [*({"ram": RAM.path, "dape": DAPE.path}[slot] for slot in missing), *lists]
-    by_hand = [_TAGGER_BY_HAND[slot] for slot in missing]
+    by_hand = [TAGGER_BY_HAND[slot] for slot in missing]
     if lists:
-        by_hand.append(f"{' and '.join(lists)} {_LISTS_BY_HAND}")
+        by_hand.append(f"{' and '.join(lists)} {LISTS_BY_HAND}")
     return (
-        f"Load DAPE: auto finds no packed DAPE, and the published {_listed(names)} missing in models/rams and "
-        f"models/seesr: {_FETCH_ALL}, or put {', '.join(by_hand)}."
+        f"Load DAPE: auto finds no packed DAPE, and the published {_join_with_verb(names)} missing in models/rams and "
+        f"models/seesr: {FETCH_AND_PACK}, or put {', '.join(by_hand)}."
     )
 
 
-def _missing_lists(places: list[Path]) -> list[str]:
+def _find_missing_lists(places: list[Path]) -> list[str]:
     return [name for name in (TAG_LIST, THRESHOLDS) if not any((place / name).is_file() for place in places)]
 
 
-def _listed(names: list[str]) -> str:
+def _join_with_verb(names: list[str]) -> str:
     """Return the names and the verb: ``a is``, or ``a, b are``."""
     return f"{', '.join(names)} {'are' if len(names) > 1 else 'is'}"

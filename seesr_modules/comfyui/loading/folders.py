@@ -11,8 +11,9 @@ from typing import Literal
 import folder_paths
 
 from ...errors import SeeSRError
+from ...published import HOW_TO_PACK
 from ...weights import SUFFIXES
-from ...weights.packed_format import HOW_TO_PACK, missing_parts, named_as_packed
+from ...weights.packed_format import is_named_as_packed, missing_parts
 
 SEESR = "seesr"
 RAMS = "rams"
@@ -54,21 +55,21 @@ def seesr_choices() -> list[str]:
         if folder != root and not missing_parts(folder)
     }
     files = [name for name in _weight_files(SEESR) if name.endswith(".safetensors")]
-    packed = [name for name in files if named_as_packed("seesr", name)]
+    packed = [name for name in files if is_named_as_packed("seesr", name)]
     return list(dict.fromkeys([*packed, *sorted(found), *files]))
 
 
 def ram_choices() -> list[str]:
     """Return the files that may be a RAM or a packed DAPE: packed files first, then those in ``models/rams``."""
     files = [*_weight_files(RAMS), *_weight_files(SEESR)]
-    packed = [name for name in files if named_as_packed("dape", name)]
+    packed = [name for name in files if is_named_as_packed("dape", name)]
     return list(dict.fromkeys([*packed, *files]))
 
 
 def dape_choices() -> list[str]:
     """Return the files that may be a DAPE: those in ``models/seesr`` first, packed files last."""
     files = [*_weight_files(SEESR), *_weight_files(RAMS)]
-    packed = [name for name in files if named_as_packed("dape", name)]
+    packed = [name for name in files if is_named_as_packed("dape", name)]
     return list(dict.fromkeys([*(name for name in files if name not in packed), *packed]))
 
 
@@ -104,7 +105,7 @@ def require_model(kind: Literal["seesr", "dape"], name: str, remedy: str) -> Pat
     kinds, missing = _LOADERS[kind]
     path = find(name, *kinds)
     if path is None:
-        remedy = HOW_TO_PACK if named_as_packed(kind, name) else remedy
+        remedy = HOW_TO_PACK if is_named_as_packed(kind, name) else remedy
         raise SeeSRError(f"{missing.format(name)} {remedy}")
     return path
 

@@ -19,7 +19,7 @@ from ...errors import SeeSRError
 from ...nano.autoencoder import PatchAutoencoder
 from ...nano.file import CLIP_TOKENS, TOKEN_TABLE
 from ...weights.checkpoint import TensorSource, require_fit
-from ...weights.value_checks import stored
+from ...weights.value_checks import cast_checked
 
 _STAND_IN = {
     "embed_dim": 4,
@@ -97,7 +97,7 @@ def build_clip(source: TensorSource, known_tokens: list[int]) -> comfy.sd.CLIP:
     wanted = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     given = {**shapes, TOKEN_TABLE: (CLIP_TOKENS, width)}
     read = require_fit(wanted, given, {name: name for name in shapes}, "nano's text encoder")
-    tensors = {name: stored(tensor, torch.float32, name, "nano") for name, tensor in source.tensors(read)}
+    tensors = {name: cast_checked(tensor, torch.float32, name, "nano") for name, tensor in source.tensors(read)}
     rows = tensors[TOKEN_TABLE]
     table = rows[:1].repeat(CLIP_TOKENS, 1)
     table[known_tokens] = rows[1:]
