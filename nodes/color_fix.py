@@ -31,19 +31,11 @@ class ColorFix(io.ComfyNode):
                     tooltip="adain matches mean and standard deviation per channel; wavelet takes all low "
                     "frequencies; none only resizes.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=32768,
-                    tooltip="Final width in pixels; 0 keeps the width of image.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=32768,
-                    tooltip="Final height in pixels; 0 keeps the height of image.",
+                *(
+                    io.Int.Input(
+                        side, default=0, min=0, max=32768, tooltip=f"Final {side} in pixels; 0 keeps that of image."
+                    )
+                    for side in ("width", "height")
                 ),
             ],
             outputs=[io.Image.Output("fixed", display_name="image", tooltip="The picture with corrected colours.")],
