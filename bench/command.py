@@ -47,9 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     if unknown:
         sys.stderr.write(f"There is no section {unknown[0]}: choose from {', '.join(SECTIONS)}.\n")
         return 2
-    from ..seesr_modules.comfyui.device import device_flags, start_host
+    from ..seesr_modules.comfyui.device import device_flags, start_comfyui
 
-    start_host(device_flags())
+    start_comfyui(device_flags())
     from . import loading, memory
     from .cost import count_cost
     from .figures import Figure, format_table

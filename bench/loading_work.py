@@ -88,9 +88,9 @@ def _pack(folder: Path) -> None:
 
 def _load_packed(folder: Path) -> None:
     """Load both packed files with the nodes' loaders, in float16 on the CPU."""
-    from ..seesr_modules.comfyui.device import start_host
+    from ..seesr_modules.comfyui.device import start_comfyui
 
-    start_host(["--cpu"])
+    start_comfyui(["--cpu"])
     from ..seesr_modules.comfyui.loading.dape import load_dape_path
     from ..seesr_modules.comfyui.loading.seesr import load_seesr_path
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..seesr_modules.comfyui.device import device_flags, start_host
+from ..seesr_modules.comfyui.device import device_flags, start_comfyui
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
@@ -43,7 +43,7 @@ class MemoryUse(NamedTuple):
 
 def main(arguments: Sequence[str]) -> None:
     """Run one step in the dtype that auto chooses, and report it. Argument: the side of the picture in pixels."""
-    start_host(device_flags())
+    start_comfyui(device_flags())
     from ..seesr_modules.comfyui.loading.dtypes import storage_dtypes
     from .denoising_step import load_comfyui_model, make_inputs, make_weights
     from .step import peak_memory

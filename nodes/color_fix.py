@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.images import from_host, to_host
+from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from ..seesr_modules.comfyui.sockets import schema
 from ..seesr_modules.comfyui.steps.color_fix import METHODS, fix_color
 
@@ -46,5 +46,5 @@ class ColorFix(io.ComfyNode):
         cls, image: torch.Tensor, reference: torch.Tensor, method: str, width: int, height: int
     ) -> io.NodeOutput:
         """Correct the colours."""
-        result = fix_color(from_host(image), from_host(reference, "reference"), method, width, height)
-        return io.NodeOutput(to_host(result))
+        result = fix_color(from_comfyui(image), from_comfyui(reference, "reference"), method, width, height)
+        return io.NodeOutput(to_comfyui(result))

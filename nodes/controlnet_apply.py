@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.images import from_host
+from ..seesr_modules.comfyui.images import from_comfyui
 from ..seesr_modules.comfyui.sockets import SeeSRModelSocket, SoftPromptSocket, percent_inputs, schema
 from ..seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 
@@ -81,7 +81,7 @@ class ControlNetApply(io.ComfyNode):
             seesr,
             positive,
             negative,
-            from_host(hint, "hint"),
+            from_comfyui(hint, "hint"),
             soft_prompt,
             ApplySettings(strength, soft_prompt_strength, (start_percent, end_percent)),
         )

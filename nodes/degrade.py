@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.images import from_host, to_host
+from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from ..seesr_modules.comfyui.sockets import schema, seed_input
 from ..seesr_modules.comfyui.steps.degrade import degrade_and_crop
 
@@ -49,5 +49,5 @@ class Degrade(io.ComfyNode):
     @classmethod
     def execute(cls, image: torch.Tensor, scale: int, strength: float, seed: int) -> io.NodeOutput:
         """Damage the pictures."""
-        degraded, clean = degrade_and_crop(from_host(image), scale, strength, seed)
-        return io.NodeOutput(to_host(degraded), to_host(clean))
+        degraded, clean = degrade_and_crop(from_comfyui(image), scale, strength, seed)
+        return io.NodeOutput(to_comfyui(degraded), to_comfyui(clean))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.images import from_host, to_host
+from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from ..seesr_modules.comfyui.sockets import schema
 from ..seesr_modules.comfyui.steps.embed import STARTS, embed
 
@@ -64,5 +64,5 @@ class LREmbed(io.ComfyNode):
     @classmethod
     def execute(cls, image: torch.Tensor, vae: Any, upscale: float, process_size: int, start: str) -> io.NodeOutput:
         """Upscale and encode."""
-        made = embed(from_host(image), vae, upscale, process_size, start)
-        return io.NodeOutput({"samples": made.latent}, to_host(made.hint), made.width, made.height)
+        made = embed(from_comfyui(image), vae, upscale, process_size, start)
+        return io.NodeOutput({"samples": made.latent}, to_comfyui(made.hint), made.width, made.height)

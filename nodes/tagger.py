@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.images import from_host
+from ..seesr_modules.comfyui.images import from_comfyui
 from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, schema, tag_inputs
 from ..seesr_modules.comfyui.steps.prompts import mark_batch
 from ..seesr_modules.comfyui.steps.tagging import TagSettings, tag, ui_of_tags
@@ -72,7 +72,7 @@ class Tagger(io.ComfyNode):
         pin: str = "",
     ) -> io.NodeOutput:
         """Tag the pictures and show the tags with their scores on the node."""
-        found = tag(dape, from_host(image), TagSettings(threshold_offset, exclude, language, max_tags, pin))
+        found = tag(dape, from_comfyui(image), TagSettings(threshold_offset, exclude, language, max_tags, pin))
         return io.NodeOutput(
             mark_batch([join_tags(tags) for tags in found.tags]),
             found.soft_prompt,

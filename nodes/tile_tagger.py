@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io, ui
 
-from ..seesr_modules.comfyui.images import from_host
+from ..seesr_modules.comfyui.images import from_comfyui
 from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, prompt_inputs, schema, tag_inputs, tile_inputs
+from ..seesr_modules.comfyui.steps.tagging import TagSettings
 from ..seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
 from ..seesr_modules.dape.tags import join_tags
 from ..seesr_modules.method.tiles import TileSettings
@@ -83,13 +84,11 @@ class TileTagger(io.ComfyNode):
         found = tag_tiles(
             dape,
             clip,
-            from_host(hint, "hint"),
+            from_comfyui(hint, "hint"),
             TileSettings.from_pixels(tile_px, overlap_px),
             PromptInputs(**words),
             context,
-            threshold_offset,
-            exclude,
-            max_tags,
+            TagSettings(threshold_offset=threshold_offset, exclude=exclude, max_tags=max_tags),
         )
         places = ["whole", *(f"{tile.in_pixels().x},{tile.in_pixels().y}" for tile in found.tiles)]
         lines = [

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.images import to_host
+from ..seesr_modules.comfyui.images import to_comfyui
 from ..seesr_modules.comfyui.sockets import schema
 from ..seesr_modules.comfyui.steps.vae import decode
 
@@ -33,4 +33,4 @@ class VAEDecode(io.ComfyNode):
     @classmethod
     def execute(cls, latent: dict[str, Any], vae: Any) -> io.NodeOutput:
         """Decode."""
-        return io.NodeOutput(to_host(decode(vae, latent["samples"])))
+        return io.NodeOutput(to_comfyui(decode(vae, latent["samples"])))

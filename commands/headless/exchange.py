@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...seesr_modules.comfyui.images import from_host, to_host
+from ...seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from .workflow import Nodes
 
 GIVE, TAKE = "SeeSR_GivePicture", "SeeSR_TakePictures"
@@ -37,7 +37,7 @@ class Exchange:
         ComfyUI does not answer from its cache.
         """
         nodes = copy.deepcopy(nodes)
-        self._number, self._given, self._taken = self._number + 1, to_host(picture), []
+        self._number, self._given, self._taken = self._number + 1, to_comfyui(picture), []
         for node in nodes.values():
             node.setdefault("_meta", {}).setdefault("title", node["class_type"])
             if node["class_type"] == "LoadImage":
@@ -58,7 +58,7 @@ class Exchange:
 
     def take(self, images: Tensor) -> None:
         """Collect pictures from ComfyUI's IMAGE."""
-        self._taken.append(from_host(images, "images").clamp(0, 1).cpu())
+        self._taken.append(from_comfyui(images, "images").clamp(0, 1).cpu())
 
 
 def _give(exchange: Exchange) -> type:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...seesr_modules.comfyui.device import device_flags, start_host
+from ...seesr_modules.comfyui.device import device_flags, start_comfyui
 from ...seesr_modules.errors import SeeSRError
 from .exchange import TAKE, Exchange
 from .workflow import Nodes
@@ -52,7 +52,7 @@ class HeadlessComfyUI:
 
     def __init__(self, flags: Sequence[str], scratch: Path, pack: Path = _PACK) -> None:
         """Start ComfyUI. Its folder must be on ``sys.path``, and none of its modules imported yet."""
-        start_host(flags)
+        start_comfyui(flags)
         import folder_paths
 
         set_folder = {

@@ -28,7 +28,7 @@ def cpu_is_fast_in_bfloat16() -> bool:
     return any(capabilities.get(name) for name in FAST_BFLOAT16)
 
 
-def start_host(flags: Sequence[str]) -> None:
+def start_comfyui(flags: Sequence[str]) -> None:
     """Give ComfyUI in this process its arguments, before any of its modules is imported."""
     sys.argv = ["main.py", *flags]
     import comfy.options

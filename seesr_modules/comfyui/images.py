@@ -11,7 +11,7 @@ from ..errors import SeeSRError
 logger = logging.getLogger(__name__)
 
 
-def from_host(image: Tensor, name: str = "image") -> Tensor:
+def from_comfyui(image: Tensor, name: str = "image") -> Tensor:
     """Convert ComfyUI's IMAGE [B, H, W, C] to [B, 3, H, W], float32.
 
     An alpha channel is dropped with a warning. A gray picture gets three equal channels.
@@ -34,6 +34,6 @@ def from_host(image: Tensor, name: str = "image") -> Tensor:
     return image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1).float()
 
 
-def to_host(image: Tensor) -> Tensor:
+def to_comfyui(image: Tensor) -> Tensor:
     """Convert [B, 3, H, W] to ComfyUI's IMAGE [B, H, W, 3], in [0, 1]."""
     return image.clamp(0, 1).movedim(1, -1).contiguous()

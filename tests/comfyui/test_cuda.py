@@ -73,7 +73,7 @@ import torch
 exact = settings["weight_dtype"] == "float32"
 torch.backends.cudnn.allow_tf32 = not exact
 scratch.mkdir()
-host = run.pack_module("commands.headless.session").HeadlessHost(
+host = run.pack_module("commands.headless.session").HeadlessComfyUI(
     [*settings["flags"], "--base-directory", str(base)], scratch
 )
 import comfy.model_management as management

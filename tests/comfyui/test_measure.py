@@ -161,7 +161,7 @@ def test_a_steps_memory_is_reported_in_its_parts(
 ) -> None:
     """One line of numbers, which the bench reads from a process of its own."""
     flags: list[list[str]] = []
-    monkeypatch.setattr(memory_work, "start_host", flags.append)
+    monkeypatch.setattr(memory_work, "start_comfyui", flags.append)
     monkeypatch.setattr(memory_work, "device_flags", lambda: ["--cpu"])
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: True)
     memory_work.main(["128"])

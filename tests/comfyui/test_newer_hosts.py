@@ -29,7 +29,7 @@ from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.commands.headless import session as headless
 from seesr_pack.seesr_modules.comfyui import compat as patching
 from seesr_pack.seesr_modules.comfyui import sockets
-from seesr_pack.seesr_modules.comfyui.images import from_host
+from seesr_pack.seesr_modules.comfyui.images import from_comfyui
 from seesr_pack.seesr_modules.comfyui.loading import nano
 from seesr_pack.seesr_modules.comfyui.steps import guidance, sampling, vae
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
@@ -482,7 +482,7 @@ def test_a_controlnet_hands_on_arguments_that_newer_hosts_add(seesr: Any, monkey
 
 
 def test_pictures_in_half_precision_are_taken_as_float32() -> None:
-    assert from_host(torch.rand(1, 8, 8, 3).half()).dtype is torch.float32
+    assert from_comfyui(torch.rand(1, 8, 8, 3).half()).dtype is torch.float32
 
 
 def test_schema_fields_reach_the_hosts_that_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -520,7 +520,7 @@ def test_the_executor_gets_every_cache_size_that_newer_hosts_ask_for(
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
     monkeypatch.setattr(execution, "PromptExecutor", Executor)
-    monkeypatch.setattr(headless, "start_host", lambda _flags: None)
+    monkeypatch.setattr(headless, "start_comfyui", lambda _flags: None)
     monkeypatch.setattr(headless, "_add_model_paths", lambda _folder: None)
     pack = tmp_path / "pack"
     pack.mkdir()

@@ -22,7 +22,7 @@ from seesr_pack.nodes import (
     tiled_model,
     tiled_sampler,
 )
-from seesr_pack.seesr_modules.comfyui.images import from_host, to_host
+from seesr_pack.seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, add_controlnet
 from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
@@ -197,20 +197,20 @@ def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
 def test_pictures_cross_the_border_and_back() -> None:
     """Gray pictures get three channels, alpha is dropped, and only the conversion back clamps."""
     image = pictures(2) * 3 - 1
-    assert torch.equal(from_host(image), image.movedim(-1, 1))
-    assert torch.equal(to_host(from_host(image)), image.clamp(0, 1))
-    assert to_host(from_host(image)).is_contiguous()
-    assert from_host(image.half()).dtype == torch.float32
+    assert torch.equal(from_comfyui(image), image.movedim(-1, 1))
+    assert torch.equal(to_comfyui(from_comfyui(image)), image.clamp(0, 1))
+    assert to_comfyui(from_comfyui(image)).is_contiguous()
+    assert from_comfyui(image.half()).dtype == torch.float32
     gray, alpha = pictures(1, channels=1), pictures(1, channels=4)
-    assert torch.equal(from_host(gray), gray.movedim(-1, 1).repeat(1, 3, 1, 1))
-    assert torch.equal(from_host(alpha), alpha[..., :3].movedim(-1, 1))
+    assert torch.equal(from_comfyui(gray), gray.movedim(-1, 1).repeat(1, 3, 1, 1))
+    assert torch.equal(from_comfyui(alpha), alpha[..., :3].movedim(-1, 1))
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 9, 3), (1, 1, 9, 3), (1, 6, 1, 3), (6, 9, 3), (1, 6, 9, 2)])
 def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(SeeSRError, match="The input 'hint'"):
-        from_host(torch.zeros(shape), "hint")
-    assert from_host(torch.zeros(1, 2, 2, 3)).shape == (1, 3, 2, 2)
+        from_comfyui(torch.zeros(shape), "hint")
+    assert from_comfyui(torch.zeros(1, 2, 2, 3)).shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "none"])

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scenes import Tiny
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
+from seesr_pack.seesr_modules.comfyui.steps.tagging import TagSettings
 from seesr_pack.seesr_modules.comfyui.tiling import tile_prompts
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import (
     TILE_PROMPTS_KEY,
@@ -45,7 +46,9 @@ def tagged(
     """Tag a picture of three tiles with a tagger that returns SCORES."""
     dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree", "car"), (0.5, 0.5, 0.5)))
     monkeypatch.setattr(tile_prompts, "describe", lambda *_: (torch.randn(4, 145, 512), torch.tensor(SCORES).logit()))
-    return tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), TileSettings(8, 2), words, context, **settings)
+    return tag_tiles(
+        dape, tiny.clip, torch.zeros(1, 3, 64, 160), TileSettings(8, 2), words, context, TagSettings(**settings)
+    )
 
 
 @pytest.mark.parametrize(

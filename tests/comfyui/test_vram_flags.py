@@ -33,7 +33,7 @@ run = importlib.util.module_from_spec(spec)
 sys.modules["run"] = run
 spec.loader.exec_module(run)
 sys.path.insert(0, str(run.find_comfyui(None)))
-run.pack_module("seesr_modules.comfyui.device").start_host(flags)
+run.pack_module("seesr_modules.comfyui.device").start_comfyui(flags)
 from comfy.cli_args import args
 
 args.cpu = True

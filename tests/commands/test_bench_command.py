@@ -35,7 +35,7 @@ def values(monkeypatch: pytest.MonkeyPatch) -> Values:
     }
     for section, (module, name) in places.items():
         monkeypatch.setattr(module, name, measured(section))
-    monkeypatch.setattr(device, "start_host", lambda _flags: None)
+    monkeypatch.setattr(device, "start_comfyui", lambda _flags: None)
     return found
 
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ...config import LATENT_PX
-from ...dape.tags import Tag, join_tags, select_tags
+from ...dape.tags import Tag, join_tags
 from ...method.image_attention import SOFT_PROMPT_KEY
 from ...method.prompts import positive_text
 from ...method.tiles import Tile, TileSettings
 from ..loading.dape import DapeModel
 from ..steps.prompts import Conditioning, encode_texts
-from ..steps.tagging import Tagging, describe
+from ..steps.tagging import Tagging, TagSettings, describe
 
 TILE_PROMPTS_KEY = "seesr_tiles"
 """The key in a cond under which the tiled sampler finds the prompts of the tiles."""
@@ -96,9 +96,7 @@ def tag_tiles(
     tiles: TileSettings,
     prompts: PromptInputs,
     context: float = 0.5,
-    threshold_offset: float = 0.0,
-    exclude: str = "",
-    max_tags: int = 0,
+    settings: TagSettings = TagSettings(),  # noqa: B008 - frozen
 ) -> TiledTagging:
     """Describe a picture as a whole and tile by tile.
 
@@ -110,19 +108,13 @@ def tag_tiles(
         prompts: The words besides the tags.
         context: Factor for the thresholds of the whole picture's tags in a tile: 1 treats these tags like any other,
             0 puts all of them into every tile.
-        threshold_offset: See :func:`.dape.tags.select_tags`, like ``exclude`` and ``max_tags``.
-        exclude: Tags to leave out.
-        max_tags: The largest number of tags in one text.
+        settings: The choice of tags, in the whole picture and in the tiles.
     """
     batch, _, height, width = hint.shape
     layout = tiles.plan(height // LATENT_PX, width // LATENT_PX).tiles
     crops = [tile.in_pixels().cut(hint) for tile in layout]
     soft_prompt, logits = describe(dape, [hint, *crops])
-
-    def tags(row: Tensor, thresholds: Tensor | None = None) -> list[Tag]:
-        return select_tags(row, dape.vocabulary, threshold_offset, exclude, max_tags, "english", thresholds=thresholds)
-
-    whole = [tags(row) for row in logits[:batch]]
+    whole = [settings.select(row, dape.vocabulary) for row in logits[:batch]]
     own = torch.tensor(dape.vocabulary.thresholds)
     tile_logits = logits[batch:].unflatten(0, (len(layout), batch))
     tile_tags = []
@@ -131,7 +123,7 @@ def tag_tiles(
         for row, seen in zip(rows, whole, strict=True):
             lowered = own.clone()
             lowered[[tag.index for tag in seen]] *= context
-            of_tile.append(tags(row, lowered))
+            of_tile.append(settings.select(row, dape.vocabulary, lowered))
         tile_tags.append(of_tile)
 
     def text(found: list[Tag]) -> str:
