@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..seesr_modules.config import STEM_WIDTHS
 from ..seesr_modules.errors import SeeSRError
 
 Count = Annotated[int, Field(gt=0)]
@@ -138,7 +139,7 @@ class SeeSRSettings(Settings):
     dape: Path | None = None
     seesr: Path | None = None
     """Folder with unet and controlnet to go on from."""
-    stem_widths: tuple[int, ...] = (16, 32, 96, 256)
+    stem_widths: tuple[int, ...] = STEM_WIDTHS
     text_dropout: Share = 0.5
     degraded_share: Share = 0
     draws: Count = 1

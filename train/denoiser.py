@@ -15,12 +15,17 @@ import torch
 from diffusers import ControlNetModel, Transformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from ..seesr_modules.config import HEAD_WIDTH, LATENT_PX, EncoderSizes, Shapes, StemSizes, image_attention_places
+from ..seesr_modules.config import (
+    HEAD_WIDTH,
+    LATENT_PX,
+    STEM_WIDTHS,
+    EncoderSizes,
+    Shapes,
+    StemSizes,
+    image_attention_places,
+)
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.weights.checkpoint import describe, require_fit
-
-STEM_WIDTHS = (16, 32, 96, 256)
-"""Widths of the ControlNet's pixel stem, as published."""
 
 SOFT_PROMPT_DIM = 512
 """Width of the soft prompt that DAPE gives, as published."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ...seesr_modules.comfyui.networks.controlnet import RGB, Stem, image_attention_block, transformer_paths
-from ...seesr_modules.config import SD2, ImageAttentionPlace, Shapes, StemSizes
+from ...seesr_modules.config import SD2, STEM_WIDTHS, ImageAttentionPlace, Shapes, StemSizes
 from ...seesr_modules.dape.config import PUBLISHED_DAPE
 from ...seesr_modules.dape.tagger import Dape
 from ...seesr_modules.dape.tags import Vocabulary
@@ -31,7 +31,7 @@ from ...seesr_modules.weights import write_safetensors
 from ...seesr_modules.weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX
 from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, vocabulary_metadata
 
-STEM = StemSizes(hint_channels=RGB, widths=(16, 32, 96, 256), out_channels=SD2.model_channels)
+STEM = StemSizes(hint_channels=RGB, widths=STEM_WIDTHS, out_channels=SD2.model_channels)
 
 DAPE = replace(PUBLISHED_DAPE, num_classes=PUBLISHED_DAPE.num_classes - 1)
 """One class fewer than published: for the published number only the published words are accepted."""
@@ -112,7 +112,7 @@ def checkpoint_shapes() -> Shapes:
 def seesr_shapes() -> Shapes:
     """Return name -> shape of a packed SeeSR: the UNet's image attention, and the ControlNet."""
     _, unet = _base()
-    config = SD2.host_config()
+    config = SD2.comfyui_config()
     paths = transformer_paths(config)
     encoder = {
         name: tuple(unet[path].shape)
@@ -145,7 +145,7 @@ def seesr_shapes() -> Shapes:
 def _base() -> tuple[Any, dict[str, Tensor]]:
     """Return the host's description of Stable Diffusion 2, and its UNet's tensors without data."""
     unet = {"out_channels": SD2.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
-    config = comfy.supported_models.SD20({**SD2.host_config(), **unet})
+    config = comfy.supported_models.SD20({**SD2.comfyui_config(), **unet})
     model = comfy.model_base.BaseModel(config, device=torch.device("meta"))
     return config, model.diffusion_model.state_dict()
 
