@@ -1,6 +1,6 @@
 """Pack the published weights: two files of 1.9 GB together, which load at once, in place of 12 GB.
 
-Without options the files are taken from where `run.py download seesr` puts them.
+Without options the files are read from the folders that `run.py download seesr` fills.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Pack both files. Exit code 0 done, 2 wrong or missing files, or a folder that cannot be written to."""
+    """Pack both files. Exit code: 0 done; 2 wrong or missing files, or a folder that cannot be written to."""
     options = vars(parser().parse_args(arguments))
     from .download.folders import find_folders
     from .download.pack import PACKED_FROM, pack_published

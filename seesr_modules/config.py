@@ -15,14 +15,17 @@ from typing import Any, TypeAlias
 from .errors import SeeSRError
 
 Operations: TypeAlias = Any
-"""What holds the layer classes, such as Linear and Conv2d: ``torch.nn``, or the host's operations, which cast and
+"""The module with the layer classes, such as Linear and Conv2d: ``torch.nn``, or ComfyUI's operations, which cast and
 offload their weights."""
 
 HEAD_WIDTH = 64
 """Channels per attention head in every SD2-type network (SD2's ``num_head_channels``)."""
 
 LATENT_PX = 8
-"""Pixels of the picture per latent cell, along each side."""
+"""Side of a latent cell in pixels of the picture."""
+
+STEM_WIDTHS = (16, 32, 96, 256)
+"""Widths of the published ControlNet's pixel stem, at each resolution from the picture to the latent."""
 
 TRAIN_STEPS = 1000
 """Timesteps of the noise schedule that SD2 and SeeSR were trained with."""
@@ -35,10 +38,10 @@ NEGATIVE_QUALITY = "dotted, noise, blur, lowres, smooth"
 """The published quality prompts (method, section "Prompt")."""
 
 MAX_SIZE = 2**20
-"""Above any width, number of classes or side of a picture that is taken from a file."""
+"""A width, number of classes or side of a picture that is read from a file may not be larger."""
 
 MAX_BLOCKS = 100
-"""Above any number of blocks in a row that is taken from a file."""
+"""More blocks in a row may not be read from a file."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -62,10 +65,10 @@ def telling_shape(shapes: Shapes, name: str, ndim: int, what: str) -> tuple[int,
 
 
 def count_blocks(names: Sequence[str], prefix: str) -> int:
-    """Return how many of ``prefix0.``, ``prefix1.``, ... occur in a row at the start of names, which are sorted.
+    """Return how many of ``prefix0.``, ``prefix1.``, ... occur in a row at the start of sorted names.
 
     Raises:
-        SeeSRError: They are more than any network has.
+        SeeSRError: There are more than any network has.
     """
     for count in range(MAX_BLOCKS + 1):
         start = f"{prefix}{count}."
@@ -100,11 +103,11 @@ class ImageAttentionPlace:
 
 
 def image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPlace, ...]:
-    """Read where image attention stands and how large it is, from published names and shapes.
+    """Read the places and sizes of image attention from published names and shapes.
 
     Raises:
-        SeeSRError: It stands where no SD2-type network has a transformer, a tensor that tells its size is
-            missing or has another rank, or the blocks do not read the same soft prompt.
+        SeeSRError: A place is not in an SD2-type network, a tensor that tells its size is missing or has another rank,
+            or the blocks read soft prompts of different widths.
     """
     places, names = [], sorted(shapes)
     for name in shapes:
@@ -180,8 +183,8 @@ class EncoderSizes:
             context_dim=context_dim,
         )
 
-    def host_config(self) -> dict[str, object]:
-        """Return the sizes as the host spells them (fresh lists: the host's constructors consume them)."""
+    def comfyui_config(self) -> dict[str, object]:
+        """Return the sizes under ComfyUI's names. The lists are new, since ComfyUI's constructors consume them."""
         depth_output: list[int] = []
         start = 0
         for blocks in self.num_res_blocks:
@@ -220,11 +223,11 @@ SD2 = EncoderSizes(
 
 @dataclass(frozen=True)
 class StemSizes:
-    """Channels of the ControlNet's pixel stem, from the picture to the latent's resolution."""
+    """Channels of the ControlNet's pixel stem, from the resolution of the picture to that of the latent."""
 
     hint_channels: int
     widths: tuple[int, ...]
-    """Width at each resolution; every step between two halves the picture."""
+    """Width at each resolution. Each step to the next width halves the picture."""
     out_channels: int
 
     @classmethod
@@ -232,7 +235,7 @@ class StemSizes:
         """Read the sizes from ``controlnet_cond_embedding.*``.
 
         Raises:
-            SeeSRError: The stem is missing or does not go down by eight.
+            SeeSRError: The stem is missing or does not reduce the picture by eight.
         """
 
         def shape(name: str) -> tuple[int, ...]:

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class SeeSRError(ValueError):
-    """Bad input: the message names the input, what is wrong with it and what to do."""
+    """Bad input. The message names the input, what is wrong with it and what to do."""

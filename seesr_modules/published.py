@@ -1,7 +1,7 @@
-"""Where the weights are published: the project's only list of sources, as data.
+"""Every published file: its sources, size, checksum and licence, and the remedy if it is missing.
 
-Standard library only, so that a node can name the remedy for a missing file without loading anything.
-A checksum or size that no public file states is None, never a guess; a revision that none states is main.
+This module needs the standard library only, so that a node can name a remedy without loading anything. A checksum or
+size that no public file states is None, never a guess. A revision that no public file states is main.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = ("checkpoints", "seesr", "rams")
 
 @dataclass(frozen=True)
 class Licence:
-    """The terms of a file; ``must_accept`` where the user has to agree to them first."""
+    """The terms of a file. With ``must_accept`` the user has to agree to them first."""
 
     name: str
     url: str
@@ -42,7 +42,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class WebSource:
-    """A file behind a plain address. It states no checksum, so the :class:`PublishedFile` must."""
+    """A file behind a plain address. The address states no checksum, so the :class:`PublishedFile` must."""
 
     url: str
     page: str
@@ -50,11 +50,11 @@ class WebSource:
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A file to fetch, its sources in the order in which they are tried, and how a good copy is told.
+    """A file to fetch, its sources in the order in which they are tried, and how a good copy is recognised.
 
-    ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file)
-    that a good copy holds, checked where no ``sha256`` is published. Where ``any_name`` is set, the loaders
-    read its folder, whatever the weights in it are called.
+    ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file) that a good
+    copy holds; they are checked if no ``sha256`` is published. With ``any_name`` the loaders read the folder of the
+    file, whatever the weights in it are called.
     """
 
     title: str
@@ -70,7 +70,7 @@ class PublishedFile:
 
     @property
     def planned_bytes(self) -> int:
-        """The exact size where it is published, else the approximate one."""
+        """The exact size if it is published, else the approximate size."""
         return self.approx_bytes if self.size_bytes is None else self.size_bytes
 
 
@@ -201,8 +201,8 @@ SEESR = (
     ),
 )
 
-# SD 2 base, not 2.1 base: SeeSR was trained on it. The file is a pickle, but its checksum is published and it
-# holds tensors only, which the host loads without running code from it.
+# SeeSR was trained on SD 2 base, not on 2.1 base. The file is a pickle, but its checksum is published and it holds
+# tensors only, which ComfyUI loads without running code from the file.
 SD2_BASE = PublishedFile(
     title="Stable Diffusion 2 base",
     kind="checkpoints",
@@ -225,7 +225,7 @@ SD2_BASE = PublishedFile(
     sha256="d635794c1fedfdfa261e065370bea59c651fc9bfa65dc6d67ad29e11869a1824",
 )
 
-# Of its size is the 768 px model of the same family, too, which SeeSR was not made for: the checksum tells them apart.
+# The 768 px model of the same family, which SeeSR was not made for, has the same size. The checksum tells them apart.
 SD21_BASE = PublishedFile(
     title="Stable Diffusion 2.1 base",
     kind="checkpoints",
@@ -316,11 +316,11 @@ def find_page(path: Path) -> str:
 
 
 def missing_file_message(kind: Kind, name: str) -> str:
-    """Return one sentence on a missing model file: the command that fetches it, its page, its folder.
+    """Return one sentence on a missing model file, with the command that fetches it, its page and its folder.
 
     Args:
-        kind: model folder that was searched.
-        name: the file or folder that was looked for: its path below that folder, or the end of it.
+        kind: The model folder that was searched.
+        name: The file or folder that was looked for: its path below that folder, or the end of that path.
     """
     for target, files in CATALOGUE.items():
         parts = [file for file in files if file.kind == kind and f"/{name}/" in f"/{file.path}/"]

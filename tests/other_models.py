@@ -37,7 +37,7 @@ def save_controlnet(file: Path, sizes: EncoderSizes) -> None:
     """Write a ControlNet for a UNet of these sizes, in the layout of the ControlNets for Stable Diffusion 2."""
     assert sizes.context_dim == TEXT_WIDTH
     network = comfy.cldm.cldm.ControlNet(
-        **sizes.host_config(), hint_channels=3, dtype=torch.float32, operations=comfy.ops.disable_weight_init
+        **sizes.comfyui_config(), hint_channels=3, dtype=torch.float32, operations=comfy.ops.disable_weight_init
     )
     shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     weights = load_synth(GOLDEN).synthetic_state_dict(shapes)

@@ -1,1 +1,1 @@
-"""Fetching the published weights: :mod:`.sources` says what is where, :mod:`.cli` fetches it."""
+"""Fetching the published weights, which :mod:`seesr_modules.published` lists."""

@@ -1,4 +1,4 @@
-"""Telling a good copy of a weight file from a broken or foreign one."""
+"""Telling a good copy of a published file from a broken or foreign one."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ...seesr_modules.published import PublishedFile, hash_file
 Say = Callable[[str], None]
 
 _seen: dict[tuple[Path, int, int, int, PublishedFile], str | None] = {}
-"""What was found out before: path, inode, bytes, time of the last change, and what it should be -> its defect."""
+"""Earlier results: path, inode, bytes, time of the last change and the file that it should be -> its defect."""
 
 
 def find_defect_once(path: Path, file: PublishedFile, say: Say) -> str | None:
-    """Return :func:`find_defect` of a copy in a model folder, which is read once for as long as it does not change."""
+    """Return :func:`find_defect` of a copy in a model folder. The copy is not read again until it changes."""
     status = path.stat()
     state = (path, status.st_ino, status.st_size, status.st_mtime_ns, file)
     if state not in _seen:
@@ -29,14 +29,14 @@ def find_defect_once(path: Path, file: PublishedFile, say: Say) -> str | None:
 
 
 def find_defect(path: Path, file: PublishedFile, say: Say, stated_digest: str | None = None) -> str | None:
-    """Return what is wrong with the copy at ``path``, or None for a good one.
+    """Return what is wrong with the copy at ``path``, or None for a good copy.
 
     Args:
-        path: the copy, under any name.
-        file: what it should be.
-        say: told before a file is read to its end, which may take minutes.
-        stated_digest: the checksum that its source states, used where none is published: a sha256, or git's
-            sha1 of a blob. Anything else tells nothing of the content and is left out.
+        path: The copy, under any name.
+        file: What it should be.
+        say: Told before a file is read to its end, which may take minutes.
+        stated_digest: The checksum that its source states, used if none is published: a sha256, or git's sha1 of a
+            blob. Any other text says nothing about the content and is ignored.
     """
     size = path.stat().st_size
     if file.size_bytes is not None and size != file.size_bytes:
@@ -51,12 +51,12 @@ def find_defect(path: Path, file: PublishedFile, say: Say, stated_digest: str | 
 
 
 def is_checksum(digest: str) -> bool:
-    """Tell whether what a source states is a sha256, or git's sha1 of a blob."""
+    """Tell whether a source states a sha256, or git's sha1 of a blob."""
     return re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", digest) is not None
 
 
 def locate(file: PublishedFile, folder: Path) -> Path:
-    """Return where a file belongs below a model folder: its path, but that of a SeeSR that lies one level deeper."""
+    """Return the place of a file below a model folder, also for a SeeSR that lies one level deeper."""
     path = folder / file.path
     outer, *rest = PurePosixPath(file.path).parts
     if len(rest) < 2 or path.parent.exists() or not (folder / outer).is_dir():
@@ -67,7 +67,7 @@ def locate(file: PublishedFile, folder: Path) -> Path:
 
 
 def find_other_copy(path: Path, file: PublishedFile) -> Path | None:
-    """Return the copy that the loaders read in place of a missing ``path``: another file of its folder, or None."""
+    """Return the file of the same folder that the loaders read if ``path`` is missing, or None."""
     if not file.any_name or path.exists() or not path.parent.is_dir():
         return None
     from ...seesr_modules.weights import open_weights  # loads torch, which only this needs
@@ -96,6 +96,6 @@ def _wrong_content(path: Path, file: PublishedFile) -> str | None:
 
 
 def _git_sha1(path: Path) -> str:
-    """Git's name for a small file, which the hub gives as its ETag."""
+    """Return git's checksum of a small file, which the hub states as its ETag."""
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""The command ``download``: what is asked for, what is there, what is fetched."""
+"""The command ``download``: parse the request, look for files that are there, fetch the others."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _DEFAULT_TARGETS = ("seesr", "base")
 
 
 def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
-    """Fetch what the command line asks for.
+    """Fetch the files that the command line asks for.
 
     Args:
-        argv: the arguments, without the program's name.
-        catalogue: target -> files.
+        argv: The arguments, without the program's name.
+        catalogue: Target -> files.
 
     Returns:
-        0 done, 1 something could not be fetched or packed (a sentence on stderr says what and why), 2 wrong usage.
+        0 done; 1 a file could not be fetched or packed (a sentence on stderr says which and why); 2 wrong usage.
     """
     parser = _parser(catalogue)
     try:
@@ -46,7 +46,7 @@ def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
         return int(_fetch_all(files, folders, args.accept_license) is None)
     except SeeSRError as error:
         return _fail(str(error))
-    except OSError as error:  # fetching words its own: this is a folder that cannot even be looked into
+    except OSError as error:  # a folder that cannot be listed; fetching reports its own errors
         return _fail(f"{error.filename} cannot be read ({error.strerror}): choose another folder with --models.")
     except KeyboardInterrupt:
         return _fail("Stopped. What has arrived is kept: run the same command again to go on.")
@@ -55,7 +55,7 @@ def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
 def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="download",
-        description="Fetch the published weights into ComfyUI's model folders; what is there is kept.",
+        description="Fetch the published weights into ComfyUI's model folders. Files that are there are kept.",
     )
     parser.add_argument(
         "targets",
@@ -79,7 +79,7 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
 
 
 def _fetch_and_pack(files: list[PublishedFile], folders: Folders, args: argparse.Namespace) -> int:
-    """Fetch what is not packed yet, pack it, and delete what the packed files stand in for."""
+    """Fetch files that are not packed yet, pack them, and delete the files that the packed ones replace."""
     from . import pack  # loads torch, which fetching does without
     from .replaced import delete, list_replaced
 
@@ -114,7 +114,7 @@ def _fetch_and_pack(files: list[PublishedFile], folders: Folders, args: argparse
 
 
 def _fetch_all(files: list[PublishedFile], folders: Folders, accepted: bool, packed_bytes: int = 0) -> set[Path] | None:
-    """Fetch what no folder has; return what was fetched, None where something could not be."""
+    """Fetch files that no folder has; return the fetched ones, or None if a file could not be fetched."""
     wanted, fetched, failed = [], set(), False
     for file in files:
         if found := find(file, folders, _say):
@@ -144,7 +144,7 @@ def _fetch_all(files: list[PublishedFile], folders: Folders, accepted: bool, pac
 
 
 def _show(files: list[PublishedFile], folders: Folders) -> list[PublishedFile]:
-    """Say of each file whether it is there, and all about it; return those that are not."""
+    """Print whether each file is there, its size, sources and licence; return the missing files."""
     missing = []
     for file in files:
         found = find(file, folders, _say)

@@ -1,8 +1,8 @@
-"""Fetching one file: resumed, checked, and only then given its name.
+"""Fetching one file: the download is resumed and checked, and only then gets its name.
 
-``huggingface_hub`` asks the hub, sends the token, transfers, and shows the progress. Its ``hf_hub_download``
-is not used: it throws a broken download away, checks no checksum, cannot rename, deletes the old file before
-it has the new one, and leaves a folder of its own among the models.
+``huggingface_hub`` asks the hub, sends the token, transfers the file and shows the progress. Its ``hf_hub_download`` is
+not used: it deletes a broken download, checks no checksum, cannot rename, deletes the old file before it has the new
+one, and leaves a folder of its own among the models.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OTHER_FOLDER = " with --models"
 
 
 class _UnfitError(Exception):
-    """What a source offers or sent is not the file: the message says why."""
+    """A source offers or sent another file. The message says why."""
 
 
 _NO_ANSWER: tuple[type[Exception], ...] = (_UnfitError, *_SOURCE_ERRORS)
@@ -49,7 +49,7 @@ _NO_ANSWER: tuple[type[Exception], ...] = (_UnfitError, *_SOURCE_ERRORS)
 
 @dataclass(frozen=True)
 class _Offer:
-    """What a source says that it will send."""
+    """What a source announces before it sends a file."""
 
     url: str
     headers: dict[str, str]
@@ -58,7 +58,7 @@ class _Offer:
 
 
 def find(file: PublishedFile, folders: Folders, say: Say) -> Path | None:
-    """Return a good copy of the file in any folder of its kind, under any name that the loaders take, or None."""
+    """Return a good copy in any folder of the file's kind, under any name that the loaders accept, or None."""
     for folder in folders[file.kind]:
         path = locate(file, folder)
         if path.is_file() and find_defect_once(path, file, say) is None:
@@ -69,14 +69,14 @@ def find(file: PublishedFile, folders: Folders, say: Say) -> Path | None:
 
 
 def target_path(file: PublishedFile, folders: Folders) -> Path:
-    """Return where the file goes: the first folder of its kind."""
+    """Return the place for the file in the first folder of its kind."""
     return locate(file, folders[file.kind][0])
 
 
 def is_published(path: Path, file: PublishedFile, say: Say) -> bool:
-    """Tell whether a copy is the published file to the byte.
+    """Tell whether a copy is known to be the published file to the byte.
 
-    Where no checksum is published, the first source that answers states one; without an answer it is not known.
+    If no checksum is published, the checksum of the first source that answers is used.
     """
     if file.sha256 is not None:
         return find_defect_once(path, file, say) is None
@@ -90,10 +90,10 @@ def is_published(path: Path, file: PublishedFile, say: Say) -> bool:
 
 
 def require_space(files: Iterable[PublishedFile], folders: Folders, packed_bytes: int = 0) -> None:
-    """Check that every disk has room for what is still to come of the files, and for what will be packed from them.
+    """Check that every disk has room for the missing bytes of the files, and for the files packed from them.
 
     Raises:
-        SeeSRError: one has not.
+        SeeSRError: A disk has less room.
     """
     needs: dict[int, tuple[Path, int]] = {}
     targets = [(target_path(file, folders), file.planned_bytes) for file in files]
@@ -101,7 +101,7 @@ def require_space(files: Iterable[PublishedFile], folders: Folders, packed_bytes
         targets.append((folders["seesr"][0] / "packed", packed_bytes))
     for target, planned_bytes in targets:
         existing = next((folder for folder in target.parents if folder.is_dir()), None)
-        if existing is None:  # a drive that is not there: making the folder will say so
+        if existing is None:  # the drive is missing; making the folder will report that
             continue
         disk = existing.stat().st_dev
         needed = max(0, planned_bytes - _count_arrived(target))
@@ -113,15 +113,15 @@ def require_space(files: Iterable[PublishedFile], folders: Folders, packed_bytes
 def fetch(file: PublishedFile, folders: Folders, say: Say) -> Path:
     """Return a good copy of the file, fetched if no folder of its kind has one.
 
-    An unfinished download stays beside the target as ``NAME.DIGEST.part``, and the next call goes on from it.
+    An unfinished download stays beside the target as ``NAME.DIGEST.part``, and the next call continues it.
 
     Args:
-        file: what to fetch.
-        folders: kind -> model folders.
-        say: told what happens, one line at a time.
+        file: The file to fetch.
+        folders: Kind -> model folders.
+        say: Told what happens, one line at a time.
 
     Raises:
-        SeeSRError: no source gave it, or the folder cannot hold it.
+        SeeSRError: No source has it, or the folder cannot hold it.
     """
     if found := find(file, folders, say):
         return found
@@ -129,7 +129,7 @@ def fetch(file: PublishedFile, folders: Folders, say: Say) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _lock_out_others(target, say):
-            if found := find(file, folders, say):  # by the process that was waited for
+            if found := find(file, folders, say):  # fetched by the process that held the lock
                 return found
             if target.exists():
                 say(f"{target} is replaced: {find_defect_once(target, file, say)}.")
@@ -161,7 +161,7 @@ def _from_any_source(file: PublishedFile, target: Path, say: Say) -> Path:
 
 
 def _from_source(source: HubSource | WebSource, file: PublishedFile, target: Path, say: Say) -> Path:
-    """Return the checked part file, after waiting out the failures that pass."""
+    """Return the checked part file. Temporary failures are waited for and tried again."""
     tries = 0
     while True:
         before = _count_arrived(target)
@@ -178,7 +178,7 @@ def _from_source(source: HubSource | WebSource, file: PublishedFile, target: Pat
 
 
 def _ask(source: HubSource | WebSource, file: PublishedFile) -> _Offer:
-    token = None if isinstance(source, HubSource) else False  # None: the user's own, which is the hub's alone
+    token = None if isinstance(source, HubSource) else False  # None sends the user's token, which only the hub may get
     stated = get_hf_file_metadata(_address(source), token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     if file.size_bytes is not None and stated.size not in (None, file.size_bytes):
         raise _UnfitError(f"it offers another file, of {stated.size:,} bytes instead of {file.size_bytes:,}")
@@ -204,7 +204,7 @@ def _address(source: HubSource | WebSource, commit: str | None = None) -> str:
 
 
 def _download(offer: _Offer, file: PublishedFile, target: Path, say: Say) -> Path:
-    # Named after its content: what came from one mirror is gone on with from another only if it is the same.
+    # The name contains the checksum, so a download from one mirror is continued from another only for the same file.
     name = "".join(c for c in offer.digest if c.isalnum())[:12] or "unknown"
     part = target.with_name(f"{target.name}.{name}.part")
     if offer.size_bytes is not None:
@@ -235,13 +235,13 @@ def _list_parts(target: Path) -> list[Path]:
 
 
 def _count_arrived(target: Path) -> int:
-    """Bytes in the unfinished downloads of a file."""
+    """Return the bytes in the unfinished downloads of a file."""
     return sum(part.stat().st_size for part in _list_parts(target))
 
 
 @contextmanager
 def _lock_out_others(target: Path, say: Say) -> Iterator[None]:
-    """Keep other processes from fetching the same file meanwhile."""
+    """Hold a lock, so that no other process fetches the same file."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -253,11 +253,11 @@ def _lock_out_others(target: Path, say: Say) -> Iterator[None]:
     finally:
         lock.release()
     with suppress(PermissionError):  # on Windows, while another process waits for it
-        Path(lock.lock_file).unlink(missing_ok=True)  # the file is there now: who comes next needs no lock
+        Path(lock.lock_file).unlink(missing_ok=True)  # the file is there now, so nobody needs the lock
 
 
 def _wait_s(error: Exception, tries: int) -> int | None:
-    """Seconds to wait before trying the source again, or None where that will not help."""
+    """Return the seconds to wait before trying the source again, or None if that cannot help."""
     if _is_disk_error(error) or tries >= len(_WAITS_S):
         return None
     status, asked = _answer(error)
@@ -288,7 +288,7 @@ def _reason(error: Exception, source: HubSource | WebSource) -> str:
 
 
 def _answer(error: Exception) -> tuple[int | None, str]:
-    """Status and Retry-After of the answer that an error tells of; no status where no answer came."""
+    """Return status and Retry-After of the answer behind an error; no status if no answer came."""
     response = getattr(error, "response", None)
     return (None, "") if response is None else (response.status_code, response.headers.get("Retry-After", ""))
 

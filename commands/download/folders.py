@@ -19,12 +19,12 @@ def find_folders(models: Path | None = None, comfyui: Path | None = None) -> Fol
     """Return the model folders to search and to fill.
 
     Args:
-        models: a folder to use as ComfyUI's ``models``, and nothing else.
-        comfyui: ComfyUI's folder; default COMFYUI_PATH, else the one whose ``custom_nodes`` holds this pack.
-            Its ``extra_model_paths.yaml`` is read as the host reads it.
+        models: The only folder to use, in place of ComfyUI's ``models``.
+        comfyui: ComfyUI's folder. Default: COMFYUI_PATH, else the one whose ``custom_nodes`` holds this pack.
+            Its ``extra_model_paths.yaml`` is read as ComfyUI reads it.
 
     Raises:
-        SeeSRError: no ComfyUI there, or an ``extra_model_paths.yaml`` that cannot be read.
+        SeeSRError: There is no ComfyUI, or an ``extra_model_paths.yaml`` cannot be read.
     """
     if models is not None:
         return {kind: (models.absolute() / kind,) for kind in KINDS}
@@ -52,7 +52,7 @@ def _comfyui_root(comfyui: Path | None) -> Path:
 
 
 def _add_extra_paths(folders: dict[str, list[Path]], config: Path) -> None:
-    """Add the folders that an ``extra_model_paths.yaml`` names, in the host's order."""
+    """Add the folders that an ``extra_model_paths.yaml`` names, in ComfyUI's order."""
     try:
         sections = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         for section in filter(None, sections.values()):

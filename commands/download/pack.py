@@ -1,4 +1,4 @@
-"""Packing of what was fetched, wherever it lies in the model folders; :mod:`..packing` does the work."""
+"""Packing the published files, wherever they lie in the model folders, with :mod:`seesr_modules.weights.pack`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from .folders import Folders
 PackedKind = Literal["seesr", "dape"]
 
 PACKED_FROM: dict[PackedKind, tuple[PublishedFile, ...]] = {"seesr": SEESR, "dape": (RAM, DAPE, *TAG_LISTS)}
-"""What a packed file is made from, and stands in for: its kind, with which its name begins -> published files."""
+"""Kind of a packed file, with which its name begins -> the published files that it is made from and replaces."""
 
 PACKED_BYTES: dict[PackedKind, int] = {"seesr": 1_480_000_000, "dape": 424_434_122}
-"""About the size of each packed file in float16."""
+"""Approximate size of each packed file in float16."""
 
 _PLACES: dict[str, tuple[Kind, str]] = {
     "seesr": ("seesr", PUBLISHED_SEESR),
@@ -38,26 +38,26 @@ _PLACES: dict[str, tuple[Kind, str]] = {
     "dape": (DAPE.kind, DAPE.path),
     "tags": (TAG_LISTS[0].kind, TAG_LISTS[0].path),
 }
-"""Argument of :func:`pack_published` -> the model folder and the name under which it is looked for."""
+"""Argument of :func:`pack_published` -> the model folder and the name to look for."""
 
 _ROLES: dict[PackedKind, tuple[str, ...]] = {"seesr": ("seesr",), "dape": ("ram", "dape", "tags")}
 
 
 def find_packed(folders: Folders, kind: PackedKind) -> Path | None:
-    """Return a whole packed file of a kind, in any precision, from the folders that the loaders search."""
+    """Return a complete packed file of a kind, in any precision, from the folders that the loaders search."""
     places = folders["seesr"] if kind == "seesr" else (*folders["seesr"], *folders["rams"])
     files = (place / f"{kind}_{name}.safetensors" for place in places for name in NAMES.values())
     return next(filter(_is_whole, files), None)
 
 
 def parts_of(files: Iterable[PublishedFile]) -> dict[PackedKind, list[PublishedFile]]:
-    """Return kind -> those of the files that a packed file of this kind stands in for."""
+    """Return kind -> those of the files that a packed file of this kind replaces."""
     names = {kind: {(file.kind, file.path) for file in made_from} for kind, made_from in PACKED_FROM.items()}
     return {kind: [file for file in files if (file.kind, file.path) in names[kind]] for kind in PACKED_FROM}
 
 
 def can_pack(folders: Folders, kind: PackedKind) -> bool:
-    """Tell whether all that a packed file is made from is in the model folders."""
+    """Tell whether everything that a packed file is made from is in the model folders."""
     return all(_find(folders, role) for role in _ROLES[kind])
 
 
@@ -74,21 +74,21 @@ def pack_published(
 ) -> None:
     """Pack the published weights into one file for SeeSR and one for DAPE.
 
-    Where only a packed file is left of a kind, that is enough, but for what is to be packed anew.
+    If the published files of a kind are gone, its packed file is enough, unless it is to be packed anew.
 
     Args:
-        folders: kind -> model folders, searched for what the arguments do not name.
-        say: told of each file when it is done.
-        anew: pack these also where a packed file is newer than all that it is made from.
-        dtype: how the weights are stored.
-        output: folder for the two files; default: the first of the kind ``seesr``.
-        seesr: folder that holds ``unet`` and ``controlnet``.
-        ram: file.
-        dape: file.
-        tags: folder with the tag lists.
+        folders: Kind -> model folders, searched for files that the arguments do not name.
+        say: Told of each file when it is done.
+        anew: Kinds to pack even if their packed file is newer than everything that it is made from.
+        dtype: The type to store the weights in.
+        output: Folder for the two files. Default: the first folder of the kind ``seesr``.
+        seesr: Folder that holds ``unet`` and ``controlnet``.
+        ram: RAM's file.
+        dape: DAPE's file.
+        tags: Folder with the tag lists.
 
     Raises:
-        SeeSRError: a file is missing or something else, or the folder cannot hold the packed ones.
+        SeeSRError: A file is missing or of another kind, or the folder cannot hold the packed files.
     """
     output = output or folders["seesr"][0]
     given = {"seesr": seesr, "ram": ram, "dape": dape, "tags": tags}
@@ -108,10 +108,10 @@ def pack_published(
 
 
 def _sources(folders: Folders, kind: PackedKind, given: Mapping[str, Path | None], must: bool) -> dict[str, Path]:
-    """Return what a packed file is made from, unchecked: opening it tells what it is; empty where only that is left.
+    """Return the sources of a packed file, unchecked; empty if they are gone and the packed file is enough.
 
     Raises:
-        SeeSRError: Something is missing, and there is no packed file or it ``must`` be made anew.
+        SeeSRError: A source is missing, and there is no packed file or it ``must`` be made anew.
     """
     looked_for = {role: given[role] or _find(folders, role) for role in _ROLES[kind]}
     found = {role: path for role, path in looked_for.items() if path}
@@ -122,8 +122,8 @@ def _sources(folders: Folders, kind: PackedKind, given: Mapping[str, Path | None
     if missing and must:
         names = ", ".join(_PLACES[role][1] for role in missing)
         raise SeeSRError(
-            f"The published files of {packed} are gone ({names}), so it cannot be packed anew, and need not be to be "
-            "used: for another precision fetch them again with `python run.py download seesr` (12 GB)."
+            f"The published files of {packed} are gone ({names}), so it cannot be packed anew. It can be used as it "
+            "is; for another precision fetch them again with `python run.py download seesr` (12 GB)."
         )
     return {} if missing else found
 
@@ -138,7 +138,7 @@ def _find(folders: Folders, role: str) -> Path | None:
 
 
 def _is_current(packed: Path, sources: Mapping[str, Path]) -> bool:
-    """Tell whether a packed file is whole, and no older than its sources, files or folders of files."""
+    """Tell whether a packed file is complete, and no older than its source files and folders."""
     if not _is_whole(packed):
         return False
     weights = [path for role, path in sources.items() if role != "tags"]
@@ -148,7 +148,7 @@ def _is_current(packed: Path, sources: Mapping[str, Path]) -> bool:
 
 
 def _is_whole(packed: Path) -> bool:
-    """Tell whether a packed file is there, of this version, and as long as its header says."""
+    """Tell whether a packed file exists, is of this version and is as long as its header says."""
     try:
         return open_weights(packed).metadata.get(FORMAT_KEY) == FORMAT
     except SeeSRError:

@@ -1,4 +1,4 @@
-"""Deleting published files that packed ones stand in for."""
+"""Deleting published files that packed files replace."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .fetch import is_published, target_path
 from .folders import Folders
 
 _KEPT = {file.path for file in TAG_LISTS}
-"""Small, and needed beside any RAM that is not packed."""
+"""Files that are never deleted: they are small, and any RAM that is not packed needs them."""
 
 
 def list_replaced(
     files: Iterable[PublishedFile], folders: Folders, fetched: Collection[Path], say: Say, look: bool = True
 ) -> list[Path]:
-    """Return which files may be deleted once a packed file is made from them: all but the tag lists, or none.
+    """Return the files that may be deleted once a packed file is made from them: all except the tag lists, or none.
 
-    A file that was there before may be deleted only in ``models/seesr`` and only where it is the published one to the
-    byte: a fine-tuned SeeSR may lie under the same name, and other packs read RAM from ``models/rams``. What a link
-    leads to stays, and so does a copy under another name. Where one stays all stay, since they are used together.
+    A file that was there before may be deleted only in ``models/seesr``, and only if it is the published file to the
+    byte: a fine-tuned SeeSR may have the same name, and other packs read RAM from ``models/rams``. Files behind links
+    stay, and so do copies under another name. If one file stays, all stay, since they are used together.
 
     Args:
-        files: what one packed file is made from.
-        folders: kind -> model folders.
-        fetched: what was fetched now, or will be.
-        say: told why they stay.
-        look: compare with the published file; else take it for that.
+        files: The files that one packed file is made from.
+        folders: Kind -> model folders.
+        fetched: The files that were fetched now, or will be.
+        say: Told why files stay.
+        look: Compare files with the published ones; else assume that they are equal.
     """
     paths = []
     for file in files:
@@ -37,7 +37,7 @@ def list_replaced(
         found = (folder / file.path for folder in folders[file.kind] if (folder / file.path).exists())
         path = next(found, target_path(file, folders))
         if reason := _reason_to_keep(path, file, fetched, say, look):
-            say(f"{path} stays, and what is used with it: {reason}.")
+            say(f"{path} stays, and so do the files used with it: {reason}.")
             return []
         paths.append(path)
     return paths
@@ -58,7 +58,7 @@ def _reason_to_keep(path: Path, file: PublishedFile, fetched: Collection[Path], 
 
 
 def delete(paths: Iterable[Path], folders: Folders, say: Say) -> None:
-    """Delete files, and the folders that this leaves empty, up to the model folders."""
+    """Delete files, and the folders that become empty, up to the model folders."""
     roots = {folder for places in folders.values() for folder in places}
     for path in paths:
         try:

@@ -106,7 +106,7 @@ def checkpoint_shapes() -> Shapes:
 def seesr_shapes() -> dict[str, Shapes]:
     """Return name -> shape of the published ``unet`` and ``controlnet``."""
     _, unet = _base()
-    config = SD2.host_config()
+    config = SD2.comfyui_config()
     paths = transformer_paths(config)
     base = {
         name: tuple(unet[path].shape) for name, path in comfy.utils.unet_to_diffusers(config).items() if path in unet
@@ -162,7 +162,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _base() -> tuple[Any, dict[str, Tensor]]:
     """Return ComfyUI's config of Stable Diffusion 2, and the tensors of its UNet without data."""
     unet = {"out_channels": SD2.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
-    config = comfy.supported_models.SD20({**SD2.host_config(), **unet})
+    config = comfy.supported_models.SD20({**SD2.comfyui_config(), **unet})
     model = comfy.model_base.BaseModel(config, device=torch.device("meta"))
     return config, model.diffusion_model.state_dict()
 

@@ -1,4 +1,4 @@
-"""Every size of a DAPE, read from the shapes of its checkpoint."""
+"""All sizes of a DAPE, read from the shapes of its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..errors import SeeSRError
 if TYPE_CHECKING:
     from ..config import Shapes
 
-# Published names of the tag head, most trusted first: tag_encoder shares its tensors with the tag head,
-# and some releases call the tag head vision_multi.
+# Published names of the tag head, in order of preference. Some releases call the tag head vision_multi; tag_encoder
+# shares its tensors with the tag head.
 TAG_HEAD_NAMES = ("tagging_head", "vision_multi", "tag_encoder")
 
 PUBLISHED_TAG_HEADS = 4  # shapes do not tell how a width is split into heads
@@ -24,8 +24,8 @@ PUBLISHED_TAG_LAYERS = 2  # nor how many of tag_encoder's layers are the tag hea
 class DapeConfig:
     """Sizes of the Swin encoder and of the tag head.
 
-    ``image_size`` and ``patch_size`` are in pixels, ``window_size`` in patches; a stage that is smaller than
-    the window is one window of its own size. ``label_width`` is the width of the stored label embeddings,
+    ``image_size`` and ``patch_size`` are in pixels, ``window_size`` in patches. A stage that is smaller than the
+    window is one window of its own size. ``label_width`` is the width of the stored label embeddings,
     ``tag_width`` that of the tag head.
 
     Raises:
@@ -48,7 +48,7 @@ class DapeConfig:
     tag_heads: int = PUBLISHED_TAG_HEADS
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no model can have."""
+        """Refuse impossible sizes."""
         for name, value in vars(self).items():
             if min(value if isinstance(value, tuple) else (value,), default=0) < 1:
                 raise SeeSRError(f"DAPE: {name} must be at least 1, not {value}.")
@@ -100,10 +100,10 @@ class DapeConfig:
     def from_shapes(cls, shapes: Shapes) -> DapeConfig:
         """Read the sizes from a RAM checkpoint's names and shapes.
 
-        Not in the shapes are the tag head's head count (4, as published); its number of layers where a file
-        names it ``tag_encoder`` only (2, as published); and, where a file comes without Swin's attention
-        masks and every stage holds a whole window, the image size: the one that makes the last stage one
-        window, as in every published Swin.
+        The shapes do not tell the head count of the tag head (4 is used, as published), nor its number of layers if a
+        file names it ``tag_encoder`` only (2 is used, as published). If a file has no attention masks of Swin's and
+        every stage holds a whole window, they do not tell the image size either. The size is then used that makes
+        the last stage one window, as in every published Swin.
 
         Raises:
             SeeSRError: A tensor that tells a size is missing or has an impossible shape, or the network is
@@ -157,13 +157,13 @@ class DapeConfig:
 
 
 def _fits(resolution: int, window: int, stages: int) -> bool:
-    """Whether each stage divides into windows and, but for the last, into pairs of patches."""
+    """Tell whether each stage divides into windows and, except the last, into pairs of patches."""
     sides = [resolution >> stage for stage in range(stages)]
     return resolution % (1 << (stages - 1)) == 0 and all(side > 0 and side % min(window, side) == 0 for side in sides)
 
 
 def _image_size(shapes: Shapes, patch_size: int, windows: list[int]) -> int:
-    """Image side in pixels, from what the file tells of it (see :meth:`DapeConfig.from_shapes`)."""
+    """Return the side of the image in pixels, as far as the file tells it (see :meth:`DapeConfig.from_shapes`)."""
     for stage, window in enumerate(windows):
         pixels = patch_size << stage  # of one patch of this stage
         blocks = f"visual_encoder.layers.{stage}.blocks"

@@ -22,11 +22,11 @@ QUERY_AND_KEY = (".crossattention.self.query.weight", ".crossattention.self.key.
 
 
 def lora_stems(parameters: Iterable[str], file: Iterable[str]) -> dict[str, list[str]]:
-    """Weight of the tagger -> the names, less ``.lora_A`` and ``.lora_B``, of the LoRA parts that add to it.
+    """Return weight of the tagger -> names of the LoRAs that add to it, without ``.lora_A`` and ``.lora_B``.
 
-    Swin's ``qkv`` has one, the tag head's query and key have two: the tag head shares these weights with
-    the first layers of ``tag_encoder``, and the published code merges the LoRA of both. In a file that has
-    nothing of ``tag_encoder`` its parts count as zero, which they are until trained.
+    Swin's ``qkv`` has one LoRA. The tag head's query and key have two: the tag head shares these weights with the
+    first layers of ``tag_encoder``, and the published code merges the LoRA of both. If a file has no tensors of
+    ``tag_encoder``, its LoRA counts as zero, as before training.
     """
     file = list(file)
     heads = [head for head in TAG_HEAD_NAMES if any(name.startswith(f"{head}.") for name in file)]
@@ -43,7 +43,7 @@ def lora_stems(parameters: Iterable[str], file: Iterable[str]) -> dict[str, list
 
 
 def lora_shapes(stems: Mapping[str, Iterable[str]], parameters: Shapes, rank: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of each tensor that a file of this rank holds for ``stems``."""
+    """Return name -> shape of each tensor that a file of this rank holds for ``stems``."""
     shapes: dict[str, tuple[int, ...]] = {}
     for name, of_name in stems.items():
         rows, columns = parameters[name]
@@ -55,7 +55,7 @@ def lora_shapes(stems: Mapping[str, Iterable[str]], parameters: Shapes, rank: in
 
 
 def lora_delta(a: Tensor, b: Tensor) -> Tensor:
-    """What one LoRA adds to its weight, in float32.
+    """Return what one LoRA adds to its weight, in float32.
 
     Args:
         a: [rank, in]; or for Q and V of a joint ``qkv`` [2 rank, in], Q's rows first.

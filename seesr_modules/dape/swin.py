@@ -1,7 +1,7 @@
-"""The Swin transformer that RAM looks through, under the names of its published weights.
+"""RAM's image encoder, a Swin transformer, under the names of its published weights.
 
-Why not a library's: transformers' SwinModel takes as long and as much memory on a CPU (2.9 to 3.1 s a picture on one
-thread, this one 3.0 to 3.3 s), but its layers are torch's own, without the host's casting and offload; it splits
+The SwinModel of transformers needs as much time and memory on a CPU (2.9 to 3.1 s a picture on one thread, this one 3.0
+to 3.3 s). It is not used, because its layers are torch's own, without ComfyUI's casting and offload. It also splits
 query, key and value, and names them differently in transformers 4 and 5.
 """
 
@@ -23,7 +23,7 @@ class Layers:
     """``operations`` with the device and dtype of the weights filled in."""
 
     def __init__(self, operations: Operations, device: torch.device | str | None, dtype: torch.dtype | None) -> None:
-        """Keep what every layer is made with."""
+        """Keep the operations, device and dtype of every layer."""
         self._operations = operations
         self._where = {"device": device, "dtype": dtype}
 
@@ -40,12 +40,12 @@ class Layers:
         return self._operations.LayerNorm(width, eps=eps, **self._where)
 
     def table(self, rows: int, width: int) -> nn.Module:
-        """Learned table; as a layer of its own the host can move and cast it, unlike a bare parameter."""
+        """Learned table. ComfyUI can move and cast a layer, but not a bare parameter."""
         return self._operations.Embedding(rows, width, **self._where)
 
 
 def relative_position_index(window: int, device: torch.device) -> Tensor:
-    """Row of the position bias table for each pair of patches in a window: int [window**2, window**2]."""
+    """Return the row of the position bias table for each pair of patches in a window: int [window**2, window**2]."""
     down, right = torch.meshgrid(
         torch.arange(window, device=device), torch.arange(window, device=device), indexing="ij"
     )
@@ -56,7 +56,7 @@ def relative_position_index(window: int, device: torch.device) -> Tensor:
 
 
 def shift_mask(resolution: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Attention bias that parts what the cyclic shift brought together.
+    """Return the attention bias that separates patches which only the cyclic shift made neighbours.
 
     Returns:
         [windows, window**2, window**2]: 0 for two patches that are neighbours in the picture too, else -100
@@ -166,7 +166,7 @@ class SwinStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] to the next stage's [B, H/2, W/2, 2C], or to the same after the last one."""
-        # Cheap, and made here: a buffer of a module built on the meta device would have no values.
+        # Computed here, which is cheap: a buffer of a module built on the meta device would have no values.
         index = relative_position_index(self.window, x.device)
         masks = [shift_mask(self.resolution, self.window, shift, x.device) for shift in (0, self.shift)]
         for i, block in enumerate(self.blocks):

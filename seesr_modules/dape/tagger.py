@@ -22,7 +22,7 @@ BERT_NORM_EPS = 1e-12
 
 
 class DapeOutput(NamedTuple):
-    """What DAPE sees in a batch of images, in float32.
+    """DAPE's output for a batch of images, in float32.
 
     ``soft_prompt`` [B, tokens, soft_prompt_width], as published [B, 145, 512]; ``logits`` [B, classes].
     """
@@ -34,8 +34,8 @@ class DapeOutput(NamedTuple):
 def preprocess(image: Tensor, image_size: int) -> Tensor:
     """Squash an image [B, 3, H, W] in [0, 1] to ``image_size`` px squared and normalise it, in float32.
 
-    Bilinear. Where a side shrinks the image is low-passed first, which the published pipeline does not do: it
-    would alias.
+    The resampling is bilinear. If a side shrinks, the image is low-passed first to avoid aliasing. The published
+    pipeline does not do that.
 
     Raises:
         SeeSRError: The image is empty or has no three channels.
@@ -113,8 +113,7 @@ class TagLayer(nn.Module):
 class Dape(nn.Module):
     """Degradation-aware prompt extractor: RAM's image encoder and tag head.
 
-    Parameters have the published names, but for the two kinds of tables, which are layers here (see
-    :mod:`.weights`).
+    Parameters have the published names, except the two kinds of tables, which are layers here (see :mod:`.weights`).
 
     Source: SeeSR section 3.2; "Recognize Anything", arXiv 2306.03514.
     """
@@ -126,7 +125,7 @@ class Dape(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        """Build with weights on ``device`` in ``dtype``; "meta" where they are assigned later."""
+        """Build with weights on ``device`` in ``dtype``. The device is "meta" if they are assigned later."""
         super().__init__()
         self.config = config
         layers = Layers(operations, device, dtype)
@@ -139,11 +138,11 @@ class Dape(nn.Module):
         self.fc = layers.linear(config.tag_width, 1)
 
     def forward(self, image: Tensor, dtype: torch.dtype = torch.float32) -> DapeOutput:
-        """See an image [B, 3, H, W] in [0, 1], of any size.
+        """Compute soft prompt and logits of an image [B, 3, H, W] in [0, 1], of any size.
 
         Args:
-            image: RGB; best the low-resolution image before upscaling.
-            dtype: What to compute in. Plain torch layers need it to be that of the weights; the host's cast.
+            image: RGB, best the low-resolution image before upscaling.
+            dtype: The type to compute in. Plain torch layers need that of the weights; ComfyUI's layers cast.
 
         Raises:
             SeeSRError: The image is empty or has no three channels.

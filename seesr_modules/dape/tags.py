@@ -1,4 +1,4 @@
-"""Tags: the vocabulary's files, and which tags the logits turn on."""
+"""Tags: the files of the vocabulary, and the tags that the logits turn on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PUBLISHED_SHA256 = {file.path: file.sha256 for file in TAG_LISTS}
 class Vocabulary:
     """Words and threshold of each tag class, in class order.
 
-    A tag is on where its score is above its threshold, both in 0..1. ``chinese`` is None where not read.
+    A tag is on if its score is above its threshold, both in 0..1. ``chinese`` is None if it was not read.
 
     Raises:
         SeeSRError: The lists differ in length, or a threshold is no number in 0..1.
@@ -43,7 +43,7 @@ class Vocabulary:
     chinese: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse lists that do not belong together."""
+        """Refuse lists of different lengths and impossible thresholds."""
         lengths = {len(words) for words in (self.english, self.thresholds, self.chinese) if words is not None}
         if len(lengths) > 1:
             raise SeeSRError(f"Tag words and thresholds differ in number: {sorted(lengths)}.")
@@ -52,10 +52,10 @@ class Vocabulary:
             raise SeeSRError(f"A tag threshold is {wrong}; each must be a number from 0 to 1.")
 
     def words(self, language: Language) -> tuple[str, ...]:
-        """Words in ``language``.
+        """Return the words in ``language``.
 
         Raises:
-            SeeSRError: There are none in this language.
+            SeeSRError: There are no words in this language.
         """
         words = {"english": self.english, "chinese": self.chinese}.get(language)
         if words is None:
@@ -76,7 +76,7 @@ class Tag:
 
 
 def tag_files(folder: Path) -> dict[str, Path] | None:
-    """Return the vocabulary's files in a folder, as arguments of :func:`read_vocabulary`; None where not there."""
+    """Return the files of the vocabulary in a folder, as arguments of :func:`read_vocabulary`; None if missing."""
     files = {"tags": folder / TAG_LIST, "thresholds": folder / THRESHOLDS, "chinese": folder / CHINESE_TAG_LIST}
     found = {argument: path for argument, path in files.items() if path.is_file()}
     return found if {"tags", "thresholds"} <= found.keys() else None
@@ -85,7 +85,7 @@ def tag_files(folder: Path) -> dict[str, Path] | None:
 def read_vocabulary(tags: Path, thresholds: Path, num_classes: int, chinese: Path | None = None) -> Vocabulary:
     """Read the vocabulary of a tagger with ``num_classes`` classes: one word or number a line.
 
-    For the published number of classes a file under its published name must be that file to the byte.
+    With the published number of classes, a file under its published name must be the published file to the byte.
 
     Raises:
         SeeSRError: A file is missing, damaged, not UTF-8, or does not have one line per class.
@@ -104,7 +104,7 @@ def read_vocabulary(tags: Path, thresholds: Path, num_classes: int, chinese: Pat
 
 
 def _read_lines(path: Path, num_classes: int) -> tuple[str, ...]:
-    """One stripped line per class; a byte order mark and line ends of any kind do not matter."""
+    """Return one stripped line per class. A byte order mark and any kind of line end are accepted."""
     if not path.is_file():
         raise SeeSRError(
             f"The tag list {path} is missing; the published ones are in ram/data of "
@@ -140,11 +140,11 @@ def select_tags(
         vocabulary: Words and thresholds of the same classes.
         threshold_offset: Added to every threshold: above 0 fewer tags, below 0 more.
         exclude: Words to leave out, a list or separated by commas, in any case and either language.
-        max_tags: Keep this many, those furthest above their thresholds; 0 keeps all.
+        max_tags: Keep this many tags, those furthest above their thresholds; 0 keeps all.
         language: Of the words.
         thresholds: [classes] in place of the vocabulary's.
-        pin: Words to keep whatever their score, given like ``exclude``, which wins over them. They count among
-            ``max_tags`` and are never the ones to go.
+        pin: Words to keep at any score, given like ``exclude``, which wins over them. They count towards ``max_tags``
+            and are never dropped for it.
 
     Raises:
         SeeSRError: The logits do not fit the vocabulary or are not finite, an argument is out of range, or a pinned
@@ -199,5 +199,5 @@ def _classes(vocabulary: Vocabulary, words: str | Iterable[str]) -> dict[str, se
 
 
 def join_tags(tags: Iterable[Tag]) -> str:
-    """Prompt text of tags as published: separated by a comma and a space."""
+    """Join tags to a prompt as published, with a comma and a space between."""
     return ", ".join(tag.word for tag in tags)

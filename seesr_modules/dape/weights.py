@@ -1,8 +1,8 @@
 """From a RAM file and a DAPE file to the tagger: names, strict checks, LoRA merge.
 
-Of RAM's 509 M parameters tagging needs 212 M; nothing else is read. The DAPE file is what SeeSR publishes
-(LoRA parts, merged into RAM's weights here), or whole merged weights, which then stand in RAM's place. A parameter
-that lies whole beside LoRA parts, such as a trained bias, replaces RAM's, as in the published code.
+RAM has 509 M parameters. Tagging needs 212 M of them, and only these are read. The DAPE file is what SeeSR publishes
+(LoRA parts, merged into RAM's weights here), or whole merged weights, which are then used instead of RAM's. A whole
+parameter beside LoRA parts, such as a trained bias, replaces RAM's, as in the published code.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 TABLES = ("label_embed", ".relative_position_bias_table")  # bare in the files, layers in the module
 
-# The published RAM has these beside what is read, so they are not worth a line in the log.
+# Tensors of the published RAM that nothing reads. They are not worth a line in the log.
 UNUSED_PREFIXES = ("tag_encoder.", "text_decoder.")  # RAM's captioning
 DERIVED_SUFFIXES = (".relative_position_index", ".attn_mask")  # computed from the sizes
 
-LORA_PREFIXES = ("visual_encoder.", *(f"{head}." for head in TAG_HEAD_NAMES))  # of what DAPE's LoRA changes
+LORA_PREFIXES = ("visual_encoder.", *(f"{head}." for head in TAG_HEAD_NAMES))  # of weights that DAPE's LoRA changes
 
 FIRST_WEIGHT = "visual_encoder.patch_embed.proj.weight"
 FIRST_TRAINED = "visual_encoder.layers.0.blocks.0.attn.qkv.weight"
@@ -54,7 +54,7 @@ def load_dape(
         dape: As for :class:`DapeWeights`.
         dtype: As for :meth:`DapeWeights.tensors`.
         operations: As for :class:`.tagger.Dape`.
-        on_tensor: Called after each tensor with how many are read, and how many there are.
+        on_tensor: Called after each tensor with the number of tensors read and their total.
 
     Raises:
         SeeSRError: As :class:`DapeWeights` and :meth:`DapeWeights.tensors`.
@@ -74,15 +74,15 @@ class DapeWeights:
     """The checked weights of a :class:`.tagger.Dape`, read and merged one by one.
 
     Args:
-        ram: ``ram_swin_large_14m.pth``, its tag head under any of ``TAG_HEAD_NAMES``. Where ``dape`` holds
-            whole weights, one tensor of it is read, to tell them from RAM's own.
+        ram: ``ram_swin_large_14m.pth``, its tag head under any of ``TAG_HEAD_NAMES``. If ``dape`` holds whole weights,
+            only one tensor of RAM is read, to check that they are not RAM's own.
         dape: ``DAPE.pth``, or whole merged weights under RAM's names, or None for plain RAM.
 
     Attributes: config, the sizes; shapes, parameter -> shape, in the module's order.
 
     Raises:
-        SeeSRError: A file is not what its place asks for, tensors are missing or mis-shaped, or tensors that are not
-            read belong to another network.
+        SeeSRError: A file is of another kind, tensors are missing or have wrong shapes, or tensors that are not read
+            belong to another network.
     """
 
     def __init__(self, ram: WeightFile, dape: WeightFile | None = None) -> None:
@@ -115,11 +115,11 @@ class DapeWeights:
         """Yield parameter and merged weight, in the order of ``shapes``.
 
         Args:
-            dtype: What to store the weights in; None keeps the file's. The merge is in float32. An 8-bit type
-                goes to the matrices alone: biases, norms and tables keep the file's.
+            dtype: The type to store the weights in; None keeps that of the file. The merge is in float32. An 8-bit
+                type is used for matrices alone; biases, norms and tables keep the type of the file.
 
         Raises:
-            SeeSRError: A tensor holds values that are no numbers, or that ``dtype`` does not hold.
+            SeeSRError: A tensor holds values that are no numbers, or that ``dtype`` cannot hold.
         """
         for name, tensor in self._whole.tensors(self._names):
             parameter = self._names[name]
@@ -133,7 +133,7 @@ class DapeWeights:
 
 
 def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFile, WeightFile | None]:
-    """Say which file holds whole weights and which holds LoRA parts; refuse what is neither."""
+    """Return the file with whole weights and the file with LoRA parts; refuse files that are neither."""
     for slot, file in (("RAM", ram), ("DAPE", dape)):
         if file is not None and FIRST_WEIGHT in file and _has_lora(file):
             raise SeeSRError(
@@ -174,7 +174,7 @@ def _whole_and_lora(ram: WeightFile, dape: WeightFile | None) -> tuple[WeightFil
 
 
 def _is_plain_ram(ram: WeightFile, dape: WeightFile) -> bool:
-    """Tell whether whole weights are RAM's own, by one of those that DAPE's LoRA changes."""
+    """Tell whether whole weights are RAM's own, by a tensor that DAPE's LoRA changes."""
     if FIRST_TRAINED not in ram or FIRST_TRAINED not in dape or not dape[FIRST_TRAINED].dtype.is_floating_point:
         return False
     (_, found), (_, of_ram) = (next(file.tensors([FIRST_TRAINED])) for file in (dape, ram))
@@ -196,7 +196,7 @@ def published_name(parameter: str) -> str:
 
 
 def size_telling_mask(config: DapeConfig) -> dict[str, Tensor]:
-    """Return the one derived tensor of a RAM file that tells the image size, which the weights do not."""
+    """Return the derived tensor of a RAM file from which the image size can be read. The weights do not tell it."""
     windows = (config.resolution(0) // config.window(0)) ** 2
     patches = config.window(0) ** 2
     block = min(1, config.depths[0] - 1)
@@ -204,7 +204,7 @@ def size_telling_mask(config: DapeConfig) -> dict[str, Tensor]:
 
 
 def _name_in(file: WeightFile, parameter: str) -> str:
-    """Name that a parameter of the tagger has in a file of whole weights; the published one if in none."""
+    """Return the name of a tagger's parameter in a file of whole weights; the published name if it is missing."""
     published = published_name(parameter)
     if not published.startswith("tagging_head."):
         return published
@@ -213,7 +213,7 @@ def _name_in(file: WeightFile, parameter: str) -> str:
 
 
 def _require(file: WeightFile, wanted: Shapes, what: str) -> list[str]:
-    """Check what is to be read of a file with :func:`.checkpoint.require_fit`, and return its names."""
+    """Check the tensors that are read from a file with :func:`.checkpoint.require_fit`, and return their names."""
     names = {
         name: name
         for name in file

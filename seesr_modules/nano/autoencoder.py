@@ -1,7 +1,7 @@
 """A linear autoencoder: each 8x8 patch of a picture is one latent cell, by principal component analysis.
 
-It costs nothing to train, and it keeps the contract of Stable Diffusion's: eight pixels to a cell. A small
-convolutional network after the linear decoder takes away the edges between patches.
+It costs nothing to train, and like Stable Diffusion's autoencoder it has eight pixels to a cell. A small convolutional
+network after the linear decoder removes the edges between patches.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..errors import SeeSRError
 from ..weights.checkpoint import TensorSource, load_strict
 
 WHITENING = 0.5
-"""Exponent: 0 leaves each component its own standard deviation, 1 gives all the same.
+"""Exponent: 0 leaves each component its own standard deviation, 1 gives all components the same.
 
-Half way, coarse structure outweighs fine structure in the loss as it does to the eye, and every component is
-still above the noise for a good part of the schedule.
+With 0.5 coarse structure outweighs fine structure in the loss, as it does to the eye, and every component is still
+above the noise for a good part of the schedule.
 """
 
 
@@ -34,10 +34,10 @@ class PatchAutoencoder(nn.Module):
         """Build with empty weights: :meth:`fit` or ``load_state_dict`` fills them.
 
         Args:
-            channels: components kept, at most 192.
-            refiner_width: width of the network that smooths decoded pictures; 0 for none.
-            refiner_layers: its depth, without the last layer.
-            operations: what holds the layer classes, ``torch.nn`` or the host's, which cast and offload.
+            channels: Components that are kept, at most 192.
+            refiner_width: Width of the network that smooths decoded pictures; 0 for none.
+            refiner_layers: Depth of that network, without the last layer.
+            operations: Layer classes: ``torch.nn``, or ComfyUI's, which cast and offload.
         """
         super().__init__()
         self.encoder = operations.Conv2d(3, channels, LATENT_PX, stride=LATENT_PX)
@@ -49,7 +49,7 @@ class PatchAutoencoder(nn.Module):
         """Build in the sizes that the shapes tell, in float32 and frozen.
 
         Raises:
-            SeeSRError: it is no linear autoencoder, or its values are no numbers.
+            SeeSRError: It is no linear autoencoder, or its values are no numbers.
         """
         shapes = source.shapes()
         channels, *patch = telling_shape(shapes, "encoder.weight", 4, "The autoencoder")
@@ -69,7 +69,7 @@ class PatchAutoencoder(nn.Module):
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Take the principal components of the images' patches.
+        """Fit the weights to the principal components of the images' patches.
 
         Args:
             images: [B,3,8h,8w] in [-1, 1]; together many more patches than 192.
@@ -104,7 +104,7 @@ class PatchAutoencoder(nn.Module):
 
 
 class Refiner(nn.Module):
-    """Convolutions at full resolution: what to add to a linearly decoded picture."""
+    """Convolutions that compute a correction of a linearly decoded picture."""
 
     def __init__(self, width: int, layers: int, operations: Operations) -> None:
         """``width`` channels inside; zero output until trained."""
@@ -117,13 +117,13 @@ class Refiner(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [B,3,H,W], H and W even, to what is to be added to them."""
+        """Images [B,3,H,W], H and W even, to the correction that is added to them."""
         x = rearrange(images, "b c (h p) (w q) -> b (c p q) h w", p=2, q=2)
-        x = self.layers[0](_padded(x))
+        x = self.layers[0](_pad_edges(x))
         for layer in self.layers[1:]:
-            x = x + layer(_padded(silu(x)))
-        return rearrange(self.out(_padded(silu(x))), "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)
+            x = x + layer(_pad_edges(silu(x)))
+        return rearrange(self.out(_pad_edges(silu(x))), "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)
 
 
-def _padded(x: Tensor) -> Tensor:
+def _pad_edges(x: Tensor) -> Tensor:
     return pad(x, (1, 1, 1, 1), mode="replicate")

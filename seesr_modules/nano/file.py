@@ -1,7 +1,7 @@
-"""The one file that holds a nano: every part under a prefix of its own, the rest in the header.
+"""The file of a nano: every part under a prefix of its own, the rest in the header.
 
-``unet.`` and ``controlnet.`` are the published layout (the UNet whole), ``text_encoder.`` transformers' names
-without ``text_model.``, ``vae.`` the linear autoencoder's and ``dape.`` RAM's with the LoRA merged. Header:
+``unet.`` (the whole UNet) and ``controlnet.`` have the published layout, ``text_encoder.`` has transformers' names
+without ``text_model.``, ``vae.`` those of the linear autoencoder, and ``dape.`` RAM's with the LoRA merged. Header:
 ``seesr_nano`` (version), ``prediction_type`` as diffusers names it, ``known_tokens`` (JSON), and the vocabulary as in
 a packed DAPE.
 """
@@ -48,7 +48,7 @@ class NanoFile:
     numbers of CLIP's tokens that the text encoder's table has a row for, after one for all others; vocabulary.
 
     Raises:
-        SeeSRError: the file is something else, of another version, or its header is damaged.
+        SeeSRError: The file is of another kind or version, or its header is damaged.
     """
 
     def __init__(self, path: Path = NANO_FILE) -> None:
@@ -70,7 +70,7 @@ class NanoFile:
 
 
 def _token_numbers(file: WeightFile) -> list[int]:
-    """Read which tokens the text encoder knows: each once, and as many as its table has rows for."""
+    """Read the tokens that the text encoder knows: each once, and as many as its table has rows for."""
     try:
         numbers = json.loads(file.metadata.get(KNOWN_TOKENS, ""))
     except (ValueError, RecursionError):
@@ -97,7 +97,7 @@ def all_tensors(part: TensorSource, dtype: torch.dtype | None = None) -> dict[st
     """Read every tensor of a part.
 
     Raises:
-        SeeSRError: One holds values that are no numbers, or that ``dtype`` does not hold.
+        SeeSRError: One holds values that are no numbers, or that ``dtype`` cannot hold.
     """
     return {name: cast_checked(tensor, dtype, name, "nano") for name, tensor in part.tensors(part.shapes())}
 
@@ -115,17 +115,17 @@ def write_nano(
     """Write a nano in float16.
 
     Args:
-        path: the file.
-        unet: the trained UNet with its image attention, in diffusers' layout.
-        controlnet: the trained ControlNet, likewise.
-        text_encoder: in transformers' layout.
-        vae: the linear autoencoder.
+        path: The file.
+        unet: The trained UNet with its image attention, in diffusers' layout.
+        controlnet: The trained ControlNet, in diffusers' layout.
+        text_encoder: The text encoder, in transformers' layout.
+        vae: The linear autoencoder.
         taggers: RAM and DAPE.
-        vocabulary: words and thresholds of the tagger's classes.
-        metadata: ``prediction_type``, ``known_tokens`` and what else the header is to say.
+        vocabulary: Words and thresholds of the tagger's classes.
+        metadata: ``prediction_type``, ``known_tokens`` and any other text for the header.
 
     Raises:
-        SeeSRError: see :func:`.write_safetensors` and :class:`.DapeWeights`.
+        SeeSRError: As :func:`.write_safetensors` and :class:`.DapeWeights`.
     """
     dape = DapeWeights(*taggers)
     parts = dict(zip(PREFIXES, (unet, controlnet, text_encoder, vae), strict=False))

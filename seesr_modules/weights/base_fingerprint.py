@@ -1,7 +1,7 @@
-"""Which base model a SeeSR was trained on, told by a few values of it.
+"""Which base model a SeeSR was trained on, recognised by a few of its values.
 
-SeeSR's published UNet holds the base model beside the image attention. The base that runs comes from a checkpoint of
-the user's, so nothing else would notice that it is another one.
+SeeSR's published UNet holds the base model beside the image attention. The base model that runs comes from a checkpoint
+of the user's, and only this check notices when it is another one.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ FINGERPRINT_KEY = "base_fingerprint"
 """Where the header of a packed SeeSR has the fingerprint, as JSON: name -> values."""
 
 STORED_IN = (torch.float8_e5m2, torch.float8_e4m3fn, torch.bfloat16, torch.float16)
-"""Types that weights are rounded to; float32 is taken as exact."""
+"""Types that weights are rounded to. float32 counts as exact."""
 
 MOST_OFF = 0.01
-"""Share of the values of one base, at most, that differ by more than rounding.
+"""Two fingerprints of one base differ by more than rounding in at most this share of their values.
 
-There are next to none, whatever types the weights went through. Of a base whose weights training moved by 1 % of their
-size there are some 5 % in 8 bits, and nearly all in half precision.
+The same base has next to no such values, whatever types its weights went through. If training moved the weights by 1 %
+of their size, about 5 % of the values differ in 8 bits, and nearly all in half precision.
 """
 
 _SLACK = 1.2
-"""Factor on the rounding of a value, which may have been rounded before to a type an eighth as coarse."""
+"""Factor on the rounding error, because a value may have been rounded before to a type an eighth as coarse."""
 
 Fingerprint = Mapping[str, Tensor]
 """Published name -> up to VALUES values, in float32 on the CPU."""
 
 
 def fingerprint_of(tensors: Mapping[str, Tensor]) -> Fingerprint | None:
-    """Take the fingerprint of a UNet's tensors, given under their published names; None where they are no weights."""
+    """Return the fingerprint of a UNet's tensors, given under their published names; None if they hold no weights."""
     if any(not tensor.is_floating_point() or tensor.is_meta for tensor in tensors.values()):
         return None
     return {name: _sample(tensor) for name, tensor in tensors.items()}
 
 
 def read_fingerprint(unet: TensorSource) -> Fingerprint | None:
-    """Return the fingerprint of the base that a SeeSR was trained on; None where the file tells nothing of it.
+    """Return the fingerprint of the base that a SeeSR was trained on; None if the file does not contain it.
 
     Args:
-        unet: The published UNet, of which a few small tensors are read; or a packed SeeSR, which has the fingerprint in
-            its header.
+        unet: The published UNet, from which a few small tensors are read; or a packed SeeSR, whose header holds the
+            fingerprint.
     """
     shapes = unet.shapes()
     if all(name in shapes for name in TENSORS):
@@ -78,7 +78,7 @@ def to_json(fingerprint: Fingerprint) -> str:
 
 
 def is_same_base(one: Fingerprint, other: Fingerprint) -> bool:
-    """Tell whether two fingerprints are of one base, whatever types its weights were stored in on the way."""
+    """Tell whether two fingerprints are of the same base, in whatever types its weights were stored."""
     if {name: len(values) for name, values in one.items()} != {name: len(values) for name, values in other.items()}:
         return False
     pairs = [(values, other[name]) for name, values in one.items()]
@@ -87,7 +87,7 @@ def is_same_base(one: Fingerprint, other: Fingerprint) -> bool:
 
 
 def _rounding(values: Tensor) -> Tensor:
-    """Return how far each value may be from what it was before it was stored in a type that all of them fit."""
+    """Return the largest rounding error of each value, for the coarsest type in which all of them are exact."""
     most = torch.zeros_like(values)
     for dtype in STORED_IN:
         if torch.equal(values.to(dtype).float(), values):
@@ -100,11 +100,11 @@ def _rounding(values: Tensor) -> Tensor:
 def _sample(tensor: Tensor) -> Tensor:
     """Return evenly spread values of a tensor."""
     values = tensor.detach().flatten()
-    return values[:: max(1, len(values) // VALUES)][:VALUES].float().cpu().clone()  # so as to keep no file open
+    return values[:: max(1, len(values) // VALUES)][:VALUES].float().cpu().clone()  # a copy, so that no file stays open
 
 
 def _from_json(text: str) -> Fingerprint | None:
-    """Read a fingerprint from a header; None where there is none or a damaged one: it only serves a line in the log."""
+    """Read a fingerprint from a header; None if it is missing or damaged, since it only serves a line in the log."""
     try:
         found = {name: torch.tensor(values, dtype=torch.float32) for name, values in json.loads(text).items()}
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError, RuntimeError):

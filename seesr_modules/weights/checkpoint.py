@@ -1,9 +1,8 @@
 """Which published tensor belongs where: parts of a SeeSR checkpoint, and checked loading.
 
-A published SeeSR is two folders, ``unet`` and ``controlnet``, under diffusers' names. Of the UNet's
-4.5 GB only the image attention is SeeSR's own and is read; the rest is the base model, which the
-host loads from a checkpoint of its own. A packed SeeSR is one file that holds the same tensors
-under the prefixes ``unet.`` and ``controlnet.``.
+A published SeeSR is two folders, ``unet`` and ``controlnet``, under diffusers' names. The UNet has 4.5 GB. Only its
+image attention is SeeSR's own and is read. The rest is the base model, which ComfyUI loads from a checkpoint of its
+own. A packed SeeSR is one file that holds the same tensors under the prefixes ``unet.`` and ``controlnet.``.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _IMAGE_ATTENTION = re.compile(_BLOCK + r"image_attentions\.")
 _BASE_MODEL = re.compile(
     r"(conv_in|conv_out|conv_norm_out|time_embedding)\.|" + _BLOCK + r"(resnets|attentions|downsamplers|upsamplers)\."
 )
-"""How names in the published UNet begin that are Stable Diffusion 2 itself: only its fingerprint is read."""
+"""How names of the base model in the published UNet begin. Only the fingerprint of the base model is read."""
 _CONTROLNET = re.compile(
     r"(conv_in|time_embedding\.linear_\d|controlnet_cond_embedding|controlnet_down_blocks|controlnet_mid_block)\.|"
     r"(down_blocks\.\d+|mid_block)\.(resnets|attentions|image_attentions|downsamplers)\."
@@ -45,17 +44,17 @@ _FOREIGN = (
     (re.compile(r"\breweight_scale$"), "RAM++, where SeeSR needs RAM, ram_swin_large_14m.pth"),
     (re.compile(r"\babsolute_pos_embed$"), "another kind of Swin"),
 )
-"""Names of tensors that change what the others compute -> what they belong to."""
+"""Names of tensors that would change what the other tensors compute -> what they belong to."""
 
 SHOWN = 4
 """How many names a message lists before it says how many more there are."""
 
 
 class TensorSource(Protocol):
-    """What the loaders need of a weight file: shapes up front, tensors on demand."""
+    """What the loaders need from a weight file: shapes up front, tensors on demand."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name -> shape of everything in the file."""
+        """Return name -> shape of every tensor in the file."""
         ...
 
     def tensors(self, names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -64,7 +63,7 @@ class TensorSource(Protocol):
 
 
 class InMemory(dict[str, Tensor]):
-    """Tensors that were read already, as a :class:`TensorSource`."""
+    """Tensors that are in memory already, as a :class:`TensorSource`."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return name -> shape."""
@@ -104,9 +103,9 @@ def describe(shapes: Shapes) -> str:
 
 
 def unet_image_attention_names(shapes: Shapes) -> list[str]:
-    """Return the names of a published UNet that SeeSR trained.
+    """Return the names of the tensors in a published UNet that SeeSR trained.
 
-    What is neither SeeSR's nor the base model's is logged.
+    Tensors that are neither SeeSR's nor the base model's are logged.
 
     Raises:
         SeeSRError: There are none, the file is a ControlNet, or it holds image attention under other names.
@@ -125,10 +124,10 @@ def unet_image_attention_names(shapes: Shapes) -> list[str]:
 
 
 def controlnet_names(shapes: Shapes) -> list[str]:
-    """Return the names of a published ControlNet that belong to it; what else is there is logged.
+    """Return the names of a published ControlNet's own tensors; other tensors in the file are logged.
 
     Raises:
-        SeeSRError: It is not SeeSR's, or holds what :func:`leave_unread` refuses.
+        SeeSRError: It is not SeeSR's, or holds tensors that :func:`leave_unread` refuses.
     """
     controlnet_image_attention_places(shapes)
     names = [name for name in shapes if _CONTROLNET.match(name)]
@@ -158,7 +157,7 @@ def controlnet_image_attention_places(shapes: Shapes) -> tuple[ImageAttentionPla
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Join names for a message: the first few, then how many more."""
+    """Join the first few names for a message, and say how many more there are."""
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
@@ -192,20 +191,21 @@ def load_strict(
 
 
 def require_fit(wanted: Shapes, given: Shapes, names: Mapping[str, str], what: str) -> list[str]:
-    """Check that a file holds all tensors that are read, in their shapes, and log those that are not read.
+    """Check that a file holds all tensors that are read, in the right shapes, and log the tensors that are not read.
 
     Args:
         wanted: Parameter -> shape.
         given: Name in the file -> shape.
-        names: Name in the file -> parameter; or, of a tensor that nothing reads, any other text.
+        names: Name in the file -> parameter, or any other text for a tensor that nothing reads.
         what: Name of the thing, for the message.
 
     Returns:
         The names in the file that are read.
 
     Raises:
-        SeeSRError: Parameters are missing, shapes differ or several names are one parameter's; the first few are
-            listed. Or a tensor that is not read shows that the file is of another network: see :func:`leave_unread`.
+        SeeSRError: Parameters are missing, shapes differ, or several names stand for one parameter; the first few are
+            listed. Or a tensor that is not read shows that the file belongs to another network: see
+            :func:`leave_unread`.
     """
     uses = Counter(names.values())
     read = {name: target for name, target in names.items() if target in wanted}
@@ -230,15 +230,15 @@ def require_fit(wanted: Shapes, given: Shapes, names: Mapping[str, str], what: s
 
 
 def leave_unread(names: Collection[str], read: Collection[str], what: str) -> None:
-    """Log the tensors of a file that nothing reads, and refuse those that show that it is of another network.
+    """Log the tensors of a file that nothing reads, and refuse those that show that it belongs to another network.
 
-    A leftover of training cannot harm. These can, since the tensors that are read would then mean something else: what
-    :data:`_FOREIGN` lists; a part of a layer that is read, such as the scale of quantised weights; and a block beside
-    or inside those that are read, which sizes that are counted from the names would leave out.
+    A leftover of training does no harm. Three kinds of tensors do, because the tensors that are read would then mean
+    something else: those that :data:`_FOREIGN` lists; further parts of a layer that is read, such as the scale of
+    quantised weights; and a block beside or inside the blocks that are read, which was not counted.
 
     Args:
         names: Names of tensors that are not read.
-        read: Names of those that are.
+        read: Names of tensors that are read.
         what: Name of the thing, for the message.
 
     Raises:
@@ -279,5 +279,5 @@ def _ancestors(name: str) -> list[str]:
 
 
 def _numbered(name: str) -> list[str]:
-    """Return the blocks of a list that a tensor lies in, from the outermost on: those whose last word is a number."""
+    """Return the numbered blocks that a tensor lies in, from the outermost to the innermost."""
     return [path for path in _ancestors(name) if path.rpartition(".")[2].isdigit()]

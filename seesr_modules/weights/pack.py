@@ -1,4 +1,4 @@
-"""Making packed weights from published ones, in the memory of a few tensors; :mod:`.packed` says what they are."""
+"""Making packed weights from published ones, in the memory of a few tensors. See :mod:`.packed_format`."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from .packed_format import FORMAT, FORMAT_KEY, open_seesr_folder, vocabulary_met
 from .value_checks import cast_checked
 
 NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-"""Dtypes that can be packed in, and what the files are named after them."""
+"""Dtype of a packed file -> its part of the file name."""
 
 
 def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
-    """Write ``seesr_fp16.safetensors`` (or as ``dtype`` has it) from a published SeeSR.
+    """Write ``seesr_fp16.safetensors``, or its like in another dtype, from a published SeeSR.
 
     Args:
         folder: Holds ``unet`` and ``controlnet``.
         dtype: One of ``NAMES``; float32 is exact.
-        output: Folder for the file, made where it is not there. A file of that name is replaced.
+        output: Folder for the file, made if it is missing. A file of that name is replaced.
 
     Returns:
         The file.
 
     Raises:
-        SeeSRError: The folder holds something else, or the file cannot be written.
+        SeeSRError: The folder holds something else, or the packed file cannot be written.
     """
     unet, controlnet = open_seesr_folder(folder)
     parts = {
@@ -62,20 +62,20 @@ def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
 
 
 def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Path:
-    """Write ``dape_fp16.safetensors`` (or as ``dtype`` has it) from the published RAM, DAPE and tag lists.
+    """Write ``dape_fp16.safetensors``, or its like in another dtype, from the published RAM, DAPE and tag lists.
 
     Args:
         ram: ``ram_swin_large_14m.pth``.
-        dape: ``DAPE.pth``, or whole merged weights, which then stand in RAM's place.
+        dape: ``DAPE.pth``, or whole merged weights, which are then used instead of RAM's.
         tags: Folder with the tag lists; the Chinese one may be missing.
         dtype: One of ``NAMES``; float32 is exact.
-        output: Folder for the file, made where it is not there. A file of that name is replaced.
+        output: Folder for the file, made if it is missing. A file of that name is replaced.
 
     Returns:
         The file.
 
     Raises:
-        SeeSRError: A file is something else or incomplete, or the file cannot be written.
+        SeeSRError: A file is of another kind or incomplete, or the packed file cannot be written.
     """
     ram_file, dape_file = open_weights(ram), open_weights(dape)
     packed = next((file for file in (ram_file, dape_file) if FORMAT_KEY in file.metadata), None)
@@ -89,8 +89,8 @@ def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Pa
     shapes = {published_name(parameter): shape for parameter, shape in weights.shapes.items()}
     if (told := DapeConfig.from_shapes(shapes)) != weights.config:
         raise SeeSRError(
-            f"'{ram.name}' cannot be packed: its image size of {weights.config.image_size} px is told only by "
-            f"tensors that are left out, and would be taken for {told.image_size} px. Use it as it is."
+            f"'{ram.name}' cannot be packed: its image size of {weights.config.image_size} px can be read only from "
+            f"tensors that packing leaves out, so it would be taken for {told.image_size} px. Use it as it is."
         )
     tensors = ((published_name(parameter), tensor) for parameter, tensor in weights.tensors(getattr(torch, dtype)))
     sources = {"ram": ram_file.files, "dape": dape_file.files, "tags": tuple(lists.values())}
@@ -111,7 +111,7 @@ def _write(
 ) -> Path:
     path = output / f"{kind}_{NAMES[dtype]}.safetensors"
     if path.resolve() in {file.resolve() for files in sources.values() for file in files}:
-        raise SeeSRError(f"{path} is what is to be packed: choose another --output.")
+        raise SeeSRError(f"{path} is itself to be packed: choose another --output.")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

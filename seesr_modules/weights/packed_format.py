@@ -1,13 +1,13 @@
-"""Packed weights: what is in the two files that `run.py pack` makes, and opening them like published ones.
+"""Packed weights: the contents of the two files that `run.py pack` makes, and how they are opened.
 
 ``seesr_fp16.safetensors`` holds the UNet's image attention under ``unet.`` and the ControlNet under
 ``controlnet.``, each tensor under its published name. ``dape_fp16.safetensors`` holds the tagger under RAM's
 names with DAPE's LoRA merged, and its vocabulary in the header.
 
-Headers: ``seesr_packed`` (the version of this format), ``dtype``, ``sizes`` and ``sources`` (JSON: what the
-weights were made from, each file's name and bytes, but no hash: for that all 12 GB would have to be read, of which
-packing needs 2); for a SeeSR ``base_fingerprint`` (see :mod:`.base_fingerprint`); for a DAPE ``tags_english``,
-``tags_chinese`` and ``tag_thresholds`` (JSON lists with an entry per class).
+Headers: ``seesr_packed`` (the version of this format), ``dtype``, ``sizes`` and ``sources``; for a SeeSR
+``base_fingerprint`` (see :mod:`.base_fingerprint`); for a DAPE ``tags_english``, ``tags_chinese`` and
+``tag_thresholds`` (JSON lists with an entry per class). ``sources`` is JSON with the name and bytes of each file that
+the weights were made from. It has no hashes: for them all 12 GB would have to be read, and packing reads 2.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX)
 _WHAT_FITS = "Choose a packed file, or a folder that holds unet and controlnet of the published SeeSR."
 
 DapeFiles = tuple[WeightFile, WeightFile | None]
-"""The RAM file or a packed DAPE, and the DAPE file where one is needed."""
+"""The RAM file or a packed DAPE, and the DAPE file if one is needed."""
 
 
 def is_named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
-    """Tell whether a file is named as `run.py pack` names what it makes of a SeeSR or of a DAPE."""
+    """Tell whether a file has a name that `run.py pack` gives to a packed SeeSR or DAPE."""
     file = Path(name)
     return file.suffix == ".safetensors" and file.stem.startswith(f"{kind}_")
 
 
 def seesr_parts(folder: Path) -> dict[str, str]:
-    """Return ``unet`` and ``controlnet`` -> the name of the folder or file that is it, without what is not there."""
+    """Return those of ``unet`` and ``controlnet`` that a folder holds -> the name of their folder or file."""
     found = {}
     for part in SEESR_PARTS:
         names = (part, *(f"{part}{suffix}" for suffix in SUFFIXES))
@@ -53,21 +53,21 @@ def seesr_parts(folder: Path) -> dict[str, str]:
 
 
 def seesr_folder(folder: Path) -> Path:
-    """Return where a folder's ``unet`` and ``controlnet`` lie: in itself, or in the one folder in it that has both.
+    """Return the folder that holds ``unet`` and ``controlnet``: the given one, or the only one in it that has both.
 
-    The published repository has them in a folder ``seesr``, so a clone of it holds them one level deeper.
+    A clone of the published repository holds them one level deeper, in a folder ``seesr``.
     """
     if seesr_parts(folder) or not folder.is_dir():
         return folder
     try:
         inner = [child for child in folder.iterdir() if len(seesr_parts(child)) == len(SEESR_PARTS)]
-    except OSError:  # may not be looked into
+    except OSError:  # no right to look into it
         return folder
     return inner[0] if len(inner) == 1 else folder
 
 
 def missing_parts(folder: Path) -> str | None:
-    """Return the sentence about what a folder lacks to be a SeeSR, None where it lacks nothing."""
+    """Return a sentence about the parts of a SeeSR that a folder lacks; None if it is complete."""
     parts = seesr_parts(seesr_folder(folder))
     missing = [part for part in SEESR_PARTS if part not in parts]
     return f"'{folder.name}' holds no {' and no '.join(missing)}. {_WHAT_FITS}" if missing else None
@@ -76,10 +76,10 @@ def missing_parts(folder: Path) -> str | None:
 def open_seesr(path: Path) -> tuple[TensorSource, TensorSource]:
     """Open the UNet and the ControlNet of a SeeSR: a folder that holds both, or a packed file.
 
-    ``path`` is what the user chose, and may be a symbolic link to anywhere; what it holds may not.
+    ``path`` may be a symbolic link to anywhere, since the user chose it. Links inside it must stay inside.
 
     Raises:
-        SeeSRError: It is incomplete or something else.
+        SeeSRError: It is incomplete or of another kind.
     """
     if path.is_dir():
         return open_seesr_folder(path)
@@ -91,10 +91,10 @@ def open_seesr(path: Path) -> tuple[TensorSource, TensorSource]:
 
 
 def open_seesr_folder(folder: Path) -> tuple[WeightFile, WeightFile]:
-    """Open the UNet and the ControlNet that a folder holds, itself or one level deeper (see :func:`seesr_folder`).
+    """Open the UNet and the ControlNet of a folder, which may lie one level deeper (see :func:`seesr_folder`).
 
     Raises:
-        SeeSRError: One is missing or unreadable, or a symbolic link out of the folder.
+        SeeSRError: One is missing or unreadable, or is a symbolic link out of the folder.
     """
     if missing := missing_parts(folder):
         raise SeeSRError(missing)
@@ -110,7 +110,7 @@ def open_dape(ram: Path, dape: Path | None) -> DapeFiles:
     """Open the files of a tagger.
 
     Raises:
-        SeeSRError: One is unreadable, or there is a DAPE file beside a packed DAPE.
+        SeeSRError: One is unreadable, or a DAPE file is given beside a packed DAPE.
     """
     files = open_weights(ram), open_weights(dape) if dape else None
     if files[1] is not None and _ENGLISH in files[0].metadata:
@@ -122,7 +122,7 @@ def open_dape(ram: Path, dape: Path | None) -> DapeFiles:
 
 
 def is_packed_dape(path: Path) -> bool:
-    """Tell from its header, not from its name, whether a file is a packed DAPE; a damaged one is not."""
+    """Tell from its header whether a file is a packed DAPE. A damaged file is not."""
     if path.suffix != ".safetensors":
         return False
     try:
@@ -138,7 +138,7 @@ def vocabulary_metadata(vocabulary: Vocabulary) -> dict[str, str]:
 
 
 def packed_vocabulary(files: DapeFiles, num_classes: int) -> Vocabulary | None:
-    """Read the vocabulary from the header of a packed DAPE; None where no file is one.
+    """Read the vocabulary from the header of a packed DAPE; None if none of the files is one.
 
     Raises:
         SeeSRError: The header is damaged or of another version, or for another number of classes.
@@ -159,7 +159,7 @@ def packed_vocabulary(files: DapeFiles, num_classes: int) -> Vocabulary | None:
 
 
 def _list(file: WeightFile, key: str) -> list:
-    """Return a list of text or numbers from the header, empty where it is not there."""
+    """Return a list of text or numbers from the header, empty if it is missing."""
     try:
         values = json.loads(file.metadata.get(key, "[]"))
         if not isinstance(values, list):

@@ -1,4 +1,4 @@
-"""Storing weights in a type, and refusing those that are no numbers."""
+"""Casting weights to a type, and refusing values that are no numbers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 from ..errors import SeeSRError
 
 _PIECE = 2**15
-"""Values looked at in one go. For so few torch takes no second thread, waiting for which costs more on few cores."""
+"""Values checked at a time. Torch uses one thread for so few; on few cores waiting for a second costs more."""
 
 
 def cast_checked(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str) -> Tensor:
-    """Return a weight in the type that it is stored in, after a look at every value.
+    """Return a weight in the type that it is to be stored in, after a check of every value.
 
     Args:
         tensor: The weight, on the CPU.
@@ -23,7 +23,7 @@ def cast_checked(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str
         what: The file or network that it belongs to, for the message.
 
     Raises:
-        SeeSRError: It holds NaN, infinite values, values beyond the type, or no floating-point numbers.
+        SeeSRError: It holds NaN, infinite values, values that the type cannot hold, or no floating-point numbers.
     """
     if not tensor.is_floating_point():
         raise SeeSRError(
@@ -32,7 +32,7 @@ def cast_checked(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str
         )
     result = tensor if dtype is None else tensor.to(dtype)
     limit = torch.finfo(result.dtype).max
-    # What is too large for 8 bits may be clipped to what is not, so there the look is at what came in.
+    # Casting to float8 can clip large values silently, so for 8-bit types the check is done before the cast.
     if _largest(tensor if result.dtype.itemsize == 1 else result) <= limit:
         return result
     if math.isfinite(_largest(tensor)):
@@ -44,7 +44,7 @@ def cast_checked(tensor: Tensor, dtype: torch.dtype | None, name: str, what: str
 
 
 def _largest(tensor: Tensor) -> float:
-    """Return the largest magnitude, NaN where one value is; 0 without values, which meta tensors have none of."""
+    """Return the largest magnitude, NaN if any value is NaN, and 0 for empty and meta tensors."""
     if tensor.is_meta or not tensor.numel():
         return 0.0
     pieces = tensor.reshape(-1).split(_PIECE)

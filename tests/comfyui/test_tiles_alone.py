@@ -107,7 +107,7 @@ def stock_controlnet() -> comfy.controlnet.ControlNet:
     sizes = EncoderSizes.from_shapes(
         {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny").items()}
     )
-    network = comfy.cldm.cldm.ControlNet(**sizes.host_config(), hint_channels=3, dtype=torch.float32)
+    network = comfy.cldm.cldm.ControlNet(**sizes.comfyui_config(), hint_channels=3, dtype=torch.float32)
     synth = builders.load_synth(builders.GOLDEN)
     shapes = {name: tuple(t.shape) for name, t in network.state_dict().items()}
     network.load_state_dict(synth.synthetic_state_dict(shapes))

@@ -168,7 +168,7 @@ def test_what_would_be_missed_is_refused(tmp_path: Path, part: str, name: str) -
 
 def test_two_tensors_for_one_place_are_refused(tmp_path: Path) -> None:
     """A ControlNet with diffusers' names and one of ComfyUI's: it is not clear which of the two counts."""
-    told = r"meant for the same place: input_blocks\.0\.0\.weight, conv_in\.weight; wrong shape: input_blocks"
+    told = r"meant for the same place: conv_in\.weight, input_blocks\.0\.0\.weight; wrong shape: input_blocks"
     with pytest.raises(SeeSRError, match=told):
         load(tmp_path / "files", "controlnet", ("input_blocks.0.0.weight",))
 

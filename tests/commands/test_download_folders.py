@@ -58,7 +58,7 @@ def test_a_folder_that_is_no_comfyui(tmp_path: Path) -> None:
         find_folders(comfyui=tmp_path)
 
 
-def test_extra_model_paths_are_read_as_the_host_reads_them(
+def test_extra_model_paths_are_read_as_comfyui_reads_them(
     comfyui: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SEESR_TEST_STORE", str(tmp_path / "store"))

@@ -161,7 +161,7 @@ def test_a_seesr_of_the_users_own_stays_whole(shop: Shop, capsys: pytest.Capture
     assert shop.download("--pack") == 0
     assert shop.there() == PACKED | LISTS | {UNET, CONTROLNET, *CONFIGS}
     assert (shop.models / CONTROLNET).read_bytes() == own
-    reason = "stays, and what is used with it: it is not known to be the published file."
+    reason = "stays, and so do the files used with it: it is not known to be the published file."
     assert f"{shop.models / CONTROLNET} {reason}" in capsys.readouterr().out
 
 
@@ -170,7 +170,10 @@ def test_ram_that_was_there_before_stays(shop: Shop, capsys: pytest.CaptureFixtu
     shop.put(RAM_FILE)
     assert shop.download("--pack") == 0
     assert shop.there() == PACKED | LISTS | {RAM_FILE, DAPE_FILE}
-    assert f"{shop.models / RAM_FILE} stays, and what is used with it: it was there before" in capsys.readouterr().out
+    assert (
+        f"{shop.models / RAM_FILE} stays, and so do the files used with it: it was there before"
+        in capsys.readouterr().out
+    )
 
 
 def test_nothing_is_known_to_be_published_without_an_answer(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,7 +215,7 @@ def test_a_source_is_not_overwritten(models: Path) -> None:
         spellings.append(models / "link")
     for ram in (path, *(folder / path.name for folder in spellings)):
         for output in spellings:
-            with pytest.raises(SeeSRError, match="is what is to be packed"):
+            with pytest.raises(SeeSRError, match="is itself to be packed"):
                 pack_dape(models, ram=ram, output=output)
     assert path.read_bytes() == before
 

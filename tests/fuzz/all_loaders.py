@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if "seesr_pack" not in sys.modules:  # run as a program: bring in the host and the pack as the tests do
+if "seesr_pack" not in sys.modules:  # run as a program: bring in ComfyUI and the pack as the tests do
     import conftest  # noqa: F401
 
 from fuzz import damaged_files, forged_models

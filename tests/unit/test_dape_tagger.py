@@ -1,4 +1,4 @@
-"""The tagger's network: its derived tensors, its layers as the host needs them, its preprocessing."""
+"""The tagger's network: its derived tensors, its layers as ComfyUI needs them, its preprocessing."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ SMALL = DapeConfig(
 
 
 class Hosted:
-    """Marks the layers that a host would cast and offload."""
+    """Marks the layers that ComfyUI would cast and offload."""
 
 
 class Operations:
-    """Layers as a host hands them in: they cast their weights to the type of the input."""
+    """Layers as ComfyUI hands them in: they cast their weights to the type of the input."""
 
     class Linear(nn.Linear, Hosted):
         """Cast."""
@@ -92,7 +92,7 @@ def test_shift_mask_parts_what_is_apart_in_the_picture(resolution: int, window: 
             assert mask[down * per_side + right, i, j] == (0 if near else -100)
 
 
-def test_every_parameter_is_in_a_leaf_layer_of_the_host(model: Dape) -> None:
+def test_every_parameter_is_in_a_leaf_layer_of_comfyui(model: Dape) -> None:
     for name, module in model.named_modules():
         if list(module.parameters(recurse=False)):
             assert isinstance(module, Hosted), name

@@ -1,4 +1,4 @@
-"""What the choices of Load SeeSR and Load DAPE mean: the files behind a name, and behind ``auto``."""
+"""The files behind the choices of Load SeeSR and Load DAPE: behind a name, and behind ``auto``."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from ...weights.packed_format import (
 from .folders import RAMS, SEESR, find, ram_choices, require_model, roots, seesr_choices
 
 AUTO = "auto"
-"""First choice of both loaders: the model that is there, a packed one before the published one."""
+"""First choice of both loaders: the model that is there. A packed one is preferred to the published one."""
 
 PLAIN_RAM = "none"
-"""Choice in the DAPE slot for RAM as it is, without DAPE's LoRA."""
+"""Choice in the DAPE slot for plain RAM, without DAPE's LoRA."""
 
 _FETCH_SEESR = f"{FETCH_SEESR}, or {SEESR_BY_HAND}"
 
 
 def find_seesr(seesr: str) -> Path:
-    """Return the folder or packed file that a choice of Load SeeSR means: a name under ``models/seesr``, or ``auto``.
+    """Return the folder or packed file for a choice of Load SeeSR: a name under ``models/seesr``, or ``auto``.
 
     ``auto`` takes the first packed file, else the published folder, else the only folder, else the only file.
 
     Raises:
-        SeeSRError: It is missing or not whole, or ``auto`` finds several.
+        SeeSRError: It is missing or incomplete, or ``auto`` finds several.
     """
     if seesr == AUTO:
         return _choose_seesr()
@@ -52,7 +52,7 @@ def find_seesr(seesr: str) -> Path:
 
 
 def find_tagger(ram: str, dape: str) -> tuple[Path, Path | None]:
-    """Return the files that the choices of Load DAPE mean: names under ``models/rams``, ``models/seesr``, or ``auto``.
+    """Return the files for the choices of Load DAPE: names under ``models/rams`` or ``models/seesr``, or ``auto``.
 
     Args:
         ram: A RAM or a packed DAPE. ``auto`` takes the first packed DAPE, else the published RAM, else the only file
@@ -60,7 +60,7 @@ def find_tagger(ram: str, dape: str) -> tuple[Path, Path | None]:
         dape: A DAPE, or :data:`PLAIN_RAM`. ``auto`` takes none beside a packed DAPE, else the published one.
 
     Returns:
-        The RAM or packed DAPE, and the DAPE where one is to be merged.
+        The RAM or packed DAPE, and the DAPE if one is to be merged.
 
     Raises:
         SeeSRError: A file or a tag list is missing, or ``auto`` finds several.
@@ -107,7 +107,7 @@ def find_tag_lists(beside: list[Path]) -> dict[str, Path]:
 
 
 def fingerprint(*paths: Path | None) -> str:
-    """Return a text that changes when one of these files, or a file in one of these folders, is another one."""
+    """Return a text that changes when one of these files, or a file in one of these folders, changes."""
     files = [file for path in paths if path for file in (path, *sorted(path.rglob("*"))) if file.is_file()]
     states = [(file, file.stat()) for file in files]
     return "\n".join(f"{file} {state.st_size} {state.st_mtime_ns}" for file, state in states)
@@ -130,7 +130,7 @@ def _choose_seesr() -> Path:
 
 
 def _parent_name(name: str) -> str:
-    """Return the folder around a choice: where both are choices, a SeeSR lies one level deeper than asked for."""
+    """Return the folder around a choice. If both are choices, a SeeSR lies one level deeper than expected."""
     return PurePosixPath(name).parent.as_posix()
 
 
@@ -142,7 +142,7 @@ def _choose_ram() -> Path | None:
 
 
 def _choose_first_or_only(slot: str, packed: list[str], published: str, names: list[str]) -> str | None:
-    """Return the first packed name, else the published one, else the only one; None where there is none."""
+    """Return the first packed name, else the published one, else the only one; None if there is none."""
     if packed:
         return packed[0]
     if published in names:
@@ -157,7 +157,7 @@ def _require_tagger(slot: str, name: str) -> Path:
 
 
 def _tell_no_tagger(missing: list[str]) -> str:
-    """Return the sentence about the slots for which ``auto`` finds nothing, and about the tag lists."""
+    """Return the sentence about slots for which ``auto`` finds nothing, and about missing tag lists."""
     lists = _find_missing_lists([*roots(SEESR), *roots(RAMS)])
     names = [*({"ram": RAM.path, "dape": DAPE.path}[slot] for slot in missing), *lists]
     by_hand = [TAGGER_BY_HAND[slot] for slot in missing]

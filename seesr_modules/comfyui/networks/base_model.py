@@ -56,7 +56,7 @@ def _load(
     shapes = source.shapes()
     sizes = EncoderSizes.from_shapes(shapes)
     channels = {"out_channels": sizes.in_channels, "adm_in_channels": None, "use_temporal_attention": False}
-    config = comfy.supported_models.SD20({**sizes.host_config(), **channels})
+    config = comfy.supported_models.SD20({**sizes.comfyui_config(), **channels})
     config.set_inference_dtype(dtype, compute_dtype)
     config.latent_format = latent_format or config.latent_format
     model = comfy.model_base.BaseModel(config, model_type=model_type, device=torch.device("meta"))

@@ -124,7 +124,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         """
         places = controlnet_image_attention_places(shapes)
         sizes = EncoderSizes.from_shapes(shapes)
-        paths = transformer_paths(sizes.host_config())
+        paths = transformer_paths(sizes.comfyui_config())
         encoder = {name: path for name, path in paths.items() if not name.startswith("up_blocks.")}
         widths = {
             name: telling_shape(shapes, f"{name}.proj_in.weight", 2, "The SeeSR ControlNet")[0] for name in encoder
@@ -137,7 +137,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
                 f"{RGB} and {sizes.model_channels} are needed: the file is not SeeSR's ControlNet."
             )
         super().__init__(
-            **sizes.host_config(),
+            **sizes.comfyui_config(),
             hint_channels=stem.hint_channels,
             attn_precision=ATTENTION_PRECISION,
             dtype=dtype,
@@ -172,7 +172,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
 
 def parameter_names(shapes: Shapes) -> dict[str, str]:
     """Return published name -> name in :class:`ControlModel`, for every tensor of a SeeSR ControlNet."""
-    encoder = comfy.utils.unet_to_diffusers(EncoderSizes.from_shapes(shapes).host_config())
+    encoder = comfy.utils.unet_to_diffusers(EncoderSizes.from_shapes(shapes).comfyui_config())
     names = {}
     for name in shapes:
         head, _, rest = name.partition(".")
