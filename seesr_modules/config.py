@@ -24,9 +24,6 @@ HEAD_WIDTH = 64
 LATENT_PX = 8
 """Side of a latent cell in pixels of the picture."""
 
-STEM_WIDTHS = (16, 32, 96, 256)
-"""Widths of the published ControlNet's pixel stem, at each resolution from the picture to the latent."""
-
 TRAIN_STEPS = 1000
 """Timesteps of the noise schedule that SD2 and SeeSR were trained with."""
 
