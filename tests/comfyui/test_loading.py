@@ -15,7 +15,7 @@ import folder_paths
 import pytest
 import torch
 from safetensors.torch import save_file
-from seesr_pack.bench import packed_loading_work as loading_work
+from seesr_pack.bench import loading_work
 from seesr_pack.nodes.load_dape import LoadDape
 from seesr_pack.nodes.load_seesr import LoadSeeSR
 from seesr_pack.seesr_modules.comfyui.loading import folders
@@ -576,10 +576,12 @@ def test_loading_of_packed_files_is_measured(
     tmp_path: Path, tagger: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     builders.save_seesr(tmp_path / "SeeSR", UNET, CONTROLNET)
-    seesr = pack_seesr(tmp_path / "SeeSR", "float16", tmp_path)
-    dape = pack_dape(tagger / "ram.pth", tagger / "DAPE.pth", tagger, "float16", tmp_path)
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    seesr = pack_seesr(tmp_path / "SeeSR", "float16", packed)
+    dape = pack_dape(tagger / "ram.pth", tagger / "DAPE.pth", tagger, "float16", packed)
     monkeypatch.setattr(sys, "argv", [])
-    loading_work.main([str(seesr), str(dape)])
+    loading_work.main(["packed", str(tmp_path)])
     seconds, peak_bytes = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert seconds > 0
     assert peak_bytes > (seesr.stat().st_size + dape.stat().st_size) / 2

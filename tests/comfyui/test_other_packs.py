@@ -90,7 +90,7 @@ def test_a_tiling_of_another_pack_gets_the_features_of_its_crops(
     scene, (model, positive, negative) = nano_applied
     tiled = foreign_tiling(model, positive[0][1]["control"], 16, batch, through)
     found = predict(tiled, positive, negative, scene, steps=2)
-    monkeypatch.setattr(controlnet.SeeSRControlNet, "_stem_runs_once", lambda *_: nullcontext())
+    monkeypatch.setattr(controlnet.SeeSRControlNet, "_keep_stem_output", lambda *_: nullcontext())
     torch.testing.assert_close(found, predict(tiled, positive, negative, scene, steps=2), rtol=0, atol=1e-4)
 
 

@@ -242,7 +242,7 @@ def test_pixels_that_are_not_kept_are_not_missed(
         return predict(model, positive, negative, scene, steps=4)
 
     lean = result()
-    monkeypatch.setattr(controlnet.SeeSRControlNet, "_stem_runs_once", lambda *_: nullcontext())
+    monkeypatch.setattr(controlnet.SeeSRControlNet, "_keep_stem_output", lambda *_: nullcontext())
     assert_alike(lean, result())  # the stem sees batches of another size
 
 
