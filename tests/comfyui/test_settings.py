@@ -143,7 +143,15 @@ def test_taggers(monkeypatch: pytest.MonkeyPatch) -> None:
         **tags,
         **words,
     )
-    assert_holds(noted, dape="d", clip="c", hint=image.movedim(-1, 1), tiles=TileSettings(64, 8), context=0.3, settings=TagSettings(**tags))
+    assert_holds(
+        noted,
+        dape="d",
+        clip="c",
+        hint=image.movedim(-1, 1),
+        tiles=TileSettings(64, 8),
+        context=0.3,
+        settings=TagSettings(**tags),
+    )
     assert noted["prompts"] == PromptInputs(**words)
 
 
