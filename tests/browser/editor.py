@@ -228,6 +228,22 @@ class Editor:
             }"""
         )
 
+    def fit_view(self) -> None:
+        """Move all nodes into the window, and wait until the view stands still.
+
+        Page 1.32.9 places a node of Nodes 2.0 wrongly that grows, as under a preview, while the view moves.
+        """
+        self.command("Comfy.Canvas.FitView")
+        self.page.evaluate(
+            """async () => {
+                for (let before = "", frames = 0; frames < 20; frames++) {
+                    await new Promise(requestAnimationFrame);
+                    const view = JSON.stringify([app.canvas.ds.scale, ...app.canvas.ds.offset]);
+                    if (view !== before) [before, frames] = [view, 0];
+                }
+            }"""
+        )
+
     def run(self) -> list[tuple[str, Json]]:
         """Run the open workflow, which must end well; return what the server told the page: (event, details).
 

@@ -64,7 +64,7 @@ def test_the_pictures_of_nanos_tags_and_result(editor: Editor) -> None:
 def test_the_picture_of_the_workflow(editor: Editor) -> None:
     editor.open(shipped("seesr_upscale"))
     editor.set("LoadImage", image="icon.png")
-    editor.command("Comfy.Canvas.FitView")
+    editor.fit_view()
     editor.picture("workflow", {"x": 290, "y": 215, "width": 1920, "height": 870})
 
 
