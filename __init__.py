@@ -11,7 +11,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> ComfyExtension:
-    """Return the extension whose node list the host registers."""
+    """Return the extension whose nodes ComfyUI registers."""
     from .nodes import SeeSRExtension
 
     return SeeSRExtension()
