@@ -7,11 +7,11 @@ UNet contains: ComfyUI loads it from its own checkpoint.
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
+from ..seesr_modules.disk import require_free
 from ..seesr_modules.errors import SeeSRError
 from . import loading_work
 from .figures import Figure
@@ -38,11 +38,7 @@ def measure() -> list[Figure]:
         )
     with tempfile.TemporaryDirectory(prefix="seesr-bench-") as name:
         folder = Path(name)
-        if (free := shutil.disk_usage(folder).free) < NEEDED_BYTES:
-            raise SeeSRError(
-                f"{folder.parent} has {free / 1e9:.1f} GB free and {NEEDED_BYTES / 1e9:.0f} GB are needed: "
-                "make room, or set TMPDIR to another folder."
-            )
+        require_free(folder, NEEDED_BYTES, " with TMPDIR")
         make_files(folder)
         return _measure_in(folder)
 

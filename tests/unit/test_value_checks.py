@@ -19,6 +19,7 @@ def test_good_values_are_cast(dtype: torch.dtype) -> None:
     assert cast_checked(kept, None, "t", "x") is kept
     assert cast_checked(kept, dtype, "t", "x") is kept
     assert cast_checked(torch.zeros(0, 4), dtype, "t", "x").shape == (0, 4)
+    assert cast_checked(torch.empty(3, device="meta"), dtype, "t", "x").dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
