@@ -8,7 +8,8 @@ import json
 import random
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -92,12 +93,52 @@ def make(rng: random.Random, folder: Path) -> Callable[[], object]:
 
 
 def _read_all(path: Path) -> None:
+    """Read every tensor; its shape must be the one described, its bytes those that its library finds in the file."""
     weights = open_weights(path)
+    held = _held_bytes(path, weights.files)
     for dtype in (None, torch.float16):
         for name, tensor in weights.tensors(weights, dtype):
             if tuple(tensor.shape) != weights[name].shape:
                 raise AssertionError(f"{name}: {tuple(tensor.shape)} read, {weights[name].shape} described")
+            if dtype is None and _bytes_of(tensor) not in held[name]:
+                raise AssertionError(f"{name}: other values were read than the file holds")
             tensor.clone()
+
+
+def _held_bytes(path: Path, files: Sequence[Path]) -> dict[str, set[bytes]]:
+    """Return what files hold under the last parts of each name, read without this pack's reader."""
+    held: dict[str, set[bytes]] = defaultdict(set)
+    for file in files:
+        data = file.read_bytes()
+        if data[8:9] == b"{":
+            start = 8 + int.from_bytes(data[:8], "little")
+            for name, described in json.loads(data[8:start]).items():
+                if name != "__metadata__":
+                    first, end = described["data_offsets"]
+                    _note(held, name, data[start + first : start + end])
+        else:
+            _note_tensors(held, "", torch.load(io.BytesIO(data), weights_only=True))
+    return held
+
+
+def _note_tensors(held: dict[str, set[bytes]], name: str, tree: Any) -> None:
+    """Note each tensor of a tree of dicts."""
+    if isinstance(tree, torch.Tensor):
+        _note(held, name, _bytes_of(tree))
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            _note_tensors(held, f"{name}.{key}", value)
+
+
+def _note(held: dict[str, set[bytes]], name: str, data: bytes) -> None:
+    """Note data under a name and under each of its endings, since the reader removes wrappers and prefixes."""
+    parts = name.split(".")
+    for at in range(len(parts)):
+        held[".".join(parts[at:])].add(data)
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.contiguous().flatten().view(torch.uint8).tolist())
 
 
 @cache

@@ -648,6 +648,22 @@ def test_records_that_overlap(tmp_path: Path) -> None:
     refused(path, "has records that overlap")
 
 
+def test_a_record_header_that_moves_its_data(tmp_path: Path) -> None:
+    """torch itself reads such a file, with other values: the padding before the data would be taken for data."""
+    path = save(tmp_path / "a.pth", {f"t{count}": torch.arange(float(count)) for count in range(1, 9)})
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        starts = [record.header_offset for record in archive.infolist() if record.filename.startswith("a/data/")]
+    padded = next(start for start in starts if struct.unpack_from("<H", content, start + 28)[0] > 12)
+    for moved_bytes, places in ((-8, (28,)), (-1, (26,)), (-2, (26, 28))):  # of the name and of the padding
+        changed = bytearray(content)
+        for at in places:
+            (length,) = struct.unpack_from("<H", content, padded + at)
+            struct.pack_into("<H", changed, padded + at, length + moved_bytes)
+        path.write_bytes(changed)
+        refused(path, "has a record whose header is damaged|no readable weight file .*File name in directory")
+
+
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
 def test_tensors_larger_than_their_data(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, {"a": torch.zeros(2).expand(10**12, 2)})
