@@ -47,6 +47,11 @@ def synthetic(golden: Path, name: str) -> dict[str, Tensor]:
     return synth.synthetic_state_dict({parameter: tuple(shape) for parameter, shape in shapes.items()})
 
 
+def prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Put a prefix before each name."""
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
 def text_sizes(width: int = TEXT_WIDTH) -> dict[str, int]:
     """Return the sizes of the tiny text encoder, in ComfyUI's words."""
     return {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}

@@ -1,7 +1,10 @@
-"""Comparing what networks compute twice."""
+"""Comparing what networks compute twice, and weights that are loaded in two ways."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
 SAME = 1e-3
@@ -22,3 +25,10 @@ def assert_alike(found: Tensor, expected: Tensor, tolerance: float = SAME) -> No
     assert found.shape == expected.shape
     difference = float((found - expected).abs().max() / expected.std())
     assert difference <= tolerance, f"the largest difference is {difference:.1e} standard deviations"
+
+
+def assert_same_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Assert that the expected tensors, cast to the dtype they are loaded in, are found to the bit, and no others."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor.to(found[name].dtype)), name
