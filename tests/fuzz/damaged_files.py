@@ -117,7 +117,7 @@ def _held_bytes(path: Path, files: Sequence[Path]) -> dict[str, set[bytes]]:
                     first, end = described["data_offsets"]
                     _note(held, name, data[start + first : start + end])
         else:
-            _note_tensors(held, "", torch.load(io.BytesIO(data), weights_only=True))
+            _note_tensors(held, "", torch.load(io.BytesIO(data), lambda held, _: held, weights_only=True))
     return held
 
 
