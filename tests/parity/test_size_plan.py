@@ -1,4 +1,4 @@
-"""Sizes against the published code."""
+"""Compare planned sizes with the published code."""
 
 from __future__ import annotations
 
