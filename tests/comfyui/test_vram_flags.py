@@ -38,7 +38,7 @@ from comfy.cli_args import args
 
 args.cpu = True
 scratch.mkdir()
-host = run.pack_module("commands.headless.session").HeadlessComfyUI(flags, scratch)
+comfyui = run.pack_module("commands.headless.session").HeadlessComfyUI(flags, scratch)
 import comfy.model_management as management
 import nodes
 import torch
@@ -64,7 +64,7 @@ for node in workflow.values():
     if node["class_type"] == "CheckpointLoaderSimple":
         node["class_type"] = "TestCheckpoint"
     node["inputs"].update(small.get(node["class_type"], {}))
-(result,) = host.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
+(result,) = comfyui.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
 picture = scratch / "picture.png"
 Image.fromarray((result[0] * 255).round().byte().movedim(0, -1).numpy()).save(picture)
 loaded = {type(one.model).__name__: one.loaded_size() / one.model_size() for one in management.loaded_models()}
