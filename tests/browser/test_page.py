@@ -162,7 +162,7 @@ def templates(editor: Editor) -> Iterator[Locator]:
     cards = dialog.get_by_test_id(re.compile("^template-workflow-"))
     expect(cards.nth(2 * len(list(WORKFLOWS.glob("seesr_*.json"))))).to_have_count(
         0
-    )  # the page's own hundreds are hidden
+    )  # the page's own templates are hidden
     yield dialog
     if dialog.is_visible():
         dialog.get_by_test_id("template-workflow-seesr_upscale").click()  # opening a workflow closes the dialog

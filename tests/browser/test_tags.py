@@ -92,7 +92,7 @@ def reopen(editor: Editor) -> None:
     editor.look_at_row()
 
 
-def test_a_click_leaves_a_tag_out_and_takes_it_back(editor: Editor) -> None:
+def test_a_click_excludes_a_tag_and_a_second_click_includes_it(editor: Editor) -> None:
     open_tagging(editor)
     found = run(editor)
     assert len(found) == 6

@@ -62,7 +62,7 @@ def test_each_part_changes_the_result(tiny: Tiny, seesr: Any, scene: Scene, plai
             assert (one - other).abs().max() > 1e-3
 
 
-def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+def test_without_both_parts_only_the_base_model_predicts(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     """With both strengths at zero, the result is the base model's own prediction from SeeSR's start."""
     model, positive, negative = apply_scene(tiny, seesr, scene, strength=0.0, soft_prompt_strength=0.0)
     bare = tiny.model.clone()
@@ -331,7 +331,7 @@ def test_a_soft_prompt_of_another_width_is_refused(tiny: Tiny, seesr: Any, scene
         apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt[..., :500]))
 
 
-def test_texts_of_another_number_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+def test_texts_for_a_list_of_pictures_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     """If pictures come as a list, each would get the text of the first."""
     three = [[scene.positive[0][0].repeat(3, 1, 1), {}]]
     with pytest.raises(SeeSRError, match="holds 3 texts and 'hint' 1 pictures"):

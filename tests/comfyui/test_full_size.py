@@ -200,7 +200,6 @@ def test_one_pass_at_full_size(tmp_path: Path) -> None:
 
 
 def test_only_image_attention_is_read_from_the_unet_file(tmp_path: Path) -> None:
-    """None of the base model's tensors are read."""
     weights = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
     save_file(weights, tmp_path / "unet.safetensors")
     file = open_weights(tmp_path / "unet.safetensors")

@@ -231,7 +231,7 @@ def test_tile_tagger_gives_each_tile_its_own_prompt(run_graph: Any) -> None:
     assert len(text.splitlines()) == 1 + 3
     assert len(seen) == 3
     for embedding, own in zip(seen, prompts.soft_prompts, strict=True):
-        for row in embedding:  # positive and negative alike
+        for row in embedding:  # the same for positive and negative
             torch.testing.assert_close(row, own[0])
         assert (own[0] - whole[0]).abs().max() > 1e-3
     assert (prompts.soft_prompts[0] - prompts.soft_prompts[2]).abs().max() > 1e-3

@@ -77,7 +77,6 @@ def deviation(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def test_models_give_the_same_after_unloading(tiny: Tiny, seesr: Any) -> None:
-    """The latent and the tagger's output are the same after unloading everything."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
     before, seen = sample_latent(tiny, seesr), describe(dape, photos)

@@ -187,7 +187,6 @@ def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A missing file gives one sentence."""
     with pytest.raises(SeeSRError, match="install the pack again"):
         nano.load_nano(tmp_path / "nano.safetensors")
 
@@ -258,6 +257,5 @@ def rewrite_nano(path: Path, metadata: dict[str, str | None], names: dict[str, s
 
 
 def test_comfyui_has_the_workflows_sampler() -> None:
-    """The workflow of nano names a sampler that ComfyUI has."""
     workflow = (NANO_FILE.parents[1] / "workflows" / "api" / "seesr_nano.json").read_text("utf-8")
     assert any(f'"sampler_name": "{name}"' in workflow for name in comfy.samplers.KSampler.SAMPLERS)

@@ -76,7 +76,6 @@ def test_the_size_of_tile_batches_does_not_matter(tiny: Tiny, seesr: Any, mode: 
 
 
 def test_mode_off_removes_the_tiles(tiny: Tiny, seesr: Any) -> None:
-    """The mode off removes an earlier tiling."""
     scene = make_scene(12, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     off = tile_model(tile_model(model, TileSettings(4, 1)), TileSettings(4, 1, mode="off"))
@@ -411,7 +410,6 @@ def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str
 
 
 def test_the_progress_of_the_next_run_starts_at_zero() -> None:
-    """The progress of one run does not affect the bar of the next."""
     tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     options = {"transformer_options": {"sample_sigmas": torch.tensor([3.0, 1.0, 0.0])}}
     progress: list[int] = []

@@ -48,7 +48,7 @@ def faulty(text: str) -> set[str]:
         ('def f(a: int = 1):\n    """Docs of 1."""', {'def f(a: int=2):\n    """Docs of 1."""'}),
     ],
 )
-def test_each_kind_of_fault(text: str, faults: set[str]) -> None:
+def test_each_kind_of_fault_is_made(text: str, faults: set[str]) -> None:
     assert faulty(text) == faults
 
 

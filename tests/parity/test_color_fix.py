@@ -14,7 +14,7 @@ TOLERANCE = 1e-5
 """A share of the expected picture's standard deviation: about ten float32 roundings of values near 1."""
 
 
-def test_both_methods(golden_case: dict, golden_dir: Path) -> None:
+def test_adain_and_wavelet(golden_case: dict, golden_dir: Path) -> None:
     data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     for method in ("adain", "wavelet"):
         expected = data[method]

@@ -78,7 +78,9 @@ def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
     assert (result - expected).abs().max() <= TOLERANCE * expected.std()
 
 
-def test_dape(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
+def test_soft_prompt_logits_and_tags_with_lora(
+    golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]
+) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     dape = load("ram", "lora")
     soft_prompt, logits = describe(dape, [golden["image"]])
@@ -93,14 +95,16 @@ def test_dape(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel
     assert torch.equal(expected_targets, golden["targets"])
 
 
-def test_plain_ram(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
+def test_soft_prompt_and_logits_of_ram_alone(
+    golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]
+) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     soft_prompt, logits = describe(load("ram"), [golden["image"]])
     assert_close(soft_prompt, golden["image_embed_ram"])
     assert_close(logits, golden["logits_ram"])
 
 
-def test_sizes(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
+def test_sizes_agree_with_the_case(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
     """The sizes read from the weights are those that the case states."""
     config = DapeConfig.from_shapes(weights(golden_case["ram"]).shapes())
     for name, value in golden_case.get("swin", {}).items():

@@ -193,7 +193,7 @@ def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
     seed=st.integers(0, 2**31),
 )
 @example(height=128, width=128, tile=32, overlap=24, slope=0.0, seed=0)
-def test_no_seam(height: int, width: int, tile: int, overlap: int, slope: float, seed: int) -> None:
+def test_tiles_leave_no_seam(height: int, width: int, tile: int, overlap: int, slope: float, seed: int) -> None:
     assume(overlap <= tile - 8)
     layout = plan_tiles(height, width, tile, overlap)
     assume(len(layout.tiles) <= 300)
@@ -224,7 +224,7 @@ def overlaps_are_separate(layout: TileLayout) -> bool:
         ((300, 96), 96, 72),
     ],
 )
-def test_no_seam_at_common_sizes(size: tuple[int, int], tile: int, overlap: int, slope: float) -> None:
+def test_tiles_of_common_sizes_leave_no_seam(size: tuple[int, int], tile: int, overlap: int, slope: float) -> None:
     for seed in range(5):
         layout = plan_tiles(*size, tile, overlap)
         at_borders, inside = largest_steps(layout, fake_prediction(layout, slope, seed))

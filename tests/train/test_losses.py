@@ -75,7 +75,7 @@ def stage() -> Any:
 # ----------------------------------------------------------------------------------- the denoisers
 
 
-def test_degraded_pictures_are_seen_four_times_larger() -> None:
+def test_degraded_pictures_are_enlarged_four_times() -> None:
     degraded = make_batch()["degraded"]
     expected = interpolate(degraded.float() / 255, (16, 16), mode="bicubic").clamp(0, 1)
     torch.testing.assert_close(enlarge(degraded), expected)

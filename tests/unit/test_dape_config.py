@@ -48,7 +48,7 @@ def manifest(name: str) -> Shapes:
     return {key: tuple(shape) for key, shape in json.loads((MANIFESTS / f"{name}.json").read_text()).items()}
 
 
-def test_published_sizes() -> None:
+def test_published_shapes_give_the_published_sizes() -> None:
     assert DapeConfig.from_shapes(manifest("ram_full")) == DapeConfig(
         image_size=384,
         patch_size=4,

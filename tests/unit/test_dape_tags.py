@@ -42,7 +42,7 @@ def test_a_score_equal_to_the_threshold_does_not_count() -> None:
     assert len(select_tags(torch.full((1,), 1e-3), words)) == 1
 
 
-def test_threshold_offset(logits: Tensor) -> None:
+def test_the_offset_moves_all_thresholds(logits: Tensor) -> None:
     assert words_of(select_tags(logits, WORDS, threshold_offset=0.03)) == ["cat", "red fox"]
     assert words_of(select_tags(logits, WORDS, threshold_offset=-0.02)) == list(WORDS.english)
     assert select_tags(logits, WORDS, threshold_offset=1) == []
@@ -65,7 +65,7 @@ def test_max_tags_keeps_the_most_certain_in_class_order(logits: Tensor) -> None:
         (" , ", ["cat", "red fox", "owl"]),
     ],
 )
-def test_exclude(logits: Tensor, exclude: str | list[str], left: list[str]) -> None:
+def test_excluded_tags_are_left_out(logits: Tensor, exclude: str | list[str], left: list[str]) -> None:
     assert words_of(select_tags(logits, WORDS, exclude=exclude)) == left
 
 

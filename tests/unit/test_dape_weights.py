@@ -136,7 +136,7 @@ def test_lora_changes_no_other_tensors(ram: MemoryFile, dape: MemoryFile) -> Non
     assert len(changed) == 8 + 4
 
 
-def test_lora_of_another_rank(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_lora_of_another_rank_is_merged(ram: MemoryFile, dape: MemoryFile) -> None:
     def narrow(state: dict[str, Tensor]) -> None:
         for name, tensor in state.items():
             halves = 2 if ".qkv." in name else 1

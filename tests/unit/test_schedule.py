@@ -71,7 +71,7 @@ def test_the_end_of_a_schedule_starts_at_the_top_only_if_it_equals_a_whole_sched
             assert starts_at_the_top(end) == (end == leading_timesteps(len(end)).tolist()), (steps, left_out)
 
 
-def test_other_starts_at_the_top() -> None:
+def test_other_schedules_that_start_at_the_top() -> None:
     assert starts_at_the_top([999, 700, 13])
     assert starts_at_the_top([999])
     assert starts_at_the_top([999, 500]), "sgm_uniform's two steps"

@@ -114,7 +114,6 @@ def test_no_node_can_download() -> None:
 
 
 def test_only_the_commands_for_photos_import_photo_libraries() -> None:
-    """Only commands/photos imports them."""
     for path in FILES:
         assert is_inside(place_of(path), "commands/photos") or not modules_of(path) & PHOTO_LIBRARIES, path
 

@@ -112,7 +112,7 @@ def test_comfyuis_list_of_safe_types_is_kept(tmp_path: Path) -> None:
         (torch.ones(1), "holds a Tensor instead of named tensors"),
     ],
 )
-def test_trees_without_a_plain_state_dict(tmp_path: Path, tree: Any, sentence: str) -> None:
+def test_trees_without_a_plain_state_dict_are_refused(tmp_path: Path, tree: Any, sentence: str) -> None:
     assert_refused(save(tmp_path / "a.pth", tree), sentence)
     assert_refused(save(tmp_path / "legacy.pth", tree), sentence)
 

@@ -51,7 +51,7 @@ def test_the_best_variant_of_a_folder_is_read(tmp_path: Path) -> None:
     assert weights.path == tmp_path
 
 
-def test_shards(tmp_path: Path) -> None:
+def test_shards_are_read_as_one_file(tmp_path: Path) -> None:
     weights = open_weights(save_shards(tmp_path))
     found = dict(weights.tensors(["a", "c", "b"], torch.float16))
     assert {name: (tensor.numel(), tensor.dtype) for name, tensor in found.items()} == {

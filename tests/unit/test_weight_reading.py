@@ -43,7 +43,7 @@ def test_tensors_come_in_the_requested_order(tmp_path: Path, name: str) -> None:
 
 @formats
 @pytest.mark.parametrize("step_bytes", [8, 24, 2**20])
-def test_casting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step_bytes: int) -> None:
+def test_tensors_are_cast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step_bytes: int) -> None:
     monkeypatch.setattr(reader, "STEP_BYTES", step_bytes)
     weights = open_weights(save(tmp_path / name, TENSORS))
     expected = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in TENSORS.items()}
@@ -51,7 +51,7 @@ def test_casting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ste
 
 
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
-def test_views_and_parameters_of_torch_files(tmp_path: Path, name: str) -> None:
+def test_views_and_parameters_of_torch_files_are_read(tmp_path: Path, name: str) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     other = torch.arange(4.0)
     tree = {"turned": whole.t(), "row": whole[1], "whole": torch.nn.Parameter(whole), "other": other}
@@ -62,13 +62,13 @@ def test_views_and_parameters_of_torch_files(tmp_path: Path, name: str) -> None:
         assert not found["whole"].requires_grad
 
 
-def test_metadata(tmp_path: Path) -> None:
+def test_metadata_is_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"from": "here"})
     assert open_weights(tmp_path / "a.safetensors").metadata == {"from": "here"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64, torch.int8])
-def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_every_dtype_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"a": torch.tensor([1.0, -2.0]).to(dtype)}
     for name in ("a.safetensors", "a.pth"):
         [(_, tensor)] = open_weights(save(tmp_path / name, tensors)).tensors(["a"])
@@ -80,7 +80,7 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict", "model", "module"])
-def test_wrappers(tmp_path: Path, wrapper: str) -> None:
+def test_wrappers_are_removed(tmp_path: Path, wrapper: str) -> None:
     prefixed = {f"{wrapper}.module.{name}": tensor for name, tensor in INNER.items()}
     assert_same_inner(save(tmp_path / "a.safetensors", prefixed))
     assert_same_inner(save(tmp_path / "a.pth", prefixed))
