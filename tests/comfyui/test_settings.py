@@ -42,34 +42,34 @@ def pictures(count: int = 1, height: int = 6, width: int = 9, channels: int = 3)
     return torch.rand(count, height, width, channels, generator=torch.Generator().manual_seed(count))
 
 
-class StoppedError(Exception):
+class NotedError(Exception):
     """Raised to stop a node before its work begins."""
 
 
-def call_of(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: str, **inputs: Any) -> dict[str, Any]:
+def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: str, **inputs: Any) -> dict[str, Any]:
     """Execute a node; return the arguments by name with which it calls ``function`` of its module."""
     signature = inspect.signature(getattr(module, function))
-    call: dict[str, Any] = {}
+    noted: dict[str, Any] = {}
 
-    def stop(*args: Any, **named: Any) -> Any:
+    def note(*args: Any, **named: Any) -> Any:
         bound = signature.bind(*args, **named)
         bound.apply_defaults()
-        call.update(bound.arguments)
-        raise StoppedError
+        noted.update(bound.arguments)
+        raise NotedError
 
-    monkeypatch.setattr(module, function, stop)
-    with pytest.raises(StoppedError):
+    monkeypatch.setattr(module, function, note)
+    with pytest.raises(NotedError):
         BY_ID[node_id].execute(**inputs)
-    return call
+    return noted
 
 
-def assert_holds(call: dict[str, Any], **expected: Any) -> None:
-    """Assert the values of a call's named arguments."""
+def assert_holds(noted: dict[str, Any], **expected: Any) -> None:
+    """Assert the values of named arguments."""
     for name, value in expected.items():
         if isinstance(value, Tensor):
-            assert torch.equal(call[name], value), name
+            assert torch.equal(noted[name], value), name
         else:
-            assert call[name] == value, name
+            assert noted[name] == value, name
 
 
 # ------------------------------------------------------------------------------------------ nodes
@@ -79,7 +79,7 @@ def test_controlnet_apply(monkeypatch: pytest.MonkeyPatch) -> None:
     hint = pictures()
     inputs = {"model": "m", "seesr": "s", "positive": ["p"], "negative": ["n"], "soft_prompt": "sp"}
     numbers = {"strength": 0.7, "soft_prompt_strength": 0.6}
-    call = call_of(
+    noted = given(
         monkeypatch,
         controlnet_apply,
         "apply_seesr",
@@ -90,7 +90,7 @@ def test_controlnet_apply(monkeypatch: pytest.MonkeyPatch) -> None:
         start_percent=0.1,
         end_percent=0.9,
     )
-    assert_holds(call, **inputs, hint=hint.movedim(-1, 1), settings=ApplySettings(**numbers, percent_range=(0.1, 0.9)))
+    assert_holds(noted, **inputs, hint=hint.movedim(-1, 1), settings=ApplySettings(**numbers, percent_range=(0.1, 0.9)))
 
 
 TILES = {"tile_px": 768, "overlap_px": 128, "tile_batch": 3, "tiling": "reference"}
@@ -103,10 +103,10 @@ SAMPLING = {"steps": 9, "sampler_name": "euler", "scheduler": "seesr", "denoise"
 def test_tile_settings(monkeypatch: pytest.MonkeyPatch, module: Any, node_id: str) -> None:
     """Pixels become latent cells."""
     rest = {"positive": [], "negative": [], "latent": {}, "seed": 1, "cfg": 2.0, **SAMPLING}
-    call = call_of(
+    noted = given(
         monkeypatch, module, "tile_model", node_id, model="m", **TILES, **(rest if module is tiled_sampler else {})
     )
-    assert_holds(call, model="m", settings=TileSettings(96, 16, 3, "reference"))
+    assert_holds(noted, model="m", settings=TileSettings(96, 16, 3, "reference"))
 
 
 @pytest.mark.parametrize(("denoise", "full_run"), [(1.0, True), (0.8, False)])
@@ -115,23 +115,23 @@ def test_tiled_sampler(monkeypatch: pytest.MonkeyPatch, denoise: float, full_run
     inputs = {"positive": ["p"], "negative": ["n"], "latent": {"samples": 1}, "seed": 5, "cfg": 2.5}
     values = {**inputs, **SAMPLING, **TILES, "denoise": denoise, "model": "m", "seed_per_image": True}
     with monkeypatch.context() as patch:
-        call = call_of(patch, tiled_sampler, "sampler_sigmas", "SeeSR_TiledSampler", **values)
-    assert_holds(call, model="tiled", sampler_name="euler", scheduler="seesr", steps=9, denoise=denoise)
+        noted = given(patch, tiled_sampler, "sampler_sigmas", "SeeSR_TiledSampler", **values)
+    assert_holds(noted, model="tiled", sampler_name="euler", scheduler="seesr", steps=9, denoise=denoise)
     monkeypatch.setattr(tiled_sampler, "sampler_sigmas", lambda *_args, **_named: "sigmas")
-    call = call_of(monkeypatch, tiled_sampler, "sample", "SeeSR_TiledSampler", **values)
-    assert_holds(call, model="tiled", **inputs, sampler_name="euler", sigmas="sigmas", seed_per_image=True)
-    assert call["full_run"] is full_run
+    noted = given(monkeypatch, tiled_sampler, "sample", "SeeSR_TiledSampler", **values)
+    assert_holds(noted, model="tiled", **inputs, sampler_name="euler", sigmas="sigmas", seed_per_image=True)
+    assert noted["full_run"] is full_run
 
 
 def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
     image = pictures()
     tags = {"threshold_offset": 0.1, "exclude": "dog", "max_tags": 4}
     chosen = {**tags, "language": "chinese", "pin": "cat"}
-    call = call_of(monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **chosen)
-    assert_holds(call, dape="d", images=image.movedim(-1, 1), settings=TagSettings(**chosen))
+    noted = given(monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **chosen)
+    assert_holds(noted, dape="d", images=image.movedim(-1, 1), settings=TagSettings(**chosen))
     words = {"user_prompt": "u", "quality_prompt": "q", "negative_prompt": "n", "single_chunk": True}
     size = {"tile_px": 512, "overlap_px": 64, "context": 0.3}
-    call = call_of(
+    noted = given(
         monkeypatch,
         tile_tagger,
         "tag_tiles",
@@ -144,7 +144,7 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
         **words,
     )
     assert_holds(
-        call,
+        noted,
         dape="d",
         clip="c",
         hint=image.movedim(-1, 1),
@@ -152,26 +152,26 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
         context=0.3,
         settings=TagSettings(**tags),
     )
-    assert call["prompts"] == PromptInputs(**words)
+    assert noted["prompts"] == PromptInputs(**words)
 
 
 def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None:
     image, reference = pictures(1), pictures(2)
     sizes = {"upscale": 2.0, "process_size": 64, "start": "noise"}
-    call = call_of(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
-    assert_holds(call, image=image.movedim(-1, 1), vae="v", **sizes)
+    noted = given(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
+    assert_holds(noted, image=image.movedim(-1, 1), vae="v", **sizes)
     end = {"method": "wavelet", "width": 30, "height": 40}
-    call = call_of(monkeypatch, color_fix, "fix_color", "SeeSR_ColorFix", image=image, reference=reference, **end)
-    assert_holds(call, image=image.movedim(-1, 1), reference=reference.movedim(-1, 1), **end)
+    noted = given(monkeypatch, color_fix, "fix_color", "SeeSR_ColorFix", image=image, reference=reference, **end)
+    assert_holds(noted, image=image.movedim(-1, 1), reference=reference.movedim(-1, 1), **end)
     damage = {"scale": 2, "strength": 0.4, "seed": 8}
-    call = call_of(monkeypatch, degrade, "degrade_and_crop", "SeeSR_Degrade", image=image, **damage)
-    assert_holds(call, image=image.movedim(-1, 1), **damage)
+    noted = given(monkeypatch, degrade, "degrade_and_crop", "SeeSR_Degrade", image=image, **damage)
+    assert_holds(noted, image=image.movedim(-1, 1), **damage)
 
 
 def test_guidance_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = {"model": "m", "start_percent": 0.2, "end_percent": 0.7}
-    call = call_of(monkeypatch, guidance_interval, "limit_guidance", "SeeSR_GuidanceInterval", **inputs)
-    assert_holds(call, **inputs)
+    noted = given(monkeypatch, guidance_interval, "limit_guidance", "SeeSR_GuidanceInterval", **inputs)
+    assert_holds(noted, **inputs)
 
 
 # ------------------------------------------------------------------------------------- ControlNet
@@ -237,19 +237,16 @@ def test_color_fix_corrects_then_resizes(method: str) -> None:
         fix_color(image, reference.expand(3, -1, -1, -1), method)
 
 
-def test_embed_plans_sizes_and_encodes(tiny: Tiny) -> None:
-    """Hint and latent have matching sizes, and the final size is the requested one.
-
-    The noise start has an empty latent.
-    """
+def test_embed_plans_and_encodes(tiny: Tiny) -> None:
+    """Hint and latent have matching sizes, the final size is the requested one, and noise has an empty latent."""
     image = make_scene(5, 7, 2).hint[..., :37, :50]
-    embedded = embed(image, tiny.vae, 2.0, 64, "lr")
-    assert (embedded.width, embedded.height) == (100, 74)
-    assert embedded.hint.shape == (2, 3, 72, 96) and embedded.latent.shape == (2, 4, 9, 12)
-    torch.testing.assert_close(embedded.latent, tiny.vae.encode(embedded.hint.movedim(1, -1)))
+    made = embed(image, tiny.vae, 2.0, 64, "lr")
+    assert (made.width, made.height) == (100, 74)
+    assert made.hint.shape == (2, 3, 72, 96) and made.latent.shape == (2, 4, 9, 12)
+    torch.testing.assert_close(made.latent, tiny.vae.encode(made.hint.movedim(1, -1)))
     empty = embed(image, tiny.vae, 2.0, 64, "noise")
     assert empty.latent.shape == (2, 4, 9, 12) and not empty.latent.any()
-    assert torch.equal(empty.hint, embedded.hint)
+    assert torch.equal(empty.hint, made.hint)
 
 
 # ------------------------------------------------------------------------------------------ tiles
