@@ -1,4 +1,4 @@
-"""Weight files for tests: good ones, and what a refusal must say."""
+"""Weight files for tests, and checks of how they are read or refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights on W
 
 
 def save(path: Path, tree: Any) -> Path:
-    """Write tensors in the format that the name asks for."""
+    """Write tensors in the format of the file name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".safetensors":
         save_file(tree, path)
@@ -38,8 +38,8 @@ def save(path: Path, tree: Any) -> Path:
     return path
 
 
-def refused(path: Path, sentence: str) -> SeeSRError:
-    """Check that a file is refused with a sentence that names it."""
+def assert_refused(path: Path, sentence: str) -> SeeSRError:
+    """Assert that a file is refused with one line that matches ``sentence`` and names the file; return the error."""
     with pytest.raises(SeeSRError, match=sentence) as caught:
         open_weights(path)
     assert path.name in str(caught.value)

@@ -1,4 +1,4 @@
-"""Load SeeSR reads the same tensors from every layout that users have, and names what does not fit."""
+"""Load SeeSR reads the same tensors from every layout that users have, and names files that do not fit."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def half(state: State) -> dict[str, Tensor]:
 
 
 def save_shards(folder: Path, state: State, variant: str = "") -> None:
-    """Write two shards and their index, as diffusers does for large models."""
+    """Write two shards and their index, like diffusers does for large models."""
     names = list(state)
     shards = {f"{NAME}-0000{i + 1}-of-00002{variant}.safetensors": names[i::2] for i in range(2)}
-    for file, held in shards.items():
-        save_file({name: state[name] for name in held}, folder / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+    for file, members in shards.items():
+        save_file({name: state[name] for name in members}, folder / file)
+    index = {"metadata": {}, "weight_map": {name: file for file, members in shards.items() for name in members}}
     (folder / f"{NAME}.safetensors.index{variant}.json").write_text(json.dumps(index))
 
 
@@ -71,11 +71,11 @@ IN_FOLDER: dict[str, Layout] = {
     "module.": lambda at, state: save_file(prefixed(state, "module."), at / f"{NAME}.safetensors"),
     "nested": lambda at, state: torch.save({"model": {"state_dict": prefixed(state, "module.")}}, at / f"{NAME}.bin"),
 }
-"""Layouts of one network's tensors in a folder. With fp16 in the name they are rounded."""
+"""Layouts of one network's tensors in a folder. If the name contains fp16, the tensors are rounded."""
 
 
 def assert_seesr(seesr: Any, rounding: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
-    """Check every parameter of a loaded SeeSR against the published tensors, rounded as they were saved."""
+    """Assert that the parameters of a loaded SeeSR equal the published tensors, after ``rounding``."""
     attention = {name: rounding(tensor) for name, tensor in UNET.items() if ".image_attentions." in name}
     assert_same_tensors(seesr.image_attention.model.state_dict(), attention)
     names = parameter_names({name: tuple(tensor.shape) for name, tensor in CONTROLNET.items()})
@@ -85,7 +85,7 @@ def assert_seesr(seesr: Any, rounding: Callable[[Tensor], Tensor] = lambda tenso
 
 
 @pytest.mark.parametrize("layout", IN_FOLDER)
-def test_seesr_folder(tmp_path: Path, layout: str) -> None:
+def test_every_layout_in_a_folder_is_read(tmp_path: Path, layout: str) -> None:
     for part, state in (("unet", UNET), ("controlnet", CONTROLNET)):
         (tmp_path / part).mkdir()
         (tmp_path / part / "config.json").write_text("{}")
@@ -93,7 +93,7 @@ def test_seesr_folder(tmp_path: Path, layout: str) -> None:
     assert_seesr(load_seesr_path(tmp_path, "float32"), Tensor.half if "fp16" in layout else lambda tensor: tensor)
 
 
-def test_seesr_with_single_files_in_place_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_files_instead_of_folders_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "seesr", ([str(tmp_path)], {".pth", ".safetensors"}))
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -106,7 +106,7 @@ def test_seesr_with_single_files_in_place_of_folders(tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in place of models/seesr and models/rams."""
+    """An empty folder as models/seesr and models/rams."""
     folder = tmp_path / "models"
     folder.mkdir()
     for kind in ("seesr", "rams"):
@@ -118,9 +118,9 @@ needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need rig
 
 
 @needs_links
-def test_a_linked_seesr_is_listed_and_loads(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """People keep models on other disks. Circular links are not followed."""
-    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [])  # ComfyUI goes in circles for long
+def test_a_linked_seesr_is_listed_and_read(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users keep models on other disks. Circular links are not followed."""
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [])  # ComfyUI is slow with circular links
     disk = builders.save_seesr(tmp_path / "disk" / "SeeSR", UNET, CONTROLNET).parent
     (models / "SeeSR").symlink_to(disk / "SeeSR")
     (models / "disk").symlink_to(disk)
@@ -152,7 +152,7 @@ def test_links_out_of_a_seesr_folder_are_refused(tmp_path: Path, models: Path, p
 
 
 def test_a_clone_of_the_published_repository_is_found(models: Path) -> None:
-    """It holds unet and controlnet in an inner folder, but is listed by the clone's name."""
+    """The clone has unet and controlnet in an inner folder. It is listed under the clone's name."""
     inner = builders.save_seesr(models / "SeeSR" / "seesr", UNET, CONTROLNET)
     (models / "SeeSR" / ".git").mkdir()
     (models / "SeeSR" / "DAPE.pth").touch()
@@ -170,12 +170,12 @@ def test_a_clone_of_the_published_repository_is_found(models: Path) -> None:
         find_seesr("SeeSR")
 
 
-def test_auto_takes_a_clone_of_any_name_for_one_seesr(models: Path) -> None:
+def test_auto_counts_a_clone_of_any_name_as_one_seesr(models: Path) -> None:
     builders.save_seesr(models / "clone" / "seesr", UNET, CONTROLNET)
     assert find_seesr(AUTO) == models / "clone"
 
 
-def test_what_a_folder_holds_itself_comes_before_what_lies_deeper(models: Path) -> None:
+def test_a_folders_own_parts_are_preferred_to_those_in_subfolders(models: Path) -> None:
     folder = builders.save_seesr(models / "SeeSR", UNET, CONTROLNET)
     builders.save_seesr(folder / "old", half(UNET), half(CONTROLNET))
     assert_seesr(load_seesr_named("SeeSR", "float32"))
@@ -184,13 +184,13 @@ def test_what_a_folder_holds_itself_comes_before_what_lies_deeper(models: Path) 
         find_seesr("SeeSR")
 
 
-def test_a_models_folder_with_one_seesr_is_none_itself(models: Path) -> None:
+def test_a_models_folder_with_one_seesr_does_not_count_as_a_seesr(models: Path) -> None:
     builders.save_seesr(models / "SeeSR", UNET, CONTROLNET)
     assert folders.seesr_choices() == ["SeeSR"]
 
 
 @needs_links
-def test_a_link_in_a_clone_leads_nowhere_else(tmp_path: Path, models: Path) -> None:
+def test_a_link_out_of_a_clone_is_refused(tmp_path: Path, models: Path) -> None:
     builders.save_seesr(tmp_path / "elsewhere", UNET, CONTROLNET)
     (models / "SeeSR").mkdir()
     (models / "SeeSR" / "seesr").symlink_to(tmp_path / "elsewhere")
@@ -201,7 +201,7 @@ def test_a_link_in_a_clone_leads_nowhere_else(tmp_path: Path, models: Path) -> N
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/../../b", "/etc", "\\etc", "C:x", "C:\\x", "a\\..\\b", "x" * 300, "a\0b"]
 )
-def test_names_that_lead_out_or_nowhere_are_not_found(models: Path, name: str) -> None:
+def test_names_outside_the_models_folder_are_not_found(models: Path, name: str) -> None:
     (models / "C:x").mkdir()
     assert folders.find(name, folders.SEESR) is None
     with pytest.raises(SeeSRError, match=r"^Load SeeSR: there is no"):
@@ -210,7 +210,7 @@ def test_names_that_lead_out_or_nowhere_are_not_found(models: Path, name: str) -
         find_tagger(name, PLAIN_RAM)
 
 
-def test_what_is_missing_is_named(models: Path) -> None:
+def test_missing_files_are_named(models: Path) -> None:
     published, packing = (
         r"Run `python run\.py download seesr` in",
         r"run `python run\.py download seesr`, then `python run\.py pa",
@@ -248,7 +248,7 @@ def test_what_is_missing_is_named(models: Path) -> None:
         find_tag_lists([models / "SeeSR"])
 
 
-def test_the_loaders_list_packed_files_behind_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loaders_list_packed_files_after_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seesr, rams = tmp_path / "seesr", tmp_path / "rams"
     for kind, folder in (("seesr", seesr), ("rams", rams)):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], {".pth", ".safetensors"}))
@@ -258,35 +258,35 @@ def test_the_loaders_list_packed_files_behind_auto(tmp_path: Path, monkeypatch: 
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
 
-    def offered(node: Any, name: str) -> list[str]:
+    def choices(node: Any, name: str) -> list[str]:
         _, options = node.INPUT_TYPES()["required"][name]
         return options["options"]
 
-    assert offered(LoadSeeSR, "seesr") == ["auto", "SeeSR"]
-    assert offered(LoadDape, "ram") == ["auto", "ram_swin_large_14m.pth", "DAPE.pth"]
-    assert offered(LoadDape, "dape") == ["auto", "DAPE.pth", "ram_swin_large_14m.pth", "none"]
+    assert choices(LoadSeeSR, "seesr") == ["auto", "SeeSR"]
+    assert choices(LoadDape, "ram") == ["auto", "ram_swin_large_14m.pth", "DAPE.pth"]
+    assert choices(LoadDape, "dape") == ["auto", "DAPE.pth", "ram_swin_large_14m.pth", "none"]
 
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     for name in ("seesr_fp16.safetensors", "dape_fp16.safetensors"):
         (seesr / name).touch()
-    assert offered(LoadSeeSR, "seesr") == ["auto", "seesr_fp16.safetensors", "SeeSR", "dape_fp16.safetensors"]
-    assert offered(LoadDape, "ram")[:2] == ["auto", "dape_fp16.safetensors"]
-    assert offered(LoadDape, "dape")[:2] == ["auto", "DAPE.pth"]
+    assert choices(LoadSeeSR, "seesr") == ["auto", "seesr_fp16.safetensors", "SeeSR", "dape_fp16.safetensors"]
+    assert choices(LoadDape, "ram")[:2] == ["auto", "dape_fp16.safetensors"]
+    assert choices(LoadDape, "dape")[:2] == ["auto", "DAPE.pth"]
 
 
-def test_seesr_of_image_attention_alone(tmp_path: Path) -> None:
-    """The base model's part of the UNet may be missing."""
+def test_a_seesr_with_image_attention_alone_is_read(tmp_path: Path) -> None:
+    """The UNet file may lack the base model's tensors."""
     builders.save_seesr(tmp_path, {n: t for n, t in UNET.items() if ".image_attentions." in n}, CONTROLNET)
     assert_seesr(load_seesr_path(tmp_path, "float32"))
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", Tensor.float), ("bfloat16", Tensor.bfloat16)])
-def test_packed_seesr(tmp_path: Path, dtype: str, rounding: Callable[[Tensor], Tensor]) -> None:
+def test_a_packed_seesr_is_read(tmp_path: Path, dtype: str, rounding: Callable[[Tensor], Tensor]) -> None:
     builders.save_seesr(tmp_path / "SeeSR", UNET, CONTROLNET)
     assert_seesr(load_seesr_path(pack_seesr(tmp_path / "SeeSR", dtype, tmp_path), "float32"), rounding)
 
 
-def test_whole_unet_under_the_prefixes_of_a_packed_file(tmp_path: Path) -> None:
+def test_a_whole_unet_with_the_prefixes_of_a_packed_file_is_read(tmp_path: Path) -> None:
     save_file(
         {**prefixed(UNET, "unet."), **prefixed(CONTROLNET, "controlnet.")},
         tmp_path / "all.safetensors",
@@ -295,7 +295,7 @@ def test_whole_unet_under_the_prefixes_of_a_packed_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("unet", "controlnet", "told"),
+    ("unet", "controlnet", "message"),
     [
         (CONTROLNET, CONTROLNET, "UNet was expected, but the file is a ControlNet in diffusers' layout"),
         (UNET, UNET, "ControlNet was expected, but the file is the SeeSR UNet"),
@@ -320,15 +320,15 @@ def test_whole_unet_under_the_prefixes_of_a_packed_file(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_networks_are_named(tmp_path: Path, unet: State, controlnet: State, told: str) -> None:
+def test_wrong_networks_are_named(tmp_path: Path, unet: State, controlnet: State, message: str) -> None:
     builders.save_seesr(
         tmp_path, {n: t.clone() for n, t in unet.items()}, {n: t.clone() for n, t in controlnet.items()}
     )
-    with pytest.raises(SeeSRError, match=told):
+    with pytest.raises(SeeSRError, match=message):
         load_seesr_path(tmp_path, "float32")
 
 
-def test_a_file_of_endless_blocks_is_refused() -> None:
+def test_a_file_with_very_many_blocks_is_refused() -> None:
     shapes = {name: tuple(tensor.shape) for name, tensor in CONTROLNET.items()}
     shapes |= {f"down_blocks.{i}.resnets.{i}.conv1.weight": (64, 64, 3, 3) for i in range(100_000)}
     with pytest.raises(SeeSRError, match=r"more than 100 blocks named down_blocks\.\*"):
@@ -345,26 +345,26 @@ def test_a_single_file_that_is_not_packed_is_named(tmp_path: Path, state: State)
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e5])
 @pytest.mark.parametrize("dtype", ["float16", "fp8_e4m3fn"])
 @pytest.mark.parametrize(
-    ("part", "name", "what"),
+    ("part", "name", "network"),
     [
         ("unet", "mid_block.image_attentions.0.proj_in.weight", "SeeSR's image attention"),
         ("controlnet", "mid_block.image_attentions.0.proj_in.bias", "the SeeSR ControlNet"),
     ],
 )
-def test_broken_values_are_named(tmp_path: Path, part: str, name: str, what: str, dtype: str, value: float) -> None:
+def test_broken_values_are_named(tmp_path: Path, part: str, name: str, network: str, dtype: str, value: float) -> None:
     states = {"unet": UNET, "controlnet": CONTROLNET}
-    spoiled = states[part][name].clone()
-    spoiled.view(-1)[-1] = value
-    builders.save_seesr(tmp_path, **{**states, part: {**states[part], name: spoiled}})
-    told = "are NaN or infinite; download the file again"
+    broken = states[part][name].clone()
+    broken.view(-1)[-1] = value
+    builders.save_seesr(tmp_path, **{**states, part: {**states[part], name: broken}})
+    message = "are NaN or infinite; download the file again"
     if value == 1e5:
         load_seesr_path(tmp_path, "bfloat16")
-        told = f"{'float8_e4m3fn' if '8' in dtype else dtype} does not hold; choose bfloat16 or float32"
-    with pytest.raises(SeeSRError, match=f"^{what}: the tensor {name} has values that {told}"):
+        message = f"{'float8_e4m3fn' if '8' in dtype else dtype} does not hold; choose bfloat16 or float32"
+    with pytest.raises(SeeSRError, match=f"^{network}: the tensor {name} has values that {message}"):
         load_seesr_path(tmp_path, dtype)
 
 
-def test_values_of_the_base_model_in_the_unet_are_not_looked_at(tmp_path: Path) -> None:
+def test_values_of_the_base_model_in_the_unet_are_not_checked(tmp_path: Path) -> None:
     broken = {**UNET, "conv_in.weight": torch.full_like(UNET["conv_in.weight"], float("nan"))}
     builders.save_seesr(tmp_path, broken, CONTROLNET)
     assert_seesr(load_seesr_path(tmp_path, "float32"))

@@ -1,4 +1,4 @@
-"""Load DAPE reads the same tensors from every layout that users have, and names what does not fit."""
+"""Load DAPE reads the same tensors from every layout that users have, and names files that do not fit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NAME = "diffusion_pytorch_model"
 
 
 def with_buffers(state: State) -> dict[str, Tensor]:
-    """Add what a whole module saves beside its parameters."""
+    """Add the buffers that are saved with a whole module."""
     attention = "visual_encoder.layers.0.blocks.1.attn"
     index = {f"{attention}.relative_position_index": torch.zeros(144, 144, dtype=torch.long)}
     return {**state, **index, "visual_encoder.layers.0.blocks.1.attn_mask": torch.zeros(64, 144, 144)}
@@ -83,7 +83,7 @@ def save(folder: Path, name: str, tree: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def tagger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``ram.pth``, ``DAPE.pth`` and the tag lists, as published."""
+    """A folder with ``ram.pth``, ``DAPE.pth`` and the tag lists in the published layout."""
     folder = tmp_path_factory.mktemp("tagger")
     builders.save_tagger(folder)
     folders.register()
@@ -98,26 +98,26 @@ def expected(tagger: Path) -> dict[str, Tensor]:
 
 @pytest.fixture(autouse=True)
 def tag_lists(tagger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tag lists lie in models/seesr, not beside the files under test."""
+    """Have the tag lists in models/seesr and models/rams, not beside the files under test."""
     for kind in ("seesr", "rams"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tagger)], {".pth", ".safetensors"}))
 
 
 @pytest.mark.parametrize("layout", RAM_FILES)
-def test_ram_file(tmp_path: Path, tagger: Path, expected: State, layout: str) -> None:
+def test_every_layout_of_ram_is_read(tmp_path: Path, tagger: Path, expected: State, layout: str) -> None:
     dape = load_dape_path(save(tmp_path, *RAM_FILES[layout]), tagger / "DAPE.pth", "float32")
     assert_same_tensors(dape.patcher.model.state_dict(), expected)
     assert len(dape.vocabulary.english) == RAM["label_embed"].shape[0]
 
 
 @pytest.mark.parametrize("layout", DAPE_FILES)
-def test_dape_file(tmp_path: Path, tagger: Path, expected: State, layout: str) -> None:
+def test_every_layout_of_dape_is_read(tmp_path: Path, tagger: Path, expected: State, layout: str) -> None:
     dape = load_dape_path(tagger / "ram.pth", save(tmp_path, *DAPE_FILES[layout]), "float32")
     assert_same_tensors(dape.patcher.model.state_dict(), expected)
 
 
-def test_whole_merged_weights(tmp_path: Path, tagger: Path, expected: State) -> None:
-    """They work in DAPE's slot, where RAM's file is not read, and in RAM's slot."""
+def test_merged_weights_work_in_either_input(tmp_path: Path, tagger: Path, expected: State) -> None:
+    """Merged weights work as DAPE, where RAM's file is then not read, and as RAM."""
     tables = ("label_embed.weight", "relative_position_bias_table.weight")
     merged = {n.removesuffix(".weight") if n.endswith(tables) else n: t for n, t in expected.items()}
     whole = save(tmp_path, "whole.pth", {"params": merged})
@@ -125,12 +125,12 @@ def test_whole_merged_weights(tmp_path: Path, tagger: Path, expected: State) -> 
         assert_same_tensors(load_dape_path(ram, dape, "float32").patcher.model.state_dict(), expected)
 
 
-@pytest.mark.parametrize("what", ["seesr", "dape"])
-def test_a_bar_shows_how_far_loading_is(tmp_path: Path, tagger: Path, what: str) -> None:
+@pytest.mark.parametrize("loader", ["seesr", "dape"])
+def test_a_progress_bar_counts_loaded_tensors(tmp_path: Path, tagger: Path, loader: str) -> None:
     seen: list[tuple[int, int]] = []
     comfy.utils.set_progress_bar_global_hook(lambda done, total, *_preview, **_ids: seen.append((done, total)))
     try:
-        if what == "seesr":
+        if loader == "seesr":
             for part, state in (("unet", UNET), ("controlnet", CONTROLNET)):
                 (tmp_path / part).mkdir()
                 save_file(state, tmp_path / part / "diffusion_pytorch_model.safetensors")
@@ -144,14 +144,14 @@ def test_a_bar_shows_how_far_loading_is(tmp_path: Path, tagger: Path, what: str)
     assert seen == [(done, count) for done in range(1, count + 1)]
 
 
-def test_plain_ram(tagger: Path) -> None:
+def test_ram_without_dape_is_read(tagger: Path) -> None:
     state = load_dape_path(tagger / "ram.pth", None, "float32").patcher.model.state_dict()
     name = "visual_encoder.layers.0.blocks.0.attn.qkv.weight"
     assert torch.equal(state[name], RAM[name])
 
 
 def test_a_table_of_224_px_is_refused_in_the_published_network(tmp_path: Path) -> None:
-    """SeeSR needs the 145 tokens of 384 px. A smaller network, which no SeeSR was published for, keeps its size."""
+    """SeeSR needs the 145 tokens of 384 px. A smaller network, for which no SeeSR was published, keeps its own size."""
     table = "relative_position_bias_table"
     manifest = json.loads((builders.GOLDEN / "manifests" / "ram_full.json").read_text())
     header, at = {}, 0
@@ -174,8 +174,8 @@ def test_a_table_of_224_px_is_refused_in_the_published_network(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("dtype", ["auto", "float16"])
-def test_auto_stores_the_tagger_in_float16_and_computes_in_what_the_device_is_fast_in(tagger: Path, dtype: str) -> None:
-    """The UNet's auto does not matter: bfloat16 would shift the soft prompt ten times as much."""
+def test_auto_stores_the_tagger_in_float16_and_computes_in_a_fast_type(tagger: Path, dtype: str) -> None:
+    """The UNet's rule for auto does not apply: bfloat16 would shift the soft prompt ten times as much."""
     dape = load_dape_path(tagger / "ram.pth", tagger / "DAPE.pth", dtype)
     assert {parameter.dtype for parameter in dape.patcher.model.parameters()} == {torch.float16}
     assert dape.compute_dtype == torch.float32
@@ -185,14 +185,18 @@ def test_auto_stores_the_tagger_in_float16_and_computes_in_what_the_device_is_fa
     ("dtype", "stored", "computed"),
     [("float32", torch.float32, torch.float32), ("bfloat16", torch.bfloat16, torch.float32)],
 )
-def test_the_tagger_is_stored_as_asked(tagger: Path, dtype: str, stored: torch.dtype, computed: torch.dtype) -> None:
+def test_the_tagger_is_stored_in_the_requested_type(
+    tagger: Path, dtype: str, stored: torch.dtype, computed: torch.dtype
+) -> None:
     dape = load_dape_path(tagger / "ram.pth", None, dtype)
     assert {parameter.dtype for parameter in dape.patcher.model.parameters()} == {stored}
-    assert dape.compute_dtype in (computed, stored)  # where the processor is fast in it, it computes in it
+    assert dape.compute_dtype in (computed, stored)  # a CPU with fast bfloat16 computes in it
 
 
-def test_tag_lists_beside_the_weights_win(tmp_path: Path, tagger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those beside RAM first, then those beside DAPE, then models/seesr, then models/rams."""
+def test_tag_lists_beside_the_weights_are_preferred(
+    tmp_path: Path, tagger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is: beside RAM, beside DAPE, models/seesr, models/rams."""
     words = (tagger / "ram_tag_list.txt").read_text("utf-8").splitlines()
     places = {}
     for name in ("ram", "dape", "seesr", "rams"):
@@ -209,7 +213,7 @@ def test_tag_lists_beside_the_weights_win(tmp_path: Path, tagger: Path, monkeypa
         (places[name] / "ram_tag_list.txt").unlink()
 
 
-def test_packed_dape_needs_nothing_else(
+def test_a_packed_dape_needs_no_other_file(
     tmp_path: Path, tagger: Path, expected: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = pack_dape(tagger / "ram.pth", tagger / "DAPE.pth", tagger, "float32", tmp_path)
@@ -219,7 +223,7 @@ def test_packed_dape_needs_nothing_else(
     dape = load_dape_path(path, None, "float32")
     assert_same_tensors(dape.patcher.model.state_dict(), expected)
     assert dape.vocabulary == words
-    assert load_dape_path(tagger / "ram.pth", path, "float32").vocabulary == words  # whole weights in DAPE's slot
+    assert load_dape_path(tagger / "ram.pth", path, "float32").vocabulary == words  # whole weights given as DAPE
     with pytest.raises(SeeSRError, match=r"is a packed DAPE, .*: choose none as DAPE, not 'DAPE\.pth'"):
         load_dape_path(path, tagger / "DAPE.pth", "float32")
 
@@ -241,7 +245,7 @@ def test_loading_of_packed_files_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("ram", "dape", "told"),
+    ("ram", "dape", "message"),
     [
         (UNET, LORA, "RAM file 'ram.pth' is the SeeSR UNet"),
         (LORA, LORA, "RAM file 'ram.pth' is DAPE's LoRA parts"),
@@ -251,16 +255,16 @@ def test_loading_of_packed_files_is_measured(
         (RAM, {**RAM, **LORA}, "DAPE file 'dape.pth' holds whole weights and LoRA parts"),
     ],
 )
-def test_wrong_tagger_files_are_named(tmp_path: Path, ram: State, dape: State | None, told: str) -> None:
+def test_wrong_tagger_files_are_named(tmp_path: Path, ram: State, dape: State | None, message: str) -> None:
     paths = [save(tmp_path, "ram.pth", dict(ram)), None if dape is None else save(tmp_path, "dape.pth", dict(dape))]
-    with pytest.raises(SeeSRError, match=told):
+    with pytest.raises(SeeSRError, match=message):
         load_dape_path(*paths, "float32")
 
 
 def test_missing_tag_lists_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They lie neither beside the weights nor in the model folders."""
+    """The tag lists are neither beside the weights nor in the model folders."""
     for kind in ("seesr", "rams"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], {".pth"}))
-    told = r"the tag lists ram_tag_list\.txt and ram_tag_list_threshold\.txt are missing\. Run .* download tags"
-    with pytest.raises(SeeSRError, match=told):
+    message = r"the tag lists ram_tag_list\.txt and ram_tag_list_threshold\.txt are missing\. Run .* download tags"
+    with pytest.raises(SeeSRError, match=message):
         load_dape_path(save(tmp_path, "ram.pth", {"model": dict(RAM)}), None, "float32")

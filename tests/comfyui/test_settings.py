@@ -43,11 +43,11 @@ def pictures(count: int = 1, height: int = 6, width: int = 9, channels: int = 3)
 
 
 class NotedError(Exception):
-    """Ends a node before its work begins."""
+    """Raised to stop a node before its work begins."""
 
 
 def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: str, **inputs: Any) -> dict[str, Any]:
-    """Execute a node and return what ``function`` of its module is called with, by name."""
+    """Execute a node; return the arguments by name with which it calls ``function`` of its module."""
     signature = inspect.signature(getattr(module, function))
     noted: dict[str, Any] = {}
 
@@ -63,9 +63,9 @@ def given(monkeypatch: pytest.MonkeyPatch, module: Any, function: str, node_id: 
     return noted
 
 
-def assert_holds(noted: dict[str, Any], **wanted: Any) -> None:
-    """Check the named arguments, pictures by their values."""
-    for name, value in wanted.items():
+def assert_holds(noted: dict[str, Any], **expected: Any) -> None:
+    """Assert the values of named arguments."""
+    for name, value in expected.items():
         if isinstance(value, Tensor):
             assert torch.equal(noted[name], value), name
         else:
@@ -100,7 +100,7 @@ SAMPLING = {"steps": 9, "sampler_name": "euler", "scheduler": "seesr", "denoise"
 @pytest.mark.parametrize(
     ("module", "node_id"), [(tiled_model, "SeeSR_TiledModel"), (tiled_sampler, "SeeSR_TiledSampler")]
 )
-def test_tiles(monkeypatch: pytest.MonkeyPatch, module: Any, node_id: str) -> None:
+def test_tile_settings(monkeypatch: pytest.MonkeyPatch, module: Any, node_id: str) -> None:
     """Pixels become latent cells."""
     rest = {"positive": [], "negative": [], "latent": {}, "seed": 1, "cfg": 2.0, **SAMPLING}
     noted = given(
@@ -113,17 +113,17 @@ def test_tiles(monkeypatch: pytest.MonkeyPatch, module: Any, node_id: str) -> No
 def test_tiled_sampler(monkeypatch: pytest.MonkeyPatch, denoise: float, full_run: bool) -> None:
     monkeypatch.setattr(tiled_sampler, "tile_model", lambda *_args, **_named: "tiled")
     inputs = {"positive": ["p"], "negative": ["n"], "latent": {"samples": 1}, "seed": 5, "cfg": 2.5}
-    asked = {**inputs, **SAMPLING, **TILES, "denoise": denoise, "model": "m", "seed_per_image": True}
+    values = {**inputs, **SAMPLING, **TILES, "denoise": denoise, "model": "m", "seed_per_image": True}
     with monkeypatch.context() as patch:
-        noted = given(patch, tiled_sampler, "sampler_sigmas", "SeeSR_TiledSampler", **asked)
+        noted = given(patch, tiled_sampler, "sampler_sigmas", "SeeSR_TiledSampler", **values)
     assert_holds(noted, model="tiled", sampler_name="euler", scheduler="seesr", steps=9, denoise=denoise)
     monkeypatch.setattr(tiled_sampler, "sampler_sigmas", lambda *_args, **_named: "sigmas")
-    noted = given(monkeypatch, tiled_sampler, "sample", "SeeSR_TiledSampler", **asked)
+    noted = given(monkeypatch, tiled_sampler, "sample", "SeeSR_TiledSampler", **values)
     assert_holds(noted, model="tiled", **inputs, sampler_name="euler", sigmas="sigmas", seed_per_image=True)
     assert noted["full_run"] is full_run
 
 
-def test_taggers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
     image = pictures()
     tags = {"threshold_offset": 0.1, "exclude": "dog", "max_tags": 4}
     chosen = {**tags, "language": "chinese", "pin": "cat"}
@@ -155,7 +155,7 @@ def test_taggers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert noted["prompts"] == PromptInputs(**words)
 
 
-def test_nodes_on_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None:
     image, reference = pictures(1), pictures(2)
     sizes = {"upscale": 2.0, "process_size": 64, "start": "noise"}
     noted = given(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
@@ -177,8 +177,8 @@ def test_guidance_interval(monkeypatch: pytest.MonkeyPatch) -> None:
 # ------------------------------------------------------------------------------------- ControlNet
 
 
-def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
-    """Both conditionings share one, its range is ComfyUI's, and ControlNets chained before stay before it."""
+def test_a_controlnet_gets_all_settings(seesr: Any) -> None:
+    """Both conditionings share one ControlNet with ComfyUI's step range. Earlier ControlNets stay chained before it."""
     scene = make_scene()
     before = seesr.controlnet.copy()
     texts = [scene.positive, [[scene.negative[0][0], {"control": before, "other": 1}]]]
@@ -195,15 +195,15 @@ def test_a_controlnet_holds_what_it_was_asked_for(seesr: Any) -> None:
         assert control.copy().default_soft_prompt is scene.soft_prompt
     assert second[0][1]["other"] == 1
     both = [scene.positive, scene.negative]
-    alike = add_controlnet(both, seesr, scene.hint, scene.soft_prompt, ApplySettings())
-    assert alike[0][0][1]["control"] is alike[1][0][1]["control"]
+    shared = add_controlnet(both, seesr, scene.hint, scene.soft_prompt, ApplySettings())
+    assert shared[0][0][1]["control"] is shared[1][0][1]["control"]
 
 
 # --------------------------------------------------------------------------------------- pictures
 
 
-def test_pictures_cross_the_border_and_back() -> None:
-    """Gray pictures get three channels, alpha is dropped, and only the conversion back clamps."""
+def test_pictures_are_converted_and_back() -> None:
+    """Gray pictures get three channels, and alpha is dropped. Only the conversion back clamps."""
     image = pictures(2) * 3 - 1
     assert torch.equal(from_comfyui(image), image.movedim(-1, 1))
     assert torch.equal(to_comfyui(from_comfyui(image)), image.clamp(0, 1))
@@ -215,7 +215,7 @@ def test_pictures_cross_the_border_and_back() -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 6, 9, 3), (1, 1, 9, 3), (1, 6, 1, 3), (6, 9, 3), (1, 6, 9, 2)])
-def test_what_is_no_picture_is_refused(shape: tuple[int, ...]) -> None:
+def test_tensors_that_are_no_picture_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(SeeSRError, match="The input 'hint'"):
         from_comfyui(torch.zeros(shape), "hint")
     assert from_comfyui(torch.zeros(1, 2, 2, 3)).shape == (1, 3, 2, 2)
@@ -226,13 +226,13 @@ def test_color_fix_corrects_then_resizes(method: str) -> None:
     """The reference is first resized to the image. A size of 0 means the image's own size."""
     image, reference = (make_scene(4, 6, 2).hint * 1.4 - 0.2), (make_scene(2, 2).hint > 0.5).float()
     fitted = resize_bicubic(reference, 48, 32).expand(2, -1, -1, -1)
-    wanted = image if method == "none" else getattr(color, method)(image, fitted)
-    torch.testing.assert_close(fix_color(image, reference, method), wanted)
-    torch.testing.assert_close(fix_color(image, reference, method, 48, 0), wanted)
+    expected = image if method == "none" else getattr(color, method)(image, fitted)
+    torch.testing.assert_close(fix_color(image, reference, method), expected)
+    torch.testing.assert_close(fix_color(image, reference, method, 48, 0), expected)
     for size in ((20, 0), (0, 30), (20, 30)):
-        resized = resize_bicubic(wanted.clamp(0, 1), size[0] or 48, size[1] or 32)
+        resized = resize_bicubic(expected.clamp(0, 1), size[0] or 48, size[1] or 32)
         torch.testing.assert_close(fix_color(image, reference, method, *size), resized)
-    assert wanted.max() > 1, "else the clamp would not be seen"
+    assert expected.max() > 1, "else the clamp would not be seen"
     with pytest.raises(SeeSRError, match="'reference' holds 3 pictures and 'image' 2"):
         fix_color(image, reference.expand(3, -1, -1, -1), method)
 
@@ -253,13 +253,13 @@ def test_embed_plans_and_encodes(tiny: Tiny) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "free_tiles", "size"),
+    ("tile_batch", "free_tiles", "size"),
     [(0, 100.0, 8), (0, 12.1, 8), (0, 11.9, 4), (0, 6.1, 4), (0, 5.9, 2), (0, 1.0, 1), (3, 1.0, 3), (1, 100.0, 1)],
 )
 def test_free_memory_decides_how_many_tiles_run_at_once(
-    monkeypatch: pytest.MonkeyPatch, asked: int, free_tiles: float, size: int
+    monkeypatch: pytest.MonkeyPatch, tile_batch: int, free_tiles: float, size: int
 ) -> None:
-    """One and a half times ComfyUI's estimate is kept for the batch of both conds. A requested number is used."""
+    """The batch of both conds needs 1.5 times ComfyUI's estimate. A requested number of tiles is used as it is."""
 
     class Model:
         current_patcher = None
@@ -271,7 +271,7 @@ def test_free_memory_decides_how_many_tiles_run_at_once(
     one = 2 * 2 * 4 * 8 * 8  # two pictures, two conds
     monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda _device: False)
     monkeypatch.setattr(tiling, "free_memory", lambda _patcher, _device: free_tiles * one)
-    tiled = tiling.TiledPrediction(TileSettings(8, 2, asked, "gaussian"))
+    tiled = tiling.TiledPrediction(TileSettings(8, 2, tile_batch, "gaussian"))
     x = torch.zeros(2, 4, 62, 62)
     assert tiled._batch_size(Model(), [[], []], x, tiled.settings.plan(62, 62)) == size
     assert tiled._batch_size(Model(), [[{"gligen": 1}], []], x, tiled.settings.plan(62, 62)) == 1

@@ -1,4 +1,4 @@
-"""What is no weight file, or a damaged safetensors file, is refused in words."""
+"""Files of another kind, and damaged safetensors files, are refused with a clear sentence."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from seesr_pack.seesr_modules.weights import open_weights
 from weight_files import (
     INNER,
     TENSORS,
+    assert_refused,
     assert_same_inner,
-    refused,
     save,
 )
 
-# --- what is no weight file --------------------------------------------------------------------------
+# --- files of another kind ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin", ".ckpt"])
@@ -32,33 +32,33 @@ from weight_files import (
         (b"neither of them, but long enough for a header", "header too large|not written by torch.save"),
     ],
 )
-def test_other_content(tmp_path: Path, suffix: str, content: bytes, sentence: str) -> None:
+def test_content_of_another_kind_is_refused(tmp_path: Path, suffix: str, content: bytes, sentence: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
-    refused(path, sentence)
+    assert_refused(path, sentence)
 
 
-def test_other_names(tmp_path: Path) -> None:
+def test_unknown_suffixes_and_missing_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.gguf"
     path.write_bytes(b"GGUF")
-    refused(path, "is no weight file; use .safetensors or .pth")
-    error = refused(tmp_path / "gone.pth", r"cannot be read \(No such file")
+    assert_refused(path, "is no weight file; use .safetensors or .pth")
+    error = assert_refused(tmp_path / "gone.pth", r"cannot be read \(No such file")
     assert isinstance(error.__cause__, FileNotFoundError)
 
 
 @pytest.mark.parametrize("written", ["a.safetensors", "a.pth", "legacy.pth"])
 @pytest.mark.parametrize("named", ["b.safetensors", "b.bin", "b.ckpt", "b.sft"])
-def test_what_a_file_is_does_not_depend_on_its_name(tmp_path: Path, written: str, named: str) -> None:
+def test_the_content_and_not_the_name_decides_the_format(tmp_path: Path, written: str, named: str) -> None:
     path = save(tmp_path / written, INNER).rename(tmp_path / named)
     assert_same_inner(path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no pipes and devices in folders there")
-def test_pipes_and_devices(tmp_path: Path) -> None:
+def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
-    refused(tmp_path / "pipe.safetensors", "is not a regular file")
+    assert_refused(tmp_path / "pipe.safetensors", "is not a regular file")
     (tmp_path / "zero.pth").symlink_to("/dev/zero")
-    refused(tmp_path / "zero.pth", "is not a regular file")
+    assert_refused(tmp_path / "zero.pth", "is not a regular file")
 
 
 # --- safetensors -------------------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def header_file(path: Path, header: Any, data: bytes = bytes(24)) -> Path:
     return path
 
 
-def test_a_header_made_here_is_good(tmp_path: Path) -> None:
+def test_a_valid_handmade_header_is_read(tmp_path: Path) -> None:
     weights = open_weights(header_file(tmp_path / "a.safetensors", {"t": F32}))
     assert weights.shapes() == {"t": (2, 3)}
 
@@ -94,33 +94,33 @@ def test_a_header_made_here_is_good(tmp_path: Path) -> None:
         (b'{"t": ', "invalid JSON"),
     ],
 )
-def test_forged_headers(tmp_path: Path, header: Any, sentence: str) -> None:
-    refused(header_file(tmp_path / "a.safetensors", header), sentence)
+def test_forged_headers_are_refused(tmp_path: Path, header: Any, sentence: str) -> None:
+    assert_refused(header_file(tmp_path / "a.safetensors", header), sentence)
 
 
 def test_causes_are_chained(tmp_path: Path) -> None:
-    error = refused(header_file(tmp_path / "a.safetensors", b"{"), "is no readable weight file")
+    error = assert_refused(header_file(tmp_path / "a.safetensors", b"{"), "is no readable weight file")
     assert isinstance(error.__cause__, SafetensorError)
 
 
-def test_a_header_of_absurd_size(tmp_path: Path) -> None:
+def test_a_header_of_absurd_size_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes((2**64 - 1).to_bytes(8, "little"))
     with path.open("r+b") as file:
-        file.truncate(2**28)  # a hole: the size alone must not make it pass
-    refused(path, "header too large")
+        file.truncate(2**28)  # a sparse file: a large size alone must not make the header valid
+    assert_refused(path, "header too large")
 
 
-def test_a_truncated_file(tmp_path: Path) -> None:
+def test_truncated_files_are_refused(tmp_path: Path) -> None:
     for name in ("a.safetensors", "a.pth", "legacy.pth"):
         path = save(tmp_path / name, TENSORS)
         content = path.read_bytes()
         for length in (*range(1, 64), *range(64, len(content), 97), len(content) - 1):
             path.write_bytes(content[:length])
-            refused(
+            assert_refused(
                 path,
                 "is cut short or has" if name == "a.safetensors" else "is cut short|no readable|not written|other data",
             )
-    refused(path, "is no readable weight file .*EOF")
+    assert_refused(path, "is no readable weight file .*EOF")
     (tmp_path / "b.pth").write_bytes((tmp_path / "a.pth").read_bytes())
-    refused(tmp_path / "b.pth", "is cut short: the directory at its end is missing")
+    assert_refused(tmp_path / "b.pth", "is cut short: the directory at its end is missing")

@@ -1,4 +1,4 @@
-"""Folders of weight files: which file is read, and shards that belong together."""
+"""Choose a weight file in a folder, and read shards with their index."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from weight_files import (
     INDEX,
     INNER,
     SAFETENSORS,
+    assert_refused,
     assert_same_inner,
     needs_links,
-    refused,
     save,
 )
 
@@ -24,7 +24,7 @@ from weight_files import (
 
 
 def save_shards(folder: Path, **files: str) -> Path:
-    """Write two shards and their index, in which `files` replaces entries."""
+    """Write two shards and their index. ``files`` replaces entries of the index."""
     save(folder / "one.safetensors", {"a": torch.ones(1), "b": torch.ones(2)})
     save(folder / "two.safetensors", {"c": torch.ones(3)})
     names = {"c": "two.safetensors", "a": "one.safetensors", "b": "one.safetensors", **files}
@@ -51,7 +51,7 @@ def test_the_best_variant_of_a_folder_is_read(tmp_path: Path) -> None:
     assert weights.path == tmp_path
 
 
-def test_shards(tmp_path: Path) -> None:
+def test_shards_are_read_as_one_file(tmp_path: Path) -> None:
     weights = open_weights(save_shards(tmp_path))
     found = dict(weights.tensors(["a", "c", "b"], torch.float16))
     assert {name: (tensor.numel(), tensor.dtype) for name, tensor in found.items()} == {
@@ -61,30 +61,30 @@ def test_shards(tmp_path: Path) -> None:
     }
 
 
-def test_the_only_index_of_a_folder_is_meant_under_any_name(tmp_path: Path) -> None:
+def test_the_only_index_of_a_folder_is_read_under_any_name(tmp_path: Path) -> None:
     folder = save_shards(tmp_path)
     (folder / INDEX).rename(folder / "model.safetensors.index.json")
     assert sorted(open_weights(folder)) == ["a", "b", "c"]
     (folder / "model.safetensors.index.json").rename(folder / "model.safetensors.index.fp16.json")
     assert sorted(open_weights(folder)) == ["a", "b", "c"]
     (folder / "other.safetensors.index.json").write_text("{}")
-    refused(folder, r"several weight files \(model.safetensors.index.fp16.json, other.safetensors.index.json\)")
+    assert_refused(folder, r"several weight files \(model.safetensors.index.fp16.json, other.safetensors.index.json\)")
 
 
-def test_the_only_file_of_a_folder_is_meant_under_any_name(tmp_path: Path) -> None:
+def test_the_only_file_of_a_folder_is_read_under_any_name(tmp_path: Path) -> None:
     save(tmp_path / "model.safetensors", {"a": torch.ones(1)})
     (tmp_path / "config.json").write_text("{}")
     assert list(open_weights(tmp_path)) == ["a"]
     save(tmp_path / "other.safetensors", {"a": torch.ones(1)})
-    refused(tmp_path, r"holds several weight files \(model.safetensors, other.safetensors\)")
+    assert_refused(tmp_path, r"holds several weight files \(model.safetensors, other.safetensors\)")
 
 
-def test_a_folder_without_weights(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    refused(tmp_path, "holds no weights; one of these is needed: diffusion_pytorch_model.safetensors")
+    assert_refused(tmp_path, "holds no weights; one of these is needed: diffusion_pytorch_model.safetensors")
     (tmp_path / SAFETENSORS).mkdir()
-    refused(tmp_path / SAFETENSORS, "holds no weights")
-    refused(tmp_path, "is not a regular file")
+    assert_refused(tmp_path / SAFETENSORS, "holds no weights")
+    assert_refused(tmp_path, "is not a regular file")
 
 
 @pytest.mark.parametrize(
@@ -92,37 +92,37 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
     ["../x.safetensors", "/x.safetensors", "C:\\x.safetensors", "C:x.safetensors", "..\\x.safetensors",
      "sub/x.safetensors", "..", "", "x.bin", "x.safetensors\0", "x\n.safetensors", 3, None, ["x.safetensors"]],
 )  # fmt: skip
-def test_indexes_name_files_beside_them(tmp_path: Path, name: Any) -> None:
+def test_indexes_may_only_name_files_beside_them(tmp_path: Path, name: Any) -> None:
     save(tmp_path / "x.safetensors", {"c": torch.ones(3)})
-    refused_index(save_shards(tmp_path / "model", c=name), "which is not a .safetensors file beside it")
+    assert_index_refused(save_shards(tmp_path / "model", c=name), "which is not a .safetensors file beside it")
 
 
-def refused_index(folder: Path, sentence: str) -> None:
+def assert_index_refused(folder: Path, sentence: str) -> None:
     with pytest.raises(SeeSRError, match=sentence) as caught:
         open_weights(folder)
     assert INDEX in str(caught.value)
 
 
-def test_indexes_that_do_not_fit_their_shards(tmp_path: Path) -> None:
-    refused_index(save_shards(tmp_path, d="one.safetensors"), "disagree on 1 tensors, first 'd'")
-    refused_index(save_shards(tmp_path, c="one.safetensors"), "disagree on 1 tensors, first 'c'")
+def test_indexes_that_do_not_fit_their_shards_are_refused(tmp_path: Path) -> None:
+    assert_index_refused(save_shards(tmp_path, d="one.safetensors"), "disagree on 1 tensors, first 'd'")
+    assert_index_refused(save_shards(tmp_path, c="one.safetensors"), "disagree on 1 tensors, first 'c'")
     for content in ("{}", '{"weight_map": {}}', '{"weight_map": ["a"]}'):
         (tmp_path / INDEX).write_text(content)
-        refused_index(tmp_path, "has no weight_map")
+        assert_index_refused(tmp_path, "has no weight_map")
     (tmp_path / INDEX).write_text("<html>")
-    refused_index(tmp_path, "looks like a web page")
+    assert_index_refused(tmp_path, "looks like a web page")
     with pytest.raises(SeeSRError, match=r"three\.safetensors cannot be read \(No such file"):
         open_weights(save_shards(tmp_path, c="three.safetensors"))
 
 
-def test_shards_that_repeat_a_name(tmp_path: Path) -> None:
+def test_shards_that_repeat_a_name_are_refused(tmp_path: Path) -> None:
     save_shards(tmp_path)
     save(tmp_path / "two.safetensors", {"c": torch.ones(3), "a": torch.ones(1)})
-    refused_index(tmp_path, "disagree on 1 tensors, first 'a'")
+    assert_index_refused(tmp_path, "disagree on 1 tensors, first 'a'")
 
 
 @needs_links
-def test_links(tmp_path: Path) -> None:
+def test_links_must_stay_in_their_folder(tmp_path: Path) -> None:
     real = save(tmp_path / "real.safetensors", INNER)
     (tmp_path / "picked.safetensors").symlink_to(real)
     assert_same_inner(tmp_path / "picked.safetensors")
@@ -130,7 +130,7 @@ def test_links(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / SAFETENSORS).symlink_to(real)
-    refused(folder, "is a link out of its folder")
+    assert_refused(folder, "is a link out of its folder")
     (folder / SAFETENSORS).unlink()
     save(folder / "inside.safetensors", INNER)
     (folder / SAFETENSORS).symlink_to("inside.safetensors")
@@ -139,7 +139,7 @@ def test_links(tmp_path: Path) -> None:
     assert_same_inner(tmp_path / "picked")
     (folder / SAFETENSORS).unlink()
     (folder / SAFETENSORS).symlink_to(SAFETENSORS)
-    refused(folder, "cannot be read|is no readable")
+    assert_refused(folder, "cannot be read|is no readable")
 
     shards = save_shards(tmp_path / "shards")
     (shards / "two.safetensors").rename(tmp_path / "two.safetensors")
@@ -149,7 +149,7 @@ def test_links(tmp_path: Path) -> None:
 
 
 @needs_links
-def test_links_in_the_hugging_face_cache(tmp_path: Path) -> None:
+def test_links_within_the_hugging_face_cache_are_followed(tmp_path: Path) -> None:
     cached = tmp_path / "models--someone--SeeSR"
     folder = cached / "snapshots" / "abc" / "unet"
     folder.mkdir(parents=True)
@@ -160,4 +160,4 @@ def test_links_in_the_hugging_face_cache(tmp_path: Path) -> None:
     save(tmp_path / "models--other" / "a.safetensors", INNER)
     (folder / SAFETENSORS).unlink()
     (folder / SAFETENSORS).symlink_to("../../../../models--other/a.safetensors")
-    refused(folder, "is a link out of its folder")
+    assert_refused(folder, "is a link out of its folder")

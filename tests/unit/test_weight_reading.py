@@ -1,4 +1,4 @@
-"""Weight files: what is read from good ones, and in how much memory."""
+"""Read intact weight files: which tensors are found, and how much memory reading takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from weight_files import (
 
 
 @formats
-def test_description(tmp_path: Path, name: str) -> None:
+def test_names_shapes_and_types_are_listed(tmp_path: Path, name: str) -> None:
     weights = open_weights(save(tmp_path / name, TENSORS))
     assert weights.path == tmp_path / name
     assert dict(weights) == {name: TensorInfo(tuple(tensor.shape), tensor.dtype) for name, tensor in TENSORS.items()}
@@ -33,7 +33,7 @@ def test_description(tmp_path: Path, name: str) -> None:
 
 
 @formats
-def test_tensors_in_the_order_asked_for(tmp_path: Path, name: str) -> None:
+def test_tensors_come_in_the_requested_order(tmp_path: Path, name: str) -> None:
     weights = open_weights(save(tmp_path / name, TENSORS))
     names = ["b.scale", "a.weight", "b.none", "a.index", "b.mask", "a.bias"]
     assert_equal(dict(weights.tensors(names)), {name: TENSORS[name] for name in names})
@@ -43,7 +43,7 @@ def test_tensors_in_the_order_asked_for(tmp_path: Path, name: str) -> None:
 
 @formats
 @pytest.mark.parametrize("step_bytes", [8, 24, 2**20])
-def test_casting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step_bytes: int) -> None:
+def test_tensors_are_cast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, step_bytes: int) -> None:
     monkeypatch.setattr(reader, "STEP_BYTES", step_bytes)
     weights = open_weights(save(tmp_path / name, TENSORS))
     expected = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in TENSORS.items()}
@@ -51,7 +51,7 @@ def test_casting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, ste
 
 
 @pytest.mark.parametrize("name", ["a.pth", "legacy.pth"])
-def test_views_and_parameters_of_torch_files(tmp_path: Path, name: str) -> None:
+def test_views_and_parameters_of_torch_files_are_read(tmp_path: Path, name: str) -> None:
     whole = torch.arange(12.0).reshape(3, 4)
     other = torch.arange(4.0)
     tree = {"turned": whole.t(), "row": whole[1], "whole": torch.nn.Parameter(whole), "other": other}
@@ -62,13 +62,13 @@ def test_views_and_parameters_of_torch_files(tmp_path: Path, name: str) -> None:
         assert not found["whole"].requires_grad
 
 
-def test_metadata(tmp_path: Path) -> None:
+def test_metadata_is_read(tmp_path: Path) -> None:
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors", {"from": "here"})
     assert open_weights(tmp_path / "a.safetensors").metadata == {"from": "here"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float64, torch.int8])
-def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_every_dtype_is_read(tmp_path: Path, dtype: torch.dtype) -> None:
     tensors = {"a": torch.tensor([1.0, -2.0]).to(dtype)}
     for name in ("a.safetensors", "a.pth"):
         [(_, tensor)] = open_weights(save(tmp_path / name, tensors)).tensors(["a"])
@@ -80,7 +80,7 @@ def test_dtypes(tmp_path: Path, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("wrapper", ["params", "params_ema", "state_dict", "model", "module"])
-def test_wrappers(tmp_path: Path, wrapper: str) -> None:
+def test_wrappers_are_removed(tmp_path: Path, wrapper: str) -> None:
     prefixed = {f"{wrapper}.module.{name}": tensor for name, tensor in INNER.items()}
     assert_same_inner(save(tmp_path / "a.safetensors", prefixed))
     assert_same_inner(save(tmp_path / "a.pth", prefixed))
@@ -95,7 +95,7 @@ def test_averaged_parameters_are_preferred(tmp_path: Path) -> None:
     assert_equal(dict(weights.tensors(weights)), INNER)
 
 
-def test_a_prefix_of_some_names_stays(tmp_path: Path) -> None:
+def test_a_prefix_of_only_some_names_is_kept(tmp_path: Path) -> None:
     tensors = {"model.x": torch.ones(1), "modelled.y": torch.ones(2)}
     assert list(open_weights(save(tmp_path / "a.safetensors", tensors))) == list(tensors)
 
@@ -106,7 +106,7 @@ BIG_MIB = 192
 
 
 def save_big(path: Path) -> Path:
-    """Write a file of zeros (holes, for safetensors) with tensors of 8 MiB and one of 64."""
+    """Write a file of zeros with 16 tensors of 8 MiB and one of 64 MiB. A safetensors file is sparse."""
     if path.suffix == ".pth":
         torch.save({f"t{i}": torch.zeros(2**21) for i in range(16)} | {"big": torch.zeros(2**24)}, path)
         return path
@@ -123,7 +123,7 @@ def save_big(path: Path) -> Path:
 
 
 def mapped_mib() -> float:
-    """Memory of this process that is mapped from files and was touched."""
+    """Return the MiB of mapped files that this process has in memory."""
     status = Path("/proc/self/status").read_text()
     return sum(int(status.split(kind)[1].split()[0]) for kind in ("RssFile:", "RssShmem:")) / 1024
 
@@ -131,7 +131,7 @@ def mapped_mib() -> float:
 @needs_linux
 @pytest.mark.parametrize("name", ["big.safetensors", "big.pth"])
 @pytest.mark.parametrize("use", ["cast", "copy"])
-def test_read_pages_are_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, use: str) -> None:
+def test_memory_of_read_pages_is_released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, use: str) -> None:
     monkeypatch.setattr(reader, "STEP_BYTES", 16 * 2**20)
     weights = open_weights(save_big(tmp_path / name))
     before, most, seen = mapped_mib(), 0.0, 0
@@ -139,14 +139,14 @@ def test_read_pages_are_let_go_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         seen += tensor.clone().numel()
         most = max(most, mapped_mib() - before)
     assert seen * 4 == BIG_MIB * 2**20
-    # Steps of 16 MiB, the big tensor of 64 MiB, and the kernel's read-around.
+    # The sum of one step (16 MiB), the big tensor (64 MiB) and the kernel's read-ahead.
     assert most < 100
     assert mapped_mib() - before < 100
 
 
 @needs_linux
 @pytest.mark.parametrize("name", ["big.safetensors", "big.pth"])
-def test_views_take_memory_once_read_and_share_a_mapping(
+def test_views_share_a_mapping_and_take_memory_only_when_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(reader, "STEP_BYTES", 16 * 2**20)
@@ -155,7 +155,7 @@ def test_views_take_memory_once_read_and_share_a_mapping(
     before = mapped_mib()
     views = dict(weights.tensors(weights))
     assert mapped_mib() - before < 20
-    assert Path("/proc/self/maps").read_text().count(str(path)) <= 2  # one mapping, the start may differ
+    assert Path("/proc/self/maps").read_text().count(str(path)) <= 2  # one mapping; its start may be listed separately
     for view in views.values():
         assert view.sum() == 0
     assert BIG_MIB - 1 <= mapped_mib() - before < BIG_MIB + 20
@@ -165,7 +165,7 @@ def test_views_take_memory_once_read_and_share_a_mapping(
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-def test_changing_a_view_leaves_the_file_alone(tmp_path: Path, name: str) -> None:
+def test_changing_a_view_does_not_change_the_file(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, TENSORS)
     content = path.read_bytes()
     for _, tensor in open_weights(path).tensors(["a.weight", "a.bias"]):
@@ -182,7 +182,7 @@ def test_opening_reads_no_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-def test_a_file_that_changes_between_opening_and_reading(tmp_path: Path, name: str) -> None:
+def test_a_file_that_changes_between_opening_and_reading_is_refused(tmp_path: Path, name: str) -> None:
     path = save(tmp_path / name, {"a": torch.ones(3)})
     weights = open_weights(path)
     path.unlink()
