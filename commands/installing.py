@@ -48,7 +48,7 @@ def run_quietly(command: Sequence[str], title: str, log: Path) -> int:
         KeyboardInterrupt: Ctrl-C. The program has ended.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    live, start, activity = sys.stderr.isatty(), time.monotonic(), "starting"
+    live, start, activity = sys.stderr.isatty(), time.monotonic(), ""
     if not live:
         _show(f"{title} ...\n")
     with log.open("wb") as output, log.open(encoding="utf-8", errors="replace") as written:
@@ -58,7 +58,8 @@ def run_quietly(command: Sequence[str], title: str, log: Path) -> int:
             while (code := _wait(process)) is None:
                 activity = find_activity(written) or activity
                 if live:
-                    _show_line(f"{title}: {activity}, {format_seconds(time.monotonic() - start)}")
+                    now = f": {activity}" if activity else ""
+                    _show_line(f"{title}{now}, {format_seconds(time.monotonic() - start)}")
         except KeyboardInterrupt:
             process.terminate()
             process.wait()
