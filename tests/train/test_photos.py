@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.train import photos
+from seesr_pack.train import command, photos
 from seesr_pack.train.config import PhotoSettings
 from seesr_pack.train.labels import COMPUTED_TAGS
 from seesr_pack.train.pairs import Pairs
 from seesr_pack.train.photos import PhotoCrops
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 CROP_PX = 32
 
@@ -208,6 +208,36 @@ def test_many_photos_are_checked_by_several_processes(tmp_path: Path, monkeypatc
     crops = PhotoCrops(tmp_path, CROP_PX, length=1, seed=0)
     crops.leave_out_unusable()
     assert [photo["file"].name for photo in crops.photos] == ["good.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")
+def test_an_error_of_a_worker_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a photo disappears during the training."""
+    noise(90, 60).save(tmp_path / "gone.png")
+    read = PhotoCrops.__getitem__
+
+    def read_in_worker(crops: PhotoCrops, index: int) -> dict[str, torch.Tensor]:
+        if get_worker_info() is not None:
+            (tmp_path / "gone.png").unlink(missing_ok=True)
+            crops._pyramids.clear()
+        return read(crops, index)
+
+    monkeypatch.setattr(PhotoCrops, "__getitem__", read_in_worker)
+    settings = {
+        "output": str(tmp_path / "out"),
+        "photos": {"folder": str(tmp_path), "crop_px": CROP_PX},
+        "optimisation": {"steps": 1, "batch": 1, "learning_rate": 1e-3, "workers": 1},
+        "model": {"channels": 8, "refiner_width": 8},
+    }
+    (tmp_path / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    assert command.main(["autoencoder", "--config", str(tmp_path / "settings.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith(f"{tmp_path / 'gone.png'} cannot be opened")
+    assert command.main(["autoencoder", "--config", str(tmp_path / "nowhere.yaml")]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'nowhere.yaml'} is not a readable YAML file")
 
 
 def test_a_phones_photo_is_upright_and_a_scan_is_not_white(tmp_path: Path) -> None:
