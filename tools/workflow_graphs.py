@@ -151,6 +151,7 @@ BASE = Graph(
                 reference=("embed", "hint"),
                 width=("embed", "width"),
                 height=("embed", "height"),
+                gray="auto",
             ),
             "save": node("SaveImage", images=("fix", "image"), filename_prefix="SeeSR"),
             "plain": node("PreviewImage", "Plain upscale 直接放大", images=("embed", "hint")),

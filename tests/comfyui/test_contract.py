@@ -105,7 +105,7 @@ CONTRACT = {
     "SeeSR_ColorFix": Node(
         "Color Fix",
         {"image": "IMAGE", "reference": "IMAGE"},
-        {"method": ["adain", "wavelet", "none"], "width": 0, "height": 0},
+        {"method": ["adain", "wavelet", "none"], "width": 0, "height": 0, "gray": ["off", "auto"]},
         {"image": "IMAGE"},
     ),
     "SeeSR_Degrade": Node(
@@ -118,6 +118,7 @@ OPTIONAL = {
     ("SeeSR_TileTagger", "literal"),
     ("SeeSR_TiledSampler", "seed_per_image"),
     ("SeeSR_Scheduler", "spacing"),
+    ("SeeSR_ColorFix", "gray"),
 }
 ADVANCED = {
     "SeeSR_LoadModel": {"weight_dtype"},
@@ -128,6 +129,7 @@ ADVANCED = {
     "SeeSR_TiledSampler": {"overlap_px", "tile_batch", "tiling", "seed_per_image"},
     "SeeSR_TiledModel": {"overlap_px", "tile_batch", "tiling"},
     "SeeSR_TileTagger": {"overlap_px", "max_tags", "single_chunk"},
+    "SeeSR_ColorFix": {"gray"},
 }
 """Inputs whose widgets Nodes 2.0 shows only on demand."""
 LISTS = {

@@ -193,6 +193,13 @@ def test_color_fix_transfers_colours_and_resizes(run_graph: Any, method: str) ->
     assert fixed.shape == (1, 64, 33, 3)
     gap = (fixed.mean() - run_graph.values["gray"].mean()).abs()
     assert (gap < 0.02) == (method != "none")
+    run_graph.values["gray"] = photo(1, 50, 70)[..., :1].expand(-1, -1, -1, 3)
+    spreads = []
+    for asked in ({}, {"gray": "off"}, {"gray": "auto"}):  # workflows made before this input was there do not have it
+        graph["color"]["inputs"] |= asked
+        (fixed,) = run_graph(graph, ("color", 0))
+        spreads.append(float((fixed.amax(-1) - fixed.amin(-1)).max()))
+    assert spreads[0] == spreads[1] > 0.02 and spreads[2] == 0
 
 
 def test_tile_tagger_gives_each_tile_its_own_prompt(run_graph: Any) -> None:

@@ -160,7 +160,7 @@ def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None
     sizes = {"upscale": 2.0, "process_size": 64, "start": "noise"}
     noted = given(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
     assert_holds(noted, image=image.movedim(-1, 1), vae="v", **sizes)
-    end = {"method": "wavelet", "width": 30, "height": 40}
+    end = {"method": "wavelet", "width": 30, "height": 40, "gray": "auto"}
     noted = given(monkeypatch, color_fix, "fix_color", "SeeSR_ColorFix", image=image, reference=reference, **end)
     assert_holds(noted, image=image.movedim(-1, 1), reference=reference.movedim(-1, 1), **end)
     damage = {"scale": 2, "strength": 0.4, "seed": 8}
@@ -235,6 +235,25 @@ def test_color_fix_corrects_then_resizes(method: str) -> None:
     assert expected.max() > 1, "else the clamp would not be seen"
     with pytest.raises(SeeSRError, match="'reference' holds 3 pictures and 'image' 2"):
         fix_color(image, reference.expand(3, -1, -1, -1), method)
+
+
+@pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
+@pytest.mark.parametrize("size", [(0, 0), (20, 30)])
+def test_color_fix_removes_the_colour_of_what_had_none(method: str, size: tuple[int, int]) -> None:
+    """Of each picture of a batch by itself, and only if asked to."""
+    image = make_scene(4, 6, 2).hint
+    gray = make_scene(4, 6, 2).hint[:1, :1].expand(-1, 3, -1, -1)
+    sepia = gray * torch.tensor([1, 0.85, 0.66]).view(3, 1, 1)
+    references = torch.cat([gray, sepia])
+    before = fix_color(image, references, method, *size)
+    assert torch.equal(fix_color(image, references, method, *size, "off"), before)
+    after = fix_color(image, references, method, *size, "auto")
+    torch.testing.assert_close(after[0], color.remove_color(before[0]))
+    assert torch.equal(after[0, 0], after[0, 1]) and torch.equal(after[0, 0], after[0, 2])
+    assert torch.equal(after[1], before[1])
+    assert float((before[0].amax(0) - before[0].amin(0)).max()) > 0.1, "else nothing would be removed"
+    both = fix_color(image, gray, method, *size, "auto")
+    assert torch.equal(both[:, 0], both[:, 2])
 
 
 def test_embed_plans_and_encodes(tiny: Tiny) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,12 @@ def test_imports_go_in_the_allowed_direction(path: Path) -> None:
             assert not is_inside(target, "seesr_modules/comfyui"), f"{target}: the method does not know ComfyUI"
         if is_inside(place, "commands"):
             assert not is_inside(target, *COMMANDS[1:]), f"{target}: is for developers"
+
+
+@pytest.mark.parametrize("name", ["run.py", "commands/files.py", "commands/installing.py"])
+def test_what_makes_the_environment_needs_none(name: str) -> None:
+    assert not {module for own, module in imports(ROOT / name) if own}
+    assert modules_of(ROOT / name) <= {*sys.stdlib_module_names, "__future__"}
 
 
 def test_no_module_is_imported_by_name() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import comfy.utils
+import torch
 from torch import Tensor
 
 from ...errors import SeeSRError
-from ...method.color import adain, wavelet
+from ...method.color import adain, is_colorless, remove_color, wavelet
 from ...method.sizes import resize_bicubic
 
 METHODS = {"adain": adain, "wavelet": wavelet, "none": None}
+GRAY = ("off", "auto")
+"""What happens to the result of a reference without colour: nothing, as published, or its colour is removed."""
 
 
-def fix_color(image: Tensor, reference: Tensor, method: str, width: int = 0, height: int = 0) -> Tensor:
+def fix_color(
+    image: Tensor, reference: Tensor, method: str, width: int = 0, height: int = 0, gray: str = GRAY[0]
+) -> Tensor:
     """Give ``image`` the colours of ``reference`` and bring it to the final size.
 
     Args:
@@ -21,6 +26,7 @@ def fix_color(image: Tensor, reference: Tensor, method: str, width: int = 0, hei
         method: A name of :data:`METHODS`.
         width: Final width in pixels, 0 for the image's own.
         height: Final height in pixels, 0 for the image's own.
+        gray: ``auto`` removes the colour of the pictures whose reference has none, ``off`` does not.
 
     Raises:
         SeeSRError: The reference has neither one picture nor as many as the image.
@@ -36,4 +42,8 @@ def fix_color(image: Tensor, reference: Tensor, method: str, width: int = 0, hei
             reference = resize_bicubic(reference, image.shape[3], image.shape[2])
         image = correct(image, comfy.utils.repeat_to_batch_size(reference, image.shape[0]))
     size = (width or image.shape[3], height or image.shape[2])
-    return image if size == (image.shape[3], image.shape[2]) else resize_bicubic(image.clamp(0, 1), *size)
+    if size != (image.shape[3], image.shape[2]):
+        image = resize_bicubic(image.clamp(0, 1), *size)
+    if gray == "auto" and (colorless := is_colorless(reference)).any():
+        image = torch.where(colorless.view(-1, 1, 1, 1), remove_color(image), image)
+    return image
