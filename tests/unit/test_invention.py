@@ -42,7 +42,7 @@ def test_the_changed_place_is_found(method: str) -> None:
     first = picture(1, 1, 3, 40, 48)
     weight = invention_map(first, changed(first), method, 5)
     assert weight.shape == (1, 1, 40, 48)
-    assert 0 <= weight.min() and weight.max() <= 1
+    assert weight.min() >= 0 and weight.max() <= 1
     inside, outside = weight[..., 10:22, 18:30], weight.clone()
     outside[..., 6:26, 14:34] = 0
     assert inside.mean() > 0.4
