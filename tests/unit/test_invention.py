@@ -10,6 +10,7 @@ from seesr_pack.seesr_modules.method.invention import (
     LEAST_PEAK,
     METHODS,
     OPACITY,
+    desra_map,
     heat_picture,
     invention_map,
 )
@@ -72,6 +73,14 @@ def test_desra_reads_contrast_and_no_brightness() -> None:
     first = picture(5, 1, 3, 24, 40)
     assert invention_map(first * 0.5, first * 0.5 + 0.4, "desra", 11).max() <= 1e-3
     assert invention_map(first, torch.full_like(first, 0.5), "desra", 11).min() > 0.9
+
+
+def test_desra_at_11_is_the_published_map_turned_over() -> None:
+    """Its border, where no window fits, is continued."""
+    first, second = picture(5, 1, 3, 24, 40), picture(6, 1, 3, 24, 40) ** 3
+    weight = invention_map(first, second, "desra", 11)
+    torch.testing.assert_close(weight[..., 5:-5, 5:-5], 1 - desra_map(first, second), atol=1e-6, rtol=0)
+    assert torch.equal(weight[..., :5, :], weight[..., 5:6, :].expand(-1, -1, 5, -1))
 
 
 @EACH
