@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from ..seesr_modules.comfyui.sockets import schema
 from ..seesr_modules.comfyui.steps.color_fix import GRAY, METHODS, fix_color
+from ..seesr_modules.method.color import WAVELET_LEVELS
 
 
 class ColorFix(io.ComfyNode):
@@ -46,6 +47,20 @@ class ColorFix(io.ComfyNode):
                     tooltip="auto removes all colour from the result of a black-and-white photo; off leaves it as it "
                     "comes, as published. Sepia and other tints are colour.",
                 ),
+                io.Int.Input(
+                    "levels",
+                    default=WAVELET_LEVELS,
+                    min=1,
+                    max=8,
+                    optional=True,
+                    tooltip="For wavelet: levels of detail that the result keeps; 5 as published. Fewer are truer to "
+                    "the photo and bring its damage back.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the result becomes the reference itself, such as the mask of Invention Map.",
+                ),
             ],
             outputs=[io.Image.Output("fixed", display_name="image", tooltip="The picture with corrected colours.")],
         )
@@ -59,7 +74,11 @@ class ColorFix(io.ComfyNode):
         width: int,
         height: int,
         gray: str = GRAY[0],
+        levels: int = WAVELET_LEVELS,
+        mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
         """Correct the colours."""
-        result = fix_color(from_comfyui(image), from_comfyui(reference, "reference"), method, width, height, gray)
+        result = fix_color(
+            from_comfyui(image), from_comfyui(reference, "reference"), method, width, height, gray, levels, mask
+        )
         return io.NodeOutput(to_comfyui(result))

@@ -15,6 +15,7 @@ VARIANCE_FLOOR = 1e-5
 """Added to each variance, as published, against division by zero in flat channels."""
 
 WAVELET_LEVELS = 5
+"""Published. Detail is what is finer than about 2^levels pixels."""
 
 LUMA = (0.2126, 0.7152, 0.0722)
 """Weights of red, green and blue in the brightness of an sRGB picture (ITU-R BT.709)."""
@@ -50,7 +51,7 @@ def adain(target: Tensor, source: Tensor) -> Tensor:
     return (target - target_mean).mul_(source_std / target_std).add_(source_mean)
 
 
-def wavelet(target: Tensor, source: Tensor) -> Tensor:
+def wavelet(target: Tensor, source: Tensor, levels: int = WAVELET_LEVELS) -> Tensor:
     """Keep the target's detail and take everything coarser from the source.
 
     The published code adds the target's high frequencies, level by level, to the source's low ones. The levels
@@ -59,6 +60,7 @@ def wavelet(target: Tensor, source: Tensor) -> Tensor:
     Args:
         target: [B, C, H, W] picture to correct, values near [0, 1].
         source: [B or 1, C, H, W] picture with the right colours.
+        levels: Number of levels, 1 or more. Fewer take finer things from the source, its damage among them.
 
     Returns:
         [B, C, H, W], float32, not clamped.
@@ -70,7 +72,7 @@ def wavelet(target: Tensor, source: Tensor) -> Tensor:
     """
     target, source = _as_float32(target, source)
     difference = source - target
-    for level in range(WAVELET_LEVELS):
+    for level in range(levels):
         for dim in (2, 3):
             difference = _blur(difference, dim, 2**level)
     return difference.add_(target)

@@ -15,7 +15,9 @@ from seesr_pack.nodes import (
     color_fix,
     controlnet_apply,
     degrade,
+    fidelity,
     guidance_interval,
+    invention_map,
     lr_embed,
     tagger,
     tile_tagger,
@@ -26,11 +28,15 @@ from seesr_pack.seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, add_controlnet
 from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
+from seesr_pack.seesr_modules.comfyui.steps.fidelity import FidelitySettings
+from seesr_pack.seesr_modules.comfyui.steps.invention import map_invention
 from seesr_pack.seesr_modules.comfyui.steps.tagging import TagSettings
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method import color
+from seesr_pack.seesr_modules.method.invention import heat_picture
+from seesr_pack.seesr_modules.method.invention import invention_map as invention_map_of
 from seesr_pack.seesr_modules.method.sizes import resize_bicubic
 from seesr_pack.seesr_modules.method.tiles import TileSettings
 from torch import Tensor
@@ -160,9 +166,21 @@ def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None
     sizes = {"upscale": 2.0, "process_size": 64, "start": "noise"}
     noted = given(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
     assert_holds(noted, image=image.movedim(-1, 1), vae="v", **sizes)
-    end = {"method": "wavelet", "width": 30, "height": 40, "gray": "auto"}
+    end = {
+        "method": "wavelet",
+        "width": 30,
+        "height": 40,
+        "gray": "auto",
+        "levels": 2,
+        "mask": torch.ones(1, 6, 9),
+    }
     noted = given(monkeypatch, color_fix, "fix_color", "SeeSR_ColorFix", image=image, reference=reference, **end)
     assert_holds(noted, image=image.movedim(-1, 1), reference=reference.movedim(-1, 1), **end)
+    how = {"method": "ldl", "window": 9}
+    noted = given(
+        monkeypatch, invention_map, "map_invention", "SeeSR_InventionMap", image=image, other=reference, **how
+    )
+    assert_holds(noted, image=image.movedim(-1, 1), other=reference.movedim(-1, 1), **how)
     damage = {"scale": 2, "strength": 0.4, "seed": 8}
     noted = given(monkeypatch, degrade, "degrade_and_crop", "SeeSR_Degrade", image=image, **damage)
     assert_holds(noted, image=image.movedim(-1, 1), **damage)
@@ -172,6 +190,14 @@ def test_guidance_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = {"model": "m", "start_percent": 0.2, "end_percent": 0.7}
     noted = given(monkeypatch, guidance_interval, "limit_guidance", "SeeSR_GuidanceInterval", **inputs)
     assert_holds(noted, **inputs)
+
+
+def test_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = {"model": "m", "latent": {"samples": 1}, "mask": "k"}
+    numbers = {"strength": 0.7, "detail_px": 24.0}
+    part = {"start_percent": 0.2, "end_percent": 0.7}
+    noted = given(monkeypatch, fidelity, "hold_to_photo", "SeeSR_Fidelity", **inputs, **numbers, **part)
+    assert_holds(noted, **inputs, settings=FidelitySettings(**numbers, percent_range=(0.2, 0.7)))
 
 
 # ------------------------------------------------------------------------------------- ControlNet
@@ -254,6 +280,39 @@ def test_color_fix_removes_the_colour_of_what_had_none(method: str, size: tuple[
     assert float((before[0].amax(0) - before[0].amin(0)).max()) > 0.1, "else nothing would be removed"
     both = fix_color(image, gray, method, *size, "auto")
     assert torch.equal(both[:, 0], both[:, 2])
+
+
+@pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
+def test_color_fix_puts_the_reference_inside_the_mask(method: str) -> None:
+    """Each picture has its own mask, of any size; half a mask mixes."""
+    image, reference = make_scene(4, 6, 2).hint, make_scene(2, 2).hint
+    fitted = resize_bicubic(reference, 48, 32).expand(2, -1, -1, -1)
+    mask = torch.zeros(2, 16, 24)
+    mask[0, :, 12:], mask[1] = 1, 0.5
+    wanted, found = fix_color(image, reference, method), fix_color(image, reference, method, mask=mask)
+    torch.testing.assert_close(found[0, :, :, :20], wanted[0, :, :, :20])
+    torch.testing.assert_close(found[0, :, :, 28:], fitted[0, :, :, 28:])
+    torch.testing.assert_close(found[1], (wanted[1] + fitted[1]) / 2)
+    with pytest.raises(SeeSRError, match="'mask' holds 3 masks and there are 2 pictures"):
+        fix_color(image, reference, method, mask=torch.zeros(3, 16, 24))
+
+
+def test_color_fix_takes_finer_things_with_fewer_levels() -> None:
+    image, reference = make_scene(4, 6).hint, make_scene(4, 6, 2).hint[1:]
+    off = [(fix_color(image, reference, "wavelet", levels=levels) - reference).abs().mean() for levels in (1, 2, 5)]
+    assert off == sorted(off) and off[0] < 0.9 * off[1]
+    assert torch.equal(fix_color(image, reference, "wavelet", levels=5), fix_color(image, reference, "wavelet"))
+
+
+def test_an_invention_map_is_of_the_results_size() -> None:
+    """The other picture is resized, and one serves all; the heat lies over each result."""
+    image, other = make_scene(4, 6, 2).hint, make_scene(2, 3).hint
+    mask, heat = map_invention(image, other, "difference", 5)
+    fitted = resize_bicubic(other, 48, 32).expand(2, -1, -1, -1)
+    assert torch.equal(mask, invention_map_of(image, fitted, "difference", 5)[:, 0])
+    assert torch.equal(heat, heat_picture(image, mask.unsqueeze(1)))
+    with pytest.raises(SeeSRError, match="'other' holds 3 pictures and 'image' 2: give one to compare with"):
+        map_invention(image, other.expand(3, -1, -1, -1), "difference", 5)
 
 
 def test_embed_plans_and_encodes(tiny: Tiny) -> None:
