@@ -57,6 +57,7 @@ def start(hub: FakeHub, models: Path, errors: int = subprocess.PIPE) -> subproce
             "HF_ENDPOINT": hub.url,
             "HF_HOME": str(models.parent / "hf"),
             "HF_HUB_OFFLINE": "0",
+            "HF_HUB_DOWNLOAD_TIMEOUT": str(HANG_S),  # a busy machine may take ten seconds to stop a stalled download
         },
         stdout=subprocess.PIPE,
         stderr=errors,
