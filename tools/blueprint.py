@@ -19,8 +19,8 @@ WORKFLOW = BY_PRESET["published"]
 NAME = "SeeSR Upscale"  # the page shows the file's name
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 ABOUT = (
-    "Restores and enlarges a badly degraded photo. cfg: more invents more detail. fidelity, 0 to 1: how much of what is "
-    "coarser than 8 pixels is taken from the photo. Open it to see and change the graph."
+    "Restores and enlarges a badly degraded photo. cfg: more invents more detail. fidelity, 0 to 1: how much of what "
+    "is coarser than 8 pixels is taken from the photo. Open it to see and change the graph."
 )
 ENTRY, EXIT = -10, -20  # the page's ids of the two ends of a subgraph
 SLOT_WIDTH = 160
