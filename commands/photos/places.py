@@ -101,7 +101,7 @@ def put_beside(file: Path, path: Path) -> Path:
 
     Two processes never get the same name.
     """
-    for candidate in _names(path):
+    for candidate in numbered(path):
         try:
             _rename_to_new(file, candidate)
         except FileExistsError:
@@ -115,7 +115,8 @@ def put_over(file: Path, path: Path) -> Path:
     return file.replace(path)
 
 
-def _names(path: Path) -> Iterator[Path]:
+def numbered(path: Path) -> Iterator[Path]:
+    """Yield NAME, NAME_2, NAME_3 and so on."""
     yield path
     for number in count(2):
         yield path.with_name(f"{path.stem}_{number}{path.suffix}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
 from ..headless.workflow import Workflow, title_of
-from ..photos.places import Put, prepare_folder, put_beside, put_over, require_output
+from ..photos.places import Put, numbered, prepare_folder, put_beside, put_over, require_output
 from ..photos.reading import UNREADABLE, Photo, open_photo
 from ..photos.upscaling import Upscaler, Wishes, upscale_photo
 from ..temporary import PREFIX, claim
@@ -192,8 +192,12 @@ class Batch:
 
         def put(file: Path, path: Path) -> Path:
             with self.stop.finishing:
-                free = self.overwrite and path.absolute() not in self._written
-                result = (put_over if free else put_beside)(file, path)
+                if self.overwrite:
+                    result = put_over(
+                        file, next(name for name in numbered(path) if name.absolute() not in self._written)
+                    )
+                else:
+                    result = put_beside(file, path)
                 self._written.add(result.absolute())
                 if number is not None:
                     self._note(source, result, number, len(photo.sizes) if self.wishes.single else 1)
