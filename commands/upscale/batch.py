@@ -115,7 +115,7 @@ class Batch:
         Args:
             tasks: The photos.
             pixels: Pixels of some of them, to estimate the time.
-            before: How many were done before.
+            before: How many of the run's photos are already done or failed.
             redo: Whether photos are upscaled whose results are there.
 
         A full disk ends the run, since the others would be computed in vain.

@@ -142,7 +142,7 @@ def _run(options: argparse.Namespace, report: Report, stop: Stop) -> int:
         say(f"{error}\n")
         return 2
     except KeyboardInterrupt:
-        say(f"{report.summary()} Stopped; the same command goes on.\n")
+        say(f"Stopped. {report.summary()} The same command goes on.\n" if len(report.outcomes) > 1 else "Stopped.\n")
         report.write(stopped=True)
         raise
     if len(report.outcomes) > 1:
@@ -180,22 +180,22 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         report.settings |= {"fingerprint": settings, "workflow": workflow.nodes}
         batch = Batch(comfyui, workflow, wishes, settings, options.overwrite, stop)
         remaining = tasks if options.redo else batch.leave_out_done(tasks)
-        _announce(tasks)
+        _announce(tasks, len(report.outcomes))
         with stop.gently(comfyui.interrupt):
-            batch.run(remaining, pixels, len(tasks) - len(remaining), options.redo)
+            batch.run(remaining, pixels, len(report.outcomes) - len(remaining), options.redo)
         if is_nano(workflow) and report.count("done"):
             say(AFTER_NANO)
 
 
-def _announce(tasks: Sequence[Task]) -> None:
+def _announce(tasks: Sequence[Task], total: int) -> None:
     """Say how many photos there are, and which were done before."""
     before = [task for task in tasks if task.outcome.status == "done before"]
-    if len(tasks) > 1:
+    if total > 1:
         done = f": {len(before)} were done before (--redo upscales them again)" if before else ""
-        say(f"{len(tasks)} photos{done}\n")
+        say(f"{total} photos{done}\n")
     elif before:
         say("This photo was upscaled before with the same settings (--redo does it again).\n")
-    if len(tasks) == 1 or not sys.stdout.isatty():
+    if total == 1 or not sys.stdout.isatty():
         for task in before:
             for result in task.outcome.results:
                 print_path(Path(result))

@@ -20,7 +20,7 @@ class Progress:
 
     Args:
         pixels: Pixels of the results of each photo to do.
-        before: How many photos were done before.
+        before: How many of the run's photos are already done or failed.
         samplers: Titles of the nodes that sample.
         loading_s: Returns the seconds spent so far on what happens once.
     """

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
+from typing import NoReturn
 
 STOPPED = 130
 """Exit code of a run that was stopped."""
@@ -20,6 +21,9 @@ TOGETHER_S = 0.3
 
 POLL_S = 0.1
 """On Windows, Ctrl-C does not end a wait, so the main thread looks up this often."""
+
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Sent when the terminal is closed. Windows has none."""
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)]
 
@@ -37,7 +41,7 @@ class Stop:
         self._interrupt: Callable[[], None] | None = None
 
     def run(self, work: Callable[[], int]) -> int:
-        """Return what ``work`` returns, or 130 if it raises KeyboardInterrupt."""
+        """Return what ``work`` returns. If it raises KeyboardInterrupt, the process ends with exit code 130."""
         with self._listening(), ThreadPoolExecutor(1, "seesr") as worker:
             outcome = worker.submit(work)
             while not outcome.done():
@@ -45,7 +49,7 @@ class Stop:
         try:
             return outcome.result()
         except KeyboardInterrupt:
-            return STOPPED
+            _leave()
 
     @contextlib.contextmanager
     def gently(self, interrupt: Callable[[], None]) -> Iterator[None]:
@@ -69,7 +73,7 @@ class Stop:
     def _listening(self) -> Iterator[None]:
         before = {}
         for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            if number != HANGUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it
                 before[number] = signal.signal(number, self._receive)
         try:
             yield
@@ -92,6 +96,12 @@ class Stop:
             self.finishing.acquire(timeout=1)
             self.clean_up()
         finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-            os._exit(STOPPED)
+            _leave()
+
+
+def _leave() -> NoReturn:
+    """End the process without the seconds that Python takes to free all that was loaded."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(STOPPED)

@@ -161,7 +161,7 @@ def test_a_stopped_run_goes_on_and_bad_photos_are_named(tmp_path: Path) -> None:
     first, report = again(STOP_AFTER="2")
     assert first.returncode == 130, first.stderr
     assert report["stopped"] and report["counts"]["done"] == 2 and report["counts"]["failed"] == 2
-    assert "2 done, 2 failed" in first.stderr and "the same command goes on" in first.stderr
+    assert "2 done, 2 failed" in first.stderr and "The same command goes on" in first.stderr
     second, report = again()
     assert second.returncode == 1, second.stderr
     assert not report["stopped"]
@@ -170,7 +170,8 @@ def test_a_stopped_run_goes_on_and_bad_photos_are_named(tmp_path: Path) -> None:
         "done before": 2,
         "failed": 2,
     }
-    assert "4 photos: 2 were done before" in second.stderr and "[3/4]" in second.stderr and "[1/4]" not in second.stderr
+    assert "6 photos: 2 were done before" in second.stderr
+    assert "[5/6] 3.tif: " in second.stderr and "[4/6]" not in second.stderr
     assert "Failed, 2 of 6:\n" in second.stderr
     assert {Path(photo["source"]).name for photo in report["photos"] if photo["reason"]} == {"1.png", "header.jpg"}
     results = ["2_seesr.png", "10_seesr.png", "deep/3_seesr.png", "deep/er/4_seesr.png"]

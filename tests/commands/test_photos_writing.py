@@ -420,6 +420,8 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
         return encode(pictures, suffix, about, folder)
 
     monkeypatch.setattr(writing, "_encode", onto_full_disk)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(writing.tempfile, "tempdir", str(tmp_path / "temporary"))
     with pytest.raises(SeeSRError, match=r"out\.png cannot be written \(.*No space left.*kept as"):
         write(tmp_path / "out.png", photo, Picture(smooth()))
     assert not (tmp_path / "out.png").exists() and not list(tmp_path.glob(".seesr*"))
