@@ -91,9 +91,9 @@ def prepare_folder(folder: Path) -> None:
         with temporary_folder(folder):
             pass
     except OSError as error:
-        raise SeeSRError(
-            f"{folder} cannot be written to ({error.strerror or error}): choose another place with --output."
-        ) from error
+        is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "it is no folder" if is_file else error.strerror or error
+        raise SeeSRError(f"{folder} cannot be written to ({reason}): choose another place with --output.") from error
 
 
 def put_beside(file: Path, path: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,10 +168,11 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
     clear_abandoned()
     tasks = [Task(found, report.add(str(found.path))) for found in photos]
     pixels = look(tasks, wishes)
-    tasks = [task for task in tasks if task.outcome.status == "waiting"]
+    tasks = [task for task in tasks if task.outcome.status == "not started"]
     if not tasks:
         return
     with temporary_folder() as scratch:
+        os.environ["TMPDIR"] = str(scratch)  # libvips looks there each time it needs a file; Python has looked already
         from ..headless.session import HeadlessComfyUI
         from .choice import AFTER_NANO, choose_workflow, is_nano
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 from ...seesr_modules.errors import SeeSRError
 
-Status = Literal["done", "done before", "left to another run", "failed", "stopped", "waiting"]
+Status = Literal["done", "done before", "left to another run", "failed", "stopped", "not started"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
@@ -23,14 +23,14 @@ class Outcome:
 
     Attributes:
         source: The photo, or an argument that means none.
-        status: ``waiting`` if the run ended before.
+        status: ``not started`` if the run ended before.
         results: Paths of its results and comparisons.
         seconds: How long it took.
         reason: Why it failed.
     """
 
     source: str
-    status: Status = "waiting"
+    status: Status = "not started"
     results: list[str] = field(default_factory=list)
     seconds: float | None = None
     reason: str | None = None
@@ -69,7 +69,7 @@ class Report:
 
     def is_complete(self) -> bool:
         """Return True if no photo failed or was left."""
-        return not any(outcome.status in ("failed", "waiting", "stopped") for outcome in self.outcomes)
+        return not any(outcome.status in ("failed", "not started", "stopped") for outcome in self.outcomes)
 
     def summary(self) -> str:
         """Return a sentence with the number of photos of each status."""

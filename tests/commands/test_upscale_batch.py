@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on_where_it_was() -> None:
     first.comfyui.before = lambda: setattr(first.stop, "requested", first.comfyui.runs == 2)
     with pytest.raises(KeyboardInterrupt):
         first.start()
-    assert list(first.told.values()) == ["done", "done", "stopped", "waiting", "waiting"]
+    assert list(first.told.values()) == ["done", "done", "stopped", "not started", "not started"]
     assert written() == ["0_seesr.png", "1_seesr.png"] and not list(Path("out").glob(".seesr-*"))
     second = Run().start()
     assert second.comfyui.runs == 3
@@ -175,7 +175,7 @@ def test_a_bad_photo_is_named_and_the_others_are_done(capsys: pytest.CaptureFixt
             raise RuntimeError("out of luck")
 
     run.comfyui.before = fail
-    assert run.start().told == {"a.png": "done", "b.png": "failed", "c.png": "failed", "d.png": "waiting"} | {
+    assert run.start().told == {"a.png": "done", "b.png": "failed", "c.png": "failed", "d.png": "not started"} | {
         "d.png": "failed"
     }
     run = Run().start()
@@ -196,7 +196,7 @@ def test_a_full_disk_ends_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(writing, "_encode", onto_full_disk)
     monkeypatch.setattr("tempfile.tempdir", str(Path("in").absolute()))
     run = Run().start()
-    assert list(run.told.values()) == ["failed", "waiting"] and run.comfyui.runs == 1
+    assert list(run.told.values()) == ["failed", "not started"] and run.comfyui.runs == 1
     told = capsys.readouterr().err
     assert "the picture is kept as" in told and "The disk is full: free space" in told
     assert len(list(Path("in").glob("seesr-kept-*/*.png"))) == 1 and written() == []
