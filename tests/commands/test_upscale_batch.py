@@ -14,6 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from seesr_pack.commands.headless import session
 from seesr_pack.commands.headless.workflow import Workflow
 from seesr_pack.commands.photos import writing
 from seesr_pack.commands.photos.places import Output, prepare_folder
@@ -143,10 +144,10 @@ def test_overwriting_spares_what_this_run_wrote() -> None:
     assert Run(models=["other"], overwrite=True).start().comfyui.runs == 2
     assert written() == ["a_seesr.png", "a_seesr_2.png"]
     assert all(path.stat().st_mtime_ns != before for path, before in made.items())
-    Path("out/a_seesr.png").unlink()
-    Run("in/a.jpg", models=["other"], overwrite=True).start()
-    Run(models=["other"], overwrite=True).start()
-    assert written() == ["a_seesr.png", "a_seesr_2.png"], "what is done is not written over either"
+    Path("out/a_seesr_2.png").unlink()
+    assert Run(models=["other"], overwrite=True).start().comfyui.runs == 1
+    assert Run(models=["other"]).start().comfyui.runs == 0, "the result that was there is not written over"
+    assert written() == ["a_seesr.png", "a_seesr_2.png"]
 
 
 def test_frames_go_on_one_by_one() -> None:
@@ -175,9 +176,7 @@ def test_a_bad_photo_is_named_and_the_others_are_done(capsys: pytest.CaptureFixt
             raise RuntimeError("out of luck")
 
     run.comfyui.before = fail
-    assert run.start().told == {"a.png": "done", "b.png": "failed", "c.png": "failed", "d.png": "not started"} | {
-        "d.png": "failed"
-    }
+    assert run.start().told == {"a.png": "done", "b.png": "failed", "c.png": "failed", "d.png": "failed"}
     run = Run().start()
     assert run.told == {"a.png": "done before", "b.png": "failed", "c.png": "done", "d.png": "done"}
     assert not list(Path("out").glob(".seesr-*"))
@@ -234,6 +233,41 @@ def test_two_runs_share_the_photos(capsys: pytest.CaptureFixture[str]) -> None:
     assert one.told == {"a.png": "done", "b.png": "done before", "c.png": "done before"}
     assert other.told == {"a.png": "left to another run", "b.png": "done", "c.png": "done"}
     assert written() == ["a_seesr.png", "b_seesr.png", "c_seesr.png"]
+
+
+# ------------------------------------------------------------------------------- progress of a node
+
+
+def test_the_finest_bar_of_a_node_counts_and_loading_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiled Sampler shows one over tiles, and between them ComfyUI shows its own over steps."""
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    shown: list[tuple[str, float, float]] = []
+    checks: list[None] = []
+    listener = session._Listener(lambda: checks.append(None))
+    nodes = {
+        "1": {"class_type": "Loader", "inputs": {}},
+        "2": {"class_type": session.GIVE, "inputs": {"number": 1}},
+        "3": {"class_type": "Sampler", "inputs": {"model": ["1", 0], "image": ["2", 0]}},
+        "4": {"class_type": "Decoder", "inputs": {"latent": ["3", 0]}},
+    }
+    listener.listen(nodes, lambda *event: shown.append(event))
+    for node in nodes:
+        listener.send_sync("executing", {"node": node, "display_node": node})
+        now[0] += 10
+        if node == "3":
+            for done, steps in ((1, 27), (9, 27), (1, 3), (10, 27)):
+                listener.step(done, steps, None, node_id=node)
+        if node == "4":
+            listener.step(1, 4)
+    listener.enter(None)
+    assert [event for event in shown if event[2]] == [
+        ("Sampler", 1, 27),
+        ("Sampler", 9, 27),
+        ("Sampler", 10, 27),
+        ("Decoder", 1, 4),
+    ]
+    assert listener.loading_s == 10 and len(checks) == 5
 
 
 # --------------------------------------------------------------------------------- temporary folders
