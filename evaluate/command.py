@@ -90,19 +90,22 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Upscale, score and write. Exit codes: 0 done, 2 wrong input, a missing file or a workflow that failed."""
+    """Upscale, score and write.
+
+    Exit codes: 0 done, 1 done without the photos that cannot be read, 2 wrong input, a missing file or a workflow that
+    failed.
+    """
     options = parser().parse_args(arguments)
     set_up_logging(options.verbose)
     try:
-        _evaluate(options)
+        return _evaluate(options)
     except SeeSRError as error:
         end_progress()
         say(f"{error}\n")
         return 2
-    return 0
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace) -> int:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise SeeSRError(
@@ -112,13 +115,17 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     from .learned import load_learned_metrics
     from .metrics import ABOUT_METRICS, METRICS
-    from .photos import enlarge, find_photos, read_photo
-    from .report import CLEAN, format_table, means, score_all
+    from .photos import enlarge, find_photos, read_photos
+    from .report import CLEAN, counts, format_table, means, score_all
     from .sheet import contact_sheet
 
     files = find_photos(options.places)
     methods = methods_of(options)
-    photos = [read_photo(file, options.size, options.crop, options.seed) for file in files]
+    photos, left_out = read_photos(files, options.size, options.crop, options.seed)
+    for reason in left_out.values():
+        say(f"{reason}\n")
+    if left_out:
+        say(f"{len(left_out)} of {len(files)} photos are left out.\n")
     results: dict[str, Mapping[str, Pixels]] = {
         "bicubic": {photo.name: enlarge(photo.degraded, Resampling.BICUBIC) for photo in photos}
     }
@@ -130,7 +137,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{format_table(scores, metrics)}\n{about}\n")
 
     settings = {"size": options.size, "crop": options.crop, "seed": options.seed}
-    report = {"about": about, **settings, "mean": means(scores), "photos": scores}
+    summary = {"mean": means(scores), "mean_of": counts(scores)}
+    report = {"about": about, **settings, "left_out": left_out, **summary, "photos": scores}
     ends = {
         "degraded": {photo.name: photo.degraded for photo in photos},
         CLEAN: {photo.name: photo.clean for photo in photos},
@@ -138,6 +146,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     _write_pictures(options.output, {**results, **ends})
     _new_file(options.json or options.output / "scores.json").write_text(json.dumps(report, indent=1), "utf-8")
     contact_sheet(photos, results).save(_new_file(options.sheet or options.output / "sheet.png"))
+    return 1 if left_out else 0
 
 
 def methods_of(options: argparse.Namespace) -> list[Method]:

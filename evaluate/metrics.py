@@ -24,7 +24,7 @@ class Metric(NamedTuple):
     decimals: int
     compares: bool
     score: Callable[[Pixels, Pixels], float]
-    """Takes the result and the clean photo, which have the same size."""
+    """Takes the result and the clean photo, which have the same size. NaN or infinity where it is not defined."""
 
 
 def luma(picture: Pixels) -> NDArray[np.float64]:
@@ -33,13 +33,15 @@ def luma(picture: Pixels) -> NDArray[np.float64]:
 
 
 def psnr_luma(result: Pixels, clean: Pixels) -> float:
-    """Return the peak signal-to-noise ratio on Y in dB, with the peak at 255."""
-    return float(peak_signal_noise_ratio(luma(clean), luma(result), data_range=255))
+    """Return the peak signal-to-noise ratio on Y in dB, with the peak at 255. Infinite for equal pictures."""
+    with np.errstate(divide="ignore"):
+        return float(peak_signal_noise_ratio(luma(clean), luma(result), data_range=255))
 
 
 def psnr_rgb(result: Pixels, clean: Pixels) -> float:
-    """Return the peak signal-to-noise ratio on RGB in dB."""
-    return float(peak_signal_noise_ratio(clean, result))
+    """Return the peak signal-to-noise ratio on RGB in dB. Infinite for equal pictures."""
+    with np.errstate(divide="ignore"):
+        return float(peak_signal_noise_ratio(clean, result))
 
 
 def ssim_luma(result: Pixels, clean: Pixels) -> float:
@@ -65,5 +67,6 @@ METRICS = (
 ABOUT_METRICS = (
     "PSNR is in dB. Y is that of BT.601. No border is cut off. "
     f"NIQE is computed on Y in blocks of {NIQE_BLOCK_PX} px and cannot be compared with values from blocks of 96 px. "
-    "Lower is better for NIQE and LPIPS, higher for the others."
+    "Lower is better for NIQE and LPIPS, higher for the others. "
+    "n/a: not defined, such as NIQE of a flat picture; a mean is that of the defined scores, (4) of them."
 )

@@ -7,6 +7,7 @@ fails with numpy 2.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,6 +35,8 @@ SHAPES = np.arange(0.2, 10.001, 0.001)
 def niqe(luma: Array, block_px: int = 96) -> float:
     """Return the NIQE of a picture. Lower is more natural; good photos have 3 to 5.
 
+    It is not defined for a picture with fewer than two blocks of texture, such as a clear sky: NaN.
+
     The authors' blocks of 96 px suit photos of a megapixel. The fit needs more blocks than its 36 features, so
     pictures of 512 px need blocks of 48 px. Values for different block sizes cannot be compared.
 
@@ -42,7 +45,7 @@ def niqe(luma: Array, block_px: int = 96) -> float:
         block_px: Side of the square blocks in pixels; even.
 
     Raises:
-        SeeSRError: Fewer than two blocks fit, the side is odd, or fewer than two blocks have texture.
+        SeeSRError: Fewer than two blocks fit, or the side is odd.
     """
     rows, columns = luma.shape[0] // block_px, luma.shape[1] // block_px
     if block_px % 2 or rows * columns < 2:
@@ -56,7 +59,7 @@ def niqe(luma: Array, block_px: int = 96) -> float:
     features = np.concatenate([whole, half], axis=1)
     textured = features[~np.isnan(features).any(axis=1)]
     if len(textured) < 2:
-        raise SeeSRError("NIQE is not defined for a picture without texture: it is flat nearly everywhere.")
+        return math.nan
     mean, covariance = _load_pristine()
     distance = mean - np.nanmean(features, axis=0)
     inverse = np.linalg.pinv((covariance + np.cov(textured, rowvar=False)) / 2)

@@ -83,6 +83,27 @@ def read_photo(file: Path, size_px: int, crop_only: bool, seed: int) -> Photo:
     return Photo(file.stem, clean, (degraded[0].permute(1, 2, 0) * 255).round().byte().numpy())
 
 
+def read_photos(files: Sequence[Path], size_px: int, crop_only: bool, seed: int) -> tuple[list[Photo], dict[str, str]]:
+    """Read photos as :func:`read_photo` does, without those that cannot be used.
+
+    Returns:
+        The photos, and the reason why each other file is left out (path -> sentence).
+
+    Raises:
+        SeeSRError: No file can be used.
+    """
+    photos: list[Photo] = []
+    left_out: dict[str, str] = {}
+    for file in files:
+        try:
+            photos.append(read_photo(file, size_px, crop_only, seed))
+        except SeeSRError as error:
+            left_out[str(file)] = str(error)
+    if not photos:
+        raise SeeSRError("\n".join([*left_out.values(), "No photo is left to compare upscalers on: give others."]))
+    return photos, left_out
+
+
 def enlarge(picture: Pixels, method: Image.Resampling) -> Pixels:
     """Enlarge a picture by :data:`SCALE`."""
     height, width, _ = picture.shape

@@ -10,7 +10,9 @@ from .build_prompts import BuildPrompts
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
+from .fidelity import Fidelity
 from .guidance_interval import GuidanceInterval
+from .invention_map import InventionMap
 from .load_dape import LoadDape
 from .load_nano import LoadNano
 from .load_seesr import LoadSeeSR
@@ -35,8 +37,10 @@ NODES: list[type[io.ComfyNode]] = [
     TileTagger,
     Scheduler,
     GuidanceInterval,
+    Fidelity,
     VAEDecode,
     ColorFix,
+    InventionMap,
     Degrade,
 ]
 

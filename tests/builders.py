@@ -24,11 +24,11 @@ from torch import Tensor
 
 GOLDEN = Path(__file__).parent / "golden"
 TEXT_WIDTH = 64
-"""Width of the tiny models' text: that of the golden UNet."""
+"""Text width of the tiny models, the same as in the golden UNet."""
 
 
 def load_synth(golden: Path) -> ModuleType:
-    """Import the recipe for synthetic weights that lies beside golden cases."""
+    """Import the recipe for synthetic weights from a folder of golden cases."""
     spec = importlib.util.spec_from_file_location("synth", golden / "synth.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -38,17 +38,22 @@ def load_synth(golden: Path) -> ModuleType:
 
 @cache
 def synthetic(golden: Path, name: str) -> dict[str, Tensor]:
-    """Return the synthetic weights of a manifest; they are shared, so not to be written to.
+    """Return the synthetic weights of a manifest. Callers share them and must not write to them.
 
-    A folder of golden cases without a recipe of its own takes that of ``tests/golden``.
+    A folder of golden cases without its own recipe uses the one of ``tests/golden``.
     """
     synth = load_synth(golden if (golden / "synth.py").exists() else GOLDEN)
     shapes = json.loads((golden / "manifests" / f"{name}.json").read_text("utf-8"))
     return synth.synthetic_state_dict({parameter: tuple(shape) for parameter, shape in shapes.items()})
 
 
+def prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Put a prefix before each name."""
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
 def text_sizes(width: int = TEXT_WIDTH) -> dict[str, int]:
-    """Return the sizes of the tiny text encoder, in ComfyUI's words."""
+    """Return the sizes of the tiny text encoder, under ComfyUI's names."""
     return {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": 2, "num_hidden_layers": 3}
 
 
@@ -84,7 +89,7 @@ def save_seesr(folder: Path, unet: Mapping[str, Tensor], controlnet: Mapping[str
 
 
 def save_tagger(folder: Path, golden: Path = GOLDEN) -> None:
-    """Write ``ram.pth``, ``DAPE.pth`` and the tag lists of the golden tagger, as published ones are laid out."""
+    """Write ``ram.pth``, ``DAPE.pth`` and the tag lists of the golden tagger in the published layout."""
     torch.save({"model": synthetic(golden, "ram_tiny")}, folder / "ram.pth")
     torch.save(synthetic(golden, "dape_lora_tiny"), folder / "DAPE.pth")
     words = (golden / "tags" / "tags.txt").read_bytes()

@@ -1,6 +1,6 @@
-"""Import the pack as ``seesr_pack``, with ComfyUI on the CPU where COMFYUI_PATH names one.
+"""Import the pack as ``seesr_pack``. If COMFYUI_PATH is set, import ComfyUI on the CPU first.
 
-ComfyUI imports a pack under its path, never under its folder's name. tests/unit needs no ComfyUI.
+ComfyUI imports a pack under its path, not under its folder's name. tests/unit needs no ComfyUI.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if ALIAS not in sys.modules:
 with contextlib.suppress(ModuleNotFoundError):  # tests/unit needs no hypothesis
     import hypothesis
 
-    # How long an example takes depends on how busy the machine is.
+    # No deadline: the time of an example depends on how busy the machine is.
     hypothesis.settings.register_profile(
         "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
     )
@@ -43,6 +43,6 @@ with contextlib.suppress(ModuleNotFoundError):  # tests/unit needs no hypothesis
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let another folder of the same form stand in for tests/golden."""
+    """Add ``--golden``, a folder of the same form to use instead of tests/golden."""
     default = ROOT / "tests" / "golden"
     parser.addoption("--golden", type=Path, default=default, help="folder with cases.json for tests/parity")

@@ -1,7 +1,7 @@
-"""A small stand-in for the Hugging Face hub and for plain web servers, with faults to order.
+"""A small stand-in for the Hugging Face hub and for plain web servers, with faults on request.
 
-It speaks what ``huggingface_hub`` asks of the hub to fetch a file: HEAD and GET on ``resolve`` addresses with
-the ``ETag``, ``X-Repo-Commit`` and ``X-Linked-*`` headers, large files redirected to another host, ranges.
+It answers the requests with which ``huggingface_hub`` fetches a file: HEAD and GET on ``resolve`` addresses, with the
+``ETag``, ``X-Repo-Commit`` and ``X-Linked-*`` headers, redirects of large files to another host, and ranges.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _SEND_BYTES = 16 * 1024
 
 @dataclass
 class Fault:
-    """What goes wrong with the next ``times`` requests of ``method`` for an address.
+    """A fault in the next ``times`` requests of ``method`` for an address.
 
-    ``status`` answers with that. ``after_bytes`` ends the body there: broken off (``how`` "drop", or "reset"
-    with a TCP reset), declared complete ("truncate"), or kept waiting until the test goes on, then finished
-    ("stall"). ``content`` replaces the body.
+    ``status`` is answered instead of the file. ``content`` replaces the body. ``after_bytes`` ends the body early, in
+    the way that ``how`` names: "drop" closes the connection, "reset" sends a TCP reset, "truncate" declares the short
+    body complete, and "stall" waits until the test continues and then sends the rest.
     """
 
     method: str = "GET"
@@ -53,18 +53,18 @@ class Request:
 @dataclass(frozen=True)
 class _Stored:
     content: bytes
-    large: bool | None  # in large file storage, plain in the repository, or (None) on a web server
+    large: bool | None  # True: in large file storage; False: in the repository; None: on a web server
 
 
 class FakeHub:
     """The server's content, its faults and its log.
 
-    ``url`` is its address, good for HF_ENDPOINT; ``resumed_at`` notes where files were asked for from.
+    ``url`` is its address, suitable for HF_ENDPOINT. ``resumed_at`` lists the byte offsets of range requests.
     """
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
-        self.storage_url = f"http://localhost:{port}"  # another host, as the hub's large file storage is
+        self.storage_url = f"http://localhost:{port}"  # another host name, like the hub's large file storage
         self.requests: list[Request] = []
         self.resumed_at: list[int] = []
         self.stalled = threading.Event()
@@ -73,7 +73,7 @@ class FakeHub:
         self._faults: dict[str, list[Fault]] = {}
 
     def add(self, repo: str, path: str, content: bytes, revision: str = "main", large: bool = True) -> str:
-        """Publish a file in a repository (``spaces/...`` for a space); return its address' path."""
+        """Publish a file in a repository (``spaces/...`` for a space); return the path of its address."""
         for name in (revision, COMMIT):
             self._stored[f"/{repo}/resolve/{name}/{path}"] = _Stored(content, large)
         if large:
@@ -81,16 +81,19 @@ class FakeHub:
         return f"/{repo}/resolve/{revision}/{path}"
 
     def add_web(self, path: str, content: bytes) -> str:
-        """Publish a file as a plain web server does; return its address."""
+        """Publish a file as a plain web server would; return its address."""
         self._stored[path] = _Stored(content, None)
         return self.url + path
 
     def fail(self, path_part: str, fault: Fault) -> None:
-        """Let a fault befall the addresses that contain ``path_part``, after those already ordered for it."""
+        """Cause a fault at addresses that contain ``path_part``.
+
+        Faults for the same part occur in the order of the calls.
+        """
         self._faults.setdefault(path_part, []).append(fault)
 
     def fault_for(self, method: str, path: str) -> Fault | None:
-        """Take the fault that befalls a request."""
+        """Use up one occurrence of the fault for a request, and return the fault or None."""
         for part, faults in self._faults.items():
             for fault in faults:
                 if part in path and fault.method == method and fault.times > 0:
@@ -125,11 +128,11 @@ def running_hub() -> Iterator[FakeHub]:
 
 
 def ask_instead(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ``huggingface_hub`` ask ``hub`` in place of the real one, without a token, as long as a test lasts."""
+    """Let ``huggingface_hub`` ask ``hub`` instead of the real one, without a token, during a test."""
     template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    # where versions before 1.0 look for it
+    # versions before 1.0 read it here
     monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", os.devnull)
@@ -140,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -209,6 +212,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.close()
 
     def _send(self, body: bytes) -> None:
-        with suppress(ConnectionError):  # the other side may have gone
+        with suppress(ConnectionError):  # the client may have closed the connection
             for at in range(0, len(body), _SEND_BYTES):
                 self.wfile.write(body[at : at + _SEND_BYTES])

@@ -8,7 +8,7 @@ import torch
 
 
 def canonical(**changes: Any) -> dict[str, dict[str, Any]]:
-    """Return the canonical graph in API format; ``changes`` replaces inputs, named NODE__input."""
+    """Return the canonical graph in API format. ``changes`` replaces inputs, named NODE__input."""
     graph = {
         "checkpoint": {"class_type": "TestCheckpoint", "inputs": {}},
         "image": {"class_type": "TestValue", "inputs": {"key": "image"}},
@@ -103,7 +103,7 @@ def canonical(**changes: Any) -> dict[str, dict[str, Any]]:
 
 
 def photo(count: int = 1, height: int = 64, width: int = 96) -> torch.Tensor:
-    """Return pictures of noise over a gradient, one unlike the other."""
+    """Return different pictures: a gradient with noise."""
     generator = torch.Generator().manual_seed(4)
     ramp = torch.linspace(0, 1, width)[None, None, :, None]
     return (0.7 * ramp + 0.3 * torch.rand(count, height, width, 3, generator=generator)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Tiny models of other makers, in the layouts in which people have them beside SeeSR."""
+"""Tiny models of other makers, in the layouts that users have."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from seesr_pack.seesr_modules.config import EncoderSizes
 from torch import Tensor
 
 GROWTH = 32
-"""Channels that a convolution of Real-ESRGAN's dense blocks adds; ComfyUI's loader knows no other number."""
+"""Channels that each convolution in a dense block of Real-ESRGAN adds. ComfyUI's loader accepts no other number."""
 
 
 def save_upscaler(file: Path, width: int = 4) -> None:
-    """Write an upscale model by four in Real-ESRGAN's published layout, with a single block."""
+    """Write a 4x upscale model in Real-ESRGAN's published layout, with a single block."""
     shapes: dict[str, tuple[int, ...]] = {"conv_first": (width, 3), "conv_body": (width, width)}
     for dense in (1, 2, 3):
         for number in range(1, 6):
@@ -45,7 +45,7 @@ def save_controlnet(file: Path, sizes: EncoderSizes) -> None:
 
 
 def save_lora(file: Path, unet: Mapping[str, tuple[int, ...]], rank: int = 2) -> None:
-    """Write a LoRA of every attention to text and picture of a UNet, in the layout in which most are published."""
+    """Write a LoRA for all attention layers of a UNet, in the most common layout."""
     synth = load_synth(GOLDEN)
     weights: dict[str, Tensor] = {}
     for name, shape in unet.items():

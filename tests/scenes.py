@@ -1,4 +1,4 @@
-"""Sampling runs on tiny models: what goes in, and one way through."""
+"""Sampling runs on tiny models: the inputs, and one way to run them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
 
 @dataclass(frozen=True)
 class Tiny:
-    """Tiny models: ComfyUI's objects, and the folder with SeeSR's files (``SeeSR``, ``ram.pth``, ``DAPE.pth``)."""
+    """Tiny models: ComfyUI's objects, and the folder of SeeSR's files (``SeeSR``, ``ram.pth``, ``DAPE.pth``)."""
 
     model: Any
     clip: Any
@@ -24,7 +24,7 @@ class Tiny:
 
 @dataclass(frozen=True)
 class Scene:
-    """Inputs of a sampling run on a latent of height x width: seeded noise of the right shapes."""
+    """Inputs of a sampling run on a latent of height x width: seeded noise in the right shapes."""
 
     positive: list[Any]
     negative: list[Any]
@@ -35,7 +35,7 @@ class Scene:
 
 
 def make_scene(height: int = 16, width: int = 16, batch: int = 1) -> Scene:
-    """Make a scene; every call with the same arguments makes the same one."""
+    """Make a scene. The same arguments make the same scene."""
     generator = torch.Generator().manual_seed(5)
 
     def random(*shape: int) -> torch.Tensor:
@@ -52,7 +52,7 @@ def make_scene(height: int = 16, width: int = 16, batch: int = 1) -> Scene:
 
 
 def apply_scene(tiny: Tiny | None, seesr: Any, scene: Scene, **settings: Any) -> tuple[Any, Any, Any]:
-    """Apply SeeSR to a scene, on the tiny MODEL or ``model``, and return model, positive and negative."""
+    """Apply SeeSR to a scene, on ``model`` or else the tiny MODEL, and return model, positive and negative."""
     positive, negative = settings.pop("positive", scene.positive), settings.pop("negative", scene.negative)
     model = settings.pop("model", None) or tiny.model
     chosen = ApplySettings(**settings)

@@ -1,4 +1,4 @@
-"""Seams of a blended canvas: how it steps where tiles begin and end, and elsewhere."""
+"""Measure seams of a blended canvas."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def largest_steps(layout: TileLayout, canvas: Tensor) -> tuple[float, float]:
-    """Return the largest step between cells across tile borders, and the largest anywhere else."""
+    """Return the largest difference of neighbouring cells across tile borders, and the largest elsewhere."""
     across, inside = 0.0, 0.0
     for dim, starts, length, side in (
         (0, layout.rows, layout.tile_height, layout.height),

@@ -1,4 +1,4 @@
-"""Sizes of the models that tests train."""
+"""Model sizes for the training tests."""
 
 from __future__ import annotations
 

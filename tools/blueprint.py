@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
-from .workflow_graphs import SAVE, UPSCALE
+from .workflow_graphs import BY_PRESET, SAVE
 from .workflows import GAP, MARGIN, NODE_WIDTH, ROOT, ROW, TITLE, WIDGET, Input, Part, editor_node, place, resolve
 
+WORKFLOW = BY_PRESET["published"]
 NAME = "SeeSR Upscale"  # the page shows the file's name
 FILE = ROOT / "subgraphs" / f"{NAME}.json"
 ABOUT = (
-    "Restores and enlarges a badly degraded photo. cfg: more invents more detail; strength: more keeps closer to the "
-    "photo. Open it to see and change the graph."
+    "Restores and enlarges a badly degraded photo. cfg: more invents more detail. fidelity, 0 to 1: how much of what "
+    "is coarser than 8 pixels is taken from the photo. Open it to see and change the graph."
 )
 ENTRY, EXIT = -10, -20  # the page's ids of the two ends of a subgraph
 SLOT_WIDTH = 160
@@ -39,7 +40,8 @@ SETTINGS = (
     Socket("upscale", "embed", "upscale"),
     Socket("steps", "sampler", "steps"),
     Socket("cfg", "sampler", "cfg", "cfg (detail)"),
-    Socket("strength", "apply", "strength", "strength (fidelity)"),
+    Socket("strength", "apply", "strength", "strength (ControlNet)"),
+    Socket("fidelity", "fidelity", "strength"),
     Socket("seed", "sampler", "seed"),
     Socket("user_prompt", "prompts", "user_prompt"),
     Socket("ckpt_name", "checkpoint", "ckpt_name"),
@@ -52,16 +54,16 @@ RESULT = Socket("image", "fix", "image")
 
 def blueprint(classes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the blueprint as the page reads it."""
-    everything = resolve(UPSCALE, classes)
+    everything = resolve(WORKFLOW, classes)
     photo = everything["photo"].id
     parts = {key: part for key, part in everything.items() if key not in OUTSIDE}
     groups = {
         ("Match colours 校正颜色" if title == SAVE else title): {
             key: node for key, node in group.items() if key in parts
         }
-        for title, group in UPSCALE.groups.items()
+        for title, group in WORKFLOW.groups.items()
     }
-    boxes, frames = place(replace(UPSCALE, groups=groups), parts)
+    boxes, frames = place(replace(WORKFLOW, groups=groups), parts)
 
     links: list[list] = []  # number, node, slot, target, slot, type
     for part in parts.values():

@@ -180,4 +180,41 @@ REGIONAL_PROMPTS = (
     .set_inputs(apply={"positive": ("everything", "CONDITIONING")})
 )
 
-CHAINS = (LORA, UPSCALE_MODEL_FIRST, DETAIL_INPAINT, OWN_CAPTION, EXTRA_CONTROLNET, REGIONAL_PROMPTS)
+INVENTION_MAP = (
+    UPSCALE.named("seesr_invention_map")
+    .remove("decode", "plain")
+    .add_nodes(
+        after="sampler",
+        second=node(
+            "SeeSR_TiledSampler",
+            "Second seed 第二个随机种",
+            **{**UPSCALE.groups[RESTORE]["sampler"].inputs, "seed": 1},
+        ),
+        decode=UPSCALE.groups[SAVE]["decode"],
+        second_decode=node("SeeSR_VAEDecode", latent=("second", "latent"), vae=("checkpoint", "VAE")),
+    )
+    .add_group(
+        "Compare 比较",
+        {
+            "first_fix": node(
+                "SeeSR_ColorFix",
+                "Colours of the first 第一个结果的颜色",
+                image=("decode", "image"),
+                reference=("embed", "hint"),
+            ),
+            "second_fix": node(
+                "SeeSR_ColorFix",
+                "Colours of the second 第二个结果的颜色",
+                image=("second_decode", "image"),
+                reference=("embed", "hint"),
+            ),
+            "map": node("SeeSR_InventionMap", image=("first_fix", "image"), other=("second_fix", "image")),
+            "heat": node("PreviewImage", "Invented 虚构之处", images=("map", "image")),
+        },
+        before=SAVE,
+    )
+    .add_nodes(after="save", whole=node("PreviewImage", "Without the map 不用分布图", images=("first_fix", "image")))
+    .set_inputs(fix={"mask": ("map", "mask")})
+)
+
+CHAINS = (LORA, UPSCALE_MODEL_FIRST, DETAIL_INPAINT, OWN_CAPTION, EXTRA_CONTROLNET, REGIONAL_PROMPTS, INVENTION_MAP)

@@ -151,6 +151,7 @@ BASE = Graph(
                 reference=("embed", "hint"),
                 width=("embed", "width"),
                 height=("embed", "height"),
+                gray="auto",
             ),
             "save": node("SaveImage", images=("fix", "image"), filename_prefix="SeeSR"),
             "plain": node("PreviewImage", "Plain upscale 直接放大", images=("embed", "hint")),
@@ -179,8 +180,16 @@ def from_preset(name: str) -> Graph:
     return graph
 
 
+def add_fidelity(graph: Graph, strength: float) -> Graph:
+    """Return a preset's workflow with Fidelity in front of the sampler. Its strength 0 changes nothing."""
+    model = graph.groups[RESTORE]["sampler"].inputs["model"]
+    assert isinstance(model, tuple)
+    fidelity = node("SeeSR_Fidelity", model=model, latent=("embed", "latent"), strength=strength, detail_px=8.0)
+    return graph.add_nodes(after=model[0], fidelity=fidelity).set_inputs(sampler={"model": ("fidelity", "model")})
+
+
 BY_PRESET = {name: from_preset(name) for name in PRESETS}
-UPSCALE = BY_PRESET["published"]
+UPSCALE = BY_PRESET["published"]  # of which most other workflows are made
 
 BY_PRESET["turbo"] = BY_PRESET["turbo"].set_inputs(sampler={"overlap_px": 256})
 BY_PRESET["nano"] = (
@@ -266,5 +275,10 @@ DAPE_TAGGING = Graph(
     },
     models="seesr",
 )
+
+FIDELITY = {"nano": 0.5}
+"""Preset -> strength of Fidelity, where it is not 0."""
+
+BY_PRESET = {name: add_fidelity(graph, FIDELITY.get(name, 0.0)) for name, graph in BY_PRESET.items()}
 
 GRAPHS = (*BY_PRESET.values(), APP, LARGE_PHOTO, MANUAL_PROMPT, COMFYUI_SAMPLER, DAPE_TAGGING)

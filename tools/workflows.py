@@ -57,6 +57,7 @@ class Input(NamedTuple):
     name: str
     type: str
     options: Mapping[str, Any]
+    is_optional: bool
 
     @property
     def is_widget(self) -> bool:
@@ -148,8 +149,9 @@ def define(type_: str, node: Any) -> Definition:
 
     specs = node.INPUT_TYPES()
     inputs = tuple(
-        Input(name, "COMBO" if isinstance(kind, list) else kind, options[0] if options else {})
-        for name, (kind, *options) in {**specs.get("required", {}), **specs.get("optional", {})}.items()
+        Input(name, "COMBO" if isinstance(kind, list) else kind, options[0] if options else {}, part == "optional")
+        for part in ("required", "optional")
+        for name, (kind, *options) in specs.get(part, {}).items()
     )
     names = getattr(node, "RETURN_NAMES", None) or node.RETURN_TYPES
     is_new = hasattr(node, "GET_SCHEMA")
@@ -164,7 +166,8 @@ def resolve(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Part]:
     """Return key -> node of a graph, in order, with every input filled in.
 
     Raises:
-        KeyError: The graph names a missing input, node or output, or leaves out an input without a default.
+        KeyError: The graph names a missing input, node or output, or leaves out an input that has no default and is
+            not optional.
     """
     parts: dict[str, Part] = {}
     for key, node in (item for group in graph.groups.values() for item in group.items()):
@@ -175,6 +178,8 @@ def resolve(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Part]:
         for slot in definition.inputs:
             default = slot.options.get("default")
             given = node.inputs.get(slot.name, default if slot.is_widget else None)
+            if given is None and slot.is_optional:
+                continue
             if given is None:
                 raise KeyError(f"{graph.name}: {node.type} needs its input {slot.name}")
             if isinstance(given, tuple):

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         training = read_training(options.config, options.stage, dict(options.changes))
         train(build(training), training)
     except SeeSRError as error:
-        sys.stderr.write(f"{error}\n")
+        # A worker's error comes with its traceback; the sentence is at the end.
+        sys.stderr.write(f"{str(error).rpartition(f'{SeeSRError.__name__}: ')[2].strip()}\n")
         return 2
     sys.stdout.write(f"{training.output}\n")
     return 0

@@ -33,10 +33,15 @@ class Pairs(Dataset[Pair]):
     def __init__(self, settings: PhotoSettings, seed: int) -> None:
         """Find the photographs, and make the pool if the settings ask for one that does not exist.
 
+        All photographs are checked first, see :meth:`.photos.PhotoCrops.leave_out_unusable`. A pool that exists needs
+        them no more.
+
         Raises:
             SeeSRError: See :class:`.photos.PhotoCrops`; or the pool's file was made with other settings.
         """
         self._crops = PhotoCrops(settings.folder, settings.crop_px, 1 << 40, seed, settings.manifest)
+        if not (settings.pool and settings.pool_file and settings.pool_file.exists()):
+            self._crops.leave_out_unusable()
         self._seed, self._sharpen, self._mild_share = seed, settings.sharpen, settings.mild_share
         self._pool = _load_pool(self, settings, seed) if settings.pool else None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
+import os
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from ..commands.photos.formats import list_photos
 from ..commands.photos.reading import open_photo
@@ -23,6 +25,8 @@ from .labels import COMPUTED_TAGS, Box, computed_labels, region_labels
 if TYPE_CHECKING:
     from torch import Tensor
 
+logger = logging.getLogger(__name__)
+
 LARGEST_PX = 1440
 """Photos are shrunk until their shorter side is at most this long, since camera pictures are soft at full size."""
 
@@ -31,6 +35,9 @@ SMALLEST_CROPS = 1.5
 
 MEMORY_BYTES = 1_600_000_000
 """Bytes of decoded photos that are kept in memory. Further photos are read each time."""
+
+PHOTOS_PER_WORKER = 100
+"""One process checks so many photos or more; the start of another would take longer than the photos do."""
 
 FLAT_STD = 0.02
 """A crop with a smaller standard deviation (of values in 0..1) shows almost nothing ..."""
@@ -82,6 +89,44 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         self._pyramids: dict[int, list[Tensor]] = {}
         self._held_bytes = 0
 
+    def leave_out_unusable(self) -> None:
+        """Decode every photo once, and go on without those that are damaged, cut short or smaller than a crop.
+
+        Each is named in a warning. A training takes long, so it says this at its start and does not stop days later.
+
+        Raises:
+            SeeSRError: No photo is left.
+        """
+        logger.info("checking %d photos", len(self.photos))
+        workers = min(os.cpu_count() or 1, len(self.photos) // PHOTOS_PER_WORKER)
+        reasons = list(DataLoader(_Faults(self), batch_size=None, num_workers=workers))
+        for reason in filter(None, reasons):
+            logger.warning("left out: %s", reason)
+        usable = [photo for photo, reason in zip(self.photos, reasons, strict=True) if not reason]
+        if not usable:
+            raise SeeSRError(f"None of the {len(self.photos)} photos in {self.folder} can be used: see above.")
+        if len(usable) < len(self.photos):
+            logger.warning("training on %d of %d photos", len(usable), len(self.photos))
+        self.photos = usable
+
+    def find_fault(self, which: int) -> str:
+        """Return why a photo cannot be used, or an empty string."""
+        file = self.photos[which]["file"]
+        try:
+            photo = open_photo(file)
+            self._require_size(file, *photo.sizes[0])
+            photo.check()
+        except SeeSRError as error:
+            return str(error)
+        return ""
+
+    def _require_size(self, file: Path, width: int, height: int) -> None:
+        if min(width, height) < self.crop_px:
+            raise SeeSRError(
+                f"Photo {file} has {width} x {height} pixels, less than a crop of {self.crop_px}; "
+                "take it out of the folder or train on smaller crops."
+            )
+
     def __len__(self) -> int:
         """Return the number of items in an epoch."""
         return self.length
@@ -131,11 +176,7 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         image = Image.fromarray(open_photo(photo["file"]).pixels())
         shrink = max(photo.get("min_shrink", 1), min(image.size) / LARGEST_PX)
         shrink = max(1, min(shrink, min(image.size) / (SMALLEST_CROPS * self.crop_px)))
-        if min(image.size) < self.crop_px:
-            raise SeeSRError(
-                f"Photo {photo['file']} has {image.width} x {image.height} pixels, less than a crop of "
-                f"{self.crop_px}; take it out of the folder or train on smaller crops."
-            )
+        self._require_size(photo["file"], *image.size)
         pyramid: list[Tensor] = []
         while not pyramid or min(image.size) / shrink >= SMALLEST_CROPS * self.crop_px:
             size = (round(image.width / shrink), round(image.height / shrink))
@@ -154,6 +195,19 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         labels = region_labels(self.photos[which]["regions"], box, self._tags)
         labels[self._computed] = computed_labels(image[None] / 255)[0]
         return labels
+
+
+class _Faults(Dataset[str]):
+    """Why each photo cannot be used, or an empty string."""
+
+    def __init__(self, crops: PhotoCrops) -> None:
+        self._crops = crops
+
+    def __len__(self) -> int:
+        return len(self._crops.photos)
+
+    def __getitem__(self, which: int) -> str:
+        return self._crops.find_fault(which)
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

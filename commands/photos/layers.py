@@ -9,13 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...seesr_modules.method.color import is_colorless, remove_color
 from .vips import pyvips
-
-LUMA = (0.2126, 0.7152, 0.0722)
-"""Weights of red, green and blue in the brightness of an sRGB picture (ITU-R BT.709)."""
-
-CHROMA_LEVELS = 2 / 255
-"""Channels that differ by no more than this show no colour: JPEG and profiles round by about one level."""
 
 
 class Picture(NamedTuple):
@@ -31,15 +26,12 @@ class Picture(NamedTuple):
 
     @property
     def is_gray(self) -> bool:
-        """Whether the channels differ by at most :data:`CHROMA_LEVELS`."""
-        spread = self.rgb.amax(0) - self.rgb.amin(0)
-        return bool((spread <= CHROMA_LEVELS).all())
+        """Whether the picture has no colour, as :func:`is_colorless` tells."""
+        return bool(is_colorless(self.rgb[None]))
 
     def remove_colour(self) -> Picture:
         """Return the picture with its luma in all three channels."""
-        weights = self.rgb.new_tensor(LUMA).view(3, 1, 1)
-        luma = (self.rgb * weights).sum(0, keepdim=True)
-        return Picture(luma.expand(3, -1, -1), self.alpha)
+        return Picture(remove_color(self.rgb), self.alpha)
 
 
 def to_picture(layer: pyvips.Image) -> Picture:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...seesr_modules.errors import SeeSRError
 from .colour import to_layer_in_srgb
-from .layers import Picture, to_picture
+from .layers import Picture, compute_strips, to_picture
 from .metadata import Metadata, read_metadata
 from .sources import DAMAGED, Size, Source, open_source, pillow_source
 from .vips import pyvips
@@ -81,6 +81,20 @@ class Photo(Source):
             SeeSRError: The file is damaged.
         """
         return next(self.pictures())
+
+    def check(self) -> None:
+        """Decode the first picture, strip by strip, and refuse also a file that is truncated.
+
+        Raises:
+            SeeSRError: The file is damaged or cut short.
+        """
+        try:
+            for _ in compute_strips(next(self.layers())):
+                pass
+        except UNREADABLE as error:
+            raise SeeSRError(
+                f"{self.path} is damaged or cut short ({describe_error(error)}): take it out, or copy it anew."
+            ) from error
 
     def pixels(self) -> NDArray[np.uint8]:
         """Return the first picture in 8 bits, [H, W, 3] RGB, without its alpha.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
+import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from ..errors import SeeSRError
 
@@ -37,3 +39,19 @@ def from_comfyui(image: Tensor, name: str = "image") -> Tensor:
 def to_comfyui(image: Tensor) -> Tensor:
     """Convert [B, 3, H, W] to ComfyUI's IMAGE [B, H, W, 3], in [0, 1]."""
     return image.clamp(0, 1).movedim(1, -1).contiguous()
+
+
+def fit_mask(mask: Tensor, pictures: Tensor) -> Tensor:
+    """Convert ComfyUI's MASK [B, H, W] to weights [B, 1, h, w] for pictures or latents [N, C, h, w], in [0, 1].
+
+    Raises:
+        SeeSRError: There is neither one mask nor one for each picture.
+    """
+    weights = mask.reshape(-1, 1, *mask.shape[-2:]).to(pictures.device, torch.float32)
+    if len(weights) not in (1, len(pictures)):
+        raise SeeSRError(
+            f"The input 'mask' holds {len(weights)} masks and there are {len(pictures)} pictures: "
+            "give one mask, or one for each picture."
+        )
+    size = tuple(pictures.shape[2:])
+    return interpolate(weights, size, mode="bilinear", antialias=True, align_corners=False).clamp_(0, 1)

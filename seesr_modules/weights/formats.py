@@ -6,12 +6,13 @@ record of the archive. A wrong size or place would give other values without an 
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import safe_open
@@ -102,14 +103,32 @@ def _inspect_archive(path: Path) -> tuple[set[str], list[_Place]]:
             if record.compress_type != zipfile.ZIP_STORED:
                 raise SeeSRError(f"{path} is compressed, which torch.save never does; choose another file.")
             if record.filename.startswith(f"{root}/data/") and record.file_size:
-                file.seek(record.header_offset + _LOCAL_HEADER_BYTES - 4)
-                name_and_padding = sum(struct.unpack("<HH", file.read(4)))
-                start = record.header_offset + _LOCAL_HEADER_BYTES + name_and_padding
-                places.append((start, record.file_size))
+                archive.open(record).close()  # checks that its header gives the same name
+                places.append((_find_data(path, file, record), record.file_size))
         places.sort()
         if any(start + size > following for (start, size), (following, _) in pairwise(places)):
             raise SeeSRError(f"{path} has records that overlap: it is forged or damaged; download it again.")
         return read_names(archive.open(f"{root}/data.pkl")), places
+
+
+def _find_data(path: Path, file: IO[bytes], record: zipfile.ZipInfo) -> int:
+    """Return where a record's data begin: after its header, its name and the fields of its padding.
+
+    torch takes the length of the padding as the record states it; one that is wrong moves all values of the record.
+
+    Raises:
+        SeeSRError: The padding is not a whole number of fields.
+    """
+    file.seek(record.header_offset + _LOCAL_HEADER_BYTES - 4)
+    name_bytes, padding_bytes = struct.unpack("<HH", file.read(4))
+    start = record.header_offset + _LOCAL_HEADER_BYTES + name_bytes + padding_bytes
+    file.seek(name_bytes, os.SEEK_CUR)
+    while file.tell() < start:
+        _, field_bytes = struct.unpack("<HH", file.read(4))
+        file.seek(field_bytes, os.SEEK_CUR)
+    if file.tell() != start:
+        raise SeeSRError(f"{path} has a record whose header is damaged; download it again.")
+    return start
 
 
 def _inspect_pickles(path: Path) -> tuple[set[str], list[_Place]]:

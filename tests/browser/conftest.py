@@ -1,4 +1,4 @@
-"""ComfyUI's server with the pack and nano, and its page in a headless Chromium."""
+"""Start ComfyUI's server with the pack and nano, and open its page in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ except ImportError:
     ) from None
 
 ROOT = Path(__file__).resolve().parents[2]
-USERS_FILES = (  # which workflows name as examples
+USERS_FILES = (  # named by workflows as examples
     "loras/your_sd2_lora.safetensors",
     "controlnet/control_v11p_sd21_canny.safetensors",
     "upscale_models/RealESRGAN_x4plus.pth",
@@ -56,7 +56,7 @@ expect.set_options(timeout=SHOW_MS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add an option for testing another version of ComfyUI's page; `run.py test --newer` sets SEESR_PAGE."""
+    """Add ``--page``, to test another version of ComfyUI's page. `run.py test --newer` sets SEESR_PAGE."""
     named = os.environ.get("SEESR_PAGE")
     parser.addoption(
         "--page",
@@ -69,7 +69,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder with the pack, a file for every model name, and a photo, degraded and clean."""
+    """A user's folder with the pack, an empty file for each model, and a photo, degraded and clean."""
     folder = tmp_path_factory.mktemp("comfyui")
     (folder / "custom_nodes").mkdir()
     (folder / "custom_nodes" / "ComfyUI-SeeSR").symlink_to(ROOT, target_is_directory=True)
@@ -98,7 +98,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(base: Path, pytestconfig: pytest.Config) -> Iterator[str]:
-    """A running server; its address."""
+    """The address of a running server."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -123,7 +123,7 @@ def server(base: Path, pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 def _known_nodes(url: str) -> Json | None:
-    """Return the server's description of the tagger, or None while it does not answer yet."""
+    """Return the server's description of the tagger, or None while the server does not answer yet."""
     try:
         with urllib.request.urlopen(f"{url}object_info/SeeSR_Tagger", timeout=10) as answer:
             return json.load(answer)
@@ -152,7 +152,7 @@ def window(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ed
 
 @pytest.fixture(scope="session", params=["classic", "nodes2"])
 def editor(window: Editor, request: pytest.FixtureRequest) -> Editor:
-    """The open page, which draws nodes on its canvas or, if it can, as elements (Nodes 2.0)."""
+    """The open page. It draws nodes on its canvas ("classic") or, if it can, as elements ("nodes2", Nodes 2.0)."""
     known, wanted = window.setting(NODES_2), request.param == "nodes2"
     if wanted and known is None:
         pytest.skip("this page has no Nodes 2.0")
@@ -164,7 +164,7 @@ def editor(window: Editor, request: pytest.FixtureRequest) -> Editor:
 
 @pytest.fixture(autouse=True)
 def no_errors(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Check that the page reports no error, and no warning about the pack, during a test."""
+    """Assert that the page reports no errors, and no warnings about the pack, during a test."""
     if "editor" not in request.fixturenames:
         yield
         return

@@ -1,4 +1,4 @@
-"""ComfyUI's page of a running server, used as a user uses it."""
+"""Use ComfyUI's page of a running server as a user does."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Editor:
         self.url = url
         self.errors: list[str] = []
         page.set_default_timeout(ACT_MS)
-        page.route(lambda asked: not asked.startswith(url), lambda route: route.abort())  # nothing but this server
+        page.route(lambda asked: not asked.startswith(url), lambda route: route.abort())  # only requests to this server
         page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
         page.on("console", self._listen)
         session = page.context.new_cdp_session(page)
@@ -37,22 +37,22 @@ class Editor:
         session.send("Runtime.enable")
 
     def _keep_ours(self, text: str, source: str) -> None:
-        """Keep messages that come from the pack or name it."""
+        """Record a message that comes from the pack or names it."""
         if "seesr" in (text + source).lower():
             self.errors.append(f"{text} ({source})")
 
     def _listen(self, message: ConsoleMessage) -> None:
-        """Keep errors, including those of loading a file."""
+        """Record error messages, including those about files that do not load."""
         source = message.location.get("url", "")
         if source.endswith("/en.md"):
-            return  # for a node's help the page asks for NODE/en.md before NODE.md
+            return  # the page requests NODE/en.md before NODE.md for a node's help
         if source and not source.startswith(self.url):
             return  # the page asks the registry about nodes that were saved without the name of their pack
         if message.type == "error":
             self._keep_ours(message.text, source)
 
     def _listen_with_stack(self, event: Json) -> None:
-        """Keep warnings that the pack's script causes, such as the use of a deprecated function of the page."""
+        """Record warnings that the pack's script causes, such as the use of a deprecated function of the page."""
         if event["type"] == "warning":
             frames = event.get("stackTrace", {}).get("callFrames", [])
             text = " ".join(str(part.get("value", "")) for part in event["args"])
@@ -74,7 +74,7 @@ class Editor:
         self.page.evaluate("([name, value]) => app.extensionManager.setting.set(name, value)", [name, value])
 
     def speak(self, locale: str) -> None:
-        """Reload the page in a language."""
+        """Switch the page to a language and reload it."""
         self.set_setting("Comfy.Locale", locale)
         self.start()
 
@@ -83,7 +83,7 @@ class Editor:
         self.page.evaluate("name => app.extensionManager.command.execute(name)", name)
 
     def open(self, graph: Json) -> None:
-        """Open a workflow in a tab of its own."""
+        """Open a workflow in a new tab."""
         self.page.evaluate("async graph => { await app.loadGraphData(graph, true, true); }", graph)
 
     def undo(self) -> None:
@@ -95,7 +95,7 @@ class Editor:
         self.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.redo()")
 
     def set(self, node_type: str, **values: Any) -> None:
-        """Set widgets of every node of a type."""
+        """Set widgets of all nodes of a type."""
         self.page.evaluate(
             """([type, values]) => {
                 for (const node of app.canvas.graph.nodes.filter((node) => node.type === type))
@@ -109,7 +109,7 @@ class Editor:
         )
 
     def add(self, node_type: str, **values: Any) -> int | str:
-        """Add a node to the graph in view, at the right end of a row, with these widget values; return its id."""
+        """Add a node with these widget values to the right end of the row in the open graph; return its id."""
         return self.page.evaluate(
             """([type, values]) => {
                 const graph = app.canvas.graph, node = LiteGraph.createNode(type);
@@ -126,7 +126,7 @@ class Editor:
         )
 
     def connect(self, source: int | str, output: str, target: int | str, name: str) -> None:
-        """Link the output of a node, by name or by type, to an input of another node; nodes are given by id."""
+        """Link an output of a node, given by name or type, to an input of another node. Nodes are given by id."""
         self.page.evaluate(
             """([from, output, to, name]) => {
                 const source = app.canvas.graph.getNodeById(from), target = app.canvas.graph.getNodeById(to);
@@ -147,11 +147,11 @@ class Editor:
         )
 
     def node_id(self, node_type: str) -> int | str:
-        """Return the id of the first node of a type in the graph in view."""
+        """Return the id of the first node of a type in the open graph."""
         return self.page.evaluate("type => app.canvas.graph.nodes.find((node) => node.type === type).id", node_type)
 
     def use_nano(self) -> None:
-        """Replace the loaders of the open workflow, or of its subgraphs, by one Load Nano."""
+        """Replace the loaders of the open workflow and of its subgraphs by one Load Nano each."""
         self.page.evaluate(
             """() => {
                 for (const graph of [app.graph, ...app.graph.nodes.map((node) => node.subgraph).filter(Boolean)]) {
@@ -192,10 +192,10 @@ class Editor:
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def picture(self, name: str, box: Json | None = None) -> None:
-        """Save a picture of the page, or of a box of it, as docs/NAME.jpg, but only if SEESR_PICTURES is set."""
+        """Save a picture of the page, or of a box of the page, as docs/NAME.jpg, if SEESR_PICTURES is set."""
         if not os.environ.get("SEESR_PICTURES"):
             return
-        self.page.wait_for_timeout(3000)  # until animations have ended
+        self.page.wait_for_timeout(3000)  # animations have ended by then
         shot = self.page.screenshot(clip=box, type="jpeg", quality=80)
         with Image.open(io.BytesIO(shot)) as image:
             wanted = box or self.page.viewport_size
@@ -204,7 +204,7 @@ class Editor:
         (ROOT / "docs" / f"{name}.jpg").write_bytes(shot)
 
     def look_at(self, node_type: str, zoom: float = 1.0) -> Json:
-        """Move the node of a type, or with a title, to the middle of the window; return the box around it."""
+        """Move the node with a type or title to the middle of the window; return the box around the node."""
         return self.page.evaluate(
             """([type, zoom]) => {
                 const node = app.canvas.graph.nodes.find((node) => [node.type, node.title].includes(type));
@@ -219,7 +219,7 @@ class Editor:
         )
 
     def look_at_row(self) -> None:
-        """Move the row of nodes that `add` makes into the window."""
+        """Move the row of nodes that ``add`` makes into the window."""
         self.page.evaluate(
             """() => {
                 app.canvas.ds.scale = 1;
@@ -229,9 +229,9 @@ class Editor:
         )
 
     def fit_view(self) -> None:
-        """Move all nodes into the window, and wait until the view stands still.
+        """Move all nodes into the window, and wait until the view stops moving.
 
-        Page 1.32.9 places a node of Nodes 2.0 wrongly that grows, as under a preview, while the view moves.
+        In Nodes 2.0, page 1.32.9 misplaces a node that grows (for example to show a preview) while the view moves.
         """
         self.command("Comfy.Canvas.FitView")
         self.page.evaluate(
@@ -245,10 +245,10 @@ class Editor:
         )
 
     def run(self) -> list[tuple[str, Json]]:
-        """Run the open workflow, which must end well; return what the server told the page: (event, details).
+        """Run the open workflow, which must succeed; return the server's events as (event, details).
 
-        Page 1.32.9 drops the outputs of a run that it does not know of yet. So it hears of nothing until the server has
-        answered its request.
+        Page 1.32.9 drops the outputs of a run that it does not know yet. So events are held back until the server has
+        answered the page's request.
         """
         events = self.page.evaluate(
             """async (limit) => {
@@ -287,5 +287,5 @@ def shipped(name: str) -> Json:
 
 
 def not_blank(image: Image.Image) -> bool:
-    """Tell whether a picture shows anything: its brightness varies by more than 10 of 255 (an empty canvas: 2)."""
+    """Tell whether a picture shows anything: its brightness deviates by more than 10 of 255 (an empty canvas: 2)."""
     return float(np.asarray(image.convert("L"), float).std()) > 10

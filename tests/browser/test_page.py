@@ -1,4 +1,4 @@
-"""The pack in ComfyUI's page: its workflows open and run, and its help opens. test_tags.py tests the chips."""
+"""Test the pack in ComfyUI's page: its workflows open and run, and its help opens. test_tags.py tests the chips."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Locator, expect
 
 PHOTO, CLEAN = "photo.png", "clean.png"  # 128 x 100 and 512 x 400 pixels
-once = pytest.mark.parametrize(
+once_for_both_editors = pytest.mark.parametrize(
     "editor", ["classic"], indirect=True
 )  # for tests that do not depend on how nodes are drawn
 
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.browser
 
 
 def overlaps(editor: Editor) -> list[list[str]]:
-    """Return the titles of the nodes that lie on one another; a preview makes the node that shows it grow.
+    """Return the titles of nodes that overlap, in pairs. A preview makes its node grow.
 
-    In Nodes 2.0 the page measures nodes a while after it has drawn them, so it gets five seconds to lay them apart.
+    In Nodes 2.0 the page measures nodes some time after drawing them. So the check waits up to five seconds.
     """
     meeting: list[list[str]] = editor.page.evaluate(
         """async () => {
@@ -41,8 +41,8 @@ def overlaps(editor: Editor) -> list[list[str]]:
     return meeting
 
 
-def alike(one: Path, other: Path) -> float:
-    """Return the correlation of two pictures' values, with the second resized to the first."""
+def correlation(one: Path, other: Path) -> float:
+    """Return the correlation of two pictures' values, after resizing the second to the first."""
     image = Image.open(one)
     resized = Image.open(other).resize(image.size)
     first, second = (np.asarray(picture.convert("RGB"), float).ravel() for picture in (image, resized))
@@ -70,7 +70,7 @@ def test_a_template_opens_whole(editor: Editor, name: str) -> None:
     assert name in listed["ComfyUI-SeeSR"]
     source = f"/workflow_templates/ComfyUI-SeeSR/{name}.json"
     workflow = editor.page.evaluate("async (path) => (await app.api.fetchApi(path)).json()", source)
-    workflow["extra"].pop("linearMode", None)  # newer pages would show an app's form in place of its graph
+    workflow["extra"].pop("linearMode", None)  # newer pages would show the app's form instead of its graph
     editor.open(workflow)
     missing = editor.page.evaluate(
         """() => app.graph.nodes.filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type])
@@ -85,13 +85,13 @@ def test_a_template_opens_whole(editor: Editor, name: str) -> None:
     for key, node in api.items():
         assert sent[key]["class_type"] == node["class_type"]
         extra = sent[key]["inputs"].keys() - node["inputs"].keys()
-        assert not extra or node["class_type"] == "PreviewAny"  # which shows its text in widgets of its own
+        assert not extra or node["class_type"] == "PreviewAny"  # Preview as Text adds widgets for its text
         assert {name: sent[key]["inputs"][name] for name in node["inputs"]} == node["inputs"]
 
 
 @pytest.fixture
 def models(editor: Editor, base: Path) -> Iterator[list[Path]]:
-    """The user's model files. Afterwards all files are put back."""
+    """The user's model files. All files are restored afterwards."""
     files = [path for path in (base / "models").rglob("*") if path.is_file()]
     warn = "Comfy.Workflow.ShowMissingModelsWarning"
     editor.set_setting(warn, True)
@@ -103,13 +103,13 @@ def models(editor: Editor, base: Path) -> Iterator[list[Path]]:
 
 
 def named_models(workflow: Json) -> list[tuple[Json, Json]]:
-    """Return the nodes of a workflow that name model files, each with a file."""
+    """Return (node, model) for each model file that a node of a workflow names."""
     return [(node, model) for node in workflow["nodes"] for model in node["properties"].get("models", [])]
 
 
-@once
+@once_for_both_editors
 def test_the_page_offers_links_to_missing_models(editor: Editor, models: list[Path]) -> None:
-    """Page 1.32.9 lists all files in a dialog; newer pages list in a panel those that a widget holds by their names."""
+    """Page 1.32.9 lists all files in a dialog. Newer pages list those that a widget names, in a panel."""
     workflow = shipped("seesr_upscale")
     dialog, notice = dialogs(editor), editor.page.get_by_test_id("error-overlay-see-errors")
     editor.open(workflow)
@@ -117,7 +117,7 @@ def test_the_page_offers_links_to_missing_models(editor: Editor, models: list[Pa
     expect(notice).to_have_count(0)
     for path in models:
         path.rename(f"{path}.away")
-    editor.start()  # newer pages ask for the names of the files only once
+    editor.start()  # newer pages request the file names only once
     editor.open(workflow)
     expect(dialog.or_(notice)).to_be_visible()
     if notice.is_visible():
@@ -128,7 +128,7 @@ def test_the_page_offers_links_to_missing_models(editor: Editor, models: list[Pa
             expect(editor.page.get_by_title(name, exact=True)).to_be_visible()
         return
     options = dialog.get_by_role("option")
-    # The page downloads only files with these endings; for others it shows the link when the mouse is over the name.
+    # The page downloads only files with these endings. For others it shows the link when the mouse is over the name.
     loadable = (".safetensors", ".sft")
     expected = {
         f"{model['directory']} / {model['name']}": (model["url"], model["name"].endswith(loadable))
@@ -149,9 +149,9 @@ def test_the_page_offers_links_to_missing_models(editor: Editor, models: list[Pa
 
 @pytest.fixture
 def templates(editor: Editor) -> Iterator[Locator]:
-    """The open template browser, with the pack's workflows in it, on a page that remembers no workflow.
+    """The open template browser, with the pack's workflows listed, on a page without remembered workflows.
 
-    In Nodes 2.0 page 1.32.9 moves the nodes of a template together if it has opened that template before.
+    In Nodes 2.0, page 1.32.9 crowds the nodes of a template that it has opened before.
     """
     editor.page.evaluate("() => [localStorage, sessionStorage].forEach((kept) => kept.clear())")
     editor.start()
@@ -162,16 +162,16 @@ def templates(editor: Editor) -> Iterator[Locator]:
     cards = dialog.get_by_test_id(re.compile("^template-workflow-"))
     expect(cards.nth(2 * len(list(WORKFLOWS.glob("seesr_*.json"))))).to_have_count(
         0
-    )  # the page's own hundreds are hidden
+    )  # the page's own templates are hidden
     yield dialog
     if dialog.is_visible():
         dialog.get_by_test_id("template-workflow-seesr_upscale").click()  # opening a workflow closes the dialog
         expect(dialog).to_have_count(0)
 
 
-@once
+@once_for_both_editors
 def test_the_template_browser_shows_every_picture(editor: Editor, templates: Locator) -> None:
-    # Page 1.32.9 may not notice a picture in view until it was out of view, hence the smaller window.
+    # Page 1.32.9 may overlook a picture that was in view from the start, so the window is made smaller.
     editor.page.set_viewport_size({"width": 1900, "height": 450})
     try:
         for path in sorted(WORKFLOWS.glob("seesr_*.json")):
@@ -192,7 +192,7 @@ def test_nano_runs_from_its_template_and_a_click_on_a_tag_changes_its_prompt(
     templates.get_by_test_id("template-workflow-seesr_nano").click()
     expect(templates).to_have_count(0)
     editor.set("LoadImage", image=PHOTO)
-    editor.set("SeeSR_LREmbed", upscale=2, process_size=256)  # this runs faster
+    editor.set("SeeSR_LREmbed", upscale=2, process_size=256)  # for a faster run
     editor.set("SeeSR_TiledSampler", steps=4)
     text = editor.page.evaluate(
         """() => {
@@ -207,7 +207,7 @@ def test_nano_runs_from_its_template_and_a_click_on_a_tag_changes_its_prompt(
     sampler = str(editor.node_id("SeeSR_TiledSampler"))
 
     def prompt() -> str:
-        """Run the workflow and return the text that it is sampled with."""
+        """Run the workflow and return the text of the positive prompt."""
         events.append(editor.run())
         (said,) = (
             details["output"]["text"][0]
@@ -217,16 +217,16 @@ def test_nano_runs_from_its_template_and_a_click_on_a_tag_changes_its_prompt(
         return said
 
     events: list[list[tuple[str, Json]]] = []
-    editor.fit_view()  # pictures are loaded where they are seen
+    editor.fit_view()  # the page loads pictures only in view
     before = prompt()
     assert any(name == "progress" and str(details["node"]) == sampler for name, details in events[0])
     assert any(name == "b_preview" and sampler in nodes for name, nodes in events[0])
     assert shown_pictures(editor, "SaveImage") == [[256, 200]]
     assert overlaps(editor) == []
     (saved,) = (base / "output").glob("SeeSR_*.png")
-    assert alike(saved, base / "input" / CLEAN) > 0.8
+    assert correlation(saved, base / "input" / CLEAN) > 0.8
 
-    editor.look_at("SeeSR_Tagger")  # the page shows no chips on a small graph
+    editor.look_at("SeeSR_Tagger")  # the page shows no chips when zoomed out
     chips = editor.page.locator(".seesr-tags:visible [data-word]")
     expect(chips.first).to_be_visible()
     words = "all => all.map((one) => one.dataset.word)"
@@ -238,7 +238,7 @@ def test_nano_runs_from_its_template_and_a_click_on_a_tag_changes_its_prompt(
     assert set(chips.evaluate_all(words)) == set(found)
 
 
-@once
+@once_for_both_editors
 def test_the_blueprint_is_found_added_and_runs(editor: Editor) -> None:
     editor.open(EMPTY)
     editor.command("Workspace.SearchBox.Toggle")
@@ -247,13 +247,13 @@ def test_the_blueprint_is_found_added_and_runs(editor: Editor) -> None:
     search.fill("SeeSR Upscale")
     found.filter(has_text="SeeSR Upscale").first.click()
     editor.page.wait_for_function("() => app.graph.nodes.length === 1")
-    if editor.page.evaluate("() => app.canvas.state.ghostNodeId != null"):  # on newer pages it follows the mouse
+    if editor.page.evaluate("() => app.canvas.state.ghostNodeId != null"):  # in newer pages it follows the mouse
         editor.page.mouse.click(900, 400)
     missing = """() => app.graph.nodes[0].subgraph.nodes
         .filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"""
     assert editor.page.evaluate(missing) == []
     editor.picture("blueprint", editor.look_at("SeeSR Upscale"))
-    # A photo in front, a preview behind.
+    # Add a photo before the node and a preview after it.
     editor.use_nano()
     editor.page.evaluate(
         """(name) => {
@@ -285,7 +285,7 @@ def test_the_blueprint_is_found_added_and_runs(editor: Editor) -> None:
     assert shown_pictures(editor, "PreviewImage") == [[2 * 128, 2 * 100]]
 
 
-@once
+@once_for_both_editors
 @pytest.mark.parametrize(("locale", "title"), [("en", "DAPE Tagger"), ("zh", "DAPE 标签反推")])
 def test_the_help_of_a_node_opens(editor: Editor, locale: str, title: str) -> None:
     if locale != "en":

@@ -1,4 +1,4 @@
-"""The pictures in docs: made again if SEESR_PICTURES is set, and always checked."""
+"""Check the pictures in docs. If SEESR_PICTURES is set, take them again first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture
 def large(editor: Editor) -> Iterator[None]:
-    """A large window, because the page writes no titles on a smaller graph."""
+    """A large window, because the page hides titles when zoomed out."""
     editor.page.set_viewport_size({"width": 2500, "height": 1300})
     yield
     editor.page.set_viewport_size({"width": 1900, "height": 1000})

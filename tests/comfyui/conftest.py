@@ -1,4 +1,4 @@
-"""The whole pack with tiny models in ComfyUI: model files in ComfyUI's folders, and graphs that run."""
+"""Run the whole pack with tiny models in ComfyUI: model files in its folders, and graphs in its executor."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Graph = dict[str, dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def every_step_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the bars of a newer ComfyUI report each step. By default they leave out steps that follow too soon."""
+    """Make the progress bars of newer versions report every step. By default they skip steps that follow quickly."""
     for limit in ("PROGRESS_THROTTLE_MIN_INTERVAL", "PROGRESS_THROTTLE_MIN_PERCENT"):
         monkeypatch.setattr(comfy.utils, limit, 0.0, raising=False)
 
 
 @pytest.fixture(autouse=True)
-def no_list_of_an_earlier_tests_folders(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ComfyUI list folders anew, since the folders of an earlier test are gone."""
+def no_cached_folder_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make ComfyUI list folders again, because the folders of earlier tests are gone."""
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
 
 
@@ -50,10 +50,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture
 def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], dict[str, Any]]:
-    """Return a function that runs a graph in API format in ComfyUI and returns node id -> its outputs.
+    """Return a function that runs a graph in API format in ComfyUI and returns the wanted outputs.
 
-    ``TestCheckpoint`` stands for Load Checkpoint, ``TestValue`` gives any object (input ``key`` of
-    ``run_graph.values``).
+    ``TestCheckpoint`` stands for Load Checkpoint. ``TestValue`` gives any object: ``run_graph.values[key]``.
     """
     extras = {"SamplerCustom": "custom_sampler", "RebatchImages": "rebatch", "LatentBatchSeedBehavior": "latent"}
     for node, file in extras.items():
@@ -145,7 +144,7 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
 
 
 class GraphError(Exception):
-    """The message of ComfyUI, which refused the graph, or of a node that raised."""
+    """ComfyUI's message about a refused graph, or about a node that raised an error."""
 
 
 class _Server:
@@ -154,7 +153,7 @@ class _Server:
     sockets_metadata: dict[str, Any] = {}  # noqa: RUF012 - never written
 
     def send_sync(self, *_message: Any) -> None:
-        """Take a message meant for a browser."""
+        """Ignore a message for a browser."""
 
 
 @pytest.fixture(scope="session")

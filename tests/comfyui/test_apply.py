@@ -1,4 +1,4 @@
-"""What SeeSR ControlNet Apply puts on MODEL and CONDITIONING, and what it leaves alone."""
+"""What SeeSR ControlNet Apply adds to MODEL and CONDITIONING, and what it does not change."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def scene() -> Scene:
 
 @pytest.fixture(scope="module")
 def plain(tiny: Tiny, seesr: Any, scene: Scene) -> torch.Tensor:
-    """The result with everything at its default."""
+    """The result with default settings."""
     return predict(*apply_scene(tiny, seesr, scene), scene)
 
 
-def hooks(network: nn.Module) -> int:
+def count_hooks(network: nn.Module) -> int:
     """Count the forward hooks below a network."""
     return sum(len(module._forward_hooks) for module in network.modules())
 
 
 def test_each_part_changes_the_result(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
-    """ControlNet, image attention and their windows each have an effect of their own."""
+    """ControlNet, image attention, their strengths and their step range each change the result."""
     results = [
         plain,
         predict(*apply_scene(tiny, seesr, scene, strength=0.0), scene),
@@ -62,8 +62,8 @@ def test_each_part_changes_the_result(tiny: Tiny, seesr: Any, scene: Scene, plai
             assert (one - other).abs().max() > 1e-3
 
 
-def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """Both strengths at zero give the base model's own prediction (the start stays SeeSR's)."""
+def test_without_both_parts_only_the_base_model_predicts(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """With both strengths at zero, the result is the base model's own prediction from SeeSR's start."""
     model, positive, negative = apply_scene(tiny, seesr, scene, strength=0.0, soft_prompt_strength=0.0)
     bare = tiny.model.clone()
     from seesr_pack.seesr_modules.comfyui.steps.sampling import start_from_lr
@@ -72,30 +72,30 @@ def test_without_either_part_the_base_model_is_left(tiny: Tiny, seesr: Any, scen
     assert_alike(predict(model, positive, negative, scene), predict(bare, scene.positive, scene.negative, scene))
 
 
-def test_inputs_are_left_as_they_were(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+def test_inputs_are_not_changed(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     """The input MODEL and CONDITIONING stay unchanged, and no hook remains after the run."""
     before = predict(tiny.model, scene.positive, scene.negative, scene)
     predict(*apply_scene(tiny, seesr, scene), scene)
-    assert hooks(tiny.model.model) == 0
+    assert count_hooks(tiny.model.model) == 0
     assert scene.positive[0][1] == {}
     assert_alike(predict(tiny.model, scene.positive, scene.negative, scene), before)
 
 
-def test_hooks_go_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
-    """An error at the end of the UNet leaves no hook behind, and the next run is as good as new."""
+def test_hooks_are_removed_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """An error at the end of the UNet leaves no hook, and the next run gives the normal result."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     network = tiny.model.model.diffusion_model
     handle = network.out.register_forward_pre_hook(lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         predict(model, positive, negative, scene)
     handle.remove()
-    assert hooks(network) == 0
+    assert count_hooks(network) == 0
     assert_alike(predict(model, positive, negative, scene), plain)
 
 
 @pytest.mark.parametrize("tiled", [False, True])
-def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene: Scene, tiled: bool) -> None:
-    """After a cancel between two steps, or between two tiles of the second step, the next run is as good as new."""
+def test_a_model_works_after_a_cancelled_run(tiny: Tiny, seesr: Any, scene: Scene, tiled: bool) -> None:
+    """After a cancel between two steps, or two tiles of the second step, the next run gives the normal result."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     model = tile_model(model, TileSettings(8, 2)) if tiled else model
     before = predict(model, positive, negative, scene)
@@ -108,7 +108,7 @@ def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene
             management.interrupt_current_processing()
 
     handle = network.register_forward_hook(cancel)
-    # What ComfyUI's server does with each step of a bar.
+    # ComfyUI's server does this at each step of a progress bar.
     comfy.utils.set_progress_bar_global_hook(lambda *_, **__: management.throw_exception_if_processing_interrupted())
     try:
         with pytest.raises(management.InterruptProcessingException):
@@ -117,11 +117,11 @@ def test_a_cancelled_run_leaves_a_model_that_works(tiny: Tiny, seesr: Any, scene
         comfy.utils.set_progress_bar_global_hook(None)
         handle.remove()
     assert len(calls) == (3 if tiled else 1)
-    assert hooks(network) == 0
+    assert count_hooks(network) == 0
     assert_alike(predict(model, positive, negative, scene), before)
 
 
-def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+def test_applying_twice_equals_applying_once(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
     """The second Apply on a MODEL replaces the first."""
     model, _, _ = apply_scene(tiny, seesr, scene)
     assert_alike(predict(*apply_scene(tiny, seesr, scene, model=model), scene), plain)
@@ -129,7 +129,7 @@ def test_applying_twice_is_applying_once(tiny: Tiny, seesr: Any, scene: Scene, p
 
 @pytest.mark.parametrize("name", ["positive", "negative"])
 def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any, name: str) -> None:
-    """ComfyUI would repeat or drop some texts."""
+    """ComfyUI itself would repeat or drop some texts."""
     scene = make_scene(4, 4)
     texts = {"positive": scene.positive, "negative": scene.negative, name: [[scene.positive[0][0].repeat(3, 1, 1), {}]]}
     with pytest.raises(SeeSRError, match=f"The input '{name}' holds 3 texts and 'hint' 1 pictures"):
@@ -137,12 +137,14 @@ def test_texts_for_another_number_of_pictures_are_refused(tiny: Tiny, seesr: Any
 
 
 def test_a_clone_works_like_its_original(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
-    """Other nodes clone the MODEL."""
+    """Other nodes clone the MODEL, and the clones must work."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     assert_alike(predict(model.clone().clone(), positive, negative, scene), plain)
 
 
-def test_a_lora_on_the_base_takes_effect_and_goes(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+def test_a_lora_on_the_base_takes_effect_and_can_be_removed(
+    tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor
+) -> None:
     """A patched base gives another result, and the unpatched base still gives the old one."""
     key = "diffusion_model.middle_block.1.transformer_blocks.0.attn1.to_q.weight"
     shape = tiny.model.model_state_dict()[key].shape
@@ -167,7 +169,7 @@ def copied(conds: list[Any]) -> list[Any]:
 def test_conds_rebuilt_by_other_nodes_keep_the_soft_prompt(
     tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor, through: Any
 ) -> None:
-    """They get the soft prompt from the MODEL and the ControlNet."""
+    """The UNet gets the soft prompt from the MODEL then, and the ControlNet from its own attribute."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     assert_alike(predict(model, through(positive), negative, scene), plain)
 
@@ -184,8 +186,8 @@ def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
     assert (found - other).abs().max() > 1e-3
 
 
-def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """The option that Sage Attention and similar nodes set reaches all 16 blocks of the UNet."""
+def test_image_attention_uses_attention_set_by_other_nodes(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """Sage Attention and similar nodes set this option. It reaches all 16 blocks of the UNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     tokens: list[int] = []
 
@@ -199,8 +201,8 @@ def test_attention_that_another_node_computes_is_so_in_image_attention(tiny: Tin
 
 
 @pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])
-def test_two_soft_prompts_on_one_model_stay_apart(tiny: Tiny, seesr: Any, scene: Scene, through: Any) -> None:
-    """Two clones keep their own soft prompts, from the conds or from the MODEL: A, B, then A again gives A."""
+def test_two_soft_prompts_on_one_model_stay_separate(tiny: Tiny, seesr: Any, scene: Scene, through: Any) -> None:
+    """Each of two MODELs keeps its own soft prompt, in the conds or the MODEL. A, B, then A again gives A."""
 
     def result(model: Any, positive: list[Any], negative: list[Any]) -> torch.Tensor:
         return predict(model, through(positive), through(negative), scene)
@@ -270,17 +272,17 @@ def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_stem_runs_once_per_picture(tiny: Tiny, seesr: Any, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The pixel stem runs once for each picture, at any number of steps and conds."""
-    seen: list[int] = []
+    hints_read: list[int] = []
     forward = controlnet.Stem.forward
     monkeypatch.setattr(
-        controlnet.Stem, "forward", lambda self, hint: seen.append(hint.shape[0]) or forward(self, hint)
+        controlnet.Stem, "forward", lambda self, hint: hints_read.append(hint.shape[0]) or forward(self, hint)
     )
     scene = make_scene(8, 8, batch)
     applied = apply_scene(tiny, seesr, scene)
     predict(*applied, scene, steps=4)
-    assert seen == [batch]
+    assert hints_read == [batch]
     predict(*applied, scene, steps=2)
-    assert seen == [batch, batch], "nothing is kept from run to run"
+    assert hints_read == [batch, batch], "nothing is kept from run to run"
 
 
 def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: Scene) -> None:
@@ -296,7 +298,7 @@ def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: S
 
 
 def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """The sentence says what was found and which checkpoints fit."""
+    """The message says what was found and which checkpoints fit."""
     unet = dict(builders.synthetic(builders.GOLDEN, "seesr_unet_tiny"))
     narrow = {
         name: tensor[:, :48] if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) else tensor
@@ -307,7 +309,7 @@ def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Sce
 
 
 def test_fewer_transformers_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """A UNet with other text transformers does not fit. The message names it."""
+    """A UNet with fewer text transformers does not fit. The message names both numbers."""
     unet = {
         name: tensor
         for name, tensor in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()
@@ -324,31 +326,31 @@ def test_a_soft_prompt_of_another_batch_is_refused(tiny: Tiny, seesr: Any, scene
 
 
 def test_a_soft_prompt_of_another_width_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """The soft prompt is from a tagger for another SeeSR."""
+    """A tagger for another SeeSR made this soft prompt."""
     with pytest.raises(SeeSRError, match="is 500 wide and this SeeSR reads 512: the DAPE and the SeeSR"):
         apply_scene(tiny, seesr, dataclasses.replace(scene, soft_prompt=scene.soft_prompt[..., :500]))
 
 
-def test_texts_of_another_number_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """Pictures that come as a list would each get the first picture's text."""
+def test_texts_for_a_list_of_pictures_are_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
+    """If pictures come as a list, each would get the text of the first."""
     three = [[scene.positive[0][0].repeat(3, 1, 1), {}]]
     with pytest.raises(SeeSRError, match="holds 3 texts and 'hint' 1 pictures"):
         apply_scene(tiny, seesr, scene, positive=three)
 
 
 @pytest.mark.parametrize(("fast", "flag"), [(True, ""), (False, ""), (True, "fp32_unet"), (True, "force_fp32")])
-def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
+def test_auto_is_bfloat16_on_a_cpu_with_fast_bfloat16(
     tiny: Tiny, scene: Scene, plain: torch.Tensor, fast: bool, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The base stays in float32, as ComfyUI has it on a CPU. A user who asks for float32 gets it, to the bit.
+    """The base stays in float32, ComfyUI's type on a CPU. With a flag for float32, results equal float32 to the bit.
 
-    The ControlNet alone computes in bfloat16: the latent moves by 0.026 of its standard deviation, with the base in
-    bfloat16, too, by 0.033.
+    With only the ControlNet in bfloat16, the latent moves by 0.026 of its standard deviation. With the base in bfloat16
+    as well, it moves by 0.033.
     """
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     if flag:
         monkeypatch.setattr(dtypes.args, flag, True)
-    half = fast and not flag
+    fast_enough = fast and not flag
     loaded = load_seesr_path(tiny.folder / "SeeSR", "auto")
     seen: list[torch.dtype] = []
     networks = (tiny.model.model.diffusion_model, loaded.controlnet.control_model)
@@ -362,23 +364,23 @@ def test_auto_is_bfloat16_on_a_cpu_that_is_fast_in_it(
     result = predict(*apply_scene(tiny, loaded, scene), scene)
     for handle in handles:
         handle.remove()
-    dtype = torch.bfloat16 if half else torch.float32
+    dtype = torch.bfloat16 if fast_enough else torch.float32
     for network in (loaded.image_attention.model, loaded.controlnet.control_model):
         assert {parameter.dtype for parameter in network.parameters()} == {dtype}
     assert seen == [dtype, torch.float32] * 2
     deviation = (result - plain).abs().mean() / plain.std()
-    assert 0 < deviation < 0.04 if half else deviation == 0
+    assert 0 < deviation < 0.04 if fast_enough else deviation == 0
 
 
 @pytest.mark.parametrize("fast", [True, False])
-def test_a_cpu_that_is_fast_in_bfloat16_computes_in_it(
+def test_a_cpu_with_fast_bfloat16_computes_in_bfloat16(
     tiny: Tiny, scene: Scene, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights stored in bfloat16 are not cast, where ComfyUI would cast them in every layer."""
+    """Weights stored in bfloat16 are not cast. ComfyUI itself would cast them in every layer."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     assert dtypes.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
     unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
-    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # as ComfyUI loads it on a CPU
+    stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # ComfyUI loads it like this on a CPU
     half = load_seesr_path(tiny.folder / "SeeSR", "bfloat16")
     applied = apply_scene(tiny, half, scene, model=stored)
     seen: set[torch.dtype] = set()

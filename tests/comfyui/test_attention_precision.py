@@ -1,4 +1,4 @@
-"""The type that attention scores are computed in, which half precision would overflow in."""
+"""Attention scores are computed in float32, because they would overflow in half precision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scenes import Tiny
 def test_attention_is_at_least_float32_in_every_network(
     tiny: Tiny, seesr: Any, network: str, transformers: int
 ) -> None:
-    """As ComfyUI has it in Stable Diffusion 2; the ControlNet holds transformers of its own and image attention."""
+    """ComfyUI does so in Stable Diffusion 2. The ControlNet has its own transformers and image attention."""
     networks = {
         "the base model's UNet": tiny.model.model.diffusion_model,
         "the UNet's image attention": seesr.image_attention.model,

@@ -1,4 +1,4 @@
-"""The subgraph blueprint: in step with its workflow, and listed by ComfyUI."""
+"""The subgraph blueprint equals its workflow, and ComfyUI lists it."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ def file() -> Json:
     return json.loads(blueprint.FILE.read_text("utf-8"))
 
 
-def test_comfyui_lists_it_and_hands_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comfyui_lists_and_returns_the_blueprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pack").symlink_to(ROOT, target_is_directory=True)
     monkeypatch.setitem(folder_paths.folder_names_and_paths, "custom_nodes", ([str(tmp_path)], set()))
     manager = SubgraphManager()
     ((number, entry),) = asyncio.run(manager.get_custom_node_subgraphs(None)).items()
     assert entry["name"] == "SeeSR Upscale" and entry["info"] == {"node_pack": "custom_nodes.pack"}
-    hand_out = getattr(manager, "get_subgraph", None) or manager.get_custom_node_subgraph  # older name
-    data = asyncio.run(hand_out(number, None))["data"]
+    get_subgraph = getattr(manager, "get_subgraph", None) or manager.get_custom_node_subgraph  # older name
+    data = asyncio.run(get_subgraph(number, None))["data"]
     assert data == blueprint.FILE.read_text("utf-8")
 
 
-def test_it_is_the_upscale_workflow_between_photo_and_result(file: Json) -> None:
+def test_the_blueprint_is_the_upscale_workflow_between_photo_and_result(file: Json) -> None:
     (outer,), (definition,) = file["nodes"], file["definitions"]["subgraphs"]
     assert outer["type"] == definition["id"]
     names = [slot["name"] for slot in definition["inputs"]]
     assert [slot["name"] for slot in outer["inputs"]] == names and names[0] == "image"
     settings = dict(zip(names[1:], outer["widgets_values"], strict=True))
-    assert "proxyWidgets" not in outer["properties"]  # newer pages would set the values back whenever it is opened
+    assert "proxyWidgets" not in outer["properties"]  # with it newer pages would reset the values at every opening
 
     workflow = json.loads((ROOT / "workflows" / "api" / "seesr_upscale.json").read_text("utf-8"))
     (photo,) = (number for number, node in workflow.items() if node["class_type"] == "LoadImage")
-    fed = {}  # what comes from outside: (node, input) -> the blueprint's own input
+    outside = {}  # inputs from outside: (node, input) -> the blueprint's own input
     for link in definition["links"]:
         if link["origin_id"] == blueprint.ENTRY:
             node = next(node for node in definition["nodes"] if node["id"] == link["target_id"])
-            fed[str(node["id"]), node["inputs"][link["target_slot"]]["name"]] = names[link["origin_slot"]]
+            outside[str(node["id"]), node["inputs"][link["target_slot"]]["name"]] = names[link["origin_slot"]]
     for node in definition["nodes"]:
         number = str(node["id"])
         expected = workflow[number]
@@ -56,23 +56,23 @@ def test_it_is_the_upscale_workflow_between_photo_and_result(file: Json) -> None
             value = next(values) if "widget" in slot else None
             if slot["name"] == "seed":
                 assert next(values) == "fixed"
-            wanted = expected["inputs"][slot["name"]]
+            wanted = expected["inputs"].get(slot["name"])  # none for an optional link
             source = next((link for link in definition["links"] if link["id"] == slot["link"]), None)
-            if (number, slot["name"]) in fed:
-                name = fed[number, slot["name"]]
+            if (number, slot["name"]) in outside:
+                name = outside[number, slot["name"]]
                 assert wanted == ([photo, 0] if name == "image" else settings[name])
             elif source:
                 assert wanted == [str(source["origin_id"]), source["origin_slot"]]
             else:
                 assert wanted == value
-    assert set(fed.values()) == set(names)
+    assert set(outside.values()) == set(names)
     (end,) = (link for link in definition["links"] if link["target_id"] == blueprint.EXIT)
     (saved,) = (node["inputs"]["images"] for node in workflow.values() if node["class_type"] == "SaveImage")
     assert saved == [str(end["origin_id"]), end["origin_slot"]]
     assert outer["outputs"][0]["type"] == definition["outputs"][0]["type"] == end["type"] == "IMAGE"
 
 
-def test_the_links_agree_with_every_end(file: Json) -> None:
+def test_links_agree_with_their_ends(file: Json) -> None:
     (definition,) = file["definitions"]["subgraphs"]
     by_id = {node["id"]: node for node in definition["nodes"]}
     for link in definition["links"]:

@@ -1,4 +1,4 @@
-"""``auto``, the first choice of Load SeeSR and Load DAPE: its choice of files, its messages, and when it runs again."""
+"""``auto``, the first choice of Load SeeSR and Load DAPE: which files it takes, its messages, when it runs again."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def seesr_folder(name: str) -> tuple[str, str]:
     return f"seesr/{name}/unet/a.safetensors", f"seesr/{name}/controlnet/a.safetensors"
 
 
-# ------------------------------------------------------------------------------------- its choice of files
+# ------------------------------------------------------------------------------------- choice of files
 
 
-def test_auto_takes_a_packed_seesr_before_the_published_before_the_only_one(models: Path, put: Any) -> None:
+def test_auto_prefers_a_packed_seesr_to_the_published_one_to_the_only_one(models: Path, put: Any) -> None:
     put("seesr/dape_fp16.safetensors", "seesr/mine.safetensors")
     assert find_seesr(AUTO).name == "mine.safetensors"
     put(*seesr_folder("tuned"))
@@ -76,7 +76,7 @@ def test_auto_takes_a_packed_seesr_before_the_published_before_the_only_one(mode
     assert find_seesr("SeeSR") == models / "seesr" / "SeeSR", "a name is taken as it is"
 
 
-def test_auto_takes_a_packed_dape_before_the_published_ram_before_the_only_one(models: Path, put: Any) -> None:
+def test_auto_prefers_a_packed_dape_to_the_published_ram_to_the_only_one(models: Path, put: Any) -> None:
     put(*(f"seesr/{name}" for name in (*LISTS, DAPE, "seesr_fp16.safetensors")), "rams/other.pth")
     assert find_tagger(AUTO, AUTO) == (models / "rams" / "other.pth", models / "seesr" / DAPE)
     put(f"rams/{RAM}")
@@ -87,7 +87,7 @@ def test_auto_takes_a_packed_dape_before_the_published_ram_before_the_only_one(m
     assert find_tagger(AUTO, PLAIN_RAM)[0].name == "dape_fp16.safetensors"
 
 
-def test_auto_takes_no_dape_beside_a_packed_one_under_any_name(models: Path, put: Any) -> None:
+def test_auto_adds_no_dape_to_a_packed_one_under_any_name(models: Path, put: Any) -> None:
     (models / "seesr").mkdir()
     (models / "rams").mkdir()
     builders.save_tagger(models / "seesr")
@@ -103,7 +103,7 @@ def test_auto_takes_no_dape_beside_a_packed_one_under_any_name(models: Path, put
     assert find_tagger("tagger.safetensors", AUTO) == (renamed, None), "the file contains the tag lists"
 
 
-def test_auto_does_not_choose_between_equals(models: Path, put: Any) -> None:
+def test_auto_does_not_choose_between_several_candidates(models: Path, put: Any) -> None:
     put(*seesr_folder("one"), *seesr_folder("two"))
     with pytest.raises(SeeSRError, match=r"^Load SeeSR: seesr is auto and finds several \(one, two\): choose one"):
         find_seesr(AUTO)
@@ -112,15 +112,15 @@ def test_auto_does_not_choose_between_equals(models: Path, put: Any) -> None:
         find_tagger(AUTO, AUTO)
 
 
-# ------------------------------------------------------------------------------------- its messages
+# ------------------------------------------------------------------------------------- messages
 
 
-def refusal(seesr: str = AUTO, ram: str = AUTO, dape: str = AUTO) -> tuple[bool | str, bool | str]:
+def validation_results(seesr: str = AUTO, ram: str = AUTO, dape: str = AUTO) -> tuple[bool | str, bool | str]:
     return LoadSeeSR.validate_inputs(seesr), LoadDape.validate_inputs(ram, dape)
 
 
-def test_nothing_there_is_one_sentence_with_every_file_the_command_and_the_folders(models: Path, put: Any) -> None:
-    seesr, tagger = map(str, refusal())
+def test_if_all_files_are_missing_one_sentence_names_files_command_and_folders(models: Path, put: Any) -> None:
+    seesr, tagger = map(str, validation_results())
     for sentence, names, folders in (
         (seesr, ("SeeSR/unet", "SeeSR/controlnet"), ("models/seesr/SeeSR",)),
         (tagger, (RAM, DAPE, *LISTS), ("models/rams", "models/seesr")),
@@ -129,17 +129,17 @@ def test_nothing_there_is_one_sentence_with_every_file_the_command_and_the_folde
         for words in (*names, *folders, "huggingface.co/"):
             assert words in sentence
     put("seesr/SeeSR/unet/a.safetensors", *(f"seesr/{name}" for name in (DAPE, *LISTS)))
-    seesr, tagger = map(str, refusal())
+    seesr, tagger = map(str, validation_results())
     assert "SeeSR/controlnet is missing" in seesr and "SeeSR/unet" not in seesr.partition(": run")[0]
     assert f"{RAM} is missing" in tagger and DAPE not in tagger
     put(f"rams/{RAM}", *seesr_folder("SeeSR"))
-    assert refusal() == (True, True)
+    assert validation_results() == (True, True)
     (models / "seesr" / DAPE).unlink()
-    assert f"{DAPE} is missing" in str(refusal()[1])
+    assert f"{DAPE} is missing" in str(validation_results()[1])
 
 
-def test_names_are_refused_in_their_own_sentences(models: Path) -> None:
-    seesr, tagger = refusal("SeeSR", RAM, PLAIN_RAM)
+def test_a_missing_name_has_its_own_message(models: Path) -> None:
+    seesr, tagger = validation_results("SeeSR", RAM, PLAIN_RAM)
     assert "there is no 'SeeSR' under models/seesr. Run `python run.py download seesr` in" in str(seesr)
     assert f"there is no '{RAM}' under models/rams or models/seesr. Run `python run.py download seesr` in" in str(
         tagger
@@ -147,7 +147,7 @@ def test_names_are_refused_in_their_own_sentences(models: Path) -> None:
     assert "'mine.pth'" in str(LoadDape.validate_inputs("mine.pth", AUTO))
 
 
-def test_a_link_is_looked_at_when_the_node_runs(models: Path) -> None:
+def test_a_linked_input_is_checked_when_the_node_runs(models: Path) -> None:
     """ComfyUI passes None for a linked input before the run."""
     assert LoadSeeSR.validate_inputs(None) is True
     assert LoadDape.validate_inputs(None, AUTO) is True
@@ -155,7 +155,7 @@ def test_a_link_is_looked_at_when_the_node_runs(models: Path) -> None:
         assert ALL in print_
 
 
-def test_auto_comes_first_and_is_the_default(models: Path, put: Any) -> None:
+def test_auto_is_the_first_choice_and_the_default(models: Path, put: Any) -> None:
     put(*seesr_folder("SeeSR"), "seesr/seesr_fp16.safetensors", f"rams/{RAM}", f"seesr/{DAPE}")
     for node, names in ((LoadSeeSR, ("seesr",)), (LoadDape, ("ram", "dape"))):
         for name in names:
@@ -165,7 +165,7 @@ def test_auto_comes_first_and_is_the_default(models: Path, put: Any) -> None:
 
 
 @pytest.mark.parametrize("file", [*(ROOT / "workflows").glob("*.json"), *(ROOT / "subgraphs").glob("*.json")])
-def test_every_graph_for_the_page_is_set_to_auto(file: Path) -> None:
+def test_every_workflow_for_the_page_is_set_to_auto(file: Path) -> None:
     graph = json.loads(file.read_text("utf-8"))
     subgraphs = graph.get("definitions", {}).get("subgraphs", [])
     for node in (node for part in (graph, *subgraphs) for node in part["nodes"]):
@@ -178,7 +178,7 @@ def test_every_graph_for_the_page_is_set_to_auto(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [*(ROOT / "workflows" / "api").glob("*.json")])
-def test_every_graph_for_the_server_is_set_to_auto(file: Path) -> None:
+def test_every_workflow_for_the_server_is_set_to_auto(file: Path) -> None:
     for node in json.loads(file.read_text("utf-8")).values():
         if node["class_type"] == "SeeSR_LoadModel":
             assert node["inputs"]["seesr"] == AUTO
@@ -191,7 +191,7 @@ def test_every_graph_for_the_server_is_set_to_auto(file: Path) -> None:
 
 @pytest.fixture
 def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
-    """Return a function that runs both loaders and the tagger in one ComfyUI, and returns who ran and the tags."""
+    """Return a function that runs both loaders and the tagger in ComfyUI, and returns the loaders' log and the tags."""
     for node in NODES:
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, node.GET_SCHEMA().node_id, node)
     caplog.set_level(logging.INFO)
@@ -239,7 +239,7 @@ def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: p
     graph["sink"] = {"class_type": "Sink", "inputs": {"seesr": ["seesr", 0], "tags": ["tagger", 0]}}
 
     def run() -> tuple[list[str], list[str]]:
-        """Return the loaders that ran, each with its log message, and all tags so far."""
+        """Return the log messages of the loaders that ran, and all tags so far."""
         monkeypatch.setattr(folder_paths, "filename_list_cache", {})
         caplog.clear()
         prompt = json.loads(json.dumps(graph))
@@ -252,8 +252,11 @@ def executed(tiny: Any, models: Path, monkeypatch: pytest.MonkeyPatch, caplog: p
     return run
 
 
-def test_a_file_that_changes_behind_auto_is_loaded_anew_and_no_other(models: Path, executed: Any) -> None:
-    """First the published files, then with the packed files, then the packed files alone; each state runs once."""
+def test_auto_reloads_exactly_the_files_that_change(models: Path, executed: Any) -> None:
+    """Start with the published files, add packed files, then remove the published RAM.
+
+    An unchanged state loads nothing.
+    """
     builders.save_models(models)
     seesr, rams = models / "seesr", models / "rams"
     published = ["Load DAPE: auto takes ram_swin_large_14m.pth and DAPE.pth.", "Load SeeSR: auto takes SeeSR."]

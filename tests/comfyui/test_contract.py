@@ -6,6 +6,8 @@ workflows lack it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,7 +15,7 @@ from pack_nodes import NODES, SCHEMAS
 
 
 class Node(NamedTuple):
-    """The public interface of a node. Links come before widgets."""
+    """The public interface of a node. Links come before widgets, but for optional ones at the end."""
 
     display_name: str
     links: dict[str, str]
@@ -22,6 +24,8 @@ class Node(NamedTuple):
     """Name -> default, whose type is the widget's. For a list: the pack's own choices, the default first."""
     outputs: dict[str, str]
     """Name -> type."""
+    last_links: Mapping[str, str] = MappingProxyType({})
+    """Name -> type of the links after the widgets."""
 
 
 ANY_FILE = ["auto"]
@@ -101,12 +105,26 @@ CONTRACT = {
     "SeeSR_GuidanceInterval": Node(
         "Guidance Interval", {"model": "MODEL"}, {"start_percent": 0.0, "end_percent": 0.6}, {"model": "MODEL"}
     ),
+    "SeeSR_Fidelity": Node(
+        "Fidelity",
+        {"model": "MODEL", "latent": "LATENT"},
+        {"strength": 1.0, "detail_px": 16.0, "start_percent": 0.0, "end_percent": 1.0},
+        {"model": "MODEL"},
+        {"mask": "MASK"},
+    ),
     "SeeSR_VAEDecode": Node("VAE Decode (auto tiles)", {"latent": "LATENT", "vae": "VAE"}, {}, {"image": "IMAGE"}),
     "SeeSR_ColorFix": Node(
         "Color Fix",
         {"image": "IMAGE", "reference": "IMAGE"},
-        {"method": ["adain", "wavelet", "none"], "width": 0, "height": 0},
+        {"method": ["adain", "wavelet", "none"], "width": 0, "height": 0, "gray": ["off", "auto"], "levels": 5},
         {"image": "IMAGE"},
+        {"mask": "MASK"},
+    ),
+    "SeeSR_InventionMap": Node(
+        "Invention Map",
+        {"image": "IMAGE", "other": "IMAGE"},
+        {"method": ["difference", "ldl", "desra"], "window": 7},
+        {"mask": "MASK", "image": "IMAGE"},
     ),
     "SeeSR_Degrade": Node(
         "Degrade", {"image": "IMAGE"}, {"scale": 4, "strength": 1.0, "seed": 0}, {"degraded": "IMAGE", "clean": "IMAGE"}
@@ -118,6 +136,10 @@ OPTIONAL = {
     ("SeeSR_TileTagger", "literal"),
     ("SeeSR_TiledSampler", "seed_per_image"),
     ("SeeSR_Scheduler", "spacing"),
+    ("SeeSR_ColorFix", "gray"),
+    ("SeeSR_Fidelity", "mask"),
+    ("SeeSR_ColorFix", "levels"),
+    ("SeeSR_ColorFix", "mask"),
 }
 ADVANCED = {
     "SeeSR_LoadModel": {"weight_dtype"},
@@ -125,9 +147,11 @@ ADVANCED = {
     "SeeSR_Tagger": {"max_tags"},
     "SeeSR_BuildPrompts": {"single_chunk"},
     "SeeSR_ControlNetApply": {"start_percent", "end_percent"},
+    "SeeSR_Fidelity": {"start_percent", "end_percent"},
     "SeeSR_TiledSampler": {"overlap_px", "tile_batch", "tiling", "seed_per_image"},
     "SeeSR_TiledModel": {"overlap_px", "tile_batch", "tiling"},
     "SeeSR_TileTagger": {"overlap_px", "max_tags", "single_chunk"},
+    "SeeSR_ColorFix": {"gray"},
 }
 """Inputs whose widgets Nodes 2.0 shows only on demand."""
 LISTS = {
@@ -150,7 +174,9 @@ def test_a_node_is_what_others_know(node_id: str) -> None:
     node, schema = CONTRACT[node_id], SCHEMAS[node_id]
     assert (schema.display_name, schema.category) == (node.display_name, "SeeSR")
     widgets = {name: WIDGET_TYPES[type(default)] for name, default in node.widgets.items()}
-    assert [(socket.id, socket.get_io_type()) for socket in schema.inputs] == [*{**node.links, **widgets}.items()]
+    assert [(socket.id, socket.get_io_type()) for socket in schema.inputs] == [
+        *{**node.links, **widgets, **node.last_links}.items()
+    ]
     assert [(socket.display_name, socket.io_type) for socket in schema.outputs] == [*node.outputs.items()]
     for socket in schema.inputs:
         assert bool(socket.optional) == ((node_id, socket.id) in OPTIONAL), socket.id

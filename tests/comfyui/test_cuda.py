@@ -1,9 +1,9 @@
-"""On an NVIDIA GPU: under every flag about memory, with and without room, the picture that the CPU makes.
+"""On an NVIDIA GPU, under every memory flag, with enough and with little memory, the picture equals the CPU's.
 
-Each set of flags has a process of its own, which runs two graphs: nano's, and that of seesr_upscale with tiny files in
-the published layout. Where memory is to be short, a tensor takes what is free but for a part of the weights, and the
-host offloads the rest: so weights do cross the bus. Here is no simulation, so without a GPU all of it is skipped;
-test_vram_flags.py has what a CPU can show.
+Each set of flags has its own process. It runs two graphs: nano's, and seesr_upscale with tiny files in the published
+layout. To leave little memory, a tensor occupies all free memory but room for a part of the weights, so ComfyUI
+offloads the rest and weights cross the bus. Nothing is simulated, so all tests are skipped without a GPU.
+test_vram_flags.py tests what is possible on a CPU.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ NETWORKS = {"BaseModel", "ImageAttention", "ControlModel", "Dape"}
 
 
 class Process(NamedTuple):
-    """How one process runs: ComfyUI's flags, and what is set beside them."""
+    """The flags and settings of one process."""
 
     flags: list[str]
     weight_dtype: str = "float32"
-    """Of SeeSR's weights. With float32 TF32 is off, too: the GPU rounds as the CPU does."""
+    """Type of SeeSR's weights. With float32, TF32 is off, so that the GPU rounds like the CPU."""
     short: bool = False
-    """Whether each graph also runs with room for a part of the weights only."""
+    """Whether each graph also runs with room for only a part of the weights."""
 
 
 CPU = ["--cpu", "--use-pytorch-cross-attention"]
@@ -73,7 +73,7 @@ import torch
 exact = settings["weight_dtype"] == "float32"
 torch.backends.cudnn.allow_tf32 = not exact
 scratch.mkdir()
-host = run.pack_module("commands.headless.session").HeadlessComfyUI(
+comfyui = run.pack_module("commands.headless.session").HeadlessComfyUI(
     [*settings["flags"], "--base-directory", str(base)], scratch
 )
 import comfy.model_management as management
@@ -120,13 +120,13 @@ with Image.open(base / "example.png") as image:
 
 def picture(workflow, name):
     loads.clear()
-    (result,) = host.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
+    (result,) = comfyui.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
     file = scratch / name
     Image.fromarray((result[0] * 255).round().byte().movedim(0, -1).numpy()).save(file)
     return {"file": str(file), "loads": list(loads)}
 
 def unload():
-    # In inference mode, as they were loaded: weights that are moved outside of it cannot be used again.
+    # Use inference mode, as for loading: weights that are moved outside of it cannot be used again.
     with torch.inference_mode():
         management.unload_all_models()
     gc.collect()
@@ -199,7 +199,7 @@ with torch.inference_mode():
     single, one = sample(1)
     several, auto = sample(0)
 
-    # The tagger in half precision, and in float32 on the CPU.
+    # the tagger in float32 and in half precision
     rams, seesr = base / "models" / "rams", base / "models" / "seesr"
     logits = {}
     for dtype in ("float32", "float16", "bfloat16"):
@@ -222,7 +222,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user's with tiny models under the published names, and a photograph."""
+    """A user's folder with tiny models under the published names, and a photograph."""
     folder = tmp_path_factory.mktemp("base")
     builders.save_models(folder / "models")
     photo = Image.fromarray(data.astronaut()).crop((64, 0, 448, 256))
@@ -230,8 +230,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Running:
-    """A process that was started; what it says goes into a log."""
+class RunningProcess:
+    """A started process, with its log in a file."""
 
     def __init__(self, driver: str, base: Path, scratch: Path, process: Process) -> None:
         settings = json.dumps({**process._asdict(), "ram": RAM.path})
@@ -241,7 +241,7 @@ class Running:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
 
     def result(self) -> dict[str, Any]:
-        """Wait for the end; return what it printed, or ``{"failed": the end of its log}``."""
+        """Wait for the end; return the result that the process printed, or ``{"failed": the end of its log}``."""
         printed = self.process.communicate()[0]
         if self.process.returncode:
             return {"failed": self.log.read_text()[-4000:]}
@@ -251,11 +251,11 @@ class Running:
 
 @pytest.fixture(scope="module")
 def results(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Return what each process found: side by side, but alone on the GPU where memory is counted."""
+    """Return the result of each process. Processes that count memory run alone on the GPU, the others in parallel."""
     scratch = tmp_path_factory.mktemp("scratch")
 
-    def start(name: str) -> Running:
-        return Running(GRAPHS_DRIVER, base, scratch / name, PROCESSES[name])
+    def start(name: str) -> RunningProcess:
+        return RunningProcess(GRAPHS_DRIVER, base, scratch / name, PROCESSES[name])
 
     together = {name: start(name) for name in PROCESSES if name not in SHORT}
     found = {name: running.result() for name, running in together.items()}
@@ -264,9 +264,9 @@ def results(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, d
 
 @pytest.fixture(scope="module")
 def tiles(results: dict[str, Any], base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return what the process with the tiles found, alone on the GPU as well."""
+    """Return the result of the process with tiles, which also runs alone on the GPU."""
     scratch = tmp_path_factory.mktemp("tiles") / "run"
-    return succeeded(Running(TILES_DRIVER, base, scratch, Process([])).result())
+    return succeeded(RunningProcess(TILES_DRIVER, base, scratch, Process([])).result())
 
 
 def succeeded(result: dict[str, Any]) -> dict[str, Any]:
@@ -280,10 +280,10 @@ def pixels(file: str) -> torch.Tensor:
 
 
 def differences(results: dict[str, Any], process: str, graph: str) -> dict[str, torch.Tensor]:
-    """Return run -> how far its picture's values are from those that the CPU made, of 255."""
-    runs, truth = succeeded(results[process])[graph], pixels(succeeded(results["cpu"])[graph]["first"]["file"])
-    assert truth.std() > 10, "a picture, not a plain colour"
-    found = {run: (pixels(seen["file"]) - truth).abs() for run, seen in runs.items()}
+    """Return run -> absolute differences from the CPU's picture, of 255."""
+    runs, cpu_pixels = succeeded(results[process])[graph], pixels(succeeded(results["cpu"])[graph]["first"]["file"])
+    assert cpu_pixels.std() > 10, "a picture, not a plain colour"
+    found = {run: (pixels(seen["file"]) - cpu_pixels).abs() for run, seen in runs.items()}
     for run, error in found.items():
         print(f"{process} {graph} {run}: mean {error.mean():.4f}, largest {error.max():.0f} of 255")
     return found
@@ -291,10 +291,11 @@ def differences(results: dict[str, Any], process: str, graph: str) -> dict[str, 
 
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("process", EXACT)
-def test_the_picture_is_the_cpus(results: dict[str, Any], process: str, graph: str) -> None:
-    """All at once, after unloading, and loaded in part: the same float32 sums, in another order, in 8 bits.
+def test_the_picture_equals_that_of_the_cpu(results: dict[str, Any], process: str, graph: str) -> None:
+    """Compare the first run, a run after unloading, and a run with a part loaded.
 
-    A sum in another order may round to the next of the 8 bits; twice, as pixels are rounded once more for the file.
+    float32 sums in another order may round to the next of 256 values. This can happen twice, because pixels are rounded
+    once more for the file.
     """
     assert results[process].get("device", "cuda") == "cuda"
     for error in differences(results, process, graph).values():
@@ -304,17 +305,17 @@ def test_the_picture_is_the_cpus(results: dict[str, Any], process: str, graph: s
 
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("process", ["auto", "force-fp16", "bf16-unet"])
-def test_in_the_types_that_the_host_chooses_it_is_the_same_picture(
+def test_in_comfyuis_own_types_the_picture_is_almost_the_same(
     results: dict[str, Any], process: str, graph: str
 ) -> None:
-    """TF32, and SeeSR in half precision beside a base in float32: 11 bits, or bfloat16's 8, through the networks."""
+    """TF32, or SeeSR in half precision with a base in float32, has 11 bits of precision; bfloat16 has 8."""
     for error in differences(results, process, graph).values():
         assert error.mean() <= (1.5 if process == "bf16-unet" else 0.5)
 
 
 @pytest.mark.parametrize("process", PROCESSES)
-def test_unloaded_and_loaded_again_the_picture_is_the_same(results: dict[str, Any], process: str) -> None:
-    """The device may choose another algorithm the second time, so to one of 255."""
+def test_after_unloading_and_loading_the_picture_is_the_same(results: dict[str, Any], process: str) -> None:
+    """The device may choose another algorithm the second time, so values may differ by 1 of 255."""
     for graph in GRAPHS:
         runs = succeeded(results[process])[graph]
         assert {name for name, *_ in runs["again"]["loads"]} >= NETWORKS
@@ -322,8 +323,8 @@ def test_unloaded_and_loaded_again_the_picture_is_the_same(results: dict[str, An
 
 
 @pytest.mark.parametrize("process", STATES)
-def test_each_flag_loads_what_it_says(results: dict[str, Any], process: str) -> None:
-    """All where there is room, nothing with --novram."""
+def test_each_flag_loads_the_expected_share(results: dict[str, Any], process: str) -> None:
+    """Everything is loaded if there is room, and nothing with --novram."""
     result = succeeded(results[process])
     assert result["state"] == STATES[process]
     for graph in GRAPHS:
@@ -337,16 +338,19 @@ def test_each_flag_loads_what_it_says(results: dict[str, Any], process: str) -> 
 
 @pytest.mark.parametrize("graph", GRAPHS)
 @pytest.mark.parametrize("process", SHORT)
-def test_with_little_room_a_part_is_loaded(results: dict[str, Any], process: str, graph: str) -> None:
-    """Of what samples together, some of it and not all: there was room for half."""
+def test_with_little_memory_only_a_part_is_loaded(results: dict[str, Any], process: str, graph: str) -> None:
+    """Of the networks that sample together, some weights are loaded and others not: there was room for half."""
     loads = [load for load in succeeded(results[process])[graph]["short"]["loads"] if load[0] in NETWORKS - {"Dape"}]
     print(f"{process} {graph}:", {name: f"{loaded / size:.2f}" for name, loaded, size in loads})
     assert {name for name, *_ in loads} == NETWORKS - {"Dape"}
     assert 0.05 < sum(loaded for _, loaded, _ in loads) / sum(size for *_, size in loads) < 0.8
 
 
-def test_many_tiles_at_once_give_what_one_at_a_time_gives(tiles: dict[str, Any]) -> None:
-    """As many as free memory holds; float32 sums in another order, and guidance doubles what they differ by."""
+def test_many_tiles_at_once_give_the_same_as_one_at_a_time(tiles: dict[str, Any]) -> None:
+    """The batch is as large as free memory allows.
+
+    float32 sums have another order, and guidance doubles the difference.
+    """
     assert max(tiles["one"]["sizes"]) == 2, "both conds of one tile"
     assert max(tiles["auto"]["sizes"]) == 16
     assert not tiles["auto"]["warnings"]
@@ -356,5 +360,8 @@ def test_many_tiles_at_once_give_what_one_at_a_time_gives(tiles: dict[str, Any])
 
 @pytest.mark.parametrize(("dtype", "bits"), [("float16", 11), ("bfloat16", 8)])
 def test_the_tagger_in_half_precision_is_near_float32(tiles: dict[str, Any], dtype: str, bits: int) -> None:
-    """Mean deviation of the logits, a share of their standard deviation; a CPU that rounds so gives eight."""
+    """Mean deviation of the logits, as a share of their standard deviation.
+
+    A CPU that rounds likewise gives 8 * 2^-bits.
+    """
     assert 0 < tiles["logits"][dtype] < 20 * 2**-bits

@@ -9,8 +9,8 @@ import torch
 from graphs import photo
 
 
-def graph(**changed: Any) -> dict[str, dict[str, Any]]:
-    inputs = {"image": ["image", 0], "scale": 4, "strength": 1.0, "seed": 3, **changed}
+def graph(**changes: Any) -> dict[str, dict[str, Any]]:
+    inputs = {"image": ["image", 0], "scale": 4, "strength": 1.0, "seed": 3, **changes}
     return {
         "image": {"class_type": "TestValue", "inputs": {"key": "image"}},
         "degrade": {"class_type": "SeeSR_Degrade", "inputs": inputs},
@@ -20,7 +20,7 @@ def graph(**changed: Any) -> dict[str, dict[str, Any]]:
 BOTH = (("degrade", 0), ("degrade", 1))
 
 
-def test_a_picture_of_any_size_gives_a_pair_that_fits(run_graph: Any) -> None:
+def test_a_picture_of_any_size_gives_a_matching_pair(run_graph: Any) -> None:
     image = torch.rand(2, 51, 75, 3, generator=torch.Generator().manual_seed(1))
     run_graph.values["image"] = image
     degraded, clean = run_graph(graph(), *BOTH)
@@ -30,11 +30,11 @@ def test_a_picture_of_any_size_gives_a_pair_that_fits(run_graph: Any) -> None:
     assert degraded.min() >= 0 and degraded.max() <= 1
 
 
-def test_seed_strength_and_scale_reach_the_pictures(run_graph: Any) -> None:
+def test_seed_strength_and_scale_change_the_pictures(run_graph: Any) -> None:
     run_graph.values["image"] = photo()
     (first,), (again,), (other,), (mild,), (large,) = (
-        run_graph(graph(**changed), BOTH[0])
-        for changed in ({}, {}, {"seed": 2**64 - 1}, {"strength": 0.0}, {"scale": 2})
+        run_graph(graph(**changes), BOTH[0])
+        for changes in ({}, {}, {"seed": 2**64 - 1}, {"strength": 0.0}, {"scale": 2})
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -1,4 +1,4 @@
-"""From nothing to a picture: download and pack in one command, run the canonical graph on the packed files alone."""
+"""From an empty folder to a picture: download and pack in one command, then run the canonical graph."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ SUFFIXES = {".ckpt", ".pth", ".safetensors"}
 
 
 class TinyText(comfy.supported_models.SD20({}).clip_target().clip):
-    """SD2's text encoder at the tiny sizes, which no checkpoint tells."""
+    """SD2's text encoder at the tiny sizes, which ComfyUI cannot read from a checkpoint."""
 
     def __init__(self, *args: Any, model_options: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(*args, model_options={**model_options, "clip_h_model_config": builders.text_sizes()}, **kwargs)
 
 
 class TinySD2(comfy.supported_models.SD20):
-    """SD2 at the golden UNet's width: ComfyUI tells models apart by their widths, and knows SD2 only at its own."""
+    """SD2 at the golden UNet's width.
+
+    ComfyUI recognises models by their width, and knows SD2 only at the published one.
+    """
 
     unet_config: ClassVar = {
         **comfy.supported_models.SD20.unet_config,
@@ -53,9 +56,9 @@ class TinySD2(comfy.supported_models.SD20):
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing but this machine be asked for, by name or by number."""
+    """Let connections by name or by address reach only this machine."""
 
-    def guarded(real: Callable[..., Any], host_of: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(real: Callable[..., Any], host_of: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             host = host_of(*args)
             if host != "localhost" and not ip_address(host).is_loopback:
@@ -64,10 +67,10 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return call
 
-    monkeypatch.setattr(socket, "getaddrinfo", guarded(socket.getaddrinfo, lambda host, *_: host))
+    monkeypatch.setattr(socket, "getaddrinfo", guard(socket.getaddrinfo, lambda host, *_: host))
     for name in ("connect", "connect_ex"):
         real = getattr(socket.socket, name)
-        monkeypatch.setattr(socket.socket, name, guarded(real, lambda _, address: address[0]))
+        monkeypatch.setattr(socket.socket, name, guard(real, lambda _, address: address[0]))
 
 
 @pytest.fixture
@@ -79,7 +82,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 
 @pytest.fixture
 def published(tmp_path: Path, tiny: Any) -> dict[PublishedFile, Path]:
-    """Tiny weights in the published layout, each under its published name."""
+    """Tiny weights in the published layout, each file under its published name."""
     folder = tmp_path / "published"
     unet, controlnet = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
     builders.save_seesr(folder / "SeeSR", unet, controlnet)
@@ -98,7 +101,7 @@ def published(tmp_path: Path, tiny: Any) -> dict[PublishedFile, Path]:
 
 
 def publish(hub: FakeHub, published: dict[PublishedFile, Path]) -> dict[str, tuple[PublishedFile, ...]]:
-    """Put the files where the real ones come from first; return the catalogue with their sizes and checksums."""
+    """Publish the files at their first sources; return the catalogue with their sizes and checksums."""
     files = {}
     for file, path in published.items():
         content = path.read_bytes()
@@ -114,7 +117,7 @@ def publish(hub: FakeHub, published: dict[PublishedFile, Path]) -> dict[str, tup
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
-def test_nothing_but_this_machine_can_be_asked(address: str) -> None:
+def test_connections_to_other_machines_fail(address: str) -> None:
     with pytest.raises(AssertionError, match="is not this machine"):
         socket.create_connection((address, 80), timeout=0.1)
     with socket.socket() as unbound, pytest.raises(AssertionError, match="is not this machine"):
@@ -124,10 +127,10 @@ def test_nothing_but_this_machine_can_be_asked(address: str) -> None:
 def test_download_pack_and_upscale(
     hub: FakeHub, published: Any, run_graph: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One graph, set to auto, runs on the published files and on packed ones, and gives the same picture.
+    """Run one graph, set to auto, on the published files and on packed files, and compare the pictures.
 
-    Nothing but the packed files is needed beside the base model. In float16 the prompt is the same and the picture
-    within its rounding, in float32 the latent is the same.
+    Beside the base model, only the packed files are needed. In float16 the prompt is the same and the picture differs
+    by rounding. In float32 the latent is the same.
     """
     models, exact, small = tmp_path / "models", tmp_path / "exact", tmp_path / "small"
     catalogue = publish(hub, published)
@@ -139,7 +142,7 @@ def test_download_pack_and_upscale(
     assert pack.main(["--models", str(models), "--output", str(exact), "--dtype", "float32"]) == 0
     for name in ("seesr_fp16.safetensors", "dape_fp16.safetensors"):
         (models / "seesr" / name).unlink()
-    asked = len(hub.requests)
+    requests_before = len(hub.requests)
     lists = [file for file in published if isinstance(file.sources[0], WebSource)]
     assert len(lists) == 3
     for file in lists:
@@ -148,9 +151,9 @@ def test_download_pack_and_upscale(
     monkeypatch.setattr(comfy.supported_models, "models", [TinySD2, *comfy.supported_models.models])
     run_graph.values["image"] = photo(1, 32, 48)
     texts, latents, pictures = [], [], []
-    for place in (models, small, exact):
-        folders = {kind: place / kind for kind in ("seesr", "rams", "checkpoints")}
-        if place == exact:
+    for models_folder in (models, small, exact):
+        folders = {kind: models_folder / kind for kind in ("seesr", "rams", "checkpoints")}
+        if models_folder == exact:
             folders = {"seesr": exact, "rams": exact, "checkpoints": models / "checkpoints"}
         for kind, folder in folders.items():
             monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(folder)], SUFFIXES))
@@ -163,8 +166,8 @@ def test_download_pack_and_upscale(
     assert "猫" in texts[0]
     assert texts == texts[:1] * 3
     assert pictures[0].shape == (1, 64, 96, 3)
-    # 0.008 of the picture's deviation is what rounding the weights makes after two steps; 0.02 leaves room.
+    # Rounding the weights moves the picture by 0.008 of its deviation after two steps; 0.02 leaves room.
     assert (pictures[1] - pictures[0]).square().mean().sqrt() < 0.02 * pictures[0].std()
-    assert_alike(latents[2], latents[0])  # the tiny VAE's picture is almost flat, so its deviation is no measure
+    assert_alike(latents[2], latents[0])  # latents, because the tiny VAE's picture is almost flat
     assert cli.main(["seesr", "base", "--pack", "--models", str(small)], catalogue) == 0
-    assert len(hub.requests) == asked, "packed files are as good as the published ones"
+    assert len(hub.requests) == requests_before, "packed files are as good as the published ones"

@@ -92,6 +92,35 @@ def test_methods_are_run_scored_and_written(tmp_path: Path) -> None:
     assert not (output / "scores.json").exists()
 
 
+def test_what_cannot_be_read_or_scored_is_said_and_the_rest_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A broken file, a clear sky, and a Mac's shadow file."""
+    Image.effect_noise((96, 96), 60).convert("RGB").save(tmp_path / "good.png")
+    Image.new("RGB", (96, 96), (110, 160, 230)).save(tmp_path / "sky.png")
+    where = [str(tmp_path), "--preset", "none", "--size", "96", "--output", str(tmp_path / "out")]
+    assert evaluate.main(where) == 0
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "._good.png").write_bytes(b"shadow")
+    capsys.readouterr()
+    assert evaluate.main(where) == 1
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1] == "1 of 3 photos are left out."
+    assert f"{tmp_path / 'broken.png'} is not a picture" in said.err and "._" not in said.err
+    report = json.loads((tmp_path / "out" / "scores.json").read_text("utf-8"))
+    assert list(report["left_out"]) == [str(tmp_path / "broken.png")]
+    assert report["photos"]["truth"]["sky"] == {"NIQE": None}
+    assert report["mean"]["truth"]["NIQE"] == report["photos"]["truth"]["good"]["NIQE"]
+    assert (report["mean_of"]["truth"]["NIQE"], report["mean_of"]["bicubic"]["PSNR-Y"]) == (1, 2)
+    assert said.out.splitlines()[3].split()[-1] == "(1)"
+    for name in ("good", "sky"):
+        assert (tmp_path / "out" / "bicubic" / f"{name}.png").exists()
+    (tmp_path / "good.png").unlink()
+    (tmp_path / "sky.png").unlink()
+    assert evaluate.main(where) == 2
+    assert "No photo is left" in capsys.readouterr().err
+
+
 def options(*arguments: str) -> Any:
     return evaluate.parser().parse_args(["photos", *arguments])
 

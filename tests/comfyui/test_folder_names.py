@@ -1,6 +1,6 @@
-"""The pack under the folder names that it has with users, among other packs that have a folder ``nodes``, too.
+"""The pack loads under every folder name that users give it, also beside packs that have a folder ``nodes``.
 
-ComfyUI keeps loaded packs in globals, so it runs in a process of its own.
+ComfyUI keeps loaded packs in globals, so this runs in its own process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("ComfyUI-SeeSR", "seesr", "my pack.v2")
 
 OTHERS = ("0_pack", "z_pack")
-"""One that ComfyUI loads before ours, one that it loads after."""
+"""One pack that ComfyUI loads before ours, and one after."""
 
 OTHER_PACK = {
     "__init__.py": """
@@ -66,7 +66,7 @@ print(json.dumps(seen))
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """Return folder name -> the nodes that ComfyUI loads beside its own: node id -> its pack."""
+    """Return folder name -> the nodes that ComfyUI loads besides its own: node id -> pack."""
     users = tmp_path_factory.mktemp("users")
     for name in NAMES:
         packs = users / name
@@ -82,7 +82,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_node_is_registered(seen: dict[str, dict[str, str]], name: str) -> None:
-    """Ours under the folder's name, and those of the packs around it."""
+    """Our nodes are registered under the folder's name, and those of the other packs under theirs."""
     ours = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text("utf-8"))
     assert seen[name] == {
         **dict.fromkeys(ours, f"custom_nodes.{name}"),

@@ -1,4 +1,4 @@
-"""The published sizes: every tensor has its place, and one pass runs."""
+"""At the published sizes, every tensor of the files is used, and one pass runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SYNTH = builders.load_synth(builders.GOLDEN)
 
 @pytest.fixture(scope="module", autouse=True)
 def every_core() -> Iterator[None]:
-    """Networks of the published size have work for all cores, unlike those of the other tests."""
+    """Use all cores: unlike those of other tests, networks of the published size have enough work for them."""
     before = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count() or before)
     yield
@@ -38,7 +38,7 @@ def every_core() -> Iterator[None]:
 
 
 class Shapes:
-    """A file of which only names and shapes are known: its tensors hold no data."""
+    """A file with names and shapes, but without data."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Take name -> shape."""
@@ -73,8 +73,8 @@ def load_controlnet(file: Shapes) -> ControlModel:
 
 
 @pytest.mark.parametrize("size", ["full", "tiny"])
-def test_every_unet_tensor_is_read_or_known_as_the_bases(size: str, caplog: pytest.LogCaptureFixture) -> None:
-    """16 places; every other name is on the list of the base model's parts, so the log has nothing to say."""
+def test_every_unet_tensor_is_read_or_belongs_to_the_base(size: str, caplog: pytest.LogCaptureFixture) -> None:
+    """There are 16 places. Every other name belongs to the base model, so nothing is logged."""
     shapes = SYNTH.load_shapes(f"seesr_unet_{size}")
     with caplog.at_level("INFO"):
         network = load_image_attention(Shapes(shapes))
@@ -85,14 +85,14 @@ def test_every_unet_tensor_is_read_or_known_as_the_bases(size: str, caplog: pyte
 
 @pytest.mark.parametrize("size", ["full", "tiny"])
 def test_every_controlnet_tensor_is_read(size: str) -> None:
-    """7 places, nothing ignored; a missing and a mis-shaped tensor are each named."""
+    """There are 7 places, and nothing is ignored. A missing and a misshapen tensor are each named."""
     shapes = SYNTH.load_shapes(f"seesr_controlnet_{size}")
     network = load_controlnet(Shapes(shapes))
     assert len(network.image_attention.places) == 7
     assert len(network.state_dict()) == len(shapes)
-    lost = {name: shape for name, shape in shapes.items() if name != "time_embedding.linear_1.bias"}
+    incomplete = {name: shape for name, shape in shapes.items() if name != "time_embedding.linear_1.bias"}
     with pytest.raises(SeeSRError, match=r"missing: time_embed\.0\.bias"):
-        load_controlnet(Shapes(lost))
+        load_controlnet(Shapes(incomplete))
     with pytest.raises(SeeSRError, match=r"wrong shape: controlnet_mid_block\.bias \(3,\)"):
         load_controlnet(Shapes({**shapes, "controlnet_mid_block.bias": (3,)}))
     with pytest.raises(SeeSRError, match="takes 4 channels"):
@@ -103,14 +103,14 @@ def test_every_controlnet_tensor_is_read(size: str) -> None:
 
 
 @pytest.mark.parametrize("size", ["full", "tiny"])
-def test_the_base_model_takes_every_other_tensor_of_the_unet(size: str) -> None:
+def test_the_base_model_uses_every_other_tensor_of_the_unet(size: str) -> None:
     """The map from published names to ComfyUI's covers every parameter of ComfyUI's UNet."""
     shapes = SYNTH.load_shapes(f"seesr_unet_{size}")
     own = {name: torch.empty(shape, device="meta") for name, shape in shapes.items() if ".image_att" not in name}
     assert len(base_model(own).model.diffusion_model.state_dict()) == len(own)
 
 
-HOST_UNET = {
+COMFYUI_UNET = {
     "image_size": 32,
     "in_channels": 4,
     "out_channels": 4,
@@ -120,7 +120,7 @@ HOST_UNET = {
     "legacy": False,
 }
 FOUR_LEVELS = {
-    **HOST_UNET,
+    **COMFYUI_UNET,
     "adm_in_channels": None,
     "num_res_blocks": [2, 2, 2, 2],
     "channel_mult": [1, 2, 4, 4],
@@ -132,7 +132,7 @@ FAMILIES = {
     "SD20": {**FOUR_LEVELS, "context_dim": 1024, "use_linear_in_transformer": True, "num_head_channels": 64},
     "SD15": {**FOUR_LEVELS, "context_dim": 768, "use_linear_in_transformer": False, "num_heads": 8},
     "SDXL": {
-        **HOST_UNET,
+        **COMFYUI_UNET,
         "num_classes": "sequential",
         "adm_in_channels": 2816,
         "num_res_blocks": [2, 2, 2],
@@ -155,7 +155,7 @@ def published() -> SeeSRModel:
 
 
 def apply(seesr: SeeSRModel, family: str) -> None:
-    """Put SeeSR on the UNet of a family as ComfyUI builds it, without data."""
+    """Apply SeeSR to a family's UNet, built by ComfyUI without data."""
     config = comfy.model_detection.model_config_from_unet_config(dict(FAMILIES[family]))
     assert type(config).__name__ == family
     text = [[torch.zeros(1, 77, 1024), {}]]
@@ -171,9 +171,11 @@ def test_stable_diffusion_2_fits(published: SeeSRModel) -> None:
     ("family", "found"), [("SD15", r"\(BaseModel\) is for width 768"), ("SDXL", r"\(SDXL\) is for width 2048")]
 )
 def test_other_families_are_refused(published: SeeSRModel, family: str, found: str) -> None:
-    """One sentence says what was found, the next which checkpoints fit."""
-    told = rf"^The model does not fit this SeeSR: SeeSR reads text of width 1024 and the model {found}\. [^.]*SD 2 base"
-    with pytest.raises(SeeSRError, match=told):
+    """One sentence says what was found, and the next names the checkpoints that fit."""
+    message = (
+        rf"^The model does not fit this SeeSR: SeeSR reads text of width 1024 and the model {found}\. [^.]*SD 2 base"
+    )
+    with pytest.raises(SeeSRError, match=message):
         apply(published, family)
 
 
@@ -181,8 +183,8 @@ def test_other_families_are_refused(published: SeeSRModel, family: str, found: s
 def test_one_pass_at_full_size(tmp_path: Path) -> None:
     """Image attention and ControlNet at the published sizes run in ComfyUI and agree with diffusers.
 
-    bfloat16 keeps the weights at 3.3 GB. Each side rounds 4e-3 a value through a hundred layers, in another
-    order; 0.06 of the mean was measured. A block in the wrong place gives another epsilon altogether.
+    bfloat16 keeps the weights at 3.3 GB. Both sides round values by 4e-3 through a hundred layers, in different orders.
+    The measured difference is 0.06 of the mean. A block in the wrong place would give an entirely different epsilon.
     """
     weights = {part: {n: t.bfloat16() for n, t in ts.items()} for part, ts in steps.make_weights().items()}
     inputs = steps.make_inputs(128, 128)
@@ -197,12 +199,11 @@ def test_one_pass_at_full_size(tmp_path: Path) -> None:
         assert error < 0.12
 
 
-def test_reading_image_attention_leaves_the_rest_of_the_unet_file_alone(tmp_path: Path) -> None:
-    """Only image attention's tensors are asked for: of the base model's, not one."""
+def test_only_image_attention_is_read_from_the_unet_file(tmp_path: Path) -> None:
     weights = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
     save_file(weights, tmp_path / "unet.safetensors")
     file = open_weights(tmp_path / "unet.safetensors")
-    asked: list[str] = []
+    names_read: list[str] = []
 
     class Watched:
         shapes = staticmethod(file.shapes)
@@ -210,9 +211,9 @@ def test_reading_image_attention_leaves_the_rest_of_the_unet_file_alone(tmp_path
         @staticmethod
         def tensors(names: Iterable[str], dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
             names = list(names)
-            asked.extend(names)
+            names_read.extend(names)
             return file.tensors(names, dtype)
 
     load_image_attention(Watched())
-    assert asked
-    assert all(".image_attentions." in name for name in asked)
+    assert names_read
+    assert all(".image_attentions." in name for name in names_read)

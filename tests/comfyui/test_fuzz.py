@@ -1,4 +1,4 @@
-"""A short run of the fuzzer of the loaders, and its runner; the long one is tests/fuzz/all_loaders.py."""
+"""A short run of the fuzzer, and its command line. tests/fuzz/all_loaders.py does the long run."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from fuzz import all_loaders
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors", "ignore:Duplicate name")
-def test_damaged_and_forged_files_load_or_end_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_and_forged_files_load_or_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind in ("seesr", "rams"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / "case")], {".safetensors"}))
     tally = all_loaders.fuzz(0, 500, seed=7, folder=tmp_path)
     assert tally.crashes == []
     assert tally.loaded + sum(tally.sentences.values()) == tally.tried == 500
-    # The run must get past the doors: files that still load, and many kinds of refusal.
+    # The files must be varied: some still load, and the others are refused for many reasons.
     assert tally.loaded > 50
     assert len(tally.sentences) > 60
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "exit_code", "told"),
+    ("options", "exit_code", "message"),
     [
         (["--seconds", "60"], 0, "1 files: "),
         (["--seconds", "0.00001"], 1, "it died or hung"),
         (["--memory", "-1"], 1, "file 0: memory grew"),
     ],
 )
-def test_a_file_that_hangs_or_fills_the_memory_fails_the_run(options: list[str], exit_code: int, told: str) -> None:
+def test_a_file_that_hangs_or_uses_much_memory_fails_the_run(options: list[str], exit_code: int, message: str) -> None:
     command = [sys.executable, str(Path(all_loaders.__file__)), "--files", "1", *options]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert run.returncode == exit_code, run.stderr
-    assert told in run.stdout
+    assert message in run.stdout

@@ -1,4 +1,4 @@
-"""The canonical graph, run by ComfyUI's executor on tiny models."""
+"""Run the canonical graph in ComfyUI's executor on tiny models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SIZES = ((96, 64), (75, 51), (7, 300))
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_canonical_graph_gives_the_asked_size(run_graph: Any, size: tuple[int, int]) -> None:
-    """A photo comes out at exactly width and height times the factor, with no NaN."""
+def test_the_canonical_graph_gives_the_requested_size(run_graph: Any, size: tuple[int, int]) -> None:
+    """The result has exactly the photo's width and height times the factor, and no NaN."""
     width, height = size
     run_graph.values["image"] = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(2))
     (image,) = run_graph(canonical(), ("color", 0))
@@ -28,7 +28,7 @@ def test_canonical_graph_gives_the_asked_size(run_graph: Any, size: tuple[int, i
 
 
 def test_a_batch_keeps_each_pictures_tags_and_soft_prompt(run_graph: Any) -> None:
-    """Two pictures give two texts, a conditioning of two and two results of their own."""
+    """Two pictures give two texts, a conditioning of two, and two different results."""
     both = photo(2)
     both[1] = 1 - both[1].flip(0)
     run_graph.values["image"] = both
@@ -53,7 +53,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 CONDS = {"positive": ["apply", 1], "negative": ["apply", 2]}
 CUSTOM = {"sampler": ["ddpm", 0], "sigmas": ["sigmas", 0], "latent_image": ["embed", 0]}
 SETTINGS = {"model": ["tiled", 0], **CONDS, "steps": 2, "cfg": 5.5, "scheduler": "karras"}
-HOST_SAMPLERS = {
+COMFYUI_SAMPLERS = {
     "SamplerCustom": {
         "end": node("SamplerCustom", model=["tiled", 0], add_noise=True, noise_seed=1, cfg=5.5, **CONDS, **CUSTOM)
     },
@@ -90,37 +90,37 @@ HOST_SAMPLERS = {
         ),
     },
 }
-"""Nodes that replace Tiled Sampler; the last one is "end". KSamplerAdvanced does one run in two stages."""
+"""Nodes that replace Tiled Sampler. The last node is "end". KSamplerAdvanced does one run in two stages."""
 
 
-@pytest.mark.parametrize("name", HOST_SAMPLERS)
-def test_a_host_sampler_agrees_with_the_tiled_sampler(run_graph: Any, name: str) -> None:
-    """The MODEL carries the start. Between two stages the latent is divided and multiplied by its scale once more."""
+@pytest.mark.parametrize("name", COMFYUI_SAMPLERS)
+def test_comfyuis_samplers_agree_with_the_tiled_sampler(run_graph: Any, name: str) -> None:
+    """The start is part of the MODEL. Between two stages the latent is divided and multiplied by its scale again."""
     run_graph.values["image"] = photo(1, 32, 48)
     tile = {"tile_px": 64, "overlap_px": 16, "tile_batch": 1}
-    graph = {**canonical(), **HOST_SAMPLERS[name]}
+    graph = {**canonical(), **COMFYUI_SAMPLERS[name]}
     own = {key: graph["end"]["inputs"][key] for key in ("sampler_name", "scheduler") if key in graph["end"]["inputs"]}
     graph["sampler"]["inputs"] |= tile | own
     graph["tiled"] = node("SeeSR_TiledModel", model=["apply", 0], tiling="gaussian", **tile)
     graph["ddpm"] = node("KSamplerSelect", sampler_name="ddpm")
     graph["sigmas"] = node("SeeSR_Scheduler", model=["apply", 0], steps=2)
-    host, ours = (latent["samples"] for latent in run_graph(graph, ("end", 0), ("sampler", 0)))
-    assert_alike(host, ours)
+    theirs, ours = (latent["samples"] for latent in run_graph(graph, ("end", 0), ("sampler", 0)))
+    assert_alike(theirs, ours)
 
 
 def test_a_list_of_batches_gives_the_pictures_of_one_batch(run_graph: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four frames one by one, as from a folder's loader, or in pairs. Models load once, and only rounding differs."""
+    """Four frames come one by one, as from a folder loader, or in pairs. Models load once; only rounding differs."""
     frames = photo(4)
     frames[1::2] = 1 - frames[1::2].flip(1)
     run_graph.values["image"] = frames
     networks: list[torch.nn.Module] = []
     load = comfy.model_management.LoadedModel.model_load
 
-    def watched(loaded: Any, *arguments: Any, **named: Any) -> Any:
+    def recording_load(loaded: Any, *arguments: Any, **named: Any) -> Any:
         networks.append(loaded.model.model)
         return load(loaded, *arguments, **named)
 
-    monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", watched)
+    monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", recording_load)
 
     def pictures(batch_size: int) -> torch.Tensor:
         graph = canonical(tagger__image=["frames", 0], embed__image=["frames", 0], sampler__latent=["same_noise", 0])
@@ -144,8 +144,11 @@ def test_a_list_of_batches_gives_the_pictures_of_one_batch(run_graph: Any, monke
         assert len(kinds) == len(set(kinds)), "a second copy of a model was loaded"
 
 
-def test_texts_of_a_list_without_borders_are_one_batch(run_graph: Any) -> None:
-    """The user's own captions come as a plain list. Each batch of tags is joined with the words at its position."""
+def test_texts_in_a_plain_list_are_one_batch(run_graph: Any) -> None:
+    """The user's own captions come as a plain list.
+
+    The words at the position of a batch of tags apply to the whole batch.
+    """
     settings = {"quality_prompt": ["q"], "negative_prompt": ["n", "m"], "single_chunk": [False]}
 
     def built(tags: list[str], *words: str) -> tuple[list[Any], ...]:
@@ -160,7 +163,7 @@ def test_texts_of_a_list_without_borders_are_one_batch(run_graph: Any) -> None:
 
 
 def test_single_chunk_cuts_at_77_tokens(run_graph: Any) -> None:
-    """Long texts go on in further chunks unless the published cut is asked for."""
+    """Long texts continue in further chunks, unless the published cut is requested."""
     run_graph.values["image"] = photo()
     words = ", ".join(f"word{number}" for number in range(60))
     long, cut = (
@@ -169,13 +172,13 @@ def test_single_chunk_cuts_at_77_tokens(run_graph: Any) -> None:
     )
     assert cut[0][0].shape[1] == 77
     assert long[0][0].shape[1] > 2 * 77 - 1
-    # The encoder is causal: up to the end mark the cut text is the long one's beginning.
+    # The encoder is causal, so both texts agree up to the end mark of the cut text.
     torch.testing.assert_close(cut[0][0][:, :60], long[0][0][:, :60])
 
 
 @pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
-def test_color_fix_takes_colours_and_size(run_graph: Any, method: str) -> None:
-    """The result has the reference's mean, except with none, and the requested size."""
+def test_color_fix_transfers_colours_and_resizes(run_graph: Any, method: str) -> None:
+    """The result has the requested size and, except with "none", the mean of the reference."""
     run_graph.values["image"] = photo()
     run_graph.values["gray"] = torch.full((1, 50, 70, 3), 0.25) + 0.1 * photo(1, 50, 70)
     graph = {
@@ -190,10 +193,17 @@ def test_color_fix_takes_colours_and_size(run_graph: Any, method: str) -> None:
     assert fixed.shape == (1, 64, 33, 3)
     gap = (fixed.mean() - run_graph.values["gray"].mean()).abs()
     assert (gap < 0.02) == (method != "none")
+    run_graph.values["gray"] = photo(1, 50, 70)[..., :1].expand(-1, -1, -1, 3)
+    spreads = []
+    for asked in ({}, {"gray": "off"}, {"gray": "auto"}):  # workflows made before this input was there do not have it
+        graph["color"]["inputs"] |= asked
+        (fixed,) = run_graph(graph, ("color", 0))
+        spreads.append(float((fixed.amax(-1) - fixed.amin(-1)).max()))
+    assert spreads[0] == spreads[1] > 0.02 and spreads[2] == 0
 
 
 def test_tile_tagger_gives_each_tile_its_own_prompt(run_graph: Any) -> None:
-    """The UNet gets each tile's own soft prompt, not the whole picture's."""
+    """The UNet gets the soft prompt of each tile, not that of the whole picture."""
     run_graph.values["image"] = photo(1, 64, 160)
     graph = canonical(apply__positive=["tiles", 0], apply__negative=["tiles", 1], apply__soft_prompt=["tiles", 2])
     tile = {"tile_px": 128, "overlap_px": 32}
@@ -228,15 +238,15 @@ def test_tile_tagger_gives_each_tile_its_own_prompt(run_graph: Any) -> None:
     assert len(text.splitlines()) == 1 + 3
     assert len(seen) == 3
     for embedding, own in zip(seen, prompts.soft_prompts, strict=True):
-        for row in embedding:  # positive and negative alike
+        for row in embedding:  # the same for positive and negative
             torch.testing.assert_close(row, own[0])
         assert (own[0] - whole[0]).abs().max() > 1e-3
     assert (prompts.soft_prompts[0] - prompts.soft_prompts[2]).abs().max() > 1e-3
     assert prompts.texts.shape[:2] == (3, 1)
 
 
-def test_guidance_interval_saves_the_negative_branch(run_graph: Any) -> None:
-    """Outside the interval the UNet runs on half the batch; an interval of everything changes nothing."""
+def test_guidance_interval_skips_the_negative_outside(run_graph: Any) -> None:
+    """Outside the interval the UNet runs on half the batch. An interval of all steps changes nothing."""
     run_graph.values["image"] = photo()
     calls: list[int] = []
     network = run_graph.tiny.model.model.diffusion_model
@@ -291,7 +301,7 @@ def test_bad_input_gets_one_sentence(run_graph: Any, changes: dict[str, Any], se
     ],
 )
 def test_bad_pictures_get_one_sentence(run_graph: Any, picture: torch.Tensor, sentence: str) -> None:
-    """An empty, a one-pixel and a two-channel picture."""
+    """The pictures are empty, one pixel wide or high, or have two channels."""
     run_graph.values["image"] = picture
     with pytest.raises(Exception, match=sentence):
         run_graph(canonical(), ("embed", 0))

@@ -1,4 +1,4 @@
-"""Guidance Interval with each of ComfyUI's guiders: outside the interval only the positive is predicted."""
+"""Guidance Interval with each of ComfyUI's guiders. Outside the interval only the positive is predicted."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def scene() -> Scene:
 
 @pytest.fixture(scope="module")
 def applied(tiny: Tiny, seesr: Any, scene: Scene) -> tuple[Any, Any, Any, Any]:
-    """MODEL, positive, negative and a third conditioning, each with a text of its own."""
+    """MODEL, positive, negative and a third conditioning with another text."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     middle = [[positive[0][0].flip(2), positive[0][1]]]
     return model, positive, negative, middle
 
 
 def run(guider: Any, scene: Scene, sampler_name: str = "euler") -> Tensor:
-    """Sample a few steps with one of ComfyUI's guiders."""
+    """Sample a few steps with a guider."""
     sampler, sigmas = comfy.samplers.sampler_object(sampler_name), seesr_sigmas(guider.model_patcher, STEPS)
     return guider.sample(scene.noise, scene.latent["samples"], sampler, sigmas, disable_pbar=True, seed=3)
 
@@ -55,27 +55,27 @@ def dual(model: Any, applied: tuple[Any, ...], scene: Scene, cfg2: float = 2.0, 
     return run(guider, scene)
 
 
-def arrangements(model: Any, interval: tuple[float, float]) -> list[Any]:
-    """Return the MODEL with an interval: untiled, put before the tiles, and after them."""
+def models_with_interval(model: Any, interval: tuple[float, float]) -> list[Any]:
+    """Return the MODEL with an interval: without tiles, added before the tiles, and added after them."""
     limited, tiles = limit_guidance(model, *interval), TileSettings(8, 2)
     return [limited, tile_model(limited, tiles), limit_guidance(tile_model(model, tiles), *interval)]
 
 
 @pytest.mark.parametrize(("cfg2", "nested"), [(2.0, False), (1.0, False), (2.0, True)])
-def test_a_dual_guider_follows_the_positive_outside(
+def test_outside_the_interval_a_dual_guider_uses_only_the_positive(
     applied: tuple[Any, ...], scene: Scene, cfg2: float, nested: bool
 ) -> None:
-    """Their list begins with the negative, or is empty. An empty interval predicts the positive alone."""
-    for model in arrangements(applied[0], (1.0, 0.0)):
+    """The guider's conds begin with the negative, or are empty. An empty interval predicts the positive alone."""
+    for model in models_with_interval(applied[0], (1.0, 0.0)):
         expected = alone(model, applied[1], scene)
         assert_alike(dual(model, applied, scene, cfg2, nested), expected)
 
 
-def test_a_dual_guider_is_guided_inside(applied: tuple[Any, ...], scene: Scene) -> None:
-    """A full interval changes nothing. Half an interval gives a result in between, at less cost."""
+def test_inside_the_interval_a_dual_guider_is_guided(applied: tuple[Any, ...], scene: Scene) -> None:
+    """A full interval changes nothing. A partial interval gives another result for fewer predictions."""
     model = applied[0]
     plain, tiled = dual(model, applied, scene), dual(tile_model(model, TileSettings(8, 2)), applied, scene)
-    untiled, before, after = (dual(each, applied, scene) for each in arrangements(model, (0.0, 1.0)))
+    untiled, before, after = (dual(each, applied, scene) for each in models_with_interval(model, (0.0, 1.0)))
     assert_alike(untiled, plain)
     assert_alike(before, tiled)
     assert_alike(after, tiled)
@@ -88,17 +88,17 @@ def test_a_dual_guider_is_guided_inside(applied: tuple[Any, ...], scene: Scene) 
     assert (half - alone(model, applied[1], scene)).abs().max() > 1e-3
 
 
-def test_a_guider_of_another_formula_follows_the_positive_too(applied: tuple[Any, ...], scene: Scene) -> None:
-    """Perp-Neg also has three conds, the positive first, and divides by the positive's difference."""
-    for model in arrangements(applied[0], (1.0, 0.0)):
+def test_a_guider_with_another_formula_uses_only_the_positive_too(applied: tuple[Any, ...], scene: Scene) -> None:
+    """Perp-Neg also has three conds, with the positive first, and divides by the positive's difference."""
+    for model in models_with_interval(applied[0], (1.0, 0.0)):
         guider = Guider_PerpNeg(model)
         guider.set_conds(applied[1], applied[2], applied[3])
         guider.set_cfg(3.0, 1.0)
         assert_alike(run(guider, scene), alone(model, applied[1], scene))
 
 
-def test_samplers_that_ask_for_the_negative_get_the_positive(applied: tuple[Any, ...], scene: Scene) -> None:
-    """The steps of euler_cfg_pp follow the negative prediction; outside the interval they follow the positive one."""
+def test_samplers_that_use_the_negative_prediction_get_the_positive_one(applied: tuple[Any, ...], scene: Scene) -> None:
+    """The steps of euler_cfg_pp use the negative prediction. Outside the interval they use the positive one."""
     guider = comfy.samplers.CFGGuider(limit_guidance(applied[0], 1.0, 0.0))
     guider.set_conds(applied[1], applied[2])
     guider.set_cfg(3.0)

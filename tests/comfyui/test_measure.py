@@ -1,4 +1,4 @@
-"""The bench's measurements in ComfyUI, on tiny models: what is measured, and under which names."""
+"""The bench's measurements in ComfyUI, on tiny models: which figures there are, and what they count."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SYNTH = builders.load_synth(builders.GOLDEN)
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published sizes are those of the tiny models, and so are the tiles."""
+    """Replace the published sizes and the tiles by tiny ones."""
     sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny"))
     monkeypatch.setattr(steps, "SD2", sizes)
     monkeypatch.setattr(synthetic, "SD2", sizes)
@@ -45,7 +45,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each pair has its medians and its ratio; the bounds are those on the ratios to a plain step."""
+    """Each pair has two medians and a ratio. The bounds are on the ratios to a plain diffusers step."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     rows = {row.name: row for row in measure.measure_step(64, rounds=1)}
     pairs = {name.partition(":")[0] for name in rows if " / " in name}
@@ -55,8 +55,8 @@ def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.Mo
     assert pairs == expected | ({auto} if fast else set())
     for pair in pairs:
         first, second, ratio = (
-            rows[f"{pair}: {what}"]
-            for what in ("median of the first", "median of the second", "median of the rounds' ratios")
+            rows[f"{pair}: {figure}"]
+            for figure in ("median of the first", "median of the second", "median of the rounds' ratios")
         )
         assert ratio.value == pytest.approx(first.value / second.value)
         assert (first.unit, second.unit, ratio.unit) == ("s", "s", "x")
@@ -67,8 +67,8 @@ def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.Mo
     assert not fast or 0 < rows["auto: mean deviation of epsilon from float32"].value < 0.1
 
 
-def test_a_step_without_guidance_is_the_positive_alone() -> None:
-    """Half the batch, the same prediction."""
+def test_a_step_without_guidance_predicts_only_the_positive() -> None:
+    """The step without guidance has half the batch and the same prediction."""
     base, seesr = steps.load_comfyui_model(steps.make_weights(), torch.float32)
     inputs = steps.make_inputs(64, 72)
     positive, _ = steps.prepare_comfyui_step(base, seesr, inputs)()
@@ -77,7 +77,7 @@ def test_a_step_without_guidance_is_the_positive_alone() -> None:
 
 
 def test_steps_in_half_precision_are_compared_whole_and_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an accelerator's rows are made of, here without its clock and its memory."""
+    """The same rows are measured on an accelerator. The test replaces the accelerator's synchronisation."""
     monkeypatch.setattr(measure, "_synchronize", lambda work: work)
     rows = measure._measure_half_precision(steps.make_weights(), torch.bfloat16, 64, 1)
     names = [row.name for row in rows]
@@ -88,19 +88,19 @@ def test_steps_in_half_precision_are_compared_whole_and_in_tiles(monkeypatch: py
     assert 0 < deviation < 0.1
 
 
-def test_peak_memory_is_that_above_the_start() -> None:
-    """What was freed again counts; what was there before does not."""
+def test_peak_memory_is_counted_above_the_start() -> None:
+    """Memory that was freed during the measurement counts. Memory from before it does not."""
     size = 200_000_000
 
-    def taken() -> mmap.mmap:
+    def take_memory() -> mmap.mmap:
         memory = mmap.mmap(-1, size)
         memory[:: mmap.PAGESIZE] = bytes(1 + (size - 1) // mmap.PAGESIZE)
         return memory
 
-    before = taken()
+    before = take_memory()
     with measure.peak_memory() as used:
-        held = taken()
-        time.sleep(1)  # memory is looked at now and then
+        held = take_memory()
+        time.sleep(1)  # memory is sampled at intervals
         held.close()
     before.close()
     assert 0.9 * size < used.peak_bytes < 1.5 * size
@@ -108,58 +108,58 @@ def test_peak_memory_is_that_above_the_start() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a heap cannot be told to give memory back")
-def test_peak_memory_counts_what_takes_the_place_of_freed_memory() -> None:
-    """Whatever the process held before in its heap: the same memory taken again is growth."""
+def test_peak_memory_counts_memory_that_was_freed_before() -> None:
+    """The process may have freed memory before, which stays in its heap. Taking it again counts as growth."""
     block, count = 100_000, 2000
 
-    def taken() -> list[bytearray]:
+    def take_memory() -> list[bytearray]:
         return [bytearray(block) for _ in range(count)]
 
-    blocks = taken()
-    above_them = bytearray(block)  # the heap cannot shrink below it by itself
+    blocks = take_memory()
+    above_them = bytearray(block)  # the heap cannot shrink below this block
     del blocks
     with measure.peak_memory() as used:
-        held = taken()
+        held = take_memory()
         time.sleep(1)
         del held
     assert 0.9 * block * count < used.peak_bytes < 1.5 * block * count
     del above_them
 
 
-def test_peak_memory_of_an_accelerator_is_what_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peak_memory_of_an_accelerator_comes_from_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda _device: False)
-    said = {"memory_allocated": 30, "max_memory_allocated": 100, "reset_peak_memory_stats": None, "synchronize": None}
-    for name, value in said.items():
+    values = {"memory_allocated": 30, "max_memory_allocated": 100, "reset_peak_memory_stats": None, "synchronize": None}
+    for name, value in values.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     with measure.peak_memory() as used:
         pass
     assert used.peak_bytes == 70
 
 
-def test_a_step_in_tiles_holds_as_many_latents_as_are_counted() -> None:
-    """The one that goes in, and those beside it, while the UNet works on a tile."""
+def test_a_step_in_tiles_holds_the_counted_number_of_latents() -> None:
+    """While the UNet works on a tile, the input latent and LATENTS others are alive."""
     base, seesr = steps.load_comfyui_model(steps.make_weights(), torch.float32)
     inputs = steps.make_inputs(120, 136)
-    held = []
+    latent_counts = []
 
     def count(*_arguments: Any) -> None:
         gc.collect()
         tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-        alike = [t for t in tensors if t.shape == inputs.latent.shape and t.layout == torch.strided]
-        held.append(len({t.untyped_storage().data_ptr() for t in alike}))
+        latents = [t for t in tensors if t.shape == inputs.latent.shape and t.layout == torch.strided]
+        latent_counts.append(len({t.untyped_storage().data_ptr() for t in latents}))
 
     handle = base.model.diffusion_model.register_forward_pre_hook(count)
     stem_features = memory_work._step(base, seesr, inputs)
     handle.remove()
-    assert len(held) == 9
-    assert max(held) == 1 + memory_work.LATENTS
+    assert len(latent_counts) == 9
+    assert max(latent_counts) == 1 + memory_work.LATENTS
     assert stem_features == 9 * 8 * 8 * steps.SD2.model_channels * 4
 
 
 def test_a_steps_memory_is_reported_in_its_parts(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One line of numbers, which the bench reads from a process of its own."""
+    """The result is one line of numbers, which the bench reads from the process."""
     flags: list[list[str]] = []
     monkeypatch.setattr(memory_work, "start_comfyui", flags.append)
     monkeypatch.setattr(memory_work, "device_flags", lambda: ["--cpu"])
@@ -180,8 +180,8 @@ def test_the_tagger_is_timed_alone_and_in_batches() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_table_of_presets_says_what_their_workflows_run(tiny: Tiny, name: str) -> None:
-    """Steps, and those with guidance: all, those in the workflow's interval, or none where cfg is 1."""
+def test_the_table_of_presets_agrees_with_their_workflows(tiny: Tiny, name: str) -> None:
+    """Steps with guidance are all steps, those in the workflow's interval, or none if cfg is 1."""
     preset = PRESETS[name]
     workflow = json.loads((WORKFLOWS / f"{preset.workflow}.json").read_text("utf-8"))
     inputs = {node["class_type"]: node["inputs"] for node in workflow.values()}

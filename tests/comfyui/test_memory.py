@@ -1,4 +1,4 @@
-"""Weights in memory: their types, unloading and loading again, ten times over, and partial loading."""
+"""Weights in memory: their types, ten rounds of loading and unloading, and partial loading."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ STORED = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
 }
 DEVIATION = {"float16": 4 * 2**-11, "bfloat16": 4 * 2**-8, "fp8_e4m3fn": 4 * 2**-4}
-"""Bound of the mean deviation from float32: four times the rounding of one weight."""
+"""Bound on the mean deviation from float32: four times the rounding error of one weight."""
 
 
 @pytest.fixture(autouse=True)
 def nothing_loaded() -> Iterator[None]:
-    """Unload the models of other tests before, and those of this test after."""
+    """Unload other tests' models before the test, and this test's models after it."""
     comfy.model_management.unload_all_models()
     yield
     comfy.model_management.unload_all_models()
@@ -40,17 +40,17 @@ def tagger(tiny: Tiny, weight_dtype: str = "float32") -> DapeModel:
     return load_dape_path(tiny.folder / "ram.pth", tiny.folder / "DAPE.pth", weight_dtype)
 
 
-def picture(tiny: Tiny, seesr: Any) -> torch.Tensor:
+def sample_latent(tiny: Tiny, seesr: Any) -> torch.Tensor:
     """Sample a small latent with a loaded SeeSR, in one step."""
     scene = make_scene(8, 8)
     return predict(*apply_scene(tiny, seesr, scene), scene, steps=1)
 
 
 @pytest.mark.parametrize("weight_dtype", STORED)
-def test_canonical_graph_with_weights_of_every_type(
+def test_the_canonical_graph_runs_with_weights_of_every_type(
     run_graph: Any, weight_dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights are stored as requested, and the picture, computed in float32, is close to float32's."""
+    """Weights are stored in the requested type. The picture, computed in float32, is close to the one of float32."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: False)
     run_graph.values["image"] = photo(1, 32, 48)
     graph = canonical(seesr__weight_dtype=weight_dtype, dape__weight_dtype=weight_dtype)
@@ -66,7 +66,7 @@ def test_canonical_graph_with_weights_of_every_type(
     if weight_dtype != "float32":
         exact_prompt, exact = run_graph(canonical(), ("tagger", 1), ("sampler", 0))
         assert 0 < deviation(soft_prompt, exact_prompt) < DEVIATION[weight_dtype]
-        # With float32's tags: a tag more or less is another text, and another picture.
+        # Use the tags of float32: one tag more or less would give another text and another picture.
         (latent,) = run_graph(canonical(seesr__weight_dtype=weight_dtype), ("sampler", 0))
         assert 0 < deviation(latent["samples"], exact["samples"]) < DEVIATION[weight_dtype]
 
@@ -76,15 +76,14 @@ def deviation(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found - exact).abs().mean() / exact.std())
 
 
-def test_unloaded_models_come_back_the_same(tiny: Tiny, seesr: Any) -> None:
-    """The picture and the tagger's output are the same after everything was unloaded."""
+def test_models_give_the_same_after_unloading(tiny: Tiny, seesr: Any) -> None:
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
-    before, seen = picture(tiny, seesr), describe(dape, photos)
+    before, seen = sample_latent(tiny, seesr), describe(dape, photos)
     assert comfy.model_management.loaded_models()
     comfy.model_management.unload_all_models()
     assert not any(comfy.model_management.loaded_models()), "a model that is gone counts as None"
-    assert_alike(picture(tiny, seesr), before)
+    assert_alike(sample_latent(tiny, seesr), before)
     for tensor, again in zip(seen, describe(dape, photos), strict=True):
         assert_alike(again, tensor)
 
@@ -100,23 +99,23 @@ def live_bytes() -> int:
     return sum(storages.values())
 
 
-def test_ten_rounds_of_loading_leave_nothing_behind(tiny: Tiny) -> None:
-    """After ten more rounds of loading, sampling, tagging and unloading as many bytes of tensors live as before.
+def test_ten_rounds_of_loading_leak_no_memory(tiny: Tiny) -> None:
+    """After ten rounds of loading, sampling, tagging and unloading, as many bytes of tensors are alive as before.
 
-    The process has grown by less than half of what one round loads: up to 3 MB of 60 were measured.
+    The process may grow by less than half of what one round loads. The measured growth is up to 3 MB of 60.
     """
     photos = [torch.rand(1, 3, 40, 40)]
     process = psutil.Process()
 
     def one_round() -> int:
         seesr, dape = load_seesr_path(tiny.folder / "SeeSR", "float32"), tagger(tiny)
-        picture(tiny, seesr)
+        sample_latent(tiny, seesr)
         describe(dape, photos)
         comfy.model_management.unload_all_models()
         patchers = (seesr.image_attention, seesr.controlnet.control_model_wrapped, dape.patcher)
         return sum(patcher.model_size() for patcher in patchers)
 
-    for _ in range(3):  # until the memory allocator has what it needs
+    for _ in range(3):  # until the memory allocator has reached its size
         loaded = one_round()
     expected, before = live_bytes(), process.memory_info().rss
     for _ in range(10):
@@ -125,23 +124,23 @@ def test_ten_rounds_of_loading_leave_nothing_behind(tiny: Tiny) -> None:
     assert process.memory_info().rss - before < loaded / 2
 
 
-def test_models_that_fit_in_part_give_the_same(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With memory for half of each model, ComfyUI keeps the other half offloaded and casts it when needed."""
+def test_partly_loaded_models_give_the_same(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With memory for half of each model, ComfyUI offloads the other half and casts it when needed."""
     dape = tagger(tiny)
     photos = [torch.rand(1, 3, 40, 40)]
-    before, seen = picture(tiny, seesr), describe(dape, photos)
+    before, seen = sample_latent(tiny, seesr), describe(dape, photos)
     comfy.model_management.unload_all_models()
-    plainly = comfy.model_management.LoadedModel.model_load
+    original_load = comfy.model_management.LoadedModel.model_load
     shares = {}
 
-    def with_little_room(loaded: Any, _memory: float = 0, **settings: Any) -> Any:
-        model = plainly(loaded, loaded.model.model_size() // 2, **settings)
+    def load_half(loaded: Any, _memory: float = 0, **settings: Any) -> Any:
+        model = original_load(loaded, loaded.model.model_size() // 2, **settings)
         shares[model] = loaded.model.loaded_size() / loaded.model.model_size()
         assert model.model_lowvram
         return model
 
-    monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", with_little_room)
-    assert_alike(picture(tiny, seesr), before)
+    monkeypatch.setattr(comfy.model_management.LoadedModel, "model_load", load_half)
+    assert_alike(sample_latent(tiny, seesr), before)
     for tensor, again in zip(seen, describe(dape, photos), strict=True):
         assert_alike(again, tensor)
     networks = {seesr.image_attention.model, seesr.controlnet.control_model, dape.patcher.model}

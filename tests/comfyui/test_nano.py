@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import CLIPTextConfig, CLIPTextModel
 
-MOST_BYTES = 40e6
+MAX_BYTES = 40e6
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +38,19 @@ def loaded() -> nano.Nano:
 
 @functools.cache
 def photo() -> tuple[Tensor, Tensor]:
-    """A photograph [1, 3, 256, 256] that nano never saw, and its degraded quarter."""
+    """Return a photograph [1, 3, 256, 256] that nano never saw, and its degraded version, a quarter as large."""
     picture = torch.from_numpy(data.coffee()[:, 100:500]).permute(2, 0, 1)[None] / 255
     truth = interpolate(picture, (256, 256), mode="bicubic", antialias=True).clamp(0, 1)
     return truth, degrade(truth, torch.Generator().manual_seed(1))
 
 
-def test_the_file_is_small() -> None:
-    """It is small enough for the repository and for a download of the pack."""
-    assert NANO_FILE.stat().st_size <= MOST_BYTES
+def test_the_file_is_small_and_in_float16() -> None:
+    """The file is small enough for the repository and for downloads of the pack."""
+    assert NANO_FILE.stat().st_size <= MAX_BYTES
     assert all(tensor.dtype == torch.float16 for tensor in all_tensors(NanoFile().unet).values())
 
 
-def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
+def test_a_step_equals_the_trained_denoiser(loaded: nano.Nano) -> None:
     """ComfyUI's UNet and ControlNet predict the same v as the diffusers denoiser, for both conds."""
     file = NanoFile()
     weights = {"unet": all_tensors(file.unet, torch.float32), "controlnet": all_tensors(file.controlnet, torch.float32)}
@@ -76,8 +76,8 @@ def test_a_step_equals_what_was_trained(loaded: nano.Nano) -> None:
     assert (velocity - expected).abs().max() <= 1e-4 * expected.std()
 
 
-def test_the_text_encoder_equals_what_was_trained(loaded: nano.Nano) -> None:
-    """Known and unknown words, against transformers' CLIP."""
+def test_the_text_encoder_equals_the_trained_one(loaded: nano.Nano) -> None:
+    """Known and unknown words are compared with transformers' CLIP."""
     file = NanoFile()
     tensors = all_tensors(file.text_encoder, torch.float32)
     rows, width = tensors["embeddings.token_embedding.weight"].shape
@@ -102,9 +102,9 @@ def test_the_text_encoder_equals_what_was_trained(loaded: nano.Nano) -> None:
         assert (found - expected).abs().max() <= 1e-4 * expected.std(), text
 
 
-@torch.inference_mode()  # as ComfyUI runs its nodes
-def test_the_autoencoder_works_in_the_hosts_nodes(loaded: nano.Nano) -> None:
-    """Encoding and decoding, whole and in tiles, returns the picture at about 30 dB."""
+@torch.inference_mode()  # ComfyUI runs its nodes so
+def test_the_autoencoder_works_in_comfyui(loaded: nano.Nano) -> None:
+    """Encoding and decoding, whole and in tiles, returns the picture with more than 28 dB."""
     pixels = photo()[0].movedim(1, -1)
     latent = loaded.vae.encode(pixels)
     assert latent.shape == (1, loaded.vae.latent_channels, 32, 32)
@@ -115,7 +115,7 @@ def test_the_autoencoder_works_in_the_hosts_nodes(loaded: nano.Nano) -> None:
     assert -10 * torch.log10((whole - pixels).square().mean()) > 28
 
 
-def restored(
+def restore_photo(
     loaded: nano.Nano,
     tags: str | None = None,
     strength: float = 1.0,
@@ -123,7 +123,7 @@ def restored(
     steps: int = 2,
     cfg: float = 1.5,
 ) -> Tensor:
-    """Run the graph of seesr_nano on the degraded photo. With None it uses the tagger's tags."""
+    """Run the graph of seesr_nano on the degraded photo. If ``tags`` is None, use the tagger's tags."""
     small = photo()[1]
     tagging = tag(loaded.dape, small)
     words = ", ".join(found.word for found in tagging.tags[0]) if tags is None else tags
@@ -139,8 +139,8 @@ def restored(
     return loaded.vae.decode(latent["samples"])
 
 
-def test_the_host_can_offload_every_weight(loaded: nano.Nano) -> None:
-    """Each layer casts its weights when it uses them, as --novram needs."""
+def test_comfyui_can_offload_every_weight(loaded: nano.Nano) -> None:
+    """Every layer casts its weights when it uses them, as --novram requires."""
     parts = {
         "model": loaded.model,
         "vae": loaded.vae.patcher,
@@ -157,41 +157,43 @@ def test_the_host_can_offload_every_weight(loaded: nano.Nano) -> None:
     assert plain == set()
 
 
-def test_the_picture_is_nearer_to_the_truth_than_bicubic(loaded: nano.Nano) -> None:
-    """In one step, the mean of what the photo, which it never saw, may be; more steps paint what is likely."""
+def test_the_picture_is_closer_to_the_original_than_bicubic(loaded: nano.Nano) -> None:
+    """One step predicts the mean of the likely photos.
+
+    More steps would add likely details, which differ from this photo.
+    """
     truth, small = photo()
     plain = interpolate(small, truth.shape[-2:], mode="bicubic").clamp(0, 1)
-    found = restored(loaded, steps=1, cfg=1.0).movedim(-1, 1)
+    found = restore_photo(loaded, steps=1, cfg=1.0).movedim(-1, 1)
     assert (found - truth).square().mean() < (plain - truth).square().mean()
 
 
-def test_every_part_counts(loaded: nano.Nano) -> None:
-    """Without tags, soft prompt or ControlNet the picture changes, and without the ControlNet it is worse."""
-    whole = restored(loaded)
-    assert_alike(restored(loaded), whole)
+def test_every_part_changes_the_picture(loaded: nano.Nano) -> None:
+    """Without tags, soft prompt or ControlNet the picture changes. Without the ControlNet it is also worse."""
+    whole = restore_photo(loaded)
+    assert_alike(restore_photo(loaded), whole)
     for without in ({"tags": ""}, {"soft": 0.0}, {"strength": 0.0}):
-        assert (restored(loaded, **without) - whole).abs().mean() > 1e-3, without
+        assert (restore_photo(loaded, **without) - whole).abs().mean() > 1e-3, without
     truth = photo()[0].movedim(1, -1)
-    assert (whole - truth).square().mean() < 0.5 * (restored(loaded, strength=0.0) - truth).square().mean()
+    assert (whole - truth).square().mean() < 0.5 * (restore_photo(loaded, strength=0.0) - truth).square().mean()
 
 
 def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
-    """The tagger looks at the picture."""
+    """The tagger's output depends on the picture."""
     noise = torch.rand(photo()[1].shape, generator=torch.Generator().manual_seed(0))
     seen, nothing = (describe(loaded.dape, [picture])[1] for picture in (photo()[1], noise))
     assert (seen - nothing).abs().max() > 1
     assert [t.word for t in tag(loaded.dape, photo()[1]).tags[0]] != [t.word for t in tag(loaded.dape, noise).tags[0]]
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
-    """A missing file and a file of another kind each give one sentence."""
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SeeSRError, match="install the pack again"):
         nano.load_nano(tmp_path / "nano.safetensors")
 
 
 @pytest.mark.parametrize("part", ["unet", "controlnet", "text_encoder", "vae", "dape"])
 def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
-    """In every part, a single NaN is reported with the name of its tensor."""
+    """A single NaN in any part is reported with the name of its tensor."""
     file = open_weights(NANO_FILE)
     name = next(name for name in file if name.startswith(f"{part}.") and name.endswith(".bias"))
     start = 8 + int.from_bytes(NANO_FILE.read_bytes()[:8], "little")
@@ -204,7 +206,7 @@ def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"prediction_type": None}, "says that it predicts '', not epsilon or v_prediction"),
         ({"prediction_type": "sample"}, "says that it predicts 'sample', not epsilon or v_prediction"),
@@ -218,14 +220,14 @@ def test_broken_values_are_named(tmp_path: Path, part: str) -> None:
         ({"seesr_nano": "2"}, "not a nano of this version"),
     ],
 )
-def test_a_damaged_header_is_told(tmp_path: Path, change: dict[str, str | None], told: str) -> None:
-    rewritten(tmp_path / "nano.safetensors", change, {})
-    with pytest.raises(SeeSRError, match=told):
+def test_a_damaged_header_is_named(tmp_path: Path, change: dict[str, str | None], message: str) -> None:
+    rewrite_nano(tmp_path / "nano.safetensors", change, {})
+    with pytest.raises(SeeSRError, match=message):
         nano.load_nano(tmp_path / "nano.safetensors")
 
 
 @pytest.mark.parametrize(
-    ("name", "what"),
+    ("name", "named"),
     [
         ("vae.decoder.weight", "the autoencoder"),
         ("vae.encoder.weight", "The autoencoder"),
@@ -236,14 +238,14 @@ def test_a_damaged_header_is_told(tmp_path: Path, change: dict[str, str | None],
         ("text_encoder.embeddings.token_embedding.weight", "the known_tokens"),
     ],
 )
-def test_a_missing_tensor_is_told(tmp_path: Path, name: str, what: str) -> None:
-    rewritten(tmp_path / "nano.safetensors", {}, {name: f"{name.partition('.')[0]}.other"})
-    with pytest.raises(SeeSRError, match=what):
+def test_a_missing_tensor_is_named(tmp_path: Path, name: str, named: str) -> None:
+    rewrite_nano(tmp_path / "nano.safetensors", {}, {name: f"{name.partition('.')[0]}.other"})
+    with pytest.raises(SeeSRError, match=named):
         nano.load_nano(tmp_path / "nano.safetensors")
 
 
-def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]) -> None:
-    """Write nano again with other header texts (None removes one) and other tensor names."""
+def rewrite_nano(path: Path, metadata: dict[str, str | None], names: dict[str, str]) -> None:
+    """Write nano with changed header texts (None removes one) and tensor names."""
     content = NANO_FILE.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -254,7 +256,6 @@ def rewritten(path: Path, metadata: dict[str, str | None], names: dict[str, str]
     path.write_bytes(len(coded).to_bytes(8, "little") + coded + content[start:])
 
 
-def test_every_sampler_name_of_the_workflow_is_the_hosts() -> None:
-    """The shipped workflow names a sampler that ComfyUI has."""
+def test_comfyui_has_the_workflows_sampler() -> None:
     workflow = (NANO_FILE.parents[1] / "workflows" / "api" / "seesr_nano.json").read_text("utf-8")
     assert any(f'"sampler_name": "{name}"' in workflow for name in comfy.samplers.KSampler.SAMPLERS)

@@ -1,4 +1,4 @@
-"""Sizes come from the checkpoint: SeeSRs of other widths, depths and levels, against the diffusers denoiser."""
+"""SeeSRs of other widths, depths and levels, whose sizes come from the checkpoint, against the diffusers denoiser."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_a_step_equals_diffusers(sizes: EncoderSizes) -> None:
-    """Both conds' epsilon within float32's rounding, as for the golden sizes."""
+    """For both conds, epsilon differs by float32's rounding at most, as for the golden sizes."""
     with torch.device("meta"):
         shapes = SeeSRDenoiser(sizes, soft_prompt_dim=40).state_dicts()
     synth = builders.load_synth(builders.GOLDEN)

@@ -18,8 +18,8 @@ from seesr_pack.seesr_modules.config import TEXT_TOKENS
 from seesr_pack.seesr_modules.method.prompts import cut_to_one_chunk, literal
 from transformers import CLIPTokenizer
 
-HOST = SD2Tokenizer(embedding_directory="no-embeddings")
-PLAIN = CLIPTokenizer.from_pretrained(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")
+TOKENIZER = SD2Tokenizer(embedding_directory="no-embeddings")
+PUBLISHED = CLIPTokenizer.from_pretrained(Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer")
 """The published code's tokenizer, with ComfyUI's vocabulary."""
 
 PIECES = ["(", ")", "\\", ":1.2)", "1.2", "[", "]", "{", "}", " ", "\n", "\t", ",", "cat", "Ünïcode", "東京", "🐈"]
@@ -27,13 +27,13 @@ PIECES += ["embedding:", " embedding:cat", "EMBEDDING:", "myembedding:x", "<|end
 TEXTS = st.lists(st.sampled_from(PIECES), max_size=80).map("".join) | st.text(max_size=30)
 
 
-def host_tokens(text: str) -> list[tuple[int, float]]:
+def comfyui_tokens(text: str) -> list[tuple[int, float]]:
     """Return the tokens of all chunks with their weights, without start, end and padding."""
-    end = HOST.tokenize_with_weights("")["h"][0][1][0]
+    end = TOKENIZER.tokenize_with_weights("")["h"][0][1][0]
     found = []
-    for chunk in HOST.tokenize_with_weights(text)["h"]:
+    for chunk in TOKENIZER.tokenize_with_weights(text)["h"]:
         assert len(chunk) == TEXT_TOKENS
-        # Where a text itself holds the end mark, the last one before the padding is the chunk's.
+        # A text may contain the end mark itself. The chunk's own is the last one before the padding.
         words = chunk[1:]
         while words[-1][0] != end:
             words.pop()
@@ -51,29 +51,29 @@ def host_tokens(text: str) -> list[tuple[int, float]]:
 @example(text="embed\0ding:cat and \0\1 and \0\2")
 @example(text="(a:1.3) " * 100)
 def test_literal_text_gives_the_tokens_of_the_plain_text(text: str) -> None:
-    """Over all chunks of the text, with each token at weight 1."""
-    tokens = host_tokens(literal(text))
-    assert [token for token, _ in tokens] == PLAIN(text.replace("\0", ""))["input_ids"][1:-1]
+    """All chunks hold the tokens of the plain text, each with weight 1."""
+    tokens = comfyui_tokens(literal(text))
+    assert [token for token, _ in tokens] == PUBLISHED(text.replace("\0", ""))["input_ids"][1:-1]
     assert {weight for _, weight in tokens} <= {1.0}
 
 
-def test_the_hosts_syntax_is_another(caplog: pytest.LogCaptureFixture) -> None:
-    """Without a syntax of ComfyUI's own, the test above would show nothing."""
+def test_comfyuis_syntax_changes_tokens(caplog: pytest.LogCaptureFixture) -> None:
+    """If ComfyUI had no syntax of its own, the test above would show nothing."""
     for text in ("a portrait (close-up)", "a photo of embedding:cat"):
-        assert [token for token, _ in host_tokens(text)] != PLAIN(text)["input_ids"][1:-1]
-    assert {weight for _, weight in host_tokens("a man (beard:1.2)")} == {1.0, 1.2}
+        assert [token for token, _ in comfyui_tokens(text)] != PUBLISHED(text)["input_ids"][1:-1]
+    assert {weight for _, weight in comfyui_tokens("a man (beard:1.2)")} == {1.0, 1.2}
     assert "embedding:cat does not exist" in caplog.text
 
 
-def test_literal_text_in_one_chunk_is_the_published_cut() -> None:
+def test_literal_text_in_one_chunk_is_cut_as_published() -> None:
     text = "a (close-up:1.2) of " * 20
-    empty = HOST.tokenize_with_weights("")["h"][0]
-    (chunk,) = cut_to_one_chunk(HOST.tokenize_with_weights(literal(text))["h"], empty)
-    assert [token for token, *_ in chunk] == PLAIN(text, truncation=True, max_length=TEXT_TOKENS)["input_ids"]
+    empty = TOKENIZER.tokenize_with_weights("")["h"][0]
+    (chunk,) = cut_to_one_chunk(TOKENIZER.tokenize_with_weights(literal(text))["h"], empty)
+    assert [token for token, *_ in chunk] == PUBLISHED(text, truncation=True, max_length=TEXT_TOKENS)["input_ids"]
 
 
 def test_texts_of_two_and_three_chunks_make_one_batch(tiny: Tiny) -> None:
-    """All rows have one length: each text is repeated as a whole."""
+    """All rows must have the same length, so each text is repeated as a whole."""
     texts = [", ".join(f"word{number}" for number in range(count)) for count in (30, 45)]
     rows = [encode_texts(tiny.clip, [text], False)[0][0] for text in texts]
     assert [row.shape[1] // TEXT_TOKENS for row in rows] == [2, 3]
@@ -86,7 +86,7 @@ def test_texts_of_two_and_three_chunks_make_one_batch(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("literal_input", [True, False])
 def test_build_prompts_takes_all_its_texts_literally_or_none(tiny: Tiny, literal_input: bool) -> None:
-    """Brackets in tags, words and negative text. The text output is not escaped."""
+    """Tags, words and negative text contain brackets. The text output is not escaped."""
     texts: dict[str, Any] = {"tags": ["(cat)"], "user_prompt": ["(dog:1.3)"], "quality_prompt": ["clean (8k)"]}
     built = BuildPrompts.execute(
         clip=[tiny.clip], **texts, negative_prompt=["(noise)"], single_chunk=[False], literal=[literal_input]

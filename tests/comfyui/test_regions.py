@@ -1,4 +1,4 @@
-"""Regional prompts in tiles: areas, masks and GLIGEN's boxes lie where ComfyUI puts them without tiles."""
+"""Regional prompts in tiles: areas, masks and GLIGEN's boxes have the same place as without tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIGMA = torch.full((1,), 3.0)
 
 
 class _Pointwise:
-    """A model that sees one cell at a time, so tiling does not change its result."""
+    """A model that works on single cells, so that tiling does not change its result."""
 
     latent_format = comfy.latent_formats.SD15()
     current_patcher = patcher_for(torch.nn.Identity())
@@ -56,8 +56,8 @@ REGIONS: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("tile_batch", [1, 4])
 @pytest.mark.parametrize("case", REGIONS)
-def test_regions_are_what_they_are_untiled(case: str, tile_batch: int) -> None:
-    """Place, strength, feathered edges and masks, by ComfyUI's own arithmetic."""
+def test_regions_in_tiles_equal_regions_without_tiles(case: str, tile_batch: int) -> None:
+    """Place, strength, feathered edges and masks are compared with ComfyUI's own arithmetic."""
     x = torch.randn(1, 4, 40, 52, generator=torch.Generator().manual_seed(1))
     conds = [REGIONS[case], [cond(-2.0)]]
     whole = comfy.samplers._calc_cond_batch(_Pointwise(), conds, x, SIGMA, {})
@@ -67,7 +67,7 @@ def test_regions_are_what_they_are_untiled(case: str, tile_batch: int) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
 
 
-def test_a_region_that_a_tile_misses_costs_nothing() -> None:
+def test_tiles_outside_a_region_do_not_run_it() -> None:
     seen: list[int] = []
 
     def predictor(_model: Any, conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
@@ -80,8 +80,8 @@ def test_a_region_that_a_tile_misses_costs_nothing() -> None:
     assert seen == [1, 2, 2]
 
 
-def test_networks_see_whole_tiles_of_a_region(tiny: Tiny, seesr: Any) -> None:
-    """The UNet gets no strips, the ControlNet the hint of the place, and several tiles run at once."""
+def test_networks_get_whole_tiles_of_a_region(tiny: Tiny, seesr: Any) -> None:
+    """The UNet gets no strips, the ControlNet gets the crop of the hint, and several tiles run at once."""
     scene = make_scene(12, 20)
     text, options = scene.positive[0]
     regional = [*scene.positive, [text.flip(2), {**options, "area": (6, 9, 3, 7)}]]
@@ -102,8 +102,8 @@ def test_networks_see_whole_tiles_of_a_region(tiny: Tiny, seesr: Any) -> None:
     assert (predict(tile_model(model, TileSettings(8, 2, 3)), positive, negative, scene) - three).abs().max() > 1e-3
 
 
-def test_gligens_boxes_are_seen_from_each_tile() -> None:
-    """Boxes are moved and clipped. A tile outside a box gets none."""
+def test_gligens_boxes_are_moved_to_each_tile() -> None:
+    """Boxes are moved and clipped. A tile outside a box does not get the box."""
     boxes = [("sky", 4, 20, 0, 0), ("tree", 6, 3, 2, 9)]  # text, height, width, y, x
     seen: list[Any] = []
 

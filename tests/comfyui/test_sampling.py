@@ -1,4 +1,4 @@
-"""SeeSR's start and schedules with every sampler and scheduler of ComfyUI."""
+"""SeeSR's start and schedules, with every sampler and scheduler of ComfyUI."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SCALE = 0.18215
 
 
 def first_input(model: Any, latent: Tensor, sampler: Any, sigmas: Tensor, noise: Tensor, **options: Any) -> Tensor:
-    """Return the first latent that a sampler hands to the model, at the variance-exploding scale."""
+    """Return the first latent that a sampler passes to the model, at the variance-exploding scale."""
     seen: list[Tensor] = []
     model = model.clone()
     model.set_model_unet_function_wrapper(
@@ -49,7 +49,7 @@ def first_input(model: Any, latent: Tensor, sampler: Any, sigmas: Tensor, noise:
 
 
 @pytest.fixture(scope="module")
-def started(tiny: Tiny) -> Any:
+def lr_started(tiny: Tiny) -> Any:
     """A MODEL with only the LR start of SeeSR."""
     model = tiny.model.clone()
     start_from_lr(model)
@@ -67,24 +67,24 @@ def published_start(latent: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     "schedule",
     [*((name, steps) for name in SEESR_SCHEDULERS for steps in (2, 7, 50)), ("normal", 6), ("karras", 6)],
 )
-def test_every_sampler_starts_from_the_lr_latent(started: Any, sampler: str, schedule: tuple[str, int]) -> None:
-    """The model's first input is the published start, to float32's rounding."""
+def test_every_sampler_starts_from_the_lr_latent(lr_started: Any, sampler: str, schedule: tuple[str, int]) -> None:
+    """The model's first input is the published start, within float32's rounding."""
     scheduler, steps = schedule
-    sigmas = sampler_sigmas(started, sampler, scheduler, steps, 1.0)
+    sigmas = sampler_sigmas(lr_started, sampler, scheduler, steps, 1.0)
     generator = torch.Generator().manual_seed(0)
     latent, noise = (torch.randn(1, 4, 4, 6, generator=generator) for _ in range(2))
-    seen = first_input(started, latent, comfy.samplers.sampler_object(sampler), sigmas, noise.clone())
+    seen = first_input(lr_started, latent, comfy.samplers.sampler_object(sampler), sigmas, noise.clone())
     expected = published_start(latent, noise, sigmas[0])
     torch.testing.assert_close(seen, expected, rtol=0, atol=1e-5 * float(expected.std()))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6, 7, 12, 15, 18, 30, 36, 999, 1000])
 @pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("told", [True, None], ids=["by the sampler node", "by the timesteps"])
+@pytest.mark.parametrize("full_run", [True, None], ids=["by the sampler node", "by the timesteps"])
 def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
-    smallest: Any, steps: int, spacing: Spacing, told: bool | None
+    smallest: Any, steps: int, spacing: Spacing, full_run: bool | None
 ) -> None:
-    """Tiled Sampler says that a run is complete. With other samplers the timesteps decide."""
+    """Tiled Sampler states that a run is complete. With other samplers the timesteps decide."""
     scene, (model, positive, negative) = smallest
     seen: list[Tensor] = []
     model = model.clone()
@@ -96,7 +96,7 @@ def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
     model.set_model_unet_function_wrapper(stop)
     sigmas = seesr_sigmas(model, steps, spacing)
     with pytest.raises(InterruptedError):
-        sample(model, positive, negative, scene.latent, 5, 1.0, "euler", sigmas, full_run=told)
+        sample(model, positive, negative, scene.latent, 5, 1.0, "euler", sigmas, full_run=full_run)
     latent = scene.latent["samples"]
     expected = published_start(latent, comfy.sample.prepare_noise(latent, 5), sigmas[0])
     torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5 * float(expected.std()))
@@ -107,15 +107,15 @@ def test_both_schedules_start_from_the_lr_latent_at_any_number_of_steps(
     [
         ("seesr", 1, 0.5),
         ("seesr_trailing", 1, 0.5),
-        ("seesr_trailing", 200, 0.4),  # ends in 1, as all of leading spacing with 200 steps of a stride of 5 does
+        ("seesr_trailing", 200, 0.4),  # ends in 1, like the leading schedule of 200 steps with stride 5
         ("ddim_uniform", 1, 0.5),
         ("simple", 10, 0.9),
         ("normal", 3, 0.7),
         ("simple", 3, 0.7),
     ],
 )
-def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str, steps: int, denoise: float) -> None:
-    """With any timesteps the latent keeps its share."""
+def test_denoise_below_one_never_replaces_the_latent(smallest: Any, scheduler: str, steps: int, denoise: float) -> None:
+    """At any timesteps, the latent keeps its share of the start."""
     _, (model, *_rest) = smallest
     seen: list[Tensor] = []
     model = model.clone()
@@ -131,51 +131,53 @@ def test_denoise_below_one_never_starts_at_the_top(smallest: Any, scheduler: str
 
 
 @pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
-def test_denoise_takes_the_end_of_a_longer_schedule(tiny: Tiny, scheduler: str) -> None:
+def test_denoise_uses_the_end_of_a_longer_schedule(tiny: Tiny, scheduler: str) -> None:
     whole = seesr_sigmas(tiny.model, 8, SEESR_SCHEDULERS[scheduler])
     assert torch.equal(sampler_sigmas(tiny.model, "euler", scheduler, 2, 0.25), whole[-3:])
 
 
 @pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
-def test_more_steps_than_denoise_leaves_are_refused(tiny: Tiny, scheduler: str) -> None:
-    """The run does not start at a higher noise level than requested."""
+def test_more_steps_than_timesteps_left_by_denoise_are_refused(tiny: Tiny, scheduler: str) -> None:
+    """The run must not start at a higher noise level than requested."""
     assert len(sampler_sigmas(tiny.model, "euler", scheduler, 500, 0.5)) == 501
     with pytest.raises(SeeSRError, match=r"steps is 501: with denoise 0\.5 there are 500 timesteps left"):
         sampler_sigmas(tiny.model, "euler", scheduler, 501, 0.5)
 
 
-def test_noise_start_is_the_published_one(started: Any) -> None:
-    """From an empty latent sampling starts at unit variance."""
-    sigmas = seesr_sigmas(started, 50)
+def test_the_noise_start_is_the_published_one(lr_started: Any) -> None:
+    """From an empty latent, sampling starts at unit variance."""
+    sigmas = seesr_sigmas(lr_started, 50)
     noise = torch.randn(1, 4, 4, 4)
-    seen = first_input(started, torch.zeros(1, 4, 4, 4), comfy.samplers.sampler_object("ddpm"), sigmas, noise.clone())
+    seen = first_input(
+        lr_started, torch.zeros(1, 4, 4, 4), comfy.samplers.sampler_object("ddpm"), sigmas, noise.clone()
+    )
     torch.testing.assert_close(seen, noise * torch.sqrt(1 + sigmas[0] ** 2), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_start_in_mid_schedule_is_the_hosts(started: Any, tiny: Tiny, scheduler: str) -> None:
-    """With denoise 0.5, the run starts from the latent plus noise, with SeeSR and without."""
-    sigmas = sampler_sigmas(started, "euler", scheduler, 10, 0.5)
+def test_a_start_in_mid_schedule_equals_comfyuis(lr_started: Any, tiny: Tiny, scheduler: str) -> None:
+    """With denoise 0.5, the run starts from the latent plus noise, with and without SeeSR."""
+    sigmas = sampler_sigmas(lr_started, "euler", scheduler, 10, 0.5)
     latent, noise = torch.randn(1, 4, 4, 4), torch.randn(1, 4, 4, 4)
     euler = comfy.samplers.sampler_object("euler")
-    ours = first_input(started, latent, euler, sigmas, noise.clone())
+    ours = first_input(lr_started, latent, euler, sigmas, noise.clone())
     assert torch.equal(ours, first_input(tiny.model, latent, euler, sigmas, noise.clone()))
 
 
-def test_no_noise_stays_no_noise(started: Any, tiny: Tiny) -> None:
+def test_without_noise_no_noise_is_added(lr_started: Any, tiny: Tiny) -> None:
     """The second stage of KSamplerAdvanced adds no noise."""
     latent, noise = torch.randn(1, 4, 4, 4), torch.zeros(1, 4, 4, 4)
-    euler, sigmas = comfy.samplers.sampler_object("euler"), seesr_sigmas(started, 10)
+    euler, sigmas = comfy.samplers.sampler_object("euler"), seesr_sigmas(lr_started, 10)
     assert torch.equal(
-        first_input(started, latent, euler, sigmas, noise), first_input(tiny.model, latent, euler, sigmas, noise)
+        first_input(lr_started, latent, euler, sigmas, noise), first_input(tiny.model, latent, euler, sigmas, noise)
     )
 
 
-def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
+def test_step_noise_differs_from_start_noise(lr_started: Any) -> None:
     """ComfyUI draws both from generators with the same seed."""
-    drawn: list[Tensor] = []
+    later_inputs: list[Tensor] = []
     inputs: list[Tensor] = []
-    model = started.clone()
+    model = lr_started.clone()
     model.set_model_unet_function_wrapper(
         lambda apply, arguments: inputs.append(arguments["input"]) or torch.zeros_like(arguments["input"])
     )
@@ -185,17 +187,17 @@ def test_step_noise_is_not_the_start_noise_again(started: Any) -> None:
     sigmas = seesr_sigmas(model, 3)
     sampler = comfy.samplers.sampler_object("ddpm")
     comfy.sample.sample_custom(model, noise, 1.0, sampler, sigmas, conds, conds, latent, seed=9, disable_pbar=True)
-    drawn += inputs[1:]
+    later_inputs += inputs[1:]
     # The model predicts zero, so each step is a multiple of the first input plus that step's noise.
-    flat, first = noise.flatten(), drawn[0].flatten()
+    flat, first = noise.flatten(), later_inputs[0].flatten()
     step = first - flat * (first @ flat) / (flat @ flat)
     assert step.std() > 0.1 * first.std()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 30, 50, 333, 999, 1000])
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Spacing) -> None:
-    """They have the requested number, the published timesteps and a final zero."""
+def test_seesr_sigmas_for_any_number_of_steps(tiny: Tiny, steps: int, spacing: Spacing) -> None:
+    """The sigmas have the requested number, the published timesteps and a final zero."""
     sigmas = seesr_sigmas(tiny.model, steps, spacing)
     alpha = alphas_cumprod()[spaced_timesteps(steps, spacing)].float()
     assert sigmas.shape == (steps + 1,)
@@ -204,7 +206,7 @@ def test_seesr_sigmas_at_any_number_of_steps(tiny: Tiny, steps: int, spacing: Sp
 
 
 def test_ddim_uniform_is_the_published_schedule_at_50(tiny: Tiny) -> None:
-    """The two schedulers agree at numbers of steps where ComfyUI's counts right."""
+    """The two schedulers agree for numbers of steps at which ComfyUI's scheduler is exact."""
     torch.testing.assert_close(
         sampler_sigmas(tiny.model, "ddpm", "ddim_uniform", 50, 1.0), seesr_sigmas(tiny.model, 50)
     )
@@ -213,23 +215,25 @@ def test_ddim_uniform_is_the_published_schedule_at_50(tiny: Tiny) -> None:
 @pytest.mark.parametrize("steps", [0, 1001])
 @pytest.mark.parametrize("spacing", SPACINGS)
 def test_impossible_steps_are_refused(tiny: Tiny, steps: int, spacing: Spacing) -> None:
-    """The sentence names the range."""
+    """The message names the range."""
     with pytest.raises(SeeSRError, match="from 1 to 1000"):
         seesr_sigmas(tiny.model, steps, spacing)
 
 
-def test_denoise_zero_returns_the_latent(started: Any) -> None:
-    """Nothing is sampled and nothing is lost."""
+def test_denoise_zero_returns_the_latent(lr_started: Any) -> None:
+    """Nothing is sampled, and all entries of the latent are kept."""
     latent = {"samples": torch.randn(1, 4, 4, 4), "batch_index": [0]}
     conds = [[torch.zeros(1, 77, 64), {}]]
-    result = sample(started, conds, conds, latent, 0, 1.0, "euler", sampler_sigmas(started, "euler", "seesr", 5, 0.0))
+    result = sample(
+        lr_started, conds, conds, latent, 0, 1.0, "euler", sampler_sigmas(lr_started, "euler", "seesr", 5, 0.0)
+    )
     torch.testing.assert_close(result["samples"], latent["samples"])
     assert result["batch_index"] == [0]
 
 
 @pytest.fixture(scope="module")
 def smallest() -> Any:
-    """SeeSR on the smallest UNet that has every kind of block, applied to a scene."""
+    """SeeSR on the smallest UNet with every kind of block, applied to a scene."""
     sizes = EncoderSizes(
         in_channels=4,
         model_channels=64,
@@ -253,8 +257,8 @@ def smallest() -> Any:
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, scheduler: str) -> None:
-    """The whole of SeeSR runs with each pair and gives a finite latent of the right shape."""
+def test_every_sampler_runs_with_every_scheduler(smallest: Any, sampler: str, scheduler: str) -> None:
+    """All of SeeSR runs with each pair, and gives a finite latent of the right shape."""
     scene, (model, positive, negative) = smallest
     sigmas = sampler_sigmas(model, sampler, scheduler, 3, 1.0)
     result = sample(model, positive, negative, scene.latent, 0, 1.5, sampler, sigmas)["samples"]
@@ -263,10 +267,10 @@ def test_every_sampler_with_every_scheduler(smallest: Any, sampler: str, schedul
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "dpm_adaptive"])
-def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sampler: str) -> None:
-    """Picture 1 of a batch at seed 7 gives the same result as alone at seed 8. By default it does not.
+def test_seed_per_image_gives_each_picture_the_result_of_a_single_run(smallest: Any, sampler: str) -> None:
+    """Picture 1 of a batch at seed 7 gives the same result as a single picture at seed 8. By default it does not.
 
-    For a single picture ComfyUI draws all noise itself. dpm_adaptive is left out, since it chooses its steps by the
+    For a single picture ComfyUI draws all noise itself. dpm_adaptive is left out, because it chooses its steps for the
     batch as a whole.
     """
     _, (model, *_rest) = smallest
@@ -277,15 +281,15 @@ def test_seed_per_image_gives_each_picture_what_it_gets_alone(smallest: Any, sam
     def sampled(latent: Tensor, seed: int, per_image: bool) -> Tensor:
         return sample(model, conds, conds, {"samples": latent}, seed, 1.0, sampler, sigmas, per_image)["samples"]
 
-    asked, shared = sampled(pictures, 7, True), sampled(pictures, 7, False)
+    per_image_result, shared = sampled(pictures, 7, True), sampled(pictures, 7, False)
     alone = torch.cat([sampled(pictures[:1], 7, False), sampled(pictures[1:], 8, False)])
-    assert_alike(asked, alone)
+    assert_alike(per_image_result, alone)
     assert (shared[1] - alone[1]).abs().max() > 10 * SAME * alone.std()
 
 
 @pytest.mark.parametrize("per_image", [True, False])
-def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
-    """The widget offers this seed. The next one is 0."""
+def test_the_largest_seed_works(smallest: Any, per_image: bool) -> None:
+    """The widget offers this seed. For the next picture the seed wraps around to 0."""
     _, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
     latent = {"samples": torch.ones(2, 4, 4, 4)}
@@ -293,7 +297,7 @@ def test_the_largest_seed_is_a_seed(smallest: Any, per_image: bool) -> None:
     assert torch.isfinite(result["samples"]).all()
 
 
-def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> None:
+def test_a_masked_latent_does_not_change_outside_its_mask(smallest: Any) -> None:
     """The tolerance is float32's rounding at the latent's scale. Inside the mask everything changes."""
     scene, (model, positive, negative) = smallest
     mask = torch.zeros(1, 1, 4, 4)
@@ -307,8 +311,8 @@ def test_a_masked_latent_stays_as_it_is_outside_of_its_mask(smallest: Any) -> No
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
-def test_the_seed_decides(smallest: Any, sampler: str) -> None:
-    """It decides the noise of the start and of the steps: the same seed gives the same latent, another seed another."""
+def test_the_seed_decides_all_noise(smallest: Any, sampler: str) -> None:
+    """The seed decides the noise of the start and of the steps: the same seed gives the same latent."""
     scene, (model, positive, negative) = smallest
     sigmas = seesr_sigmas(model, 3)
     first, again, other = (
@@ -318,8 +322,8 @@ def test_the_seed_decides(smallest: Any, sampler: str) -> None:
     assert (first - other).abs().max() > 1e-2
 
 
-def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
-    """Latent From Batch keeps the picture's position in ``batch_index``, so it gets the same noise again."""
+def test_a_picture_of_a_batch_can_be_reproduced(smallest: Any) -> None:
+    """Latent From Batch stores the picture's position in ``batch_index``, so the picture gets the same noise."""
     scene, (model, *_rest) = smallest
     conds = [[torch.zeros(1, 77, 64), {}]]
     sigmas, pictures = seesr_sigmas(model, 3), scene.latent["samples"].repeat(3, 1, 1, 1)
@@ -331,15 +335,15 @@ def test_a_picture_of_a_batch_can_be_made_again(smallest: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 4, 6), (1, 4, 8, 8)])
-def test_a_latent_that_is_not_of_the_hint_is_refused(smallest: Any, shape: tuple[int, ...]) -> None:
-    """ComfyUI would stretch the hint."""
+def test_a_latent_that_does_not_fit_the_hint_is_refused(smallest: Any, shape: tuple[int, ...]) -> None:
+    """ComfyUI itself would stretch the hint."""
     _, (model, positive, negative) = smallest
     with pytest.raises(SeeSRError, match=rf"The latent is of 1 pictures of {shape[3] * 8}x{shape[2] * 8} pixels"):
         sample(model, positive, negative, {"samples": torch.ones(shape)}, 0, 1.0, "euler", seesr_sigmas(model, 2))
 
 
 def test_a_latent_may_repeat_the_hints_pictures(smallest: Any) -> None:
-    """Several samples of one picture, as from Repeat Latent Batch."""
+    """Repeat Latent Batch makes several samples of one picture."""
     scene, (model, positive, negative) = smallest
     latent = {"samples": scene.latent["samples"].repeat(3, 1, 1, 1)}
     result = sample(model, positive, negative, latent, 0, 1.0, "euler", seesr_sigmas(model, 2))

@@ -21,7 +21,7 @@ class _Model:
 
 
 def predict_unevenly(generator: torch.Generator, part: Tensor) -> Tensor:
-    """Return the input with a separate offset and a dark middle for each tile."""
+    """Return the input with a random offset and a dark middle for each tile."""
     height, width = part.shape[-2:]
     down, across = (torch.linspace(-1, 1, side).square() for side in (height, width))
     offsets = torch.rand(len(part), 1, 1, 1, generator=generator)
@@ -47,6 +47,6 @@ def test_a_flat_and_a_sloping_input_show_no_grid(
 
     tiled = tiling.TiledPrediction(TileSettings(tile, overlap, tile_batch, "gaussian"))
     (canvas,) = tiled.calc_cond_batch(predictor, _Model(), [[{"model_conds": {}}]], x, torch.ones(1), {})
-    across, inside = largest_steps(plan_tiles(height, width, tile, overlap), canvas[0, 0])
-    assert across <= 1.05 * inside
+    at_borders, inside = largest_steps(plan_tiles(height, width, tile, overlap), canvas[0, 0])
+    assert at_borders <= 1.05 * inside
     assert inside < 0.5, "tiles that differ by up to one fade into each other"

@@ -1,4 +1,4 @@
-"""``run.py serve`` in a process of its own, and a workflow sent to it over HTTP as the page sends it."""
+"""Start ``run.py serve``, and send a workflow over HTTP as the page does."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-WAIT_S = 300  # what a slow machine may take
+WAIT_S = 300  # enough for a slow machine
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A running server; its address as it was printed, the last word of the line that says it is ready."""
+    """The address of a running server, taken from its "is ready" line."""
     base = tmp_path_factory.mktemp("served")
     flags = ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
     for kind in ("input", "output", "temp", "user"):
@@ -39,8 +39,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     def ready() -> str | None:
         assert launcher.poll() is None, log.read_text("utf-8", "replace")
-        said = log.read_text("utf-8", "replace").partition("ComfyUI with SeeSR is ready: ")[2]
-        return said.split()[0] if "\n" in said else None
+        address = log.read_text("utf-8", "replace").partition("ComfyUI with SeeSR is ready: ")[2]
+        return address.split()[0] if "\n" in address else None
 
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as launcher:
         try:
@@ -51,23 +51,23 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     process.kill()
 
 
-def wait_for(found: Callable[[], Any]) -> Any:
-    """Return the first thing that ``found`` returns."""
+def wait_for(condition: Callable[[], Any]) -> Any:
+    """Call ``condition`` until its result is true; return the result."""
     deadline = time.monotonic() + WAIT_S
-    while not (thing := found()):
+    while not (result := condition()):
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    return thing
+    return result
 
 
 def ask(url: str, data: Any = None) -> bytes:
-    """Return what the server answers; ``data`` is posted as JSON."""
+    """Return the server's answer; ``data`` is posted as JSON."""
     with urllib.request.urlopen(url, data and json.dumps(data).encode(), timeout=60) as answer:
         return answer.read()
 
 
 def test_nano_over_http(address: str) -> None:
-    """The picture that /view gives at the end is the photo at twice its size."""
+    """The picture that /view returns has twice the photo's size."""
     graph = json.loads((ROOT / "workflows" / "api" / "seesr_nano.json").read_text("utf-8"))
     small = {"upscale": 2.0, "process_size": 64, "steps": 1}
     for node in graph.values():
@@ -79,4 +79,4 @@ def test_nano_over_http(address: str) -> None:
     (saved,) = run["outputs"][end]["images"]
     with Image.open(io.BytesIO(ask(f"{address}/view?{urllib.parse.urlencode(saved)}"))) as picture:
         assert picture.size == (48, 32)
-        assert max(most - least for least, most in picture.getextrema()) > 50, "a picture, not a plain colour"
+        assert max(highest - lowest for lowest, highest in picture.getextrema()) > 50, "a picture, not a plain colour"

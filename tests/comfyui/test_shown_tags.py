@@ -1,4 +1,4 @@
-"""What DAPE Tagger sends to the page for its chips."""
+"""The data that DAPE Tagger sends to the page for its chips."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from seesr_pack.seesr_modules.dape.tags import Tag, Vocabulary
 
 
 @pytest.mark.parametrize("chinese", [None, ("湖", "小屋", "山")])
-def test_every_tag_comes_with_its_words_in_both_languages(chinese: tuple[str, ...] | None) -> None:
+def test_every_tag_has_its_words_in_both_languages(chinese: tuple[str, ...] | None) -> None:
     vocabulary = Vocabulary(("lake", "hut", "mountain"), (0.5, 0.5, 0.5), chinese)
     pictures = [[Tag("mountain", 0.91239, 2)], [], [Tag("lake", 0.6, 0), Tag("hut", 0.7, 1)]]
     assert ui_of_tags(pictures, vocabulary) == {

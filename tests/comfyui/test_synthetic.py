@@ -1,4 +1,4 @@
-"""The untrained weights of `run.py upscale --model synthetic`: every published tensor, and files that load."""
+"""The untrained weights of `run.py upscale --model synthetic`: every published tensor, in files that load."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SYNTH = builders.load_synth(builders.GOLDEN)
 
 
 def test_a_packed_seesr_has_the_published_tensors() -> None:
-    """Both parts, name by name and shape by shape; and so have its plain files."""
+    """Names and shapes equal the published ones for both parts, in the packed and the plain layout."""
     unet, controlnet = (SYNTH.load_shapes(f"seesr_{part}_full") for part in ("unet", "controlnet"))
     assert synthetic.seesr_shapes() == {"unet": unet, "controlnet": controlnet}
     published: Shapes = {
@@ -32,8 +32,8 @@ def test_a_packed_seesr_has_the_published_tensors() -> None:
     assert synthetic.packed_shapes() == published
 
 
-def test_the_checkpoint_is_a_whole_stable_diffusion_2() -> None:
-    """Of its published size, and taken for what it is: a base that predicts epsilon."""
+def test_the_checkpoint_is_a_complete_stable_diffusion_2() -> None:
+    """The checkpoint has the published size, and ComfyUI recognises a base that predicts epsilon."""
     shapes = synthetic.checkpoint_shapes()
     parameters = {
         prefix: sum(math.prod(shape) for name, shape in shapes.items() if name.startswith(prefix))
@@ -50,7 +50,7 @@ def test_the_checkpoint_is_a_whole_stable_diffusion_2() -> None:
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of the tiny models' sizes."""
+    """Make the files as small as the tiny models."""
     sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny"))
     monkeypatch.setattr(synthetic, "SD2", sizes)
     monkeypatch.setattr(synthetic, "STEM", replace(synthetic.STEM, out_channels=sizes.model_channels))
@@ -58,8 +58,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "checkpoint_shapes", lambda: {"anything": (2, 2)})
 
 
-def test_the_files_load_and_give_the_same_each_time(small: None, tmp_path: Path) -> None:
-    """In the nodes' loaders, as packed files; the photo gets some tags."""
+def test_the_files_load_and_are_reproducible(small: None, tmp_path: Path) -> None:
+    """The nodes' loaders read the packed files, and the tagger gives finite values."""
     written = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""The trial of a new tagger on a photo: what it logs and how often, and that it never stops loading."""
+"""The trial of a newly loaded tagger on a photo: what it logs, how often, and that it never prevents loading."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NAME = "dape_test.safetensors"
 
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in place of models/seesr and models/rams. No tagger has been tried yet."""
+    """A folder as models/seesr and models/rams, with no tagger tried yet."""
     folders.register()
     for kind in ("seesr", "rams"):
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path)], {".pth", ".safetensors"}))
@@ -47,8 +47,8 @@ def save_tagger(folder: Path, tags: int, classes: int = PUBLISHED_CLASSES) -> Pa
     return folder / NAME
 
 
-def told(caplog: pytest.LogCaptureFixture, ram: str = NAME) -> list[tuple[str, str]]:
-    """Load a tagger and return level and text of its log lines."""
+def log_of_loading(caplog: pytest.LogCaptureFixture, ram: str = NAME) -> list[tuple[str, str]]:
+    """Load a tagger; return level and text of the trial's log lines."""
     caplog.clear()
     with caplog.at_level("INFO"):
         assert load_dape_named(ram, "none", "float32").vocabulary.english
@@ -58,14 +58,14 @@ def told(caplog: pytest.LogCaptureFixture, ram: str = NAME) -> list[tuple[str, s
 def test_the_tags_of_the_photo_are_logged(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_tagger(models, 3)
     line = "Load DAPE: the tags of a photo of an astronaut are: word 0, word 1, word 2."
-    assert told(caplog) == [("INFO", line)]
+    assert log_of_loading(caplog) == [("INFO", line)]
 
 
-def test_the_tagger_sees_the_photo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_tagger_gets_the_photo(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_tagger(models, 3)
     seen: list[torch.Tensor] = []
-    plain = tagging.describe
-    monkeypatch.setattr(tagging, "describe", lambda dape, images: seen.extend(images) or plain(dape, images))
+    original = tagging.describe
+    monkeypatch.setattr(tagging, "describe", lambda dape, images: seen.extend(images) or original(dape, images))
     load_dape_named(NAME, "none", "float32")
     with Image.open(PHOTO) as photo:
         expected = pil_to_tensor(photo).float() / 255
@@ -75,32 +75,34 @@ def test_the_tagger_sees_the_photo(models: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(("tags", "number"), [(0, "no"), (100, "100"), (PUBLISHED_CLASSES, "4585")])
-def test_absurd_tags_are_warned_of(models: Path, caplog: pytest.LogCaptureFixture, tags: int, number: str) -> None:
+def test_an_absurd_number_of_tags_gives_a_warning(
+    models: Path, caplog: pytest.LogCaptureFixture, tags: int, number: str
+) -> None:
     save_tagger(models, tags)
-    [(level, line)] = told(caplog)
+    [(level, line)] = log_of_loading(caplog)
     assert level == "WARNING"
     assert line.startswith(f"Load DAPE: the tagger gives {number} tags to a photo of an astronaut")
     assert "`python run.py download seesr`" in line and "`python run.py pack`" in line
 
 
-def test_99_tags_are_not_absurd(models: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_99_tags_give_no_warning(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_tagger(models, 99)
-    [(level, _)] = told(caplog)
+    [(level, _)] = log_of_loading(caplog)
     assert level == "INFO"
 
 
 def test_a_tagger_is_tried_once_until_its_file_changes(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = save_tagger(models, 3)
-    assert [len(told(caplog)) for _ in range(3)] == [1, 0, 0]
+    assert [len(log_of_loading(caplog)) for _ in range(3)] == [1, 0, 0]
     os.utime(path, (1, 1))
-    assert [len(told(caplog)) for _ in range(2)] == [1, 0]
+    assert [len(log_of_loading(caplog)) for _ in range(2)] == [1, 0]
     path.rename(models / "other.safetensors")
-    assert len(told(caplog, "other.safetensors")) == 1
+    assert len(log_of_loading(caplog, "other.safetensors")) == 1
 
 
 def test_only_a_tagger_of_the_published_classes_is_tried(models: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_tagger(models, 0, PUBLISHED_CLASSES - 1)
-    assert told(caplog) == []
+    assert log_of_loading(caplog) == []
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), OSError("gone")])
@@ -112,31 +114,31 @@ def test_a_trial_that_fails_leaves_the_tagger_loaded(
 
     save_tagger(models, 3)
     monkeypatch.setattr(tagging, "describe", fail)
-    assert told(caplog) == [("WARNING", f"Load DAPE: the tagger could not be tried on a photo ({error}).")]
+    assert log_of_loading(caplog) == [("WARNING", f"Load DAPE: the tagger could not be tried on a photo ({error}).")]
 
 
-def test_scores_that_are_no_numbers_are_told(
+def test_nan_scores_give_a_warning(
     models: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_tagger(models, 3)
-    nothing = torch.full((1, PUBLISHED_CLASSES), float("nan"))
-    monkeypatch.setattr(tagging, "describe", lambda *_: (nothing, nothing))
-    [(level, line)] = told(caplog)
+    nan = torch.full((1, PUBLISHED_CLASSES), float("nan"))
+    monkeypatch.setattr(tagging, "describe", lambda *_: (nan, nan))
+    [(level, line)] = log_of_loading(caplog)
     assert level == "WARNING" and "finite" in line
 
 
-def test_cancelling_during_the_trial_cancels(models: Path) -> None:
+def test_a_cancel_during_the_trial_cancels_loading(models: Path) -> None:
     save_tagger(models, 3)
     comfy.model_management.interrupt_current_processing()
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         load_dape_named(NAME, "none", "float32")
 
 
-def test_the_photo_is_small_and_belongs_to_the_package() -> None:
+def test_the_photo_is_small_and_part_of_the_package() -> None:
     with Image.open(PHOTO) as photo:
         assert (photo.size, photo.mode, photo.format) == ((256, 256), "RGB", "JPEG")
     assert PHOTO.stat().st_size < 20_000
     assert "public domain" in " ".join(PHOTO.with_suffix(".md").read_text("utf-8").split())
     root = Path(__file__).parents[2]
-    left_out = [line.strip("/") for line in (root / ".comfyignore").read_text().splitlines() if line.startswith("/")]
-    assert PHOTO.relative_to(root).parts[0] not in left_out
+    ignored = [line.strip("/") for line in (root / ".comfyignore").read_text().splitlines() if line.startswith("/")]
+    assert PHOTO.relative_to(root).parts[0] not in ignored

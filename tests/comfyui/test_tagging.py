@@ -1,4 +1,4 @@
-"""DAPE on many pictures: how many it sees at once, and that each gives the same result as alone."""
+"""DAPE on many pictures: batch sizes, and the same result for each picture as alone."""
 
 from __future__ import annotations
 
@@ -23,29 +23,32 @@ def dape(tiny: Tiny) -> Any:
 
 
 @pytest.fixture
-def seen(dape: Any) -> Iterator[list[int]]:
-    """Record the batch of every forward pass."""
+def batch_sizes(dape: Any) -> Iterator[list[int]]:
+    """Record the batch size of every forward pass."""
     batches: list[int] = []
     handle = dape.patcher.model.register_forward_pre_hook(lambda _m, arguments: batches.append(len(arguments[0])))
     yield batches
     handle.remove()
 
 
-def test_tiles_are_seen_eight_at_once(tiny: Tiny, dape: Any, seen: list[int]) -> None:
-    """A picture of 7 x 7 tiles takes one pass for the whole and seven for the tiles."""
+def test_eight_tiles_are_tagged_at_once(tiny: Tiny, dape: Any, batch_sizes: list[int]) -> None:
+    """A picture of 7 x 7 tiles takes one pass for the whole picture and seven for the tiles."""
     hint = torch.rand(1, 3, 7 * 64, 7 * 64, generator=torch.Generator().manual_seed(0))
     found = tag_tiles(dape, tiny.clip, hint, TileSettings(8, 0), PromptInputs("", "q", "n", False))
     assert len(found.tiles) == 49
-    assert seen == [1, 8, 8, 8, 8, 8, 8, 1]
+    assert batch_sizes == [1, 8, 8, 8, 8, 8, 8, 1]
 
 
-def test_batches_change_nothing_and_keep_the_order(dape: Any, seen: list[int]) -> None:
-    """Stacks of several sizes, one of them longer than a batch. Only rounding differs from pictures alone."""
+def test_batches_keep_results_and_order(dape: Any, batch_sizes: list[int]) -> None:
+    """The stacks have several sizes, and one is longer than a batch.
+
+    Results differ from single pictures by rounding only.
+    """
     generator = torch.Generator().manual_seed(1)
     sizes = [(2, 40), (1, 40), (9, 40), (1, 56), (1, 40)]
     stacks = [torch.rand(count, 3, side, side, generator=generator) for count, side in sizes]
     together = describe(dape, stacks)
-    assert seen == [8, 4, 1, 1]
+    assert batch_sizes == [8, 4, 1, 1]
     alone = [describe(dape, [image]) for stack in stacks for image in stack.split(1)]
     for found, singles in zip(together, zip(*alone, strict=True), strict=True):
         assert_alike(found, torch.cat(singles))

@@ -1,6 +1,6 @@
-"""Tiles that do not overlap are independent pictures: each gives the same result as if it were sampled alone.
+"""Tiles without overlap are independent pictures: each gives the same result as if it were sampled alone.
 
-So everything with a position in the picture is cut along with the tile, through ComfyUI's own sampling.
+So everything with a position in the picture is cropped with the tile, in ComfyUI's own sampling.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 SIDE = 8
 TOLERANCE = 1e-3
-"""In batches of tiles, float32 sums have another order; latents are about 15."""
+"""Batches of tiles sum float32 in another order. The latents have values of about 15."""
 
 Applied = tuple[Any, Any, Any]
 TILE_BATCHES = pytest.mark.parametrize("tile_batch", [1, 3])
@@ -70,8 +70,10 @@ def part(scene: Scene, tile: Tile, **changes: Any) -> Scene:
     return Scene(**{**values, **changes})
 
 
-def require_each_alone(applied: Applied, scene: Scene, tile_batch: int, alone: Callable[[int, Tile], Tensor]) -> None:
-    """Compare every tile of a tiled run with the result of ``alone`` for its number and position."""
+def assert_each_equals_alone(
+    applied: Applied, scene: Scene, tile_batch: int, alone: Callable[[int, Tile], Tensor]
+) -> None:
+    """Assert that every tile of a tiled run equals the result of ``alone`` for its number and position."""
     model, positive, negative = applied
     together = run((tile_model(model, TileSettings(SIDE, 0, tile_batch)), positive, negative), scene)
     for number, tile in enumerate(plan_tiles(8, 24, SIDE, 0).tiles):
@@ -79,8 +81,8 @@ def require_each_alone(applied: Applied, scene: Scene, tile_batch: int, alone: C
 
 
 @TILE_BATCHES
-def test_every_tile_is_told_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any, scene: Scene, tile_batch: int) -> None:
-    """The positive has texts by tile, the negative only soft prompts."""
+def test_every_tile_gets_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any, scene: Scene, tile_batch: int) -> None:
+    """The positive has a text for each tile, the negative only soft prompts."""
     tiles = plan_tiles(8, 24, SIDE, 0).tiles
     texts, soft_prompts = torch.randn(3, 2, 77, builders.TEXT_WIDTH), torch.randn(3, 2, 145, 512)
     positive = [[scene.positive[0][0], {TILE_PROMPTS_KEY: TilePrompts(tiles, soft_prompts, texts)}]]
@@ -99,7 +101,7 @@ def test_every_tile_is_told_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any,
         own = part(scene, tile, positive=[[texts[number], {}]], soft_prompt=soft_prompts[number])
         return run(apply_scene(tiny, seesr, own), own)
 
-    require_each_alone(applied, scene, tile_batch, alone)
+    assert_each_equals_alone(applied, scene, tile_batch, alone)
 
 
 def stock_controlnet() -> comfy.controlnet.ControlNet:
@@ -116,39 +118,41 @@ def stock_controlnet() -> comfy.controlnet.ControlNet:
 
 @TILE_BATCHES
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_comfyuis_controlnet_sees_its_place_beside_ours(
+def test_comfyuis_controlnet_gets_its_crop_beside_ours(
     tiny: Tiny, seesr: Any, scene: Scene, order: str, tile_batch: int
 ) -> None:
-    """Its hint has another size and is resized as ComfyUI would for the whole picture."""
+    """The hint has another size. ComfyUI would resize it for the whole picture."""
     stock = stock_controlnet()
     edges = torch.randn(1, 3, 40, 120, generator=torch.Generator().manual_seed(4)).sign().clamp(min=0)
     whole = comfy.utils.common_upscale(edges, 192, 64, stock.upscale_algorithm, "center")
 
     def chained(scene: Scene, hint: Tensor) -> Applied:
-        def behind(conditioning: list[Any]) -> list[Any]:
-            made = stock.copy().set_cond_hint(hint, 0.8)
+        def add_controlnet(conditioning: list[Any]) -> list[Any]:
+            copy = stock.copy().set_cond_hint(hint, 0.8)
             return [
-                [text, {**options, "control": made.set_previous_controlnet(options.get("control"))}]
+                [text, {**options, "control": copy.set_previous_controlnet(options.get("control"))}]
                 for text, options in conditioning
             ]
 
         if order == "before":
-            return apply_scene(tiny, seesr, scene, positive=behind(scene.positive), negative=behind(scene.negative))
+            return apply_scene(
+                tiny, seesr, scene, positive=add_controlnet(scene.positive), negative=add_controlnet(scene.negative)
+            )
         model, positive, negative = apply_scene(tiny, seesr, scene)
-        return model, behind(positive), behind(negative)
+        return model, add_controlnet(positive), add_controlnet(negative)
 
     def alone(_number: int, tile: Tile) -> Tensor:
         own = part(scene, tile)
         return run(chained(own, tile.in_pixels().cut(whole)), own)
 
     applied = chained(scene, edges)
-    require_each_alone(applied, scene, tile_batch, alone)
+    assert_each_equals_alone(applied, scene, tile_batch, alone)
     assert (run(applied, scene) - run(apply_scene(tiny, seesr, scene), scene)).abs().max() > 0.1
 
 
 @TILE_BATCHES
-def test_hooks_hold_in_every_tile(tiny: Tiny, seesr: Any, scene: Scene, tile_batch: int) -> None:
-    """A LoRA that is attached only to the positive."""
+def test_hooks_apply_in_every_tile(tiny: Tiny, seesr: Any, scene: Scene, tile_batch: int) -> None:
+    """The LoRA is attached only to the positive."""
     key = "diffusion_model.output_blocks.11.1.proj_out.weight"
     shape = tiny.model.model_state_dict()[key].shape
     hooks = comfy.hooks.create_hook_model_as_lora(None, None, 1.0, 1.0)
@@ -162,5 +166,5 @@ def test_hooks_hold_in_every_tile(tiny: Tiny, seesr: Any, scene: Scene, tile_bat
         own = part(scene, tile)
         return run(hooked(own), own)
 
-    require_each_alone(hooked(scene), scene, tile_batch, alone)
+    assert_each_equals_alone(hooked(scene), scene, tile_batch, alone)
     assert (run(hooked(scene), scene) - run(apply_scene(tiny, seesr, scene), scene)).abs().max() > 1e-2

@@ -1,4 +1,4 @@
-"""Tiles in ComfyUI: everything with a position in the picture is cut along, and nothing else changes."""
+"""Tiles in ComfyUI: everything with a position in the picture is cropped with the tile, and nothing else changes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Predictor = Callable[..., list[Tensor]]
 def run_tiled(
     predictor: Predictor, conds: list[Any], x: Tensor, tile: int = 8, overlap: int = 2, tile_batch: int = 1
 ) -> list[Tensor]:
-    """Ask the tiling wrapper for a prediction, with ``predictor`` in ComfyUI's place."""
+    """Call the tiling wrapper for a prediction, with ``predictor`` instead of ComfyUI's function."""
     tiled = tiling.TiledPrediction(TileSettings(tile, overlap, tile_batch, "gaussian"))
     sigma = torch.full((x.shape[0],), 3.0)
     return tiled.calc_cond_batch(predictor, _NoModel(), conds, x, sigma, {})
@@ -50,11 +50,11 @@ class _NoModel:
 
 
 def cond(**entries: Any) -> dict[str, Any]:
-    """Return a cond as samplers see it."""
+    """Return a cond in the samplers' form."""
     return {"model_conds": {}, "uuid": None, **entries}
 
 
-def test_one_tile_is_no_tiling(tiny: Tiny, seesr: Any) -> None:
+def test_one_tile_equals_no_tiling(tiny: Tiny, seesr: Any) -> None:
     """A tile as large as the latent, or larger, changes nothing."""
     scene = make_scene(8, 12)
     model, positive, negative = apply_scene(tiny, seesr, scene)
@@ -65,8 +65,8 @@ def test_one_tile_is_no_tiling(tiny: Tiny, seesr: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["gaussian", "reference"])
-def test_tile_batches_give_the_same(tiny: Tiny, seesr: Any, mode: str) -> None:
-    """With two pictures, tiles give the same prediction one at a time and several at once."""
+def test_the_size_of_tile_batches_does_not_matter(tiny: Tiny, seesr: Any, mode: str) -> None:
+    """With two pictures, the prediction is the same for one tile at a time and for several at once."""
     scene = make_scene(12, 20, batch=2)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     tiled = (tile_model(model, TileSettings(8, 4, size, mode)) for size in (1, 3))
@@ -75,16 +75,15 @@ def test_tile_batches_give_the_same(tiny: Tiny, seesr: Any, mode: str) -> None:
     assert (one - predict(model, positive, negative, scene)).abs().max() > 1e-3, "tiles do matter"
 
 
-def test_off_takes_the_tiles_away(tiny: Tiny, seesr: Any) -> None:
-    """The mode off removes an earlier tiling."""
+def test_mode_off_removes_the_tiles(tiny: Tiny, seesr: Any) -> None:
     scene = make_scene(12, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     off = tile_model(tile_model(model, TileSettings(4, 1)), TileSettings(4, 1, mode="off"))
     assert_alike(predict(off, positive, negative, scene), predict(model, positive, negative, scene))
 
 
-def test_every_tile_sees_its_own_place() -> None:
-    """If the predictor returns its input, blending gives the latent, for every cond."""
+def test_every_tile_gets_its_own_crop() -> None:
+    """If the predictor returns its input, blending gives the latent again, for every cond."""
     x = torch.randn(2, 4, 13, 21)
     out = run_tiled(lambda _model, conds, part, *_: [part.clone(), 2 * part], [[cond()], [cond()]], x, tile_batch=2)
     torch.testing.assert_close(out[0], x)
@@ -92,7 +91,7 @@ def test_every_tile_sees_its_own_place() -> None:
 
 
 def test_masks_and_latent_conds_are_cropped() -> None:
-    """Masks, inpainting's concatenated latents and the latent itself stay aligned."""
+    """Masks, the concatenated latents of inpainting and the latent itself stay aligned."""
     x = torch.randn(2, 4, 13, 21)
     mask = x[:1, 0]
     concat = comfy.conds.CONDNoiseShape(x * 3)
@@ -122,7 +121,7 @@ def test_an_absent_cond_stays_absent() -> None:
 
 
 class _Control:
-    """The parts of a ControlNet that tiling uses, including the attributes of newer versions of ComfyUI."""
+    """The parts of a ControlNet that tiling uses, including attributes of newer versions of ComfyUI."""
 
     def __init__(self, hint: Tensor, previous: _Control | None = None) -> None:
         self.cond_hint_original = hint
@@ -134,8 +133,8 @@ class _Control:
         self.previous_controlnet = previous
 
 
-def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
-    """Any ControlNet, at any position in the chain, with a hint of any size; afterwards its state is restored."""
+def test_every_controlnet_of_the_chain_gets_its_crop() -> None:
+    """This holds for any ControlNet, position in the chain and size of hint. Afterwards the state is restored."""
     x = torch.arange(16 * 24, dtype=torch.float32).reshape(1, 1, 16, 24)
     full = x.repeat_interleave(8, 2).repeat_interleave(8, 3)
     small = torch.ones(1, 1, 64, 96)
@@ -166,7 +165,7 @@ def test_every_controlnet_of_the_chain_sees_its_crop() -> None:
 @pytest.mark.parametrize("algorithm", ["nearest-exact", "bilinear"])
 @pytest.mark.parametrize("tile_batch", [1, 3])
 def test_a_hint_of_another_size_is_resized_as_comfyui_would(algorithm: str, tile_batch: int) -> None:
-    """It is resized for the whole picture with the ControlNet's own algorithm, then cut. So is extra_concat."""
+    """The ControlNet's own algorithm resizes the hint for the whole picture before the crop, and extra_concat too."""
     hint, mask = (torch.randn(1, channels, 50, 70).sign().clamp(min=0) for channels in (3, 1))
     control = _Control(hint)
     control.upscale_algorithm = algorithm
@@ -202,13 +201,13 @@ def test_the_stem_runs_once_per_tile(tiny: Tiny, seesr: Any, monkeypatch: pytest
     assert seen == [1, 1, 1]
 
 
-def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
-    """One tile at a time gets a view of the hint, and its pixels are not kept after the stem has read them."""
+def test_tiles_keep_no_pixels_of_their_own(tiny: Tiny, seesr: Any) -> None:
+    """One tile at a time gets a view of the hint. Its pixels are dropped after the stem has read them."""
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     tiled = tile_model(model, TileSettings(8, 2, 1))
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
-    kept: list[dict[str, Any]] = []
+    states_kept: list[dict[str, Any]] = []
     sampler = comfy.samplers.sampler_object("euler")
     comfy.sample.sample_custom(
         tiled,
@@ -219,21 +218,21 @@ def test_a_tile_keeps_no_pixels_of_its_own(tiny: Tiny, seesr: Any) -> None:
         positive,
         negative,
         scene.latent["samples"],
-        callback=lambda *_: kept.extend(wrapper.__self__.hints.kept.values()),
+        callback=lambda *_: states_kept.extend(wrapper.__self__.hints.kept.values()),
         disable_pbar=True,
         seed=3,
     )
-    assert len(kept) == 6, "three tiles, two steps"
-    for state in kept:
+    assert len(states_kept) == 6, "three tiles, two steps"
+    for state in states_kept:
         assert state["cond_hint_original"].untyped_storage().data_ptr() == scene.hint.untyped_storage().data_ptr()
         assert state["cond_hint"] is None
 
 
 @pytest.mark.parametrize("tile_batch", [1, 3])
-def test_pixels_that_are_not_kept_are_not_missed(
+def test_dropping_pixels_does_not_change_the_result(
     tiny: Tiny, seesr: Any, tile_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two pictures, and a changing number of conds: the result is the same as with the stem computed in each call."""
+    """Two pictures, with a varying number of conds, give the same result as with the stem computed in every call."""
     scene = make_scene(8, 20, batch=2)
 
     def result() -> Tensor:
@@ -243,38 +242,40 @@ def test_pixels_that_are_not_kept_are_not_missed(
 
     lean = result()
     monkeypatch.setattr(controlnet.SeeSRControlNet, "_keep_stem_output", lambda *_: nullcontext())
-    assert_alike(lean, result())  # the stem sees batches of another size
+    assert_alike(lean, result())  # the stem gets batches of another size
 
 
 def test_memory_is_planned_for_a_tile(tiny: Tiny, seesr: Any) -> None:
-    """ComfyUI plans memory for a tile, so it does not offload for a canvas that is never run whole."""
-    told: list[list[int]] = []
+    """ComfyUI plans memory for a batch of tiles, so that it does not offload for a whole canvas."""
+    shapes_planned: list[list[int]] = []
     tiled = tiling.TiledPrediction(TileSettings(8, 2, 3, "gaussian"))
-    tiled.prepare_sampling(lambda _model, shape, *_rest: told.append(shape), None, [2, 4, 64, 40], {})
-    assert told == [[6, 4, 8, 8]]
+    tiled.prepare_sampling(lambda _model, shape, *_rest: shapes_planned.append(shape), None, [2, 4, 64, 40], {})
+    assert shapes_planned == [[6, 4, 8, 8]]
 
 
 def test_a_run_plans_memory_for_its_tiles(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """ComfyUI never asks the model about the memory of the whole canvas."""
-    asked: list[tuple[int, ...]] = []
-    known = tiny.model.model.memory_required
+    shapes_asked: list[tuple[int, ...]] = []
+    original = tiny.model.model.memory_required
     monkeypatch.setattr(
-        tiny.model.model, "memory_required", lambda shape, **given: asked.append(tuple(shape)) or known(shape, **given)
+        tiny.model.model,
+        "memory_required",
+        lambda shape, **given: shapes_asked.append(tuple(shape)) or original(shape, **given),
     )
     scene = make_scene(8, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     predict(tile_model(model, TileSettings(8, 2, 3)), positive, negative, scene, steps=1)
-    assert asked[0] == (6, 4, 8, 8), "loading: three tiles, both conds"
-    assert {shape[2:] for shape in asked} == {(8, 8)}
+    assert shapes_asked[0] == (6, 4, 8, 8), "loading: three tiles, both conds"
+    assert {shape[2:] for shape in shapes_asked} == {(8, 8)}
 
 
-def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
+def test_out_of_memory_gives_smaller_batches_and_the_same_picture(
     tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Running out of memory in mid-run costs only time, and the smaller batch is remembered."""
+    """Running out of memory during a run only costs time. Later steps use the smaller batch."""
     scene = make_scene(12, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    calm = predict(tile_model(model, TileSettings(8, 2, 1)), positive, negative, scene)
+    expected = predict(tile_model(model, TileSettings(8, 2, 1)), positive, negative, scene)
     sizes: list[int] = []
     network = tiny.model.model.diffusion_model
 
@@ -288,16 +289,16 @@ def test_out_of_memory_leads_to_smaller_batches_and_the_same_picture(
         result = predict(tile_model(model, TileSettings(8, 2, 4)), positive, negative, scene)
     finally:
         handle.remove()
-    torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
+    torch.testing.assert_close(result, expected, rtol=0, atol=5e-4)
     assert sizes[:3] == [8, 4, 2]
     assert set(sizes[3:]) == {2}
 
 
-def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, seesr: Any) -> None:
-    """The error occurs in the second batch of the second step; the tiles of the first batch are not added twice."""
+def test_out_of_memory_in_mid_canvas_keeps_finished_tiles(tiny: Tiny, seesr: Any) -> None:
+    """The error occurs in the second batch of the second step. The tiles of the first batch are not added twice."""
     scene = make_scene(12, 23)  # eight tiles
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    calm = predict(tile_model(model, TileSettings(8, 3, 1)), positive, negative, scene)
+    expected = predict(tile_model(model, TileSettings(8, 3, 1)), positive, negative, scene)
     sizes: list[int] = []
 
     def fail_once(_module: Any, arguments: tuple[Tensor, ...]) -> None:
@@ -311,10 +312,10 @@ def test_out_of_memory_in_mid_canvas_keeps_the_tiles_that_are_done(tiny: Tiny, s
     finally:
         handle.remove()
     assert sizes == [8, 8, 8, 8, 4, 4]
-    torch.testing.assert_close(result, calm, rtol=0, atol=5e-4)
+    torch.testing.assert_close(result, expected, rtol=0, atol=5e-4)
 
 
-def test_a_short_last_batch_that_does_not_fit_is_halved_itself(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_short_last_batch_that_does_not_fit_is_halved(caplog: pytest.LogCaptureFixture) -> None:
     """The next batch is smaller than the one that failed, and the log says so."""
     sizes: list[int] = []
 
@@ -330,8 +331,8 @@ def test_a_short_last_batch_that_does_not_fit_is_halved_itself(caplog: pytest.Lo
     assert "Out of memory with 2 tiles at once; going on with 1." in caplog.text
 
 
-def test_out_of_memory_with_one_tile_in_the_last_batch_is_left_to_comfyui() -> None:
-    """A batch of one tile is not tried again, although other batches are larger."""
+def test_out_of_memory_with_a_last_batch_of_one_tile_is_left_to_comfyui() -> None:
+    """A batch of one tile is not tried again, even if other batches are larger."""
     sizes: list[int] = []
 
     def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
@@ -355,8 +356,8 @@ def test_out_of_memory_with_one_tile_is_left_to_comfyui() -> None:
         run_tiled(predictor, [[cond()]], torch.zeros(1, 4, 16, 16), tile_batch=4)
 
 
-def test_cancel_returns_within_one_tile() -> None:
-    """No further tile starts after the user cancels."""
+def test_a_cancel_takes_effect_within_one_tile() -> None:
+    """No further tile starts after a cancel."""
     calls: list[int] = []
 
     def predictor(_model: Any, _conds: Any, part: Tensor, *_rest: Any) -> list[Tensor]:
@@ -370,8 +371,8 @@ def test_cancel_returns_within_one_tile() -> None:
 
 
 @pytest.mark.parametrize("where", ["UNet", "ControlNet"])
-def test_cancel_returns_within_one_tile_of_a_batch(tiny: Tiny, seesr: Any, where: str) -> None:
-    """Four tiles at once stop in the middle of the network: ComfyUI looks for a cancel at every operation."""
+def test_a_cancel_takes_effect_within_a_batch_of_tiles(tiny: Tiny, seesr: Any, where: str) -> None:
+    """Four tiles at once stop in the middle of the network, because ComfyUI checks for a cancel at every operation."""
     scene = make_scene(12, 20)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     networks = {"UNet": tiny.model.model.diffusion_model, "ControlNet": positive[0][1]["control"].control_model}
@@ -408,11 +409,10 @@ def test_progress_counts_tiles_of_all_steps(tiny: Tiny, seesr: Any, sampler: str
     assert shares[-1] == 1.0
 
 
-def test_progress_of_the_next_run_begins_anew() -> None:
-    """The progress of one run does not affect the bar of the next."""
+def test_the_progress_of_the_next_run_starts_at_zero() -> None:
     tiled = tiling.TiledPrediction(TileSettings(8, 2, 1, "gaussian"))
     options = {"transformer_options": {"sample_sigmas": torch.tensor([3.0, 1.0, 0.0])}}
-    shown: list[int] = []
+    progress: list[int] = []
 
     def run() -> None:
         for sigma in (3.0, 1.0):
@@ -425,25 +425,25 @@ def test_progress_of_the_next_run_begins_anew() -> None:
                 options,
             )
 
-    comfy.utils.set_progress_bar_global_hook(lambda done, *_rest, **_ids: shown.append(done))
+    comfy.utils.set_progress_bar_global_hook(lambda done, *_rest, **_ids: progress.append(done))
     try:
         for _ in range(2):
             tiled.outer_sample(run)
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    assert shown == [1, 2, 3, 4, 1, 2, 3, 4]
+    assert progress == [1, 2, 3, 4, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("tile_batch", [1, 2])
-def test_every_tile_is_previewed_in_its_place(tile_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The preview fills up tile by tile. At the end it shows the whole prediction of the first picture."""
+def test_the_preview_shows_every_tile_in_its_place(tile_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preview fills up tile by tile. At the end it shows the whole prediction for the first picture."""
     monkeypatch.setattr(args, "preview_method", LatentPreviewMethod.Latent2RGB)
-    shown: list[np.ndarray] = []
+    previews: list[np.ndarray] = []
 
     def hook(_done: int, _total: int, preview: Any, **_ids: Any) -> None:
         kind, image, _side = preview
         assert kind == "JPEG"
-        shown.append(np.asarray(image))
+        previews.append(np.asarray(image))
 
     x = torch.rand(2, 4, 8, 20) * 0.1
     comfy.utils.set_progress_bar_global_hook(hook)
@@ -453,21 +453,21 @@ def test_every_tile_is_previewed_in_its_place(tile_batch: int, monkeypatch: pyte
         comfy.utils.set_progress_bar_global_hook(None)
     previewer = latent_preview.get_previewer(x.device, _NoModel.latent_format)
     whole = np.asarray(previewer.decode_latent_to_preview(x[:1]))
-    assert len(shown) == -(-3 // tile_batch)
-    for number, image in enumerate(shown, 1):
+    assert len(previews) == -(-3 // tile_batch)
+    for number, image in enumerate(previews, 1):
         end = 6 * (number * tile_batch - 1) + 8
         assert image[:, :end].tolist() == whole[:, :end].tolist()
         assert not image[:, end:].any()
 
 
-def test_previews_that_are_off_are_not_made() -> None:
-    shown: list[Any] = []
-    comfy.utils.set_progress_bar_global_hook(lambda _done, _total, preview, **_ids: shown.append(preview))
+def test_no_previews_are_made_if_they_are_off() -> None:
+    previews: list[Any] = []
+    comfy.utils.set_progress_bar_global_hook(lambda _done, _total, preview, **_ids: previews.append(preview))
     try:
         run_tiled(lambda _model, _conds, part, *_: [part], [[cond()]], torch.zeros(1, 4, 8, 20))
     finally:
         comfy.utils.set_progress_bar_global_hook(None)
-    assert shown == [None, None, None]
+    assert previews == [None, None, None]
 
 
 def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
@@ -477,15 +477,15 @@ def test_nothing_is_kept_after_a_run(tiny: Tiny, seesr: Any) -> None:
     tiled = tile_model(model, TileSettings(8, 2))
     predict(tiled, positive, negative, scene)
     (wrapper,) = tiled.get_wrappers(comfy.patcher_extension.WrappersMP.CALC_COND_BATCH, "seesr")
-    kept = wrapper.__self__
-    assert not kept.hints.fitted and not kept.hints.kept
-    assert kept.progress is None
-    assert kept.weights is None
+    tiled_prediction = wrapper.__self__
+    assert not tiled_prediction.hints.fitted and not tiled_prediction.hints.kept
+    assert tiled_prediction.progress is None
+    assert tiled_prediction.weights is None
     assert len(positive[0][1]["control"].stem_outputs) == 0
 
 
-def test_a_dual_guider_runs_in_tiles(tiny: Tiny, seesr: Any) -> None:
-    """Guiders with three conds get three predictions."""
+def test_three_conds_give_three_predictions(tiny: Tiny, seesr: Any) -> None:
+    """Guiders with three conds need three predictions."""
     x = torch.randn(1, 4, 16, 24)
     out = run_tiled(lambda _m, conds, part, *_: [part * (i + 1) for i in range(len(conds))], [[cond()]] * 3, x)
     for index, prediction in enumerate(out):
@@ -493,8 +493,8 @@ def test_a_dual_guider_runs_in_tiles(tiny: Tiny, seesr: Any) -> None:
 
 
 @pytest.mark.parametrize("size", [(9, 17), (5, 40), (33, 8), (3, 61)])
-def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> None:
-    """Odd sizes, strips, and sides smaller than a tile."""
+def test_latents_of_any_size_work(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> None:
+    """The sizes are odd, thin strips, or smaller than a tile."""
     scene = make_scene(*size)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     result = predict(tile_model(model, TileSettings(8, 3)), positive, negative, scene, steps=1)
@@ -504,9 +504,7 @@ def test_any_size_of_latent(tiny: Tiny, seesr: Any, size: tuple[int, int]) -> No
     torch.testing.assert_close(pointwise, result * 2, rtol=1e-5, atol=1e-5)
 
 
-def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(
-    tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_impossible_tiles_are_refused_before_loading(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reference tiles are no larger than the shorter side, so a panorama may leave no room for the overlap."""
     monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *_args, **_given: pytest.fail("loaded"))
     scene = make_scene(3, 61)
@@ -515,8 +513,8 @@ def test_tiles_that_do_not_fit_are_refused_before_anything_is_loaded(
         predict(tile_model(model, TileSettings(8, 4, mode="reference")), positive, negative, scene)
 
 
-def test_blending_is_what_the_weights_say() -> None:
-    """Each tile's prediction counts with its own weight; the test sums over the layout independently."""
+def test_tiles_are_blended_by_their_weights() -> None:
+    """Each tile's prediction counts with its own weight. The test computes the sum independently."""
     x = torch.zeros(1, 1, 14, 19)
     layout = plan_tiles(14, 19, 8, 3)
     values = iter(range(1, 100))

@@ -1,4 +1,4 @@
-"""Tensors that nothing reads: leftovers are logged; what makes the others mean something else is refused."""
+"""Tensors that nothing reads: leftovers are logged, and tensors that belong to another network are refused."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ FOREIGN = {
 
 @pytest.fixture(scope="module", autouse=True)
 def tag_lists(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The tag lists lie in models/seesr."""
+    """Have the tag lists in models/seesr."""
     folder = tmp_path_factory.mktemp("tags")
     builders.save_tagger(folder)
     folders.register()
@@ -96,7 +96,7 @@ def tag_lists(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def load(folder: Path, part: str, names: tuple[str, ...], dtype: torch.dtype = torch.int64) -> dict[str, Tensor]:
-    """Load everything from files of which one has more tensors; return all parameters that came of it."""
+    """Load files of which one has additional tensors; return all loaded parameters."""
     states: dict[str, dict[str, Tensor]] = {
         "unet": dict(UNET),
         "controlnet": dict(CONTROLNET),
@@ -128,7 +128,7 @@ def assert_same(found: State, expected: State) -> None:
         assert torch.equal(found[name], tensor), name
 
 
-WHAT = {
+NETWORKS = {
     "ram": "RAM file 'ram.pth'",
     "dape": "DAPE file 'DAPE.pth'",
     "unet": "the SeeSR UNet",
@@ -137,29 +137,29 @@ WHAT = {
 
 
 @pytest.mark.parametrize("part", LEFTOVERS)
-def test_leftovers_are_logged_and_change_nothing(tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_leftovers_are_logged_and_ignored(tmp_path: Path, part: str, caplog: pytest.LogCaptureFixture) -> None:
     names = LEFTOVERS[part]
     expected = load(tmp_path / "clean", part, ())
     assert not caplog.messages
     with caplog.at_level("INFO"):
         assert_same(load(tmp_path / "more", part, names), expected)
-    [told] = [message for message in caplog.messages if "that are not read" in message]
-    start = f"Tensors of {WHAT[part]} that are not read: "
-    assert told.startswith(start)
-    shown, _, more = told.removeprefix(start).removesuffix(".").partition(" and ")
+    [message] = [message for message in caplog.messages if "that are not read" in message]
+    start = f"Tensors of {NETWORKS[part]} that are not read: "
+    assert message.startswith(start)
+    shown, _, more = message.removeprefix(start).removesuffix(".").partition(" and ")
     assert set(shown.split(", ")) <= set(names)
     assert len(shown.split(", ")) == min(4, len(names))
     assert more == (f"{len(names) - 4} more" if len(names) > 4 else "")
 
 
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in LEFTOVERS.items() for name in names])
-def test_each_leftover_alone(tmp_path: Path, part: str, name: str) -> None:
+def test_each_leftover_is_ignored(tmp_path: Path, part: str, name: str) -> None:
     load(tmp_path / "files", part, (name,))
 
 
 @pytest.mark.parametrize(("part", "name"), [(part, name) for part, names in FOREIGN.items() for name in names])
-def test_what_would_be_missed_is_refused(tmp_path: Path, part: str, name: str) -> None:
-    """A network without it loads, and would give another picture in silence."""
+def test_tensors_of_another_network_are_refused(tmp_path: Path, part: str, name: str) -> None:
+    """Without this tensor the network would load, and silently give another picture."""
     with pytest.raises(
         SeeSRError, match=rf"^The weights of .* are of another network, for they hold {name} \(.*\): ch"
     ):
@@ -167,27 +167,27 @@ def test_what_would_be_missed_is_refused(tmp_path: Path, part: str, name: str) -
 
 
 def test_two_tensors_for_one_place_are_refused(tmp_path: Path) -> None:
-    """A ControlNet with diffusers' names and one of ComfyUI's: it is not clear which of the two counts."""
-    told = r"meant for the same place: conv_in\.weight, input_blocks\.0\.0\.weight; wrong shape: input_blocks"
-    with pytest.raises(SeeSRError, match=told):
+    """The ControlNet has names of diffusers and one of ComfyUI, so it is unclear which tensor is meant."""
+    message = r"meant for the same place: conv_in\.weight, input_blocks\.0\.0\.weight; wrong shape: input_blocks"
+    with pytest.raises(SeeSRError, match=message):
         load(tmp_path / "files", "controlnet", ("input_blocks.0.0.weight",))
 
 
-def test_one_error_names_all_of_it(tmp_path: Path) -> None:
+def test_one_error_names_all_foreign_tensors(tmp_path: Path) -> None:
     names = ("reweight_scale", "fc.scale_weight", "fc.scale_input", "temp")
-    told = r"hold reweight_scale \(RAM\+\+, .*\); fc\.scale_weight, fc\.scale_input \(part of a layer .*\): choose"
-    with pytest.raises(SeeSRError, match=told):
+    message = r"hold reweight_scale \(RAM\+\+, .*\); fc\.scale_weight, fc\.scale_input \(part of a layer .*\): choose"
+    with pytest.raises(SeeSRError, match=message):
         load(tmp_path / "files", "ram", names)
 
 
-def test_a_ram_with_lora_parts_in_it_is_refused(tmp_path: Path) -> None:
+def test_ram_with_lora_parts_is_refused(tmp_path: Path) -> None:
     for name in (f"{QKV}.lora_A", "tag_encoder.encoder.layer.0.crossattention.self.query.lora_A"):
         with pytest.raises(SeeSRError, match=r"RAM file 'ram\.pth' holds whole weights and LoRA parts"):
             load(tmp_path / name, "ram", (name,))
 
 
-def test_packing_leaves_leftovers_out_and_refuses_the_rest(tmp_path: Path, tag_lists: Path) -> None:
-    """What packing left out in silence, the loader could no longer refuse."""
+def test_packing_ignores_leftovers_and_refuses_other_networks(tmp_path: Path, tag_lists: Path) -> None:
+    """If packing silently dropped such a tensor, the loader could no longer refuse the file."""
     for part in ("unet", "controlnet"):
         load(tmp_path / part, part, LEFTOVERS[part], torch.float32)
         packed = pack_seesr(tmp_path / part / "SeeSR", "float32", tmp_path / part)
@@ -204,7 +204,9 @@ def test_packing_leaves_leftovers_out_and_refuses_the_rest(tmp_path: Path, tag_l
     assert not set(LEFTOVERS["ram"]) & set(open_weights(packed))
 
 
-def test_leftovers_in_packed_files(tmp_path: Path, tag_lists: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_leftovers_in_packed_files_are_logged(
+    tmp_path: Path, tag_lists: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     builders.save_seesr(tmp_path / "SeeSR", UNET, CONTROLNET)
     seesr = pack_seesr(tmp_path / "SeeSR", "float32", tmp_path)
     dape = pack_dape(tag_lists / "ram.pth", tag_lists / "DAPE.pth", tag_lists, "float32", tmp_path)
@@ -217,11 +219,11 @@ def test_leftovers_in_packed_files(tmp_path: Path, tag_lists: Path, caplog: pyte
         caplog.clear()
         with caplog.at_level("INFO"):
             load_seesr_path(path, "float32") if path is seesr else load_dape_path(path, None, "float32")
-        told = " ".join(caplog.messages)
-        assert all(name.removeprefix("unet.").removeprefix("controlnet.") in told for name in more)
+        message = " ".join(caplog.messages)
+        assert all(name.removeprefix("unet.").removeprefix("controlnet.") in message for name in more)
 
 
-def test_leftovers_in_a_nano(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_leftovers_in_nano_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = open_weights(NANO_FILE)
     more = ("unet.learnable_vector", "controlnet.temp", "text_encoder.embeddings.position_ids", "vae.temp", "dape.temp")
     state = {**dict(file.tensors(file)), **dict.fromkeys(more, torch.arange(3))}

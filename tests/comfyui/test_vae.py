@@ -1,4 +1,4 @@
-"""The VAE on pictures of any size: in tiles only if the whole picture would not fit."""
+"""The VAE on pictures of any size. It uses tiles only if the whole picture would not fit into memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from likeness import assert_alike
 from scenes import Tiny
 from seesr_pack.seesr_modules.comfyui.loading.nano import load_nano
-from seesr_pack.seesr_modules.comfyui.steps import vae as host_vae
+from seesr_pack.seesr_modules.comfyui.steps import vae as vae_steps
 from torch import Tensor
 
 
 @pytest.fixture(autouse=True)
-def as_the_host_runs_nodes() -> Iterator[None]:
+def inference_mode() -> Iterator[None]:
     """ComfyUI runs every node in inference mode."""
     with torch.inference_mode():
         yield
@@ -24,22 +24,22 @@ def as_the_host_runs_nodes() -> Iterator[None]:
 
 @pytest.fixture
 def tiles_used(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record the tile side, in the units of ComfyUI's functions, of every call in tiles."""
+    """Record the tile side of every tiled call, in the units of ComfyUI's functions."""
     used: list[int] = []
     for name in ("encode_tiled", "decode_tiled"):
         original = getattr(tiny.vae, name)
 
-        def watched(*args: Any, original: Any = original, **kwargs: Any) -> Tensor:
+        def record_tile(*args: Any, original: Any = original, **kwargs: Any) -> Tensor:
             used.append(kwargs["tile_x"])
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(tiny.vae, name, watched)
+        monkeypatch.setattr(tiny.vae, name, record_tile)
     return used
 
 
 def leave_memory(monkeypatch: pytest.MonkeyPatch, needed: float) -> None:
     """Make ComfyUI report just enough free memory for ``needed`` bytes."""
-    free = needed / host_vae.FREE_SHARE * 1.01
+    free = needed / vae_steps.FREE_SHARE * 1.01
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: free)
 
 
@@ -49,37 +49,35 @@ def picture(height: int, width: int) -> Tensor:
     return torch.stack([rows[:, None] * columns, rows[:, None] + 0 * columns, 1 - columns + 0 * rows[:, None]])[None]
 
 
-def test_small_pictures_are_not_cut(tiny: Tiny, tiles_used: list[int]) -> None:
-    """With enough memory ComfyUI's plain functions are called, for every picture of a batch."""
+def test_small_pictures_are_not_tiled(tiny: Tiny, tiles_used: list[int]) -> None:
+    """With enough memory, ComfyUI's plain functions are called for every picture of a batch."""
     image = picture(64, 96).repeat(2, 1, 1, 1)
-    latent = host_vae.encode(tiny.vae, image)
+    latent = vae_steps.encode(tiny.vae, image)
     assert latent.shape == (2, 4, 8, 12)
-    assert host_vae.decode(tiny.vae, latent).shape == (2, 3, 64, 96)
+    assert vae_steps.decode(tiny.vae, latent).shape == (2, 3, 64, 96)
     assert tiles_used == []
 
 
-def test_the_largest_tile_that_fits_is_taken(
-    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Free memory for 768 pixels gives tiles of 768. Too little memory for any gives the smallest."""
+def test_the_largest_tile_that_fits_is_used(tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory for 768 pixels gives tiles of 768. Too little memory for any tile gives the smallest."""
     vae = tiny.vae
     image = picture(520, 1040)
     latent = torch.zeros(1, 4, 65, 130)
     leave_memory(monkeypatch, vae.memory_used_encode((1, 3, 520, 768), vae.vae_dtype))
-    assert host_vae.encode(vae, image).shape == (1, 4, 65, 130)
+    assert vae_steps.encode(vae, image).shape == (1, 4, 65, 130)
     leave_memory(monkeypatch, vae.memory_used_decode((1, 4, 65, 96), vae.vae_dtype))
-    assert host_vae.decode(vae, latent).shape == (1, 3, 520, 1040)
+    assert vae_steps.decode(vae, latent).shape == (1, 3, 520, 1040)
     leave_memory(monkeypatch, 1.0)
-    assert host_vae.decode(vae, latent).shape == (1, 3, 520, 1040)
+    assert vae_steps.decode(vae, latent).shape == (1, 3, 520, 1040)
     assert tiles_used == [768, 96, 32]
 
 
 @pytest.mark.parametrize("size", [(64, 1280), (1280, 64), (96, 1920), (200, 200)])
 @pytest.mark.parametrize("part", ["encode", "decode"])
-def test_no_pass_of_the_host_takes_more_than_is_free(
+def test_no_pass_of_comfyui_needs_more_than_the_free_memory(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
 ) -> None:
-    """ComfyUI also runs tiles twice as wide and half as high as the square ones, and the reverse."""
+    """Besides square tiles, ComfyUI runs tiles of twice the width and half the height, and the reverse."""
     vae, (height, width) = tiny.vae, size
     passes = []
 
@@ -101,54 +99,54 @@ def test_no_pass_of_the_host_takes_more_than_is_free(
         passes.clear()
         leave_memory(monkeypatch, share * needed)
         if part == "encode":
-            host_vae.encode(vae, torch.zeros(1, 3, 8 * height, 8 * width))
+            vae_steps.encode(vae, torch.zeros(1, 3, 8 * height, 8 * width))
         else:
-            host_vae.decode(vae, torch.zeros(1, 4, height, width))
+            vae_steps.decode(vae, torch.zeros(1, 4, height, width))
         assert share * needed / 6 < max(passes) <= share * needed * 1.01
 
 
 @pytest.mark.parametrize("part", ["encode", "decode"])
-def test_out_of_memory_leads_to_smaller_tiles_and_the_same_picture(
+def test_out_of_memory_gives_smaller_tiles_and_the_same_picture(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """If a device has less memory than it reports, the picture is made of smaller tiles."""
+    """If a device has less memory than it reports, smaller tiles are used."""
     vae, network = tiny.vae, tiny.vae.first_stage_model
     image = picture(600, 680)
-    values = image if part == "encode" else host_vae.encode(vae, image)
-    work, original = getattr(host_vae, part), getattr(network, part)
+    values = image if part == "encode" else vae_steps.encode(vae, image)
+    work, original = getattr(vae_steps, part), getattr(network, part)
     per_cell = 1 if part == "encode" else 8
     needed = getattr(vae, f"memory_used_{part}")
     leave_memory(monkeypatch, needed((1, 4, 256 // per_cell, 512 // per_cell), vae.vae_dtype))
     small = work(vae, values)
 
-    def with_less_than_said(tensor: Tensor) -> Tensor:
+    def fail_when_large(tensor: Tensor) -> Tensor:
         if tensor[0, 0].numel() * per_cell**2 > 260 * 260:
             raise comfy.model_management.OOM_EXCEPTION("made for the test")
         return original(tensor)
 
-    monkeypatch.setattr(network, part, with_less_than_said)
+    monkeypatch.setattr(network, part, fail_when_large)
     leave_memory(monkeypatch, needed((1, 4, 512 // per_cell, 680 // per_cell), vae.vae_dtype))
     tiles_used.clear()
     assert_alike(work(vae, values), small)
     assert tiles_used == [512 // per_cell, 256 // per_cell]
 
 
-def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
+def test_out_of_memory_in_the_smallest_tiles_is_left_to_comfyui(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With no smaller tile left the error is raised, and so is any other error."""
+    """If no smaller tile is left, the error is raised. Other errors are always raised."""
 
     def decode(error: Exception) -> None:
         def raising(_cells: Tensor) -> Tensor:
             raise error
 
         monkeypatch.setattr(tiny.vae.first_stage_model, "decode", raising)
-        host_vae.decode(tiny.vae, torch.zeros(1, 4, 40, 80))
+        vae_steps.decode(tiny.vae, torch.zeros(1, 4, 40, 80))
 
     out_of_memory = comfy.model_management.OOM_EXCEPTION
     with pytest.raises(out_of_memory):
         decode(out_of_memory("made for the test"))
-    assert tiles_used == [tile // 8 for tile in host_vae.TILE_PX]
+    assert tiles_used == [tile // 8 for tile in vae_steps.TILE_PX]
     tiles_used.clear()
     with pytest.raises(RuntimeError, match="another"):
         decode(RuntimeError("another"))
@@ -156,7 +154,7 @@ def test_out_of_memory_in_the_smallest_tiles_is_the_hosts_to_report(
 
 
 def largest_steps(values: Tensor, margin: int) -> Tensor:
-    """Return the largest mean difference of neighbouring columns or rows, away from the picture's edge."""
+    """Return the largest mean difference of neighbouring columns and of rows, away from the picture's edge."""
     inner = values[..., margin:-margin, margin:-margin]
     columns = (inner[..., 1:] - inner[..., :-1]).abs().mean((0, 1, 2)).max()
     rows = (inner[..., 1:, :] - inner[..., :-1, :]).abs().mean((0, 1, 3)).max()
@@ -167,15 +165,15 @@ def largest_steps(values: Tensor, margin: int) -> Tensor:
 def test_tiles_leave_no_seam_and_no_tint(
     tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """The fade hides the tiles' borders: in a smooth picture no column or row steps further than in the whole.
+    """Blending hides tile borders: in a smooth picture, no column or row steps more than without tiles.
 
-    The tiles' group norms see other statistics than the whole's, most of all with these synthetic weights. That
-    moves the mean by 0.09 of the standard deviation when encoding, and by 0.11 of it when decoding.
+    The group norms see other statistics in a tile than in the whole picture, most of all with these synthetic weights.
+    That moves the mean by 0.09 of the standard deviation when encoding, and by 0.11 when decoding.
     """
     channels, per_cell = (3, 1) if part == "encode" else (4, 8)
-    few = torch.randn(1, 4, 3, 4, generator=torch.Generator().manual_seed(0))[:, :channels]
-    smooth = torch.nn.functional.interpolate(few, (576 // per_cell, 1088 // per_cell), mode="bicubic")
-    values, work = (smooth.sigmoid(), host_vae.encode) if part == "encode" else (smooth, host_vae.decode)
+    coarse = torch.randn(1, 4, 3, 4, generator=torch.Generator().manual_seed(0))[:, :channels]
+    smooth = torch.nn.functional.interpolate(coarse, (576 // per_cell, 1088 // per_cell), mode="bicubic")
+    values, work = (smooth.sigmoid(), vae_steps.encode) if part == "encode" else (smooth, vae_steps.decode)
     whole = work(tiny.vae, values)
     needed = getattr(tiny.vae, f"memory_used_{part}")
     leave_memory(monkeypatch, needed((1, channels, 512 // per_cell, 512 // per_cell), tiny.vae.vae_dtype))
@@ -186,12 +184,12 @@ def test_tiles_leave_no_seam_and_no_tint(
     assert (largest_steps(tiled, margin) <= 1.05 * largest_steps(whole, margin)).all()
 
 
-def test_tiles_of_a_trained_vae_without_norms_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nano's VAE sees 20 pixels around each pixel, less than the overlap, so tiles differ by rounding alone."""
+def test_tiles_of_a_trained_vae_without_norms_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nano's VAE reads 20 pixels around each pixel, less than the overlap, so tiles differ only by rounding."""
     vae = load_nano().vae
     image = torch.nn.functional.interpolate(picture(60, 80), (600, 800), mode="bilinear")
-    latent = host_vae.encode(vae, image)
-    whole = host_vae.decode(vae, latent)
+    latent = vae_steps.encode(vae, image)
+    whole = vae_steps.decode(vae, latent)
     leave_memory(monkeypatch, 1.0)
-    assert (host_vae.encode(vae, image) - latent).abs().max() < 1e-4 * latent.std()
-    assert (host_vae.decode(vae, latent) - whole).abs().max() < 1e-3
+    assert (vae_steps.encode(vae, image) - latent).abs().max() < 1e-4 * latent.std()
+    assert (vae_steps.decode(vae, latent) - whole).abs().max() < 1e-3

@@ -1,9 +1,8 @@
-"""ComfyUI's flags --cpu, --lowvram and --novram in processes of their own: the same picture, and less of it loaded.
+"""ComfyUI's flags --cpu, --lowvram and --novram, each in its own process: the same picture, with fewer weights loaded.
 
-ComfyUI refuses --lowvram and --novram beside --cpu, and without it looks for a GPU. On a machine that has none they
-are parsed alone, and ComfyUI is then told to compute on the CPU and to take it for a GPU with little memory: so it
-plans by its flag, leaves weights out, and casts them layer by layer as they are needed. Weights that cross a bus are
-not tested.
+ComfyUI refuses --lowvram and --novram together with --cpu, and looks for a GPU without it. So the flags are parsed
+alone. Then ComfyUI is set to compute on the CPU, and to treat the CPU as a GPU with little memory: it follows its flag,
+leaves weights out, and casts them layer by layer when needed. Weights that cross a bus are not tested.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from comfy.cli_args import args
 
 args.cpu = True
 scratch.mkdir()
-host = run.pack_module("commands.headless.session").HeadlessComfyUI(flags, scratch)
+comfyui = run.pack_module("commands.headless.session").HeadlessComfyUI(flags, scratch)
 import comfy.model_management as management
 import nodes
 import torch
@@ -64,7 +63,7 @@ for node in workflow.values():
     if node["class_type"] == "CheckpointLoaderSimple":
         node["class_type"] = "TestCheckpoint"
     node["inputs"].update(small.get(node["class_type"], {}))
-(result,) = host.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
+(result,) = comfyui.run_workflow(workflow, photo.movedim(-1, 1) / 255, lambda *_: None)
 picture = scratch / "picture.png"
 Image.fromarray((result[0] * 255).round().byte().movedim(0, -1).numpy()).save(picture)
 loaded = {type(one.model).__name__: one.loaded_size() / one.model_size() for one in management.loaded_models()}
@@ -74,7 +73,7 @@ print(json.dumps({"state": management.vram_state.name, "loaded": loaded, "pictur
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of a user's with tiny models under the published names, and a picture."""
+    """A user's folder with tiny models under the published names, and a picture."""
     folder = tmp_path_factory.mktemp("base")
     builders.save_models(folder / "models")
     Image.effect_noise((40, 24), 50).convert("RGB").save(folder / "example.png")
@@ -83,7 +82,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def seen(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return flag -> what its process printed; the processes run side by side."""
+    """Return flag -> the result of its process. The processes run in parallel."""
     scratch = tmp_path_factory.mktemp("scratch")
     running = {}
     for flag in FLAGS:
@@ -101,21 +100,21 @@ def pixels(file: str) -> torch.Tensor:
         return torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8).float()
 
 
-def test_with_cpu_all_is_loaded_at_once(seen: dict[str, Any]) -> None:
+def test_with_cpu_everything_is_loaded(seen: dict[str, Any]) -> None:
     assert seen["--cpu"]["state"] == "DISABLED"
     assert {"ImageAttention", "ControlModel", "Dape"} < seen["--cpu"]["loaded"].keys()
     assert set(seen["--cpu"]["loaded"].values()) == {1.0}
 
 
 @pytest.mark.parametrize(
-    ("flag", "state", "least", "most"), [("--lowvram", "LOW_VRAM", 0.05, 0.7), ("--novram", "NO_VRAM", 0.0, 0.01)]
+    ("flag", "state", "lowest", "highest"), [("--lowvram", "LOW_VRAM", 0.05, 0.7), ("--novram", "NO_VRAM", 0.0, 0.01)]
 )
-def test_loaded_in_part_the_picture_is_the_same(
-    seen: dict[str, Any], flag: str, state: str, least: float, most: float
+def test_partly_loaded_networks_give_the_same_picture(
+    seen: dict[str, Any], flag: str, state: str, lowest: float, highest: float
 ) -> None:
     assert seen[flag]["state"] == state
     for network in ("BaseModel", "ImageAttention", "ControlModel", "Dape"):
-        assert least <= seen[flag]["loaded"][network] <= most, network
+        assert lowest <= seen[flag]["loaded"][network] <= highest, network
     whole, parts = pixels(seen["--cpu"]["picture"]), pixels(seen[flag]["picture"])
     assert whole.std() > 10, "a picture, not a plain colour"
     assert (parts - whole).abs().max() <= 1, "of 255: the same float32 sums, rounded to 8 bits"

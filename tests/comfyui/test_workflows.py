@@ -120,7 +120,8 @@ def test_the_inputs_are_those_of_the_node_classes(name: str, classes: dict[str, 
             assert found[slot]["type"] == kind
             is_widget = kind in WIDGET_TYPES and not options.get("forceInput")
             assert found[slot].get("widget") == ({"name": slot} if is_widget else None)
-            assert is_widget or found[slot]["link"], f"{node['type']}.{slot} is not linked"
+            may_be_left = slot in classes[node["type"]].INPUT_TYPES().get("optional", {})
+            assert is_widget or found[slot]["link"] or may_be_left, f"{node['type']}.{slot} is not linked"
         names = getattr(classes[node["type"]], "RETURN_NAMES", None) or classes[node["type"]].RETURN_TYPES
         ours = node["type"].startswith("SeeSR_")
         count = len(names) if ours else len(node["outputs"])  # a newer ComfyUI may have added some to its own
@@ -467,3 +468,14 @@ def test_a_regions_words_count_in_the_region_alone(models: Path, run_small: Call
     quarter = len(inside) // 4
     assert inside[:quarter].min() > 1e-3 and inside[-quarter:].max() == 0
     assert outside[:quarter].max() == 0 and outside[-quarter:].min() > 1e-3
+
+
+def test_where_two_seeds_disagree_the_result_is_the_plain_upscale(run_small: Callable[..., list[Any]]) -> None:
+    graph = api("seesr_invention_map")
+    graph[node_named(graph, "Color Fix")]["inputs"] |= {"width": 0, "height": 0}
+    mask, first, hint, result = run_small(
+        graph, ("Invention Map", 0), ("Colours of the first", 0), ("LR Embed", 1), ("Color Fix", 0)
+    )
+    assert mask.shape == first.shape[:3] and mask.max() == 1
+    assert_alike(result[mask == 1], hint[mask == 1])
+    assert (result - first).abs().max() > 1e-2

@@ -1,4 +1,4 @@
-"""A ComfyUI node for tests: it stands for Load Checkpoint and gives the tiny models.
+"""A ComfyUI node for tests that replaces Load Checkpoint and returns the tiny models.
 
 ComfyUI loads this file as a node pack.
 """
@@ -13,7 +13,7 @@ TESTS = Path(__file__).resolve().parents[1]
 
 
 class TestCheckpoint:
-    """Load Checkpoint with its widget, whatever that says."""
+    """Load Checkpoint with its input, which is ignored."""
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     FUNCTION = "load"
@@ -24,7 +24,7 @@ class TestCheckpoint:
         return {"required": {"ckpt_name": ("STRING", {})}}
 
     def load(self, ckpt_name: str) -> tuple[Any, Any, Any]:
-        # The builders know the pack by its name in the tests; the server named it after its path.
+        # The builders import the pack as seesr_pack. The server imported it under its path.
         entry = str(TESTS.parent / "__init__.py")
         files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items()}
         pack = next(name for name, file in files.items() if file and str(Path(file).resolve()) == entry)

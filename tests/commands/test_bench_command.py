@@ -1,4 +1,4 @@
-"""The bench command: what it takes, how it shows figures, and what its exit code says."""
+"""The bench command: its arguments, its table of figures, and its exit code."""
 
 from __future__ import annotations
 
@@ -20,35 +20,34 @@ Values = dict[str, float]
 
 @pytest.fixture
 def values(monkeypatch: pytest.MonkeyPatch) -> Values:
-    """Every section measures one number, which may be 1 at most; return section -> number, in measured order."""
-    found: Values = {}
+    """Make every section measure one number, whose bound is 1; return section -> number, in the measured order."""
+    values_by_section: Values = {}
 
-    def measured(section: str) -> Callable[..., list[Figure]]:
-        return lambda *_settings: [Figure(f"of {section}", found.setdefault(section, 1.0), "x", 1.0)]
+    def measure_one(section: str) -> Callable[..., list[Figure]]:
+        return lambda *_settings: [Figure(f"of {section}", values_by_section.setdefault(section, 1.0), "x", 1.0)]
 
-    places = {
+    sections = {
         "cost": (cost, "count_cost"),
         "dape": (measure, "measure_dape"),
         "step": (measure, "measure_step"),
         "memory": (memory, "measure"),
         "loading": (loading, "measure"),
     }
-    for section, (module, name) in places.items():
-        monkeypatch.setattr(module, name, measured(section))
+    for section, (module, name) in sections.items():
+        monkeypatch.setattr(module, name, measure_one(section))
     monkeypatch.setattr(device, "start_comfyui", lambda _flags: None)
-    return found
+    return values_by_section
 
 
-def test_an_unknown_section_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """The sentence lists the sections there are."""
+def test_an_unknown_section_is_named_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["step", "speed"]) == 2
     assert "no section speed: choose from cost, dape, step" in capsys.readouterr().err
 
 
-def test_all_is_measured_into_one_table_and_one_file(
+def test_all_sections_go_into_one_table_and_one_file(
     values: Values, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Without a section all are measured, the longest last."""
+    """Without arguments all sections are measured, the longest last."""
     file = tmp_path / "figures.json"
     assert bench.main(["--json", str(file)]) == 0
     assert list(values) == list(bench.SECTIONS) == ["cost", "dape", "step", "memory", "loading"]
@@ -61,7 +60,7 @@ def test_all_is_measured_into_one_table_and_one_file(
 
 
 @pytest.mark.parametrize("value", [1.1, float("nan")])
-def test_a_missed_bound_is_told_and_is_the_exit_code(
+def test_a_missed_bound_is_shown_and_sets_the_exit_code(
     values: Values, value: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values["step"] = value
@@ -69,13 +68,13 @@ def test_a_missed_bound_is_told_and_is_the_exit_code(
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()] == ["kept", "MISSED"]
 
 
-def test_what_was_measured_before_an_error_is_shown(
+def test_figures_measured_before_an_error_are_shown(
     values: Values, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse() -> list[Figure]:
+    def fail() -> list[Figure]:
         raise SeeSRError("The disk is full.")
 
-    monkeypatch.setattr(loading, "measure", refuse)
+    monkeypatch.setattr(loading, "measure", fail)
     assert bench.main([]) == 2
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 4
@@ -83,7 +82,7 @@ def test_what_was_measured_before_an_error_is_shown(
 
 
 def test_a_table_is_aligned() -> None:
-    """Names left, numbers right, units last."""
+    """Names are on the left, numbers are right-aligned, and units come last."""
     lines = format_table(
         {"a": [Figure("short", 1.5, "s")], "long": [Figure("much longer", 12345.0, "MiB")]}
     ).splitlines()
@@ -92,8 +91,8 @@ def test_a_table_is_aligned() -> None:
     assert [line.split()[-1] for line in lines] == ["s", "MiB"]
 
 
-def test_count_cost_hold_the_presets_shares() -> None:
-    """The published preset is the measure of the others, and guidance throughout of guidance in an interval."""
+def test_the_presets_keep_to_their_share_of_the_cost() -> None:
+    """Presets are compared with the published preset, and guidance in an interval with guidance throughout."""
     rows = {row.name: row for row in count_cost()}
     assert not any(row.missed for row in rows.values())
     published, balanced, turbo = (

@@ -1,4 +1,4 @@
-"""The count of multiply-adds, against sums done by hand and the figures for the published model."""
+"""Compare the count of multiply-adds with sums by hand and with the figures for the published model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 
 
 def _transformer_mac(width: int, cells: int, context_tokens: int, context_dim: int) -> int:
-    """Add up one transformer: 10 squares of linear layers, feed-forward included, and two attentions."""
+    """Add up one transformer: linear layers (20 width^2 with the feed-forward part) and two attentions."""
     linear = (1 + 4 + 2 + 8 + 4 + 1) * width**2 * cells
     attention = 2 * width * cells * (cells + context_tokens)
     return linear + attention + 2 * width * context_dim * context_tokens
@@ -37,7 +37,7 @@ def at_512() -> StepGmac:
     return count_gmac(512, 512)
 
 
-def test_published_model_at_512(at_512: StepGmac) -> None:
+def test_the_published_model_at_512_px(at_512: StepGmac) -> None:
     assert round(at_512.unet) == 402
     assert round(at_512.unet_image_attention) == 194
     assert round(at_512.controlnet + at_512.controlnet_stem) == 142

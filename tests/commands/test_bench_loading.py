@@ -1,4 +1,4 @@
-"""The bench's section ``loading`` on small files: every kind of work runs, and is counted."""
+"""The bench's section ``loading``, run on small files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RAM_BYTES = 12_000_000
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published sizes are those of the tiny models."""
+    """Replace the published sizes by those of the tiny models."""
     monkeypatch.setattr(synthetic, "SD2", SD2)
     monkeypatch.setattr(config, "SD2", SD2)
     monkeypatch.setattr(synthetic, "STEM", replace(synthetic.STEM, out_channels=SD2.model_channels))
@@ -55,8 +55,8 @@ def test_files_are_laid_out_as_published(files: Path) -> None:
     published_files.drop_from_cache(files)
 
 
-def test_work_is_done_and_reported(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The files pack, the packed ones load, and what is read is counted."""
+def test_every_kind_of_work_runs_and_is_counted(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The files can be packed, the packed files load, and the bytes read are counted."""
     costs = {}
     for work in ("pack", "image_attention", "plain"):
         loading_work.main([work, str(files)])
@@ -87,21 +87,21 @@ def test_report_counts_memory_above_the_start(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-def test_a_process_of_its_own_is_measured(files: Path) -> None:
+def test_the_work_is_measured_in_its_own_process(files: Path) -> None:
     for work in ("pack", "packed", "image_attention"):
         cost = process.cost_of(loading_work, work, str(files))
         assert cost.seconds > 0
     assert cost.peak_bytes > published_files.image_attention_bytes() / 2
 
 
-def test_packing_that_fails_is_no_measurement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_packing_that_fails_raises_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SeeSRError, match="Packing failed"):
         loading_work.main(["pack", str(tmp_path)])
     assert "'SeeSR' holds no unet and no controlnet" in capsys.readouterr().err
 
 
 def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
     costs: dict[str, Cost] = {
         "pack": Cost(20.0, 10**9),
         "image_attention": Cost(1.0, published_files.image_attention_bytes() + 3 * 2**20),
@@ -116,14 +116,14 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
 
     def cost_of(module: ModuleType, *arguments: str) -> Cost:
         assert module is loading_work
-        asked.append(arguments[0])
+        calls.append(arguments[0])
         return costs[arguments[0]]
 
     monkeypatch.setattr(loading, "NEEDED_BYTES", 0)
     monkeypatch.setattr(loading, "make_files", make)
     monkeypatch.setattr(loading, "cost_of", cost_of)
     figures = {figure.name: figure for figure in loading.measure()}
-    assert asked == ["pack", "image_attention", "plain", "packed"]
+    assert calls == ["pack", "image_attention", "plain", "packed"]
     assert figures["packed to plain: time"][1:] == (0.15, "x", 1 / 8)
     assert figures["packed to plain: peak"][1:] == (0.2, "x", 1 / 5)
     assert figures["packing: peak above the interpreter"][1:] == (1.0, "GB", 1.5)
@@ -132,7 +132,7 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda patch: patch.setattr(loading.sys, "platform", "win32"), "only Linux offers; this is win32"),
         (
@@ -141,9 +141,9 @@ def test_rows_compare_packed_with_plain(small: None, monkeypatch: pytest.MonkeyP
         ),
     ],
 )
-def test_what_cannot_be_measured_is_told(
-    monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None], told: str
+def test_a_missing_requirement_is_named(
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[pytest.MonkeyPatch], None], message: str
 ) -> None:
     change(monkeypatch)
-    with pytest.raises(SeeSRError, match=told):
+    with pytest.raises(SeeSRError, match=message):
         loading.measure()

@@ -1,4 +1,4 @@
-"""The bench's section ``memory``: each size asked for by itself, and what is said of the answers."""
+"""The bench's section ``memory``: one process for each size, and the figures from their answers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ANSWERS = {
 
 
 @pytest.fixture(autouse=True)
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Answer in place of the processes, and record which were asked; usual ones take more, and less time."""
+def sides_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Answer instead of the processes, and record their sizes. Without MAPPED they use more memory and less time."""
     sides: list[str] = []
 
     def answer_of(module: ModuleType, side: str, variables: Mapping[str, str]) -> list[float]:
@@ -32,10 +32,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return sides
 
 
-def test_parts_are_named_and_the_largest_is_compared_with_one_tile(asked: list[str]) -> None:
-    """Once with the stem's features and once without, which is what the bound is on."""
+def test_the_parts_of_memory_are_named_and_the_largest_size_is_compared_with_one_tile(sides_run: list[str]) -> None:
+    """Each size is measured with and without MAPPED. The bound is on the rest, without the stem's features."""
     figures = {row.name: row for row in memory.measure([4096, 768, 512, 768])}
-    assert asked == ["512", "512", "768", "768", "4096", "4096"]
+    assert sides_run == ["512", "512", "768", "768", "4096", "4096"]
     parts = ("hint and latent", "peak above them and the weights", "of it latents", "of it stem features", "the rest")
     assert [figures[f"4096 px: {part}"].value for part in parts] == [200, 460, 40, 280, 140]
     assert figures["4096 px: peak with holes in the heap"].value == 920
@@ -46,5 +46,5 @@ def test_parts_are_named_and_the_largest_is_compared_with_one_tile(asked: list[s
 
 
 @pytest.mark.parametrize("sides", [[512, 768], [768], [512, 4096]])
-def test_without_one_tile_and_a_larger_picture_nothing_is_compared(sides: list[int]) -> None:
+def test_nothing_is_compared_without_a_tile_and_a_larger_picture(sides: list[int]) -> None:
     assert all(row.bound is None for row in memory.measure(sides))

@@ -1,4 +1,4 @@
-"""Paired timing, on a clock that only the timed callables move."""
+"""Paired timing, with a clock that only the timed callables advance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 
 
 class FakeWork:
-    """Callables that take the seconds they are told to, and a clock that shows them."""
+    """Callables that take given numbers of seconds, and a clock that shows them."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -19,7 +19,7 @@ class FakeWork:
     def clock(self) -> float:
         return self.now
 
-    def taking(self, name: str, *seconds: float) -> Callable[[], None]:
+    def work_for(self, name: str, *seconds: float) -> Callable[[], None]:
         durations = iter(seconds)
 
         def run() -> None:
@@ -29,9 +29,9 @@ class FakeWork:
         return run
 
 
-def test_warms_up_then_takes_turns_with_the_first_place() -> None:
+def test_after_a_warm_up_the_callables_alternate_in_going_first() -> None:
     work = FakeWork()
-    timing = time_in_turn(work.taking("a", 50, 2, 4, 8), work.taking("b", 90, 1, 1, 2), rounds=3, clock=work.clock)
+    timing = time_in_turn(work.work_for("a", 50, 2, 4, 8), work.work_for("b", 90, 1, 1, 2), rounds=3, clock=work.clock)
     assert work.log == "ab" + "ab" + "ba" + "ab"
     assert timing == PairedTiming(seconds_a=(2, 4, 8), seconds_b=(1, 1, 2))
 

@@ -20,7 +20,7 @@ from seesr_pack.seesr_modules.published import APACHE_2, STABILITY, Licence, Pub
 
 ROOT = Path(__file__).resolve().parents[2]
 HANG_S = 300
-"""After so long a process hangs; a busy machine is far quicker."""
+"""After this many seconds a process counts as hanging. Even on a busy machine it needs far less."""
 
 CONTENT = bytes(range(256)) * 2_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -72,7 +72,7 @@ def wait_for_bytes(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send there")
-def test_ctrl_c_leaves_only_the_part_and_the_next_run_goes_on(hub: FakeHub, tmp_path: Path) -> None:
+def test_after_ctrl_c_the_next_run_continues_from_the_part(hub: FakeHub, tmp_path: Path) -> None:
     models = tmp_path / "models"
     hub.fail("/storage/", Fault(after_bytes=len(CONTENT) // 2, how="stall"))
     with start(hub, models) as process:
@@ -83,9 +83,9 @@ def test_ctrl_c_leaves_only_the_part_and_the_next_run_goes_on(hub: FakeHub, tmp_
     assert process.returncode == 1
     assert "Stopped. What has arrived is kept: run the same command again" in err
     assert "Traceback" not in err
-    left = {path.name: path.stat().st_size for path in (models / "rams").iterdir()}
-    assert "one.bin" not in left
-    arrived = left[f"one.bin.{SHA256[:12]}.part"]
+    remaining = {path.name: path.stat().st_size for path in (models / "rams").iterdir()}
+    assert "one.bin" not in remaining
+    arrived = remaining[f"one.bin.{SHA256[:12]}.part"]
     assert 0 < arrived < len(CONTENT)
 
     with start(hub, models) as process:
@@ -97,30 +97,30 @@ def test_ctrl_c_leaves_only_the_part_and_the_next_run_goes_on(hub: FakeHub, tmp_
     assert (models / "rams" / "one.bin").read_bytes() == CONTENT
 
 
-def test_a_terminal_shows_a_bar_that_goes_on_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
+def test_the_bar_on_a_terminal_continues_where_it_stopped(hub: FakeHub, tmp_path: Path) -> None:
     termios, fcntl = pytest.importorskip("termios"), pytest.importorskip("fcntl")
     part = tmp_path / "models" / "rams" / f"one.bin.{SHA256[:12]}.part"
     part.parent.mkdir(parents=True)
     part.write_bytes(CONTENT[: len(CONTENT) // 2])
-    ours, its = os.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
+    own_end, process_end = os.openpty()
+    fcntl.ioctl(process_end, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 100, 0, 0))
     try:
-        with start(hub, tmp_path / "models", its) as process:
-            os.close(its)
+        with start(hub, tmp_path / "models", process_end) as process:
+            os.close(process_end)
             shown = b""
-            with suppress(OSError):  # how the end of a terminal reads
-                while block := os.read(ours, 1024):
+            with suppress(OSError):  # the error that marks the end of a terminal
+                while block := os.read(own_end, 1024):
                     shown += block
             assert process.wait(HANG_S) == 0
     finally:
-        os.close(ours)
+        os.close(own_end)
     steps = [int(percent) for percent in re.findall(r"one\.bin: +(\d+)%\|", shown.decode())]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1]) == (50, 100)
     assert hub.resumed_at == [len(CONTENT) // 2]
 
 
-def test_two_processes_at_once_fetch_once(hub: FakeHub, tmp_path: Path) -> None:
+def test_two_processes_fetch_a_file_once(hub: FakeHub, tmp_path: Path) -> None:
     models = tmp_path / "models"
     hub.fail("/storage/", Fault(after_bytes=len(CONTENT) // 2, how="stall"))
     with start(hub, models) as first:
@@ -162,7 +162,7 @@ def names_in(models: Path) -> set[str]:
     return {path.name for path in models.rglob("*") if path.is_file()}
 
 
-def test_done_and_done_again(
+def test_a_second_download_only_checks(
     catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
@@ -170,10 +170,10 @@ def test_done_and_done_again(
 ) -> None:
     assert cli.main(["--models", str(tmp_path)], catalogue) == 0
     assert names_in(tmp_path) == {"seesr.txt", "base.txt"}
-    asked = len(hub.requests)
+    requests_before = len(hub.requests)
     capsys.readouterr()
     assert cli.main(["base", "seesr", "--models", str(tmp_path)], catalogue) == 0
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requests_before
     assert capsys.readouterr().out.splitlines() == [
         f"Base: checking {tmp_path / 'seesr/base.txt'}",
         f"Base: have {tmp_path / 'seesr/base.txt'}",
@@ -182,7 +182,7 @@ def test_done_and_done_again(
     ]
 
 
-def test_dry_run_fetches_nothing_and_tells_all(
+def test_a_dry_run_fetches_nothing_and_describes_everything(
     catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
@@ -209,7 +209,7 @@ def test_dry_run_fetches_nothing_and_tells_all(
 
 
 @pytest.mark.parametrize("argv", [["seesr", "--dry-run"], ["seesr"]])
-def test_a_copy_is_told_and_read_once_however_bad_it_is(
+def test_a_bad_copy_is_announced_and_read_only_once(
     catalogue: dict[str, tuple[PublishedFile, ...]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -229,7 +229,7 @@ def test_a_copy_is_told_and_read_once_however_bad_it_is(
     assert out.count(out[0]) == 1
 
 
-def test_a_licence_must_be_accepted_and_the_rest_is_fetched_all_the_same(
+def test_files_without_a_licence_to_accept_are_fetched_anyway(
     catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
@@ -247,7 +247,7 @@ def test_a_licence_must_be_accepted_and_the_rest_is_fetched_all_the_same(
     assert names_in(tmp_path) == {"seesr.txt", "base.txt", "turbo.txt"}
 
 
-def test_one_that_fails_does_not_keep_the_others(
+def test_one_failure_does_not_stop_the_other_downloads(
     catalogue: dict[str, tuple[PublishedFile, ...]],
     hub: FakeHub,
     tmp_path: Path,
@@ -281,22 +281,22 @@ def test_offline_is_honoured(
 
 
 @pytest.mark.parametrize("argv", [["sdxl"], ["seesr", "sdxl"], ["--nonsense"], ["--models", "a", "--comfyui", "b"]])
-def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_explained(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 2
     assert "usage: download" in capsys.readouterr().err
 
 
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert "seesr, base, base21, turbo, tags, all" in capsys.readouterr().out
 
 
-def test_no_comfyui_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_without_comfyui_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--comfyui", str(tmp_path)]) == 1
     assert "no models folder" in capsys.readouterr().err
 
 
-def test_disk_full_before_the_start(
+def test_too_little_disk_space_is_noticed_before_the_start(
     catalogue: dict[str, tuple[PublishedFile, ...]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     huge = {

@@ -1,4 +1,4 @@
-"""Each fault: no half file under the final name, a clear sentence, and the next run finishes."""
+"""Every fault while fetching gives a clear message and no incomplete file, and the next run finishes."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ HALF = len(CONTENT) // 2
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with running_hub() as hub:
         ask_instead(hub, monkeypatch)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16 * 1024)  # so that little is lost at a break
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16 * 1024)  # little is lost at a break
         monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
         hub.add(FIRST.repo, FIRST.path, CONTENT)
         yield hub
 
 
 @pytest.fixture(autouse=True)
-def waits_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Nobody waits: what was slept is noted instead."""
+def sleeps_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Record the seconds passed to time.sleep instead of sleeping."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
     return slept
@@ -76,7 +76,7 @@ def weight_file(*sources: HubSource | WebSource, sha256: str | None = SHA256, si
 
 
 def ignore(line: str) -> None:
-    """Say nothing."""
+    """Ignore a line of output."""
 
 
 def names_in(folder: Path) -> list[str]:
@@ -84,18 +84,18 @@ def names_in(folder: Path) -> list[str]:
 
 
 def assert_done(path: Path, folders: dict[str, tuple[Path, ...]]) -> None:
-    """The file is whole, in its place, and alone there."""
+    """Assert that the file is complete, in its place, and the only file there."""
     assert path == folders["seesr"][0] / "SeeSR" / NAME
     assert path.read_bytes() == CONTENT
     assert names_in(path.parent) == [NAME]
 
 
 @pytest.mark.parametrize("file", [weight_file(), weight_file(sha256=None), weight_file(size=len(CONTENT))])
-def test_fetch(hub: FakeHub, folders: dict[str, tuple[Path, ...]], file: PublishedFile) -> None:
+def test_a_file_is_fetched(hub: FakeHub, folders: dict[str, tuple[Path, ...]], file: PublishedFile) -> None:
     assert_done(fetch(file, folders, ignore), folders)
 
 
-def test_small_file_that_is_plain_in_the_repository(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+def test_a_small_file_outside_large_file_storage(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
     hub.add(FIRST.repo, FIRST.path, CONTENT, large=False)
     hub.fail(NAME, Fault(content=OTHER))
     file = weight_file(sha256=None)
@@ -104,12 +104,14 @@ def test_small_file_that_is_plain_in_the_repository(hub: FakeHub, folders: dict[
     assert_done(fetch(file, folders, ignore), folders)
 
 
-def test_space_at_a_revision(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+def test_a_file_of_a_space_at_a_revision(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
     hub.add(f"spaces/{SECOND.repo}", SECOND.path, CONTENT, revision="v1")
     assert_done(fetch(weight_file(SECOND), folders, ignore), folders)
 
 
-def test_plain_web_server(hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_on_a_plain_web_server(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     source = WebSource(hub.add_web("/raw/model", CONTENT), "https://example.org")
     hub.fail("/raw/model", Fault(after_bytes=HALF))
@@ -151,7 +153,7 @@ def save_as_is(folder: Path, name: str) -> None:
         ("of_my_own.safetensors", save_as_is),
     ],
 )
-def test_a_copy_under_another_name_that_the_loaders_take_is_not_fetched_again(
+def test_a_copy_under_another_name_that_loaders_accept_is_not_fetched_again(
     hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str, save_copy: Callable[[Path, str], None]
 ) -> None:
     file = replace(weight_file(sha256=None), path="SeeSR/unet/diffusion_pytorch_model.safetensors", any_name=True)
@@ -169,7 +171,7 @@ def test_a_copy_under_another_name_that_the_loaders_take_is_not_fetched_again(
 
 
 def save_clone(folder: Path) -> Path:
-    """Write a SeeSR as a clone of the published repository has it: in a folder ``seesr``."""
+    """Write a SeeSR as in a clone of the published repository: in a subfolder ``seesr``."""
     parts = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
     inner = builders.save_seesr(folder / "SeeSR" / "seesr", *parts)
     for part in ("unet", "controlnet"):
@@ -177,7 +179,7 @@ def save_clone(folder: Path) -> Path:
     return inner
 
 
-def test_a_clone_of_the_published_repository_is_there(folders: dict[str, tuple[Path, ...]]) -> None:
+def test_a_clone_of_the_published_repository_is_found(folders: dict[str, tuple[Path, ...]]) -> None:
     folder = folders["seesr"][0]
     inner = save_clone(folder)
     for file in SEESR:
@@ -189,8 +191,8 @@ def test_a_clone_of_the_published_repository_is_there(folders: dict[str, tuple[P
     assert find(SEESR[1], folders, ignore) == weights.with_name("of_my_own.safetensors")
 
 
-def test_what_a_clone_lacks_goes_into_it(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
-    """Elsewhere the loaders would take the folder for one that holds both parts itself."""
+def test_missing_files_of_a_clone_are_added_to_it(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    """In another place, loaders would take the outer folder for a SeeSR with both parts in it."""
     inner = save_clone(folders["seesr"][0])
     (inner / "unet" / "config.json").write_text("version https://git-lfs.github.com/spec/v1")
     hub.add("CSWRY/SeeSR", "seesr/unet/config.json", b'{"_class_name": "y"}')
@@ -198,7 +200,7 @@ def test_what_a_clone_lacks_goes_into_it(hub: FakeHub, folders: dict[str, tuple[
     assert "y" in (inner / "unet" / "config.json").read_text()
 
 
-def test_a_folder_with_half_a_clone_is_filled_as_published(folders: dict[str, tuple[Path, ...]]) -> None:
+def test_an_incomplete_clone_is_replaced_by_the_published_layout(folders: dict[str, tuple[Path, ...]]) -> None:
     folder = folders["seesr"][0]
     (save_clone(folder) / "unet").rename(folder / "unet")
     for file in SEESR:
@@ -206,8 +208,8 @@ def test_a_folder_with_half_a_clone_is_filled_as_published(folders: dict[str, tu
         assert target_path(file, folders) == folder / file.path
 
 
-def test_the_mirror_has_the_unet_at_another_place(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
-    """A path that a source does not have costs an answer of 404 each, and the next is asked."""
+def test_other_paths_of_a_mirror_are_tried(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+    """A source without the path answers 404. Then the next path is requested."""
     content = b'{"_class_name": "UNet2DConditionModel"}'
     hub.add("alexnasa/SEESR", "unet/config.json", content, "4059ae0246bf52f5ac5017821bb6e59a6849a758")
     assert fetch(SEESR[0], folders, ignore).read_bytes() == content
@@ -218,15 +220,15 @@ def test_a_bad_copy_is_replaced_only_by_a_good_one(hub: FakeHub, folders: dict[s
     target.parent.mkdir(parents=True)
     target.write_bytes(OTHER)
     hub.fail(NAME, Fault("HEAD", status=404))
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(SeeSRError, match=rf"{NAME}.*404"):
-        fetch(weight_file(), folders, said.append)
+        fetch(weight_file(), folders, lines.append)
     assert target.read_bytes() == OTHER
-    assert any("is replaced: its checksum is" in line for line in said)
+    assert any("is replaced: its checksum is" in line for line in lines)
     assert_done(fetch(weight_file(), folders, ignore), folders)
 
 
-PASSING = {
+TEMPORARY_FAULTS = {
     "broken off": Fault(after_bytes=HALF),
     "reset": Fault(after_bytes=HALF, how="reset"),
     "ended early": Fault(after_bytes=HALF, how="truncate"),
@@ -237,18 +239,18 @@ PASSING = {
 }
 
 
-@pytest.mark.parametrize("name", PASSING)
-def test_a_failure_that_passes_is_waited_out(hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str) -> None:
-    fault = PASSING[name]
+@pytest.mark.parametrize("name", TEMPORARY_FAULTS)
+def test_a_temporary_fault_is_retried(hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str) -> None:
+    fault = TEMPORARY_FAULTS[name]
     path = "/storage/" if fault.method == "GET" else NAME
     hub.fail(path, Fault(**vars(fault)))
     assert_done(fetch(weight_file(), folders, ignore), folders)
-    if fault.after_bytes and fault.how != "reset":  # a reset also takes what was under way
+    if fault.after_bytes and fault.how != "reset":  # a reset also drops data in transit
         assert len(hub.resumed_at) == 1
         assert HALF - 16 * 1024 <= hub.resumed_at[0] <= HALF
 
 
-def test_a_connection_that_breaks_often_is_gone_on_with_while_it_brings_something(
+def test_a_connection_that_breaks_often_is_retried_as_long_as_data_arrives(
     hub: FakeHub, folders: dict[str, tuple[Path, ...]]
 ) -> None:
     hub.fail("/storage/", Fault(after_bytes=HALF // 4, how="truncate", times=6))
@@ -256,20 +258,18 @@ def test_a_connection_that_breaks_often_is_gone_on_with_while_it_brings_somethin
     assert len(hub.resumed_at) == 6
 
 
-@pytest.mark.parametrize("left", [b"not what the file begins with", CONTENT + b"and more"])
-def test_a_part_that_is_wrong_is_not_gone_on_with_twice(
-    hub: FakeHub, folders: dict[str, tuple[Path, ...]], left: bytes
-) -> None:
+@pytest.mark.parametrize("content", [b"not what the file begins with", CONTENT + b"and more"])
+def test_a_wrong_part_is_deleted(hub: FakeHub, folders: dict[str, tuple[Path, ...]], content: bytes) -> None:
     target = folders["seesr"][0] / "SeeSR"
     target.mkdir(parents=True)
-    (target / f"{NAME}.{SHA256[:12]}.part").write_bytes(left)
-    if len(left) < len(CONTENT):
+    (target / f"{NAME}.{SHA256[:12]}.part").write_bytes(content)
+    if len(content) < len(CONTENT):
         with pytest.raises(SeeSRError, match="wrong file, now deleted"):
             fetch(weight_file(), folders, ignore)
     assert_done(fetch(weight_file(), folders, ignore), folders)
 
 
-def test_parts_of_what_a_mirror_used_to_have_go_with_the_last(
+def test_parts_of_other_content_are_deleted_when_the_file_is_complete(
     hub: FakeHub, folders: dict[str, tuple[Path, ...]]
 ) -> None:
     target = folders["seesr"][0] / "SeeSR"
@@ -278,25 +278,25 @@ def test_parts_of_what_a_mirror_used_to_have_go_with_the_last(
     assert_done(fetch(weight_file(), folders, ignore), folders)
 
 
-def test_retry_after_is_honoured(hub: FakeHub, folders: dict[str, tuple[Path, ...]], waits_s: list[float]) -> None:
+def test_retry_after_is_honoured(hub: FakeHub, folders: dict[str, tuple[Path, ...]], sleeps_s: list[float]) -> None:
     hub.fail(NAME, Fault("HEAD", status=429, headers={"Retry-After": "7"}))
-    said: list[str] = []
-    assert_done(fetch(weight_file(), folders, said.append), folders)
-    assert waits_s == [7]
-    assert any("too many requests" in line and "trying again in 7 s" in line for line in said)
+    lines: list[str] = []
+    assert_done(fetch(weight_file(), folders, lines.append), folders)
+    assert sleeps_s == [7]
+    assert any("too many requests" in line and "trying again in 7 s" in line for line in lines)
 
 
-def test_a_wait_that_is_too_long_is_not_waited(
-    hub: FakeHub, folders: dict[str, tuple[Path, ...]], waits_s: list[float]
+def test_a_retry_after_that_is_too_long_is_an_error(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], sleeps_s: list[float]
 ) -> None:
     hub.fail(NAME, Fault("HEAD", status=429, headers={"Retry-After": "3600"}))
     with pytest.raises(SeeSRError, match="too many requests"):
         fetch(weight_file(), folders, ignore)
-    assert not waits_s
+    assert not sleeps_s
 
 
 FOREVER = 1_000
-LASTING = {
+PERMANENT_FAULTS = {
     "missing": ([Fault("HEAD", FOREVER, 404)], r"does not have model\.safetensors \(404\)", False),
     "no token": ([Fault("HEAD", FOREVER, 401)], "refuses access.*open that page.*HF_TOKEN", False),
     "gated": (
@@ -323,24 +323,24 @@ LASTING = {
 }
 
 
-@pytest.mark.parametrize("name", LASTING)
-def test_a_failure_that_lasts_leaves_no_half_file_and_the_next_run_finishes(
+@pytest.mark.parametrize("name", PERMANENT_FAULTS)
+def test_a_permanent_fault_leaves_no_incomplete_file_and_the_next_run_finishes(
     hub: FakeHub, folders: dict[str, tuple[Path, ...]], name: str
 ) -> None:
-    faults, sentence, goes_on = LASTING[name]
-    ordered = [Fault(**vars(fault)) for fault in faults]
-    for fault in ordered:
+    faults, sentence, resumes = PERMANENT_FAULTS[name]
+    active_faults = [Fault(**vars(fault)) for fault in faults]
+    for fault in active_faults:
         hub.fail("/storage/" if fault.method == "GET" else NAME, fault)
     with pytest.raises(SeeSRError, match=sentence) as caught:
         fetch(weight_file(), folders, ignore)
     assert "https://huggingface.co/first/repo: " in str(caught.value)
     assert not any(name.endswith(".safetensors") for name in names_in(folders["seesr"][0] / "SeeSR"))
 
-    for fault in ordered:
+    for fault in active_faults:
         fault.times = 0
     hub.resumed_at.clear()
     assert_done(fetch(weight_file(), folders, ignore), folders)
-    assert bool(hub.resumed_at) == goes_on
+    assert bool(hub.resumed_at) == resumes
 
 
 @pytest.mark.parametrize(
@@ -351,12 +351,12 @@ def test_a_failure_that_lasts_leaves_no_half_file_and_the_next_run_finishes(
 def test_the_next_mirror_is_tried(hub: FakeHub, folders: dict[str, tuple[Path, ...]], fault: Fault) -> None:
     hub.add(f"spaces/{SECOND.repo}", SECOND.path, CONTENT, revision="v1", large=False)
     hub.fail("/storage/" if fault.method == "GET" else FIRST.repo, Fault(**vars(fault)))
-    said: list[str] = []
-    assert_done(fetch(weight_file(FIRST, SECOND), folders, said.append), folders)
-    assert any(line.startswith("https://huggingface.co/first/repo: it ") for line in said)
+    lines: list[str] = []
+    assert_done(fetch(weight_file(FIRST, SECOND), folders, lines.append), folders)
+    assert any(line.startswith("https://huggingface.co/first/repo: it ") for line in lines)
 
 
-def test_another_mirror_goes_on_with_the_same_content(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+def test_another_mirror_continues_the_same_part(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
     hub.add(f"spaces/{SECOND.repo}", SECOND.path, CONTENT, revision="v1", large=False)
     hub.fail("/storage/", Fault(after_bytes=HALF))
     hub.fail("/storage/", Fault("GET", FOREVER, 502))
@@ -365,33 +365,35 @@ def test_another_mirror_goes_on_with_the_same_content(hub: FakeHub, folders: dic
     assert hub.resumed_at[-1] >= HALF - 16 * 1024
 
 
-@pytest.mark.parametrize(("size", "told_by"), [(None, "sha256"), (len(CONTENT), "bytes")])
-def test_a_mirror_that_states_another_file_is_not_asked_for_it(
-    hub: FakeHub, folders: dict[str, tuple[Path, ...]], size: int | None, told_by: str
+@pytest.mark.parametrize(("size", "difference"), [(None, "sha256"), (len(CONTENT), "bytes")])
+def test_a_mirror_that_offers_another_file_is_not_used(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], size: int | None, difference: str
 ) -> None:
     hub.add(FIRST.repo, FIRST.path, OTHER + b"more")
-    with pytest.raises(SeeSRError, match=f"offers another file, .*{told_by}"):
+    with pytest.raises(SeeSRError, match=f"offers another file, .*{difference}"):
         fetch(weight_file(size=size), folders, ignore)
     assert {request.method for request in hub.requests} == {"HEAD"}
 
 
-def test_tensor_names_tell_a_wrong_file_without_checksum(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+def test_without_a_checksum_tensor_names_reveal_a_wrong_file(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]]
+) -> None:
     hub.add(FIRST.repo, FIRST.path, save({"other": np.zeros(1, np.float32)}))
     with pytest.raises(SeeSRError, match=r"wrong file, now deleted: it has no conv_in\.weight"):
         fetch(weight_file(sha256=None), folders, ignore)
     assert names_in(folders["seesr"][0] / "SeeSR") == [f".{NAME}.lock"]
 
 
-def test_nothing_listens(folders: dict[str, tuple[Path, ...]], hub: FakeHub) -> None:
-    with running_hub() as gone:
-        source = WebSource(gone.add_web("/x", CONTENT), "https://example.org")
+def test_a_server_that_does_not_answer_is_named(folders: dict[str, tuple[Path, ...]], hub: FakeHub) -> None:
+    with running_hub() as stopped:
+        source = WebSource(stopped.add_web("/x", CONTENT), "https://example.org")
     file = weight_file(source)
     with pytest.raises(SeeSRError, match=r"The UNet .* could not be fetched; https://example.org: the connection"):
         fetch(file, folders, ignore)
     assert_done(fetch(weight_file(), folders, ignore), folders)
 
 
-def test_the_token_goes_to_the_hub_and_no_further(
+def test_the_token_is_sent_only_to_the_hub(
     hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -400,10 +402,10 @@ def test_the_token_goes_to_the_hub_and_no_further(
     assert tokens == {False: "Bearer hf_secret", True: None}
 
 
-def test_full_disk_before_the_start(
+def test_too_little_disk_space_is_noticed_before_the_start(
     hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shutil.disk_usage
+    original = shutil.disk_usage
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=len(CONTENT) - 1))
     for check in (
         lambda: require_space([weight_file()], folders),
@@ -412,11 +414,11 @@ def test_full_disk_before_the_start(
         with pytest.raises(SeeSRError, match=r"GB free.*make room"):
             check()
     assert {request.method for request in hub.requests} <= {"HEAD"}
-    monkeypatch.setattr(shutil, "disk_usage", real)
+    monkeypatch.setattr(shutil, "disk_usage", original)
     assert_done(fetch(weight_file(), folders, ignore), folders)
 
 
-def test_space_is_needed_for_all_files_less_what_has_arrived(
+def test_parts_count_towards_the_disk_space_needed(
     folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * len(CONTENT) - HALF))
@@ -432,7 +434,7 @@ def test_space_is_needed_for_all_files_less_what_has_arrived(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_full_disk_while_writing(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+def test_a_disk_that_fills_up_while_writing(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
     target = folders["seesr"][0] / "SeeSR"
     target.mkdir(parents=True)
     part = target / f"{NAME}.{SHA256[:12]}.part"
@@ -444,7 +446,7 @@ def test_full_disk_while_writing(hub: FakeHub, folders: dict[str, tuple[Path, ..
     assert_done(fetch(weight_file(), folders, ignore), folders)
 
 
-def test_folder_that_cannot_be_made(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+def test_a_folder_that_cannot_be_made_is_named(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
     blocker = folders["seesr"][0]
     blocker.parent.mkdir()
     blocker.write_text("a file where the folder should be")
@@ -456,8 +458,8 @@ def test_folder_that_cannot_be_made(hub: FakeHub, folders: dict[str, tuple[Path,
 
 
 @contextmanager
-def as_a_plain_user(home: Path) -> Iterator[None]:
-    """Be someone whom the rights of files bind, and who owns ``home``; root is not bound."""
+def without_root_rights(home: Path) -> Iterator[None]:
+    """Act as a user who owns ``home`` and is bound by file permissions. Root is not bound by them."""
     if os.geteuid():
         yield
         return
@@ -472,8 +474,8 @@ def as_a_plain_user(home: Path) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have no such rights there")
 @pytest.mark.parametrize("locked", ["models", "models/seesr/SeeSR", f"models/seesr/SeeSR/{NAME}.{SHA256[:12]}.part"])
-def test_what_may_not_be_written_to_is_told_and_the_next_run_finishes(hub: FakeHub, locked: str) -> None:
-    with TemporaryDirectory() as home, as_a_plain_user(Path(home)):  # root alone may go through pytest's own folder
+def test_a_write_protected_place_is_named_and_the_next_run_finishes(hub: FakeHub, locked: str) -> None:
+    with TemporaryDirectory() as home, without_root_rights(Path(home)):  # only root may enter pytest's folder
         path = Path(home) / locked
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(CONTENT[:HALF]) if path.suffix else path.mkdir()
@@ -488,20 +490,20 @@ def test_what_may_not_be_written_to_is_told_and_the_next_run_finishes(hub: FakeH
         assert_done(fetch(weight_file(FIRST, SECOND), folders, ignore), folders)
 
 
-def test_a_disk_that_becomes_read_only_is_told_and_the_next_run_finishes(
+def test_a_disk_that_becomes_read_only_is_named_and_the_next_run_finishes(
     hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a file system does that the kernel mounts anew after a fault: no mount is to be had in a test."""
-    real = Path.replace
+    """The kernel remounts a file system read-only after a fault. A test cannot mount, so it raises the error."""
+    original = Path.replace
 
-    def refuse(path: Path, target: Path) -> Path:
+    def raise_read_only(path: Path, target: Path) -> Path:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
-    monkeypatch.setattr(Path, "replace", refuse)
+    monkeypatch.setattr(Path, "replace", raise_read_only)
     with pytest.raises(SeeSRError, match=r"cannot be written to \(Read-only file system\): .*--models"):
         fetch(weight_file(FIRST, SECOND), folders, ignore)
     assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
-    monkeypatch.setattr(Path, "replace", real)
+    monkeypatch.setattr(Path, "replace", original)
     hub.requests.clear()
     assert_done(fetch(weight_file(), folders, ignore), folders)
     assert not any(request.path.startswith("/storage/") and request.method == "GET" for request in hub.requests)

@@ -22,13 +22,13 @@ def comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
-def test_a_models_folder_is_used_alone(comfyui: Path, tmp_path: Path) -> None:
+def test_a_given_models_folder_is_the_only_one_used(comfyui: Path, tmp_path: Path) -> None:
     (comfyui / "extra_model_paths.yaml").write_text("a:\n  seesr: /elsewhere\n")
     found = find_folders(models=comfyui / "models")
     assert found == {kind: (comfyui / "models" / kind,) for kind in ("checkpoints", "seesr", "rams")}
 
 
-def test_comfyui_is_told_by_argument_or_environment(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comfyui_is_named_by_argument_or_environment(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_folders(comfyui=comfyui)["rams"] == (comfyui / "models" / "rams",)
     monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
     assert find_folders()["rams"] == (comfyui / "models" / "rams",)
@@ -36,7 +36,7 @@ def test_comfyui_is_told_by_argument_or_environment(comfyui: Path, monkeypatch: 
 
 @pytest.mark.parametrize("content", ["", "# nothing yet\n", "a:\n", "a:\n  checkpoints: elsewhere\n"])
 def test_a_configuration_without_these_folders_changes_nothing(comfyui: Path, content: str) -> None:
-    """As the one that ComfyUI brings is, where nobody has filled it in."""
+    """ComfyUI's own example file is like this before anyone edits it."""
     (comfyui / "extra_model_paths.yaml").write_text(content)
     assert find_folders(comfyui=comfyui)["seesr"] == (comfyui / "models" / "seesr",)
 
@@ -47,13 +47,13 @@ def test_comfyui_is_found_around_the_pack(comfyui: Path, monkeypatch: pytest.Mon
     assert find_folders()["seesr"] == (comfyui / "models" / "seesr",)
 
 
-def test_no_comfyui_around_the_pack(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pack_outside_comfyui_needs_an_option(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "__file__", str(comfyui / "elsewhere" / "any-name" / "folders.py"))
     with pytest.raises(SeeSRError, match="--models DIR"):
         find_folders()
 
 
-def test_a_folder_that_is_no_comfyui(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_comfyui_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SeeSRError, match="no models folder"):
         find_folders(comfyui=tmp_path)
 
@@ -77,16 +77,16 @@ def test_extra_model_paths_are_read_as_comfyui_reads_them(
         f"absolute:\n  rams: {tmp_path / 'rams'}\n"
         "relative:\n  seesr: ../near\n"
     )
-    own = comfyui / "models"
+    models = comfyui / "models"
     assert find_folders(comfyui=comfyui) == {
         "seesr": (
-            own / "seesr",
+            models / "seesr",
             tmp_path / "store/seesr/one",
             tmp_path / "store/seesr/two",
             tmp_path / "near",
         ),
-        "checkpoints": (comfyui / "shared/sd", own / "checkpoints"),
-        "rams": (own / "rams", tmp_path / "rams"),
+        "checkpoints": (comfyui / "shared/sd", models / "checkpoints"),
+        "rams": (models / "rams", tmp_path / "rams"),
     }
 
 
@@ -95,7 +95,7 @@ def test_extra_model_paths_are_read_as_comfyui_reads_them(
     [b"a: [", b"- seesr", b"a:\n  seesr: [one, two]\n", b"a: text\n", b"a:\n  seesr: /caf\xe9\n", b"[" * 200_000],
     ids=["broken", "list", "list of folders", "text", "not UTF-8", "too deep"],
 )
-def test_extra_model_paths_that_cannot_be_read(comfyui: Path, content: bytes) -> None:
+def test_unreadable_extra_model_paths_are_refused(comfyui: Path, content: bytes) -> None:
     (comfyui / "extra_model_paths.yaml").write_bytes(content)
     with pytest.raises(SeeSRError, match=r"extra_model_paths\.yaml cannot be read"):
         find_folders(comfyui=comfyui)
@@ -108,57 +108,57 @@ def weight_file(**changes: object) -> PublishedFile:
     return replace(plain, **changes)
 
 
-def wrong(path: Path, file: PublishedFile, stated: str | None = None) -> str | None:
+def defect(path: Path, file: PublishedFile, stated: str | None = None) -> str | None:
     return check.find_defect(path, file, lambda line: None, stated)
 
 
-def test_size_and_checksum(tmp_path: Path) -> None:
+def test_size_and_checksum_are_compared(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"content")
     sha256 = hashlib.sha256(b"content").hexdigest()
-    assert wrong(path, weight_file(size_bytes=7, sha256=sha256)) is None
-    assert "has 7 bytes instead of 8" in str(wrong(path, weight_file(size_bytes=8, sha256=sha256)))
-    assert "checksum" in str(wrong(path, weight_file(size_bytes=7, sha256=sha256[::-1])))
+    assert defect(path, weight_file(size_bytes=7, sha256=sha256)) is None
+    assert "has 7 bytes instead of 8" in str(defect(path, weight_file(size_bytes=8, sha256=sha256)))
+    assert "checksum" in str(defect(path, weight_file(size_bytes=7, sha256=sha256[::-1])))
 
 
-def test_a_copy_is_read_once_and_told_before(tmp_path: Path) -> None:
-    path, said = tmp_path / "m.safetensors", list[str]()
+def test_a_copy_is_announced_and_read_once(tmp_path: Path) -> None:
+    path, lines = tmp_path / "m.safetensors", list[str]()
     path.write_bytes(b"content")
     file = weight_file(sha256=hashlib.sha256(b"content").hexdigest())
     for _ in range(2):
-        assert check.find_defect_once(path, file, said.append) is None
-    assert said == [f"Test: checking {path}"]
+        assert check.find_defect_once(path, file, lines.append) is None
+    assert lines == [f"Test: checking {path}"]
     (tmp_path / "other").write_bytes(b"another")  # of the same size
     (tmp_path / "other").replace(path)
-    assert "checksum" in str(check.find_defect_once(path, file, said.append))
-    assert len(said) == 2
+    assert "checksum" in str(check.find_defect_once(path, file, lines.append))
+    assert len(lines) == 2
 
 
-def test_tensor_names_where_no_checksum_is_published(tmp_path: Path) -> None:
+def test_without_a_published_checksum_tensor_names_are_compared(tmp_path: Path) -> None:
     path = tmp_path / "x.part"
     save_file({"unet.weight": np.zeros((64, 64), np.float32)}, path)
-    assert wrong(path, weight_file(names=("unet.weight",))) is None
-    assert wrong(path, weight_file(names=("unet.bias",))) == "it has no unet.bias"
+    assert defect(path, weight_file(names=("unet.weight",))) is None
+    assert defect(path, weight_file(names=("unet.bias",))) == "it has no unet.bias"
     path.write_bytes(path.read_bytes()[:-1])
-    assert "no complete safetensors" in str(wrong(path, weight_file(names=("unet.weight",))))
+    assert "no complete safetensors" in str(defect(path, weight_file(names=("unet.weight",))))
 
 
-def test_json(tmp_path: Path) -> None:
+def test_json_files_are_compared_by_their_keys(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     file = weight_file(path="config.json", names=("_class_name",))
     path.write_text(json.dumps({"_class_name": "UNet"}))
-    assert wrong(path, file) is None
+    assert defect(path, file) is None
     for text in ("<html>", "5", "[]", "{}", "[" * 200_000):
         path.write_text(text)
-        assert wrong(path, file) is not None
+        assert defect(path, file) is not None
 
 
-def test_the_checksum_that_a_source_states(tmp_path: Path) -> None:
+def test_the_checksum_stated_by_a_source_is_compared(tmp_path: Path) -> None:
     path = tmp_path / "x.part"
     save_file({"w": np.zeros(4, np.float32)}, path)
     content, file = path.read_bytes(), weight_file(names=("w",))
     git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     for stated in (hashlib.sha256(content).hexdigest(), git, "something else", ""):
-        assert wrong(path, file, stated) is None
+        assert defect(path, file, stated) is None
     for stated in ("0" * 64, "0" * 40):
-        assert "checksum" in str(wrong(path, file, stated))
+        assert "checksum" in str(defect(path, file, stated))

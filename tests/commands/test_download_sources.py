@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("file", CATALOGUE["all"], ids=lambda file: file.path)
-def test_a_file_can_be_told_from_a_wrong_one(file: PublishedFile) -> None:
+def test_every_file_has_something_to_recognise_a_wrong_one(file: PublishedFile) -> None:
     if file.sha256 is None:
         assert PurePosixPath(file.path).suffix in (".safetensors", ".json")
         assert file.names
@@ -39,7 +39,7 @@ def test_a_file_can_be_told_from_a_wrong_one(file: PublishedFile) -> None:
 
 
 def test_only_published_revisions_are_pinned() -> None:
-    """Each is stated by a public file; a repository without one is asked for what it has now."""
+    """A pinned revision comes from a public file of the repository. Other repositories are requested at "main"."""
     sources = [source for file in CATALOGUE["all"] for source in file.sources if not isinstance(source, WebSource)]
     assert {source.repo: source.revision for source in sources if source.revision != "main"} == {
         "alexnasa/SEESR": "4059ae0246bf52f5ac5017821bb6e59a6849a758",
@@ -51,15 +51,15 @@ def test_only_published_revisions_are_pinned() -> None:
     }
 
 
-def test_targets_cover_all_files_once() -> None:
-    every = CATALOGUE["all"]
-    assert len({(file.kind, file.path) for file in every}) == len(every) == 12
-    assert set(every) == {file for target in ("seesr", "base", "base21", "turbo") for file in CATALOGUE[target]}
+def test_the_targets_together_hold_every_file_once() -> None:
+    all_files = CATALOGUE["all"]
+    assert len({(file.kind, file.path) for file in all_files}) == len(all_files) == 12
+    assert set(all_files) == {file for target in ("seesr", "base", "base21", "turbo") for file in CATALOGUE[target]}
     assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
 
 
-def test_the_mirror_is_tried_at_every_place_that_it_may_have() -> None:
-    """Of the UNet nobody states where the mirror has it: in ``seesr``, or at its root, as two programs ask for it."""
+def test_all_likely_paths_of_the_mirror_are_tried() -> None:
+    """It is not documented where the mirror has the UNet. Two programs expect it in ``seesr``, or at the root."""
     weights, config = SEESR[1], SEESR[0]
     names = [f"unet/diffusion_pytorch_model{part}.safetensors" for part in ("", "-001")]
     assert [source.path for source in weights.sources] == [
@@ -69,7 +69,7 @@ def test_the_mirror_is_tried_at_every_place_that_it_may_have() -> None:
     assert [source.path for source in config.sources][1:] == ["seesr/unet/config.json", "unet/config.json"]
 
 
-def test_sizes_that_public_texts_state() -> None:
+def test_sizes_are_the_published_ones() -> None:
     assert {file.path: file.size_bytes for file in CATALOGUE["seesr"] if file.sha256} == {
         "ram_tag_list.txt": 41_904,
         "ram_tag_list_chinese.txt": 44_181,
@@ -93,7 +93,7 @@ def test_only_turbo_asks_to_accept_its_licence() -> None:
 
 
 @pytest.mark.parametrize("part", ["unet", "controlnet"])
-def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(part: str) -> None:
+def test_names_and_size_of_seesr_files_are_those_of_the_published_layout(part: str) -> None:
     shapes = json.loads((ROOT / f"tests/golden/manifests/seesr_{part}_full.json").read_text())
     file = next(f for f in SEESR if f.path == f"SeeSR/{part}/diffusion_pytorch_model.safetensors")
     assert set(file.names) <= set(shapes)
@@ -126,7 +126,7 @@ def test_seesr_files_are_recognised_by_names_and_size_of_the_published_layout(pa
         ("checkpoints", "mine.safetensors", "download base`", "download turbo", "models/checkpoints:"),
     ],
 )
-def test_missing_file_message(kind: Kind, name: str, command: str, page: str, place: str) -> None:
+def test_a_missing_file_message_says_how_to_get_it(kind: Kind, name: str, command: str, page: str, place: str) -> None:
     message = missing_file_message(kind, name)
     assert message.startswith(name)
     for words in ("python run.py ", command, page, place):
@@ -134,14 +134,14 @@ def test_missing_file_message(kind: Kind, name: str, command: str, page: str, pl
     assert message.count(". ") == 0
 
 
-def test_a_missing_folder_is_told_by_its_files() -> None:
+def test_a_missing_folder_message_names_its_files() -> None:
     assert (
         "get unet/diffusion_pytorch_model.safetensors and controlnet/diffusion_pytorch_model.safetensors from "
         "https://huggingface.co/CSWRY/SeeSR into models/seesr/SeeSR."
     ) in missing_file_message("seesr", "SeeSR")
 
 
-def test_sources_load_nothing_heavy() -> None:
+def test_published_imports_no_other_packages() -> None:
     code = (
         "import sys; before = set(sys.modules); import seesr_modules.published;"
         "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"

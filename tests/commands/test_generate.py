@@ -1,4 +1,4 @@
-"""The workflows' pictures in the template browser."""
+"""Generated files: the workflows' pictures in the template browser, and what `generate --check` finds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_every_workflow_has_a_picture_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_picture_is_square_small_and_what_the_tool_makes(path: Path) -> None:
+def test_a_picture_is_square_and_small_and_up_to_date(path: Path) -> None:
     assert path.stat().st_size < 60_000
     with Image.open(path) as image:
         assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (512, 512))
     assert thumbnails.is_current(path, FILES[path]), "run `python run.py generate`"
 
 
-def test_another_encoder_makes_the_same_picture_and_another_letter_does_not(tmp_path: Path) -> None:
+def test_another_encoder_counts_as_the_same_picture_and_another_letter_does_not(tmp_path: Path) -> None:
     image = next(iter(FILES.values())).copy()
     image.save(tmp_path / "other.jpg", quality=60)
     assert thumbnails.is_current(tmp_path / "other.jpg", image)
@@ -34,14 +34,14 @@ def test_another_encoder_makes_the_same_picture_and_another_letter_does_not(tmp_
     assert not thumbnails.is_current(tmp_path / "other.jpg", image)
 
 
-def test_no_words_lie_under_the_badge_of_the_page() -> None:
+def test_text_under_the_badge_of_the_page_is_refused() -> None:
     image = Image.new("RGB", (thumbnails.SIDE, thumbnails.SIDE))
     with pytest.raises(ValueError, match="badge"):
         thumbnails.write(image, "18 steps", (26, 30))
     assert not image.getbbox()
 
 
-def test_generate_names_what_is_missing_changed_or_left_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generate_lists_missing_changed_and_obsolete_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "ROOT", tmp_path)
     files: dict[Path, str | Image.Image] = {
         tmp_path / "workflows" / name: text for name, text in (("same.json", "1"), ("new.json", "2"), ("old.json", "3"))
@@ -50,10 +50,10 @@ def test_generate_names_what_is_missing_changed_or_left_over(tmp_path: Path, mon
         generate.write(path, text)
     files[tmp_path / "workflows" / "old.json"] = "4"
     (tmp_path / "workflows" / "new.json").unlink()
-    left = tmp_path / "workflows" / "api" / "gone.json"
-    generate.write(left, "5")
+    gone = tmp_path / "workflows" / "api" / "gone.json"
+    generate.write(gone, "5")
     (tmp_path / "workflows" / "notes").mkdir()
-    assert generate.changes(files) == [tmp_path / "workflows" / "new.json", tmp_path / "workflows" / "old.json", left]
+    assert generate.changes(files) == [tmp_path / "workflows" / "new.json", tmp_path / "workflows" / "old.json", gone]
     for path in generate.changes(files):
         generate.write(path, files.get(path))
     assert generate.changes(files) == []

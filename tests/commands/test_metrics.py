@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from PIL import Image, ImageFilter
 from scipy.special import gamma
 from seesr_pack.evaluate import learned, niqe
 from seesr_pack.evaluate.metrics import METRICS, Metric, luma, psnr_luma, psnr_rgb, ssim_luma
-from seesr_pack.evaluate.photos import Photo, enlarge, find_photos, read_photo
-from seesr_pack.evaluate.report import format_table, means, score_all
+from seesr_pack.evaluate.photos import Photo, enlarge, find_photos, read_photo, read_photos
+from seesr_pack.evaluate.report import counts, format_table, means, score_all
 from seesr_pack.evaluate.sheet import CELL_PX, GAP_PX, LINE_PX, contact_sheet
 from seesr_pack.seesr_modules.errors import SeeSRError
 from skimage import data
@@ -96,11 +97,19 @@ def test_niqe_fits_what_it_was_drawn_from() -> None:
 
 @pytest.mark.parametrize(
     ("luma_of", "block_px", "words"),
-    [((60, 60), 48, "60x60"), ((96, 96), 47, "47"), ((96, 96), 48, "texture")],
+    [((60, 60), 48, "60x60"), ((96, 96), 47, "47")],
 )
 def test_niqe_refuses(luma_of: tuple[int, int], block_px: int, words: str) -> None:
     with pytest.raises(SeeSRError, match=words):
         niqe.niqe(np.zeros(luma_of), block_px)
+
+
+def test_niqe_is_not_defined_for_a_clear_sky() -> None:
+    sky = np.full((192, 192), 90.0)
+    assert math.isnan(niqe.niqe(sky, 48))
+    for number, defined in ((0, False), (1, True)):  # the covariance needs two blocks with texture
+        sky[12:36, 48 * number + 12 : 48 * number + 36] = luma(noise(24, number))
+        assert math.isfinite(niqe.niqe(sky, 48)) == defined
 
 
 def test_photo_is_shrunk_or_cut_but_never_enlarged(tmp_path: Path) -> None:
@@ -157,6 +166,20 @@ def test_find_photos(tmp_path: Path) -> None:
         read_photo(tmp_path / "low.png", 512, False, 0)
 
 
+def test_photos_that_cannot_be_used_are_left_out_and_named(tmp_path: Path) -> None:
+    Image.fromarray(noise(96)).save(tmp_path / "good.png")
+    Image.new("RGB", (500, 90)).save(tmp_path / "low.png")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "._good.png").write_bytes(b"a Mac's shadow file")
+    found, left_out = read_photos(find_photos([tmp_path]), 96, False, 0)
+    assert [photo.name for photo in found] == ["good"]
+    assert [Path(file).name for file in left_out] == ["broken.jpg", "low.png"]
+    assert "is not a picture" in left_out[str(tmp_path / "broken.jpg")]
+    assert "500x90" in left_out[str(tmp_path / "low.png")]
+    with pytest.raises(SeeSRError, match=r"(?s)broken\.jpg.*low\.png.*No photo is left"):
+        read_photos([tmp_path / "broken.jpg", tmp_path / "low.png"], 96, False, 0)
+
+
 def test_baselines_are_four_times_as_large() -> None:
     low = noise(24)
     assert np.array_equal(enlarge(low, Image.Resampling.NEAREST)[::4, ::4], low)
@@ -185,6 +208,35 @@ def test_table_has_means_and_every_photo() -> None:
     assert lines[3].split() == ["truth", f"{np.mean(levels):.2f}"]
     assert len(lines[3]) == len(lines[0])  # under its own heading
     assert [line for line in lines if line.startswith("photo")] == [photo.name for photo in taken]
+
+
+def test_score_that_is_not_defined_is_said_and_left_out_of_the_mean() -> None:
+    taken = photos()
+    results = {"half": {photo.name: photo.clean // 2 for photo in taken}}
+    lacking = {"error": {"photo3": math.inf}, "level": {"photo3": math.nan, "photo5": math.nan}}
+    names = {photo.clean.tobytes(): photo.name for photo in taken}
+
+    def level(name: str, result: np.ndarray, clean: np.ndarray) -> float:
+        return lacking[name].get(names[clean.tobytes()], float(np.mean(result)))
+
+    metrics = [Metric(name, 1, name == "error", partial(level, name)) for name in lacking]
+    scores = score_all(taken, results, metrics)
+    assert scores["half"]["photo3"] == {"error": None, "level": None}
+    assert counts(scores) == {"half": {"error": 6, "level": 5}, "truth": {"level": 5}}
+    defined = [photo.clean.mean() for photo in taken if photo.name not in lacking["level"]]
+    assert means(scores)["truth"]["level"] == pytest.approx(np.mean(defined))
+    lines = [line.split() for line in format_table(scores, metrics).splitlines()]
+    assert lines[2][2] == "(6)" and lines[3] == ["truth", f"{np.mean(defined):.1f}", "(5)"]
+    assert lines[lines.index(["photo3"]) + 1] == ["half", "n/a", "n/a"]
+    lacking["level"] = {photo.name: math.nan for photo in taken}
+    scores = score_all(taken, results, metrics)
+    assert means(scores)["truth"] == {"level": None}
+    assert format_table(scores, metrics).splitlines()[3].split() == ["truth", "n/a", "(0)"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_equal_pictures_have_no_finite_psnr() -> None:
+    assert psnr_rgb(noise(16), noise(16)) == psnr_luma(noise(16), noise(16)) == math.inf
 
 
 def test_every_metric_scores_a_photo() -> None:

@@ -1,4 +1,4 @@
-"""The faults that tests/mutation puts into the code."""
+"""Test the faults that tests/mutation makes in the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ spec.loader.exec_module(mutation)
 
 
 def faulty(text: str) -> set[str]:
-    """Return the code with each fault in it, without its spaces and needless brackets."""
+    """Return the code with each fault, without redundant spaces and brackets."""
     return {ast.unparse(ast.parse(mutant.applied(text))) for mutant in mutation.mutants(text)}
 
 
@@ -48,12 +48,12 @@ def faulty(text: str) -> set[str]:
         ('def f(a: int = 1):\n    """Docs of 1."""', {'def f(a: int=2):\n    """Docs of 1."""'}),
     ],
 )
-def test_each_kind_of_fault(text: str, faults: set[str]) -> None:
+def test_each_kind_of_fault_is_made(text: str, faults: set[str]) -> None:
     assert faulty(text) == faults
 
 
-def test_a_fault_lies_where_it_says() -> None:
-    """Beside letters of several bytes, and in the function or the constant that it is in."""
+def test_a_fault_states_its_place() -> None:
+    """The place is right after multi-byte characters. The function or the constant around the fault is named."""
     text = "WORT = ('ä', 1)\n\ndef f(ö):\n    return 'ü', ö < 2\n"
     found = mutation.mutants(text)
     assert [(mutant.line, mutant.function, set(mutant.names)) for mutant in found] == [
@@ -64,8 +64,8 @@ def test_a_fault_lies_where_it_says() -> None:
     assert found[0].change == "1  ->  (2)"
 
 
-def test_faults_of_the_pack_are_python() -> None:
-    """Of each file's the first and the last."""
+def test_faults_in_the_pack_are_valid_python() -> None:
+    """Check the first and the last fault of each file."""
     for file in (FILE.parents[2] / "seesr_modules").rglob("*.py"):
         text = file.read_text("utf-8")
         found = mutation.mutants(text)

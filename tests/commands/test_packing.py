@@ -1,4 +1,4 @@
-"""Packed files: exact, repeatable, checked, and opened like published ones."""
+"""Packed files are exact, reproducible and checked, and can be opened like published files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMAGE_ATTENTION = {name: tensor for name, tensor in UNET.items() if ".image_atte
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """A models folder as `run.py download seesr` fills it."""
+    """A models folder as filled by `run.py download seesr`."""
     folder = tmp_path / "models"
     builders.save_seesr(folder / "seesr" / "SeeSR", UNET, CONTROLNET)
     (folder / "rams").mkdir()
@@ -68,24 +68,24 @@ def test_seesr_holds_image_attention_and_controlnet(models: Path, dtype: str) ->
     cast = getattr(torch, dtype)
     expected = {f"unet.{name}": tensor.to(cast) for name, tensor in IMAGE_ATTENTION.items()}
     expected |= {f"controlnet.{name}": tensor.to(cast) for name, tensor in CONTROLNET.items()}
-    assert_same(load_file(path), expected)  # the format's own library reads it
+    assert_same(load_file(path), expected)  # the format's own library reads the file
     unet, controlnet = packed.open_seesr(path)
     assert unet.shapes() == {name: tuple(tensor.shape) for name, tensor in IMAGE_ATTENTION.items()}
     assert_same(dict(controlnet.tensors(CONTROLNET)), {name: expected[f"controlnet.{name}"] for name in CONTROLNET})
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_dape_is_merged(models: Path, dtype: str) -> None:
+def test_the_packed_dape_is_merged(models: Path, dtype: str) -> None:
     path = pack_dape(models, dtype)
     published = DapeWeights(
         open_weights(models / "rams" / "ram_swin_large_14m.pth"), open_weights(models / "seesr" / "DAPE.pth")
     )
-    again = DapeWeights(*packed.open_dape(path, None))
-    assert again.config == published.config
-    assert_same(dict(again.tensors()), dict(published.tensors(getattr(torch, dtype))))
+    reopened = DapeWeights(*packed.open_dape(path, None))
+    assert reopened.config == published.config
+    assert_same(dict(reopened.tensors()), dict(published.tensors(getattr(torch, dtype))))
 
 
-def test_header_tells_what_it_was_made_from(models: Path) -> None:
+def test_the_header_names_the_sources(models: Path) -> None:
     for path, roles in ((pack_seesr(models), ("unet", "controlnet")), (pack_dape(models), ("ram", "dape", "tags"))):
         metadata = open_weights(path).metadata
         assert (metadata["seesr_packed"], metadata["dtype"]) == ("1", "float32")
@@ -98,7 +98,7 @@ def test_header_tells_what_it_was_made_from(models: Path) -> None:
     assert sizes["image_attention_parameters"] == sum(tensor.numel() for tensor in IMAGE_ATTENTION.values())
 
 
-def test_vocabulary_travels_in_the_header(models: Path) -> None:
+def test_the_header_holds_the_vocabulary(models: Path) -> None:
     files = packed.open_dape(pack_dape(models), None)
     lists = tag_files(models / "seesr")
     assert lists is not None
@@ -114,7 +114,7 @@ def test_vocabulary_travels_in_the_header(models: Path) -> None:
     assert packed.packed_vocabulary(published, len(expected.english)) is None
 
 
-def test_the_same_bytes_every_time(models: Path) -> None:
+def test_packing_is_reproducible_to_the_byte(models: Path) -> None:
     first = [path.read_bytes() for path in (pack_seesr(models), pack_dape(models))]
     assert [path.read_bytes() for path in (pack_seesr(models), pack_dape(models))] == first
     assert sorted(path.name for path in (models / "packed").iterdir()) == [
@@ -123,7 +123,7 @@ def test_the_same_bytes_every_time(models: Path) -> None:
     ]
 
 
-def test_a_packed_dape_takes_no_second_lora(models: Path) -> None:
+def test_a_packed_dape_accepts_no_second_lora(models: Path) -> None:
     dape = models / "seesr" / "DAPE.pth"
     with pytest.raises(SeeSRError, match=r"choose none as DAPE, not 'DAPE.pth'"):
         packed.open_dape(pack_dape(models), dape)
@@ -132,7 +132,7 @@ def test_a_packed_dape_takes_no_second_lora(models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "told"),
+    ("key", "value", "message"),
     [
         ("seesr_packed", "2", "packed by another version"),
         ("tags_english", "5", "no list under tags_english"),
@@ -141,16 +141,16 @@ def test_a_packed_dape_takes_no_second_lora(models: Path) -> None:
         ("tags_chinese", "{", "no list under tags_chinese"),
     ],
 )
-def test_a_damaged_vocabulary_is_told(models: Path, key: str, value: str, told: str) -> None:
+def test_a_damaged_vocabulary_is_named(models: Path, key: str, value: str, message: str) -> None:
     path = pack_dape(models)
     file = open_weights(path)
     changed = {**file.metadata, key: value}
     write_safetensors(path, file.shapes(), torch.float32, dict(file.tensors(file)).items(), changed)
-    with pytest.raises(SeeSRError, match=told):
+    with pytest.raises(SeeSRError, match=message):
         packed.packed_vocabulary(packed.open_dape(path, None), file["label_embed"].shape[0])
 
 
-def test_values_that_do_not_fit_are_refused(models: Path) -> None:
+def test_values_too_large_for_the_type_are_refused(models: Path) -> None:
     large = {**CONTROLNET, "conv_in.bias": torch.full_like(CONTROLNET["conv_in.bias"], 1e6)}
     shutil.rmtree(models / "seesr" / "SeeSR")
     builders.save_seesr(models / "seesr" / "SeeSR", UNET, large)
@@ -172,7 +172,7 @@ def test_an_image_size_that_would_be_lost_is_refused(models: Path) -> None:
 
 
 def test_a_clone_of_the_published_repository_is_packed(models: Path) -> None:
-    """It holds unet and controlnet one folder deeper."""
+    """In a clone, unet and controlnet are one folder deeper."""
     expected = pack_seesr(models).read_bytes()
     outer = models / "seesr" / "SeeSR"
     outer.rename(models / "seesr" / "inner")
@@ -184,7 +184,7 @@ def test_a_clone_of_the_published_repository_is_packed(models: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda seesr: shutil.rmtree(seesr / "controlnet"), "'SeeSR' holds no controlnet"),
         (
@@ -197,9 +197,9 @@ def test_a_clone_of_the_published_repository_is_packed(models: Path) -> None:
         ),
     ],
 )
-def test_wrong_folders_are_told(models: Path, change: Callable[[Path], Any], told: str) -> None:
+def test_wrong_folders_are_named(models: Path, change: Callable[[Path], Any], message: str) -> None:
     change(models / "seesr" / "SeeSR")
-    with pytest.raises(SeeSRError, match=told):
+    with pytest.raises(SeeSRError, match=message):
         pack_seesr(models)
     assert not (models / "packed").exists()
 
@@ -229,65 +229,65 @@ def write(path: Path, state: dict[str, Tensor], **changes: Any) -> None:
     write_safetensors(path, **{**arguments, **changes})
 
 
-def some() -> dict[str, Tensor]:
+def some_tensors() -> dict[str, Tensor]:
     values = torch.arange(12, dtype=torch.float16)
     return {"matrix": values.view(3, 4), "turned": values.view(3, 4).T, "one": values[3], "none": values[:0]}
 
 
-def test_writer_gives_what_the_library_reads(tmp_path: Path) -> None:
+def test_the_library_reads_written_files(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write(path, some())
-    assert_same(load_file(path), some())
+    write(path, some_tensors())
+    assert_same(load_file(path), some_tensors())
     with safe_open(path, "pt") as file:
         assert file.metadata() == {"a": "ä"}
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
 
 
-def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
-    """While one writes, another writes the same file from start to end; both give a whole file."""
+def test_two_writers_of_one_file_do_not_interfere(tmp_path: Path) -> None:
+    """During one write, another write of the same file starts and ends. Both files are complete."""
     path = tmp_path / "a.safetensors"
 
-    def meanwhile() -> Any:
-        for number, item in enumerate(some().items()):
+    def write_meanwhile() -> Any:
+        for number, item in enumerate(some_tensors().items()):
             if number == 2:
-                write(path, some(), metadata={"by": "the other"})
+                write(path, some_tensors(), metadata={"by": "the other"})
                 assert open_weights(path).metadata == {"by": "the other"}
             yield item
 
-    write(path, some(), tensors=meanwhile())
+    write(path, some_tensors(), tensors=write_meanwhile())
     assert open_weights(path).metadata == {"a": "ä"}
-    assert_same(load_file(path), some())
+    assert_same(load_file(path), some_tensors())
     assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
-def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_a_failure_leaves_only_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    write(path, some())
+    write(path, some_tensors())
     before = path.read_bytes()
 
     def broken() -> Any:
-        yield "matrix", some()["matrix"]
+        yield "matrix", some_tensors()["matrix"]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write(path, some(), tensors=broken())
+        write(path, some_tensors(), tensors=broken())
     with pytest.raises(ValueError, match="shorter than"):  # fewer tensors than announced
-        write(path, some(), tensors=list(some().items())[:-1])
+        write(path, some_tensors(), tensors=list(some_tensors().items())[:-1])
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_or_closed_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_or_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SeeSRError, match="cannot be written"):
-        write(tmp_path / "no folder" / "a.safetensors", some())
+        write(tmp_path / "no folder" / "a.safetensors", some_tensors())
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=10))
     with pytest.raises(SeeSRError, match=re.escape("has 0.00 GB free and 0.00 GB are to come")):
-        write(tmp_path / "a.safetensors", some())
+        write(tmp_path / "a.safetensors", some_tensors())
     assert list(tmp_path.iterdir()) == []
 
 
-def test_tensors_are_taken_one_by_one(tmp_path: Path) -> None:
+def test_tensors_are_written_one_by_one(tmp_path: Path) -> None:
     count, each = 40, 250_000
 
     def tensors() -> Any:
@@ -307,27 +307,27 @@ def test_tensors_are_taken_one_by_one(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------- the command
 
 
-def test_command_finds_what_download_fetched(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_finds_downloaded_files(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pack.main(["--models", str(models), "--dtype", "bfloat16"]) == 0
-    told = capsys.readouterr().out.splitlines()
-    for line, kind in zip(told, ("seesr", "dape"), strict=True):
+    lines = capsys.readouterr().out.splitlines()
+    for line, kind in zip(lines, ("seesr", "dape"), strict=True):
         path = models / "seesr" / f"{kind}_bf16.safetensors"
         assert path.exists() and line.startswith(f"{path} (")
 
 
-def test_command_takes_files_from_anywhere(models: Path, tmp_path: Path) -> None:
+def test_the_command_accepts_files_from_anywhere(models: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     models.rename(elsewhere)
     seesr, ram = elsewhere / "seesr", elsewhere / "rams" / "ram_swin_large_14m.pth"
-    given = {"--seesr": seesr / "SeeSR", "--ram": ram, "--dape": seesr / "DAPE.pth", "--tags": seesr}
+    options = {"--seesr": seesr / "SeeSR", "--ram": ram, "--dape": seesr / "DAPE.pth", "--tags": seesr}
     output = tmp_path / "new" / "out"
-    arguments = [str(part) for pair in given.items() for part in pair]
+    arguments = [str(part) for pair in options.items() for part in pair]
     assert pack.main([*arguments, "--models", str(tmp_path / "none"), "--output", str(output)]) == 0
     assert sorted(path.name for path in output.iterdir()) == ["dape_fp16.safetensors", "seesr_fp16.safetensors"]
 
 
 @pytest.mark.parametrize(
-    ("missing", "told"),
+    ("missing", "message"),
     [
         ("seesr/SeeSR", "SeeSR is missing: run `python run.py download seesr`"),
         ("rams/ram_swin_large_14m.pth", "ram_swin_large_14m.pth is missing: run"),
@@ -336,7 +336,7 @@ def test_command_takes_files_from_anywhere(models: Path, tmp_path: Path) -> None
         ("seesr/ram_tag_list_threshold.txt", "does not hold the tag lists"),
     ],
 )
-def test_missing_files_are_told(models: Path, capsys: pytest.CaptureFixture[str], missing: str, told: str) -> None:
+def test_missing_files_are_named(models: Path, capsys: pytest.CaptureFixture[str], missing: str, message: str) -> None:
     (models / missing).rename(models / "away")
     assert pack.main(["--models", str(models)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""pyproject.toml keeps the rules of ComfyUI's registry of nodes, which refuses or misreads what does not.
+"""pyproject.toml follows the rules of ComfyUI's registry, which refuses or misreads other content.
 
-Rules: ComfyUI's documentation, Registry, "pyproject.toml" and "Standards".
+The rules are in ComfyUI's documentation: Registry, "pyproject.toml" and "Standards".
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib  # pytest brings it along
+    import tomli as tomllib  # installed with pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -36,18 +36,18 @@ OPERATORS = ("<=", ">=", "~=", "<>", "!=", "<", ">")
 MAX_BYTES = 300_000
 
 
-def part(prefix: str) -> list[str]:
-    """Return what follows ``prefix`` in the classifiers that begin with it."""
+def classifiers(prefix: str) -> list[str]:
+    """Return the rest of each classifier that begins with ``prefix``."""
     return [text.removeprefix(prefix) for text in PROJECT["classifiers"] if text.startswith(prefix)]
 
 
-def test_the_name_is_one_that_the_registry_takes() -> None:
+def test_the_registry_accepts_the_name() -> None:
     name = PROJECT["name"]
     assert re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([-_.][A-Za-z0-9]+)*", name) and len(name) < 100
     assert "comfyui" not in name.lower(), "the registry advises against it"
 
 
-def test_the_version_is_three_numbers_and_in_the_changelog() -> None:
+def test_the_version_has_three_numbers_and_a_changelog_entry() -> None:
     version = PROJECT["version"]
     assert re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", version)
     changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
@@ -55,7 +55,7 @@ def test_the_version_is_three_numbers_and_in_the_changelog() -> None:
     assert released.startswith(f"{version}]") if released else f"to be {version}" in unreleased
 
 
-def test_the_version_stands_nowhere_else() -> None:
+def test_the_version_is_stated_only_in_pyproject() -> None:
     stated = re.compile(r"^__version__|^VERSION\b", re.MULTILINE)
     for file in [*ROOT.glob("*.py"), *(ROOT / "seesr_modules").rglob("*.py"), *(ROOT / "commands").rglob("*.py")]:
         assert not stated.search(file.read_text("utf-8")), file
@@ -70,24 +70,24 @@ def test_publisher_and_repository_belong_together() -> None:
     assert urls["Repository"] in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_only_fields_that_the_registry_knows() -> None:
+def test_the_registry_knows_all_fields() -> None:
     assert set(COMFY) <= COMFY_FIELDS
 
 
-def test_the_licence_is_given_as_a_file_that_is_there() -> None:
+def test_the_licence_is_given_as_an_existing_file() -> None:
     assert list(PROJECT["license"]) == ["file"]
     text = (ROOT / PROJECT["license"]["file"]).read_text("utf-8")
     assert text.lstrip().startswith("Apache License")
     assert "License :: OSI Approved :: Apache Software License" in PROJECT["classifiers"]
 
 
-def test_the_classifiers_name_systems_and_accelerators_that_the_registry_knows() -> None:
-    systems, accelerators = part("Operating System :: "), part("Environment :: ")
+def test_the_registry_knows_the_systems_and_accelerators() -> None:
+    systems, accelerators = classifiers("Operating System :: "), classifiers("Environment :: ")
     assert systems and all(system.startswith(SYSTEMS) for system in systems)
     assert accelerators and set(accelerators) <= ACCELERATORS
 
 
-def test_the_versions_of_comfyui_are_a_range_that_the_readme_states() -> None:
+def test_the_readme_states_the_range_of_comfyui_versions() -> None:
     clauses = COMFY["requires-comfyui"].split(",")
     for clause in clauses:
         assert re.fullmatch(rf"({'|'.join(OPERATORS)})\d+\.\d+\.\d+", clause), clause
@@ -95,13 +95,13 @@ def test_the_versions_of_comfyui_are_a_range_that_the_readme_states() -> None:
     assert f"ComfyUI {lowest} or later" in (ROOT / "README.md").read_text("utf-8")
 
 
-def test_the_dependencies_are_those_of_requirements_txt() -> None:
+def test_the_dependencies_equal_requirements_txt() -> None:
     lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()]
     assert PROJECT["dependencies"] == [line for line in lines if line]
 
 
 @pytest.mark.parametrize("field", ["Icon", "Banner"])
-def test_the_art_is_there_and_of_the_registrys_form(field: str) -> None:
+def test_icon_and_banner_exist_in_the_required_form(field: str) -> None:
     repository = PROJECT["urls"]["Repository"].replace("https://github.com/", "https://raw.githubusercontent.com/")
     assert COMFY[field].startswith(f"{repository}/main/")
     file = ROOT / COMFY[field].removeprefix(f"{repository}/main/")
@@ -115,7 +115,7 @@ def test_the_art_is_there_and_of_the_registrys_form(field: str) -> None:
         assert width * 9 == height * 21
 
 
-def test_what_the_package_leaves_out_is_there_and_not_needed() -> None:
+def test_ignored_files_exist_and_are_not_needed() -> None:
     lines = (ROOT / ".comfyignore").read_text("utf-8").splitlines()
     patterns = [line.strip("/") for line in lines if line and not line.startswith("#")]
     assert all(any(ROOT.glob(pattern)) for pattern in patterns)
@@ -126,7 +126,7 @@ def test_what_the_package_leaves_out_is_there_and_not_needed() -> None:
         assert (ROOT / name).exists() and not ignored & {ROOT / name, *(ROOT / name).parents}, name
 
 
-def test_nodes_run_no_text_as_code_and_install_nothing() -> None:
+def test_nodes_execute_no_text_and_install_nothing() -> None:
     for file in [ROOT / "__init__.py", *(ROOT / "nodes").rglob("*.py"), *(ROOT / "seesr_modules").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
@@ -135,13 +135,13 @@ def test_nodes_run_no_text_as_code_and_install_nothing() -> None:
                 assert node.value != "pip", f"{file}:{node.lineno}"
 
 
-def test_comfyui_reads_the_same() -> None:
+def test_comfyui_reads_the_same_configuration() -> None:
     reader = pytest.importorskip("comfy_config.config_parser", reason="needs pydantic-settings")
     read = reader.extract_node_configuration(str(ROOT))
     assert (read.project.name, read.project.version) == (PROJECT["name"], PROJECT["version"])
     assert read.project.license.file == PROJECT["license"]["file"]
     assert read.project.urls.repository == PROJECT["urls"]["Repository"]
-    assert read.project.supported_os == part("Operating System :: ")
-    assert read.project.supported_accelerators == part("Environment :: ")
+    assert read.project.supported_os == classifiers("Operating System :: ")
+    assert read.project.supported_accelerators == classifiers("Environment :: ")
     assert read.project.supported_comfyui_version == COMFY["requires-comfyui"]
     assert (read.tool_comfy.publisher_id, read.tool_comfy.icon) == (COMFY["PublisherId"], COMFY["Icon"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -120,7 +121,7 @@ def test_users_comfyui_is_run_with_the_pack_added_and_not_written_to(
 def test_pack_in_custom_nodes_is_not_added_twice(run: ModuleType, tmp_path: Path) -> None:
     comfyui = make_comfyui(tmp_path / "ComfyUI")
     touch(run.interpreter(comfyui / "venv"))
-    run.link(ROOT, comfyui / "custom_nodes" / "SeeSR")
+    run.files.link(ROOT, comfyui / "custom_nodes" / "SeeSR")
     assert run.prepare_comfyui(str(comfyui), []).flags == []
 
 
@@ -147,7 +148,7 @@ def fetches(run: ModuleType, archive: Any, tmp_path: Path, monkeypatch: pytest.M
     file = make_archive(tmp_path, archive, is_wheel=archive is run.PINNED)
     done: list[str] = []
 
-    def pip(python: Path, action: str, *arguments: str) -> None:
+    def pip(python: Path, title: str, action: str, *arguments: str) -> None:
         folder, wanted = (
             Path(argument.removeprefix(option))
             for option in ("--dest=", "--requirement=")
@@ -201,14 +202,16 @@ def test_a_failed_download_leaves_no_trace(
 
 
 class Calls(list[list[str]]):
-    """Stands for run.call: notes the commands, makes the interpreter that venv would."""
+    """Stands for run.installing.run_quietly: notes the commands, makes the interpreter that venv would."""
 
     def __init__(self, run: ModuleType) -> None:
         super().__init__()
         self._run, self.code = run, 0
 
-    def __call__(self, command: Sequence[str], **_options: object) -> int:
+    def __call__(self, command: Sequence[str], title: str, log: Path) -> int:
         self.append(list(command))
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("Collecting torch\nERROR: there is no torch\n[notice] a new pip\n")
         if "venv" in command and not self.code:
             touch(self._run.interpreter(self._run.ENV))
         return self.code
@@ -221,7 +224,7 @@ class Calls(list[list[str]]):
 @pytest.fixture
 def calls(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calls:
     recorded = Calls(run)
-    monkeypatch.setattr(run, "call", recorded)
+    monkeypatch.setattr(run.installing, "run_quietly", recorded)
     monkeypatch.setattr(run, "succeeds", lambda command: True)
     for role in run.REQUIREMENTS:
         file = tmp_path / f"{role}.txt"
@@ -258,11 +261,30 @@ def test_changed_requirements_are_installed(run: ModuleType, calls: Calls, tmp_p
 def test_failed_install_is_told_and_tried_again(run: ModuleType, calls: Calls) -> None:
     touch(run.interpreter(run.ENV))
     calls.code = 1
-    with pytest.raises(run.LauncherError, match="pip install failed"):
+    with pytest.raises(run.LauncherError, match=r"Installing packages failed.*: ERROR: there is no torch") as failed:
         run.environment()
+    (log,) = (run.CACHE / "logs").iterdir()
+    assert str(failed.value).endswith(f"Its whole output: {log}")
     calls.code = 0
     run.environment()
     assert calls.kinds == ["install", "install"]
+    run.REQUIREMENTS["host"].write_text("torch>=2.6")
+    calls.code = 128 + signal.SIGTERM
+    with pytest.raises(SystemExit) as stopped:
+        run.environment()
+    assert stopped.value.code == calls.code
+
+
+@pytest.mark.parametrize("folder", [("lib", "python3.11", "site-packages"), ("Lib", "site-packages")])
+def test_half_installed_packages_are_installed_again(run: ModuleType, calls: Calls, folder: tuple[str, ...]) -> None:
+    """pip takes a package for installed that has its METADATA and, after an interruption, no RECORD."""
+    touch(run.interpreter(run.ENV))
+    packages = run.ENV.joinpath(*folder)
+    whole, half = packages / "whole-1.0.dist-info", packages / "half-1.0.dist-info"
+    touch(whole / "RECORD")
+    touch(half / "METADATA")
+    run.environment()
+    assert whole.exists() and not half.exists()
 
 
 def test_half_made_environment_is_made_again(run: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,9 +292,57 @@ def test_half_made_environment_is_made_again(run: ModuleType, calls: Calls, monk
     touch(run.interpreter(run.ENV))
     monkeypatch.setattr(run, "interpreter", lambda env: env / "bin" / "python")
     calls.code = 1
-    with pytest.raises(run.LauncherError, match=r"venv .* failed"):
+    with pytest.raises(run.LauncherError, match=r"Making the environment failed.*python3-venv"):
         run.environment()
     assert calls.kinds == ["venv"]
+
+
+# ------------------------------------------------------------------------------------------------- photo packages
+
+
+def test_photo_packages_of_a_users_python_are_put_into_a_folder_of_ours(
+    run: ModuleType, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for each kind of Python and list of packages, whole or not at all."""
+    monkeypatch.setattr(run.installing, "find_lacking", lambda _python, _modules: "cpython-311-linux")
+
+    def install(command: Sequence[str], title: str, log: Path) -> int:
+        (target,) = (a.removeprefix("--target=") for a in command if a.startswith("--target="))
+        touch(Path(target) / "pyvips.py")
+        return calls(command, title, log)
+
+    monkeypatch.setattr(run.installing, "run_quietly", install)
+    python = Path("theirs")
+    calls.code = 1
+    with pytest.raises(run.LauncherError, match="Installing the packages that read photos failed"):
+        run.photo_packages(python)
+    calls.code = 0
+    home = run.photo_packages(python)
+    assert (home / "pyvips.py").exists() and home.parent == run.CACHE
+    assert run.photo_packages(python) == home
+    assert [command[0] for command in calls] == ["theirs", "theirs"]
+    assert {"--no-deps", f"--requirement={run.REQUIREMENTS['photos']}"} <= set(calls[-1])
+    run.REQUIREMENTS["photos"].write_text("pyvips>=4")
+    assert run.photo_packages(python) != home
+    assert run.photo_packages(run.interpreter(run.ENV)) is None, "it has them"
+    monkeypatch.setattr(run.installing, "find_lacking", lambda _python, _modules: "")
+    assert run.photo_packages(python) is None
+    assert len(calls) == 3
+
+
+def test_photo_packages_are_listed_with_what_they_need(run: ModuleType) -> None:
+    """The list is installed without dependencies. Every ComfyUI has numpy and Pillow."""
+
+    def name_of(requirement: str) -> str:
+        return requirement.partition(";")[0].strip().translate(str.maketrans("_[=<>! ", "-      ")).split()[0].lower()
+
+    lines = run.REQUIREMENTS["photos"].read_text("utf-8").splitlines()
+    names = {name_of(line) for line in lines if line and not line.startswith("#")}
+    assert {"pyvips", "pyvips-binary", "pillow-heif", "rawpy"} <= names
+    for name in names:
+        for need in importlib.metadata.requires(name) or []:
+            if "extra" not in need or "binary" in need:
+                assert name_of(need) in names | {"numpy", "pillow"}, need
 
 
 # ------------------------------------------------------------------------------------------------- commands
@@ -290,6 +360,7 @@ def started(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[list
     monkeypatch.setattr(run, "call", call)
     monkeypatch.setattr(run, "environment", lambda *_args, **_kwargs: Path("envpython"))
     monkeypatch.setattr(run, "fetch", lambda _python, archive: Path(archive.name))
+    monkeypatch.setattr(run, "photo_packages", lambda python: Path("packages") if python == Path("envpython") else None)
     return recorded
 
 
@@ -325,6 +396,7 @@ def test_command_is_started_again_inside(
     assert command == ["envpython", str(ROOT / "run.py"), "upscale", str(photo), "--steps", "2"]
     assert options["env"]["COMFYUI_PATH"] == run.PINNED.name
     assert json.loads(options["env"]["SEESR_COMFYUI_FLAGS"])[-1] == "--lowvram"
+    assert options["env"][run.PHOTO_PACKAGES] == "packages"
 
 
 def test_freed_memory_is_kept_unless_the_user_says_otherwise(
@@ -354,6 +426,9 @@ def test_command_inside_sees_comfyui_and_not_this_folder(run: ModuleType, monkey
     monkeypatch.setenv("COMFYUI_PATH", "comfyui")
     assert run.main(["upscale", "photo.png"]) == 5
     assert seen == [["photo.png"], ["comfyui", "elsewhere"]]
+    monkeypatch.setenv(run.PHOTO_PACKAGES, "packages")
+    run.main(["upscale", "photo.png"])
+    assert seen[-1] == ["comfyui", "comfyui", "elsewhere", "packages"], "the user's own packages come first"
 
 
 @pytest.mark.parametrize(
@@ -457,5 +532,5 @@ def test_link_leads_to_the_folder(run: ModuleType, tmp_path: Path, prepare: Call
     at.parent.mkdir()
     prepare(at)
     for _ in range(2):
-        run.link(target, at)
+        run.files.link(target, at)
         assert at.samefile(target)

@@ -1,9 +1,9 @@
-"""Feed damaged and forged files to every loader: each must load, or end in one SeeSRError, in bounded time and memory.
+"""Feed damaged and forged files to every loader. Each must load, or raise a SeeSRError, in bounded time and memory.
 
     COMFYUI_PATH=... python tests/fuzz/all_loaders.py --files 100000 --seed 1
 
-Each file depends only on the seed and its number, so `--files 1 --first N` makes file N again. The files are read in
-child processes: one that dies, hangs or grows is reported by number, and the run goes on after it.
+A file depends only on the seed and its number, so `--files 1 --first N` makes file N again. Child processes read the
+files. If a child dies, hangs or needs too much memory, the number of the file is reported and the run continues.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-if "seesr_pack" not in sys.modules:  # run as a program: bring in ComfyUI and the pack as the tests do
+if "seesr_pack" not in sys.modules:  # run as a program: import ComfyUI and the pack as the tests do
     import conftest  # noqa: F401
 
 from fuzz import damaged_files, forged_models
@@ -37,12 +37,12 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 
 FILES_PER_CHILD = 2500
 WARM_UP = 100
-"""Files of a child after which its memory is taken as what it needs."""
+"""Number of files after which a child's memory use counts as its normal use."""
 
 
 @dataclass
 class Tally:
-    """What became of the files."""
+    """Counts of the results, and the extremes of time and memory."""
 
     tried: int = 0
     loaded: int = 0
@@ -53,7 +53,7 @@ class Tally:
     growth_mib: float = 0.0
 
     def add(self, other: Tally) -> None:
-        """Count another tally in."""
+        """Add the counts of another tally."""
         if other.slowest_s > self.slowest_s:
             self.slowest_s, self.slowest = other.slowest_s, other.slowest
         self.tried += other.tried
@@ -63,7 +63,7 @@ class Tally:
         self.growth_mib = max(self.growth_mib, other.growth_mib)
 
     def __str__(self) -> str:
-        """Say it in one line."""
+        """Return the tally as one line."""
         return (
             f"{self.tried} files: {self.loaded} loaded, {sum(self.sentences.values())} refused in "
             f"{len(self.sentences)} sentences, {len(self.crashes)} crashed; slowest {self.slowest_s:.2f} s (file "
@@ -72,7 +72,7 @@ class Tally:
 
 
 def fuzz(first: int, stop: int, seed: int, folder: Path, watch: Callable[[int], None] = lambda _: None) -> Tally:
-    """Make and load the files `first` to `stop` in a folder; `watch` is told the number of each."""
+    """Make and load the files ``first`` to ``stop - 1`` in a folder. ``watch`` is called with each number."""
     tally = Tally()
     case = folder / "case"
     for number in range(first, stop):
@@ -99,7 +99,7 @@ def fuzz(first: int, stop: int, seed: int, folder: Path, watch: Callable[[int], 
 
 
 def _sentence(message: str, folder: Path) -> str:
-    """Return a message without what differs from file to file: quoted text, paths, tensors, numbers."""
+    """Return a message without the parts that differ between files: quoted text, paths, tensors, numbers."""
     words = re.sub(r"code \(.*\)", "code", message.replace(str(folder), "")).replace("'", '"').split('"')
     text = re.sub(r"/\S+|[\w.-]+\.[\w.-]*\w|\(such as.*", "...", "...".join(words[::2]))
     return re.sub(r"[\[(]?-?\d+(, -?\d+)*,?[\])]?", "#", text)[:110]
@@ -124,7 +124,7 @@ def _child(first: int, stop: int, seed: int, seconds: float, current: Any, resul
 
 
 def _memory_mib(pid: int) -> float:
-    """Return the memory of a process; 0 where the system does not tell, or once it has ended."""
+    """Return the memory of a process in MiB, or 0 if the system does not tell or the process has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
@@ -133,7 +133,7 @@ def _memory_mib(pid: int) -> float:
 
 
 def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: float) -> Tally:
-    """Try files in a process of its own until one of them ends it."""
+    """Try files in a new child process until one of them ends the process."""
     context = multiprocessing.get_context("spawn")
     current, results = context.Value("q", first), context.SimpleQueue()
     child = context.Process(target=_child, args=(first, stop, seed, seconds, current, results))
@@ -154,14 +154,14 @@ def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: 
     if child.exitcode or first + tally.tried < stop:
         fault = "memory grew" if growth > limit_mib else f"the process ended with {child.exitcode}: it died or hung"
         tally.tried, tally.crashes = current.value + 1 - first, [*tally.crashes, f"file {current.value}: {fault}"]
-    elif tally.slowest_s > seconds:  # it ended just before the child was to
+    elif tally.slowest_s > seconds:  # the file finished just before the child would have ended itself
         tally.crashes.append(f"file {tally.slowest}: it took {tally.slowest_s:.4f} s, as if it died or hung")
     tally.growth_mib = growth
     return tally
 
 
 def main() -> int:
-    """Run from the command line; the exit status is 1 where anything but a SeeSRError came out."""
+    """Run from the command line. Return 1 if any file caused another error than SeeSRError."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")

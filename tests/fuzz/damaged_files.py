@@ -1,4 +1,4 @@
-"""Weight files with damaged and forged bytes, for open_weights."""
+"""Make damaged and forged weight files for open_weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import json
 import random
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ VALUES: tuple[Any, ...] = (
 
 
 def make(rng: random.Random, folder: Path) -> Callable[[], object]:
-    """Write one damaged file, or a folder of shards, into a folder; return what reads it."""
+    """Write a damaged file, or a folder of shards, into a folder; return a function that reads it."""
     kind = rng.choice(("a.safetensors", "b.safetensors", "c.pth", "d.pth", "shards"))
     if kind == "shards":
         _make_shards(rng, folder)
@@ -92,17 +93,57 @@ def make(rng: random.Random, folder: Path) -> Callable[[], object]:
 
 
 def _read_all(path: Path) -> None:
+    """Read every tensor. Its shape must be the described one, and its bytes those that its library reads."""
     weights = open_weights(path)
+    expected = _expected_bytes(path, weights.files)
     for dtype in (None, torch.float16):
         for name, tensor in weights.tensors(weights, dtype):
             if tuple(tensor.shape) != weights[name].shape:
                 raise AssertionError(f"{name}: {tuple(tensor.shape)} read, {weights[name].shape} described")
+            if dtype is None and _bytes_of(tensor) not in expected[name]:
+                raise AssertionError(f"{name}: other values were read than the file holds")
             tensor.clone()
+
+
+def _expected_bytes(path: Path, files: Sequence[Path]) -> dict[str, set[bytes]]:
+    """Return the bytes of each tensor by the endings of its name, read without this pack's reader."""
+    expected: dict[str, set[bytes]] = defaultdict(set)
+    for file in files:
+        data = file.read_bytes()
+        if data[8:9] == b"{":
+            start = 8 + int.from_bytes(data[:8], "little")
+            for name, described in json.loads(data[8:start]).items():
+                if name != "__metadata__":
+                    first, end = described["data_offsets"]
+                    _add(expected, name, data[start + first : start + end])
+        else:
+            _add_tensors(expected, "", torch.load(io.BytesIO(data), lambda held, _: held, weights_only=True))
+    return expected
+
+
+def _add_tensors(expected: dict[str, set[bytes]], name: str, tree: Any) -> None:
+    """Add each tensor of a tree of dicts."""
+    if isinstance(tree, torch.Tensor):
+        _add(expected, name, _bytes_of(tree))
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            _add_tensors(expected, f"{name}.{key}", value)
+
+
+def _add(expected: dict[str, set[bytes]], name: str, data: bytes) -> None:
+    """Add data under every ending of a name, because the reader removes wrappers and prefixes."""
+    parts = name.split(".")
+    for at in range(len(parts)):
+        expected[".".join(parts[at:])].add(data)
+
+
+def _bytes_of(tensor: torch.Tensor) -> bytes:
+    return bytes(tensor.contiguous().flatten().view(torch.uint8).tolist())
 
 
 @cache
 def _originals() -> dict[str, bytes]:
-    """Return the valid files that are then damaged."""
+    """Return valid files, to be damaged later."""
     tensors = {
         "a.weight": torch.arange(24.0).reshape(4, 6),
         "a.bias": torch.arange(6, dtype=torch.float16),
@@ -118,7 +159,7 @@ def _originals() -> dict[str, bytes]:
     }
     names = sorted(tensors)
     shards = {"one.safetensors": names[:3], "two.safetensors": names[3:]}
-    index = {"metadata": {}, "weight_map": {name: file for file, held in shards.items() for name in held}}
+    index = {"metadata": {}, "weight_map": {name: file for file, members in shards.items() for name in members}}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prefixed = {f"model.{name}": value for name, value in tensors.items()}
@@ -126,14 +167,14 @@ def _originals() -> dict[str, bytes]:
         save_file(tensors, folder / "b.safetensors")
         torch.save(tree, folder / "c.pth")
         torch.save(tree, folder / "d.pth", _use_new_zipfile_serialization=False)
-        for file, held in shards.items():
-            save_file({name: tensors[name] for name in held}, folder / file)
+        for file, members in shards.items():
+            save_file({name: tensors[name] for name in members}, folder / file)
         (folder / INDEX).write_text(json.dumps(index))
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def damage(rng: random.Random, data: bytes) -> bytes:
-    """Flip, cut, repeat or overwrite bytes, more often near the start and the end."""
+    """Flip, delete, repeat or overwrite bytes, more often near the start and the end."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 5))):
         end = len(changed)
@@ -156,7 +197,7 @@ def damage(rng: random.Random, data: bytes) -> bytes:
 
 
 def _forge_header(rng: random.Random, data: bytes) -> bytes:
-    """Change the JSON header of a safetensors file and keep its length field right, mostly."""
+    """Change the JSON header of a safetensors file. The length field is mostly right."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     for _ in range(rng.choice((1, 1, 3))):
@@ -177,7 +218,7 @@ def _forge_header(rng: random.Random, data: bytes) -> bytes:
 
 
 def _forge_json(rng: random.Random, node: Any) -> None:
-    """Change one place of a JSON tree."""
+    """Change one place in a JSON tree."""
     while isinstance(node, (dict, list)) and node:
         key = rng.choice(sorted(node)) if isinstance(node, dict) else rng.randrange(len(node))
         if isinstance(node[key], (dict, list)) and node[key] and rng.random() < 0.8:
@@ -198,7 +239,7 @@ def _forge_json(rng: random.Random, node: Any) -> None:
 
 
 def _forge_archive(rng: random.Random, data: bytes) -> bytes:
-    """Write the records of a torch archive again with one of them changed, checksums right."""
+    """Rewrite a torch archive with one record changed. The checksums are right."""
     forged = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(forged, "w") as target:
         entries = source.infolist()
@@ -221,7 +262,7 @@ def _forge_archive(rng: random.Random, data: bytes) -> bytes:
 
 
 def _forge_pickle(rng: random.Random, data: bytes) -> bytes:
-    """Swap numbers, opcodes and names in the pickled part."""
+    """Change numbers, opcodes and names in the pickle."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4))):
         numbers = [at for at in range(min(len(changed), 4000)) if changed[at] in b"KMJ"]
@@ -230,7 +271,7 @@ def _forge_pickle(rng: random.Random, data: bytes) -> bytes:
             at = rng.choice(numbers)
             width = {75: 1, 77: 2, 74: 4}[changed[at]]
             changed[at + 1 : at + 1 + width] = rng.randbytes(width)
-        elif action == 1 and numbers:  # a whole number of any size
+        elif action == 1 and numbers:  # an integer of any size
             at = rng.choice(numbers)
             width = {75: 1, 77: 2, 74: 4}[changed[at]]
             coded = rng.choice(NUMBERS).to_bytes(17, "little")

@@ -1,7 +1,7 @@
-"""SeeSR, DAPE and nano files with forged names, shapes, dtypes and header texts, and tag lists, for their loaders.
+"""Make SeeSR, DAPE and nano files with forged names, shapes, dtypes and header texts, and forged tag lists.
 
-The files are well-formed but for a few bytes (damaged_files.py damages all of them), and nearly all values are zero,
-so that the files are holes on the disk.
+Most of these files are well-formed; damaged_files.py damages the format itself. Nearly all values are zero, so the
+files are sparse and take little disk space.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from seesr_pack.seesr_modules.weights.packed_format import FORMAT_KEY, open_dape
 from seesr_pack.train.denoiser import SeeSRDenoiser
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
-"""Name -> dtype and shape."""
+"""Name -> (dtype, shape)."""
 
 MANIFESTS = Path(__file__).resolve().parents[1] / "golden" / "manifests"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-MOST_BYTES = 2**36
-"""Of a file; larger shapes also get an empty dimension."""
+MAX_BYTES = 2**36
+"""Largest size of a file. A tensor that would exceed it gets an empty dimension."""
 SIZES = (0, 0, 1, 2, 3, 4, 16, 32, 63, 65, 96, 128, 640, 2**16, 2**31, 2**40, 2**47)
 SMALL_SIZES = (0, 1, 2, 3, 6, 32, 96, 128, 192)
 PARTS = ("", "0", "1", "2", "7", "99", "01", "-1", "x", "\u0663", "\u00b2", "9" * 400, "forward", "training", "weight")
 PARTS += ("bias", "attentions", "image_attentions", "resnets", "proj_in", "lora_A", "lora_B", "tag_encoder", "unet")
-TELLING = re.compile(r"conv_in|conv_out|conv1|proj_in|attn2.to_k|cond_embedding|label_embed|lora|table|fc1|patch_embed")
+SIZING = re.compile(r"conv_in|conv_out|conv1|proj_in|attn2.to_k|cond_embedding|label_embed|lora|table|fc1|patch_embed")
 TEXTS = ("", "[", "{}", "null", "3", '"a"', "[null]", "[[]]", "[1e999]", "[NaN]", "[true]", "[-1]", "[2]")
 TEXTS += (
     '["\\ud800"]',
@@ -53,14 +53,14 @@ LINES += (b"\x0b", b"\xef\xbb\xbf", b"a" * 100_000, b"9" * 5000, "\u0661".encode
 
 
 def make(rng: random.Random, folder: Path) -> Callable[[], object]:
-    """Write the files of one model into a folder; return what loads it."""
+    """Write the files of one model into a folder; return a function that loads the model."""
     kinds = (_seesr, _dape, _packed_words, _tag_lists, _nano)
     return rng.choices(kinds, weights=(6, 6, 4, 4, 1))[0](rng, folder)
 
 
 @cache
 def _originals() -> dict[str, Header]:
-    """Return the headers of the smallest SeeSR that has every kind of block, and of a tiny tagger."""
+    """Return the headers of a minimal SeeSR with every kind of block, a tiny tagger and nano's other parts."""
     with torch.device("meta"):
         seesr = SeeSRDenoiser(EncoderSizes(4, 64, (1,), (1,), (1,), 1, 64)).state_dicts()
     shapes = {part: {name: tuple(tensor.shape) for name, tensor in state.items()} for part, state in seesr.items()}
@@ -71,11 +71,11 @@ def _originals() -> dict[str, Header]:
         vae = PatchAutoencoder(4, 8, 2).state_dict()
     shapes["vae"] = {name: tuple(tensor.shape) for name, tensor in vae.items()}
     shapes["text_encoder"] = _text_encoder(64)
-    return {part: {name: ("F32", shape) for name, shape in held.items()} for part, held in shapes.items()}
+    return {part: {name: ("F32", shape) for name, shape in shapes.items()} for part, shapes in shapes.items()}
 
 
 def _text_encoder(width: int) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a CLIP of one layer that knows two tokens."""
+    """Return the shapes of a CLIP with one layer and three token embeddings."""
     layer = "encoder.layers.0."
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.token_embedding.weight": (3, width),
@@ -101,7 +101,7 @@ def _write(path: Path, header: Header, metadata: dict[str, str] | None = None) -
     end = 0
     for name, (dtype, shape) in header.items():
         size = math.prod(shape) * BYTES[dtype]
-        if end + size > MOST_BYTES:
+        if end + size > MAX_BYTES:
             shape, size = (*shape, 0), 0
         described[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
         end += size
@@ -111,8 +111,8 @@ def _write(path: Path, header: Header, metadata: dict[str, str] | None = None) -
         file.truncate(8 + len(text) + end)
 
 
-def _scribble(rng: random.Random, path: Path) -> None:
-    """Overwrite a few bytes, now and then: of the header, or of the values, which may be no numbers then."""
+def _overwrite_sometimes(rng: random.Random, path: Path) -> None:
+    """In some files, overwrite a few bytes of the header or of the values, which may become NaN or infinite."""
     if rng.random() < 0.2:
         with path.open("r+b") as file:
             end = 8 + int.from_bytes(file.read(8), "little")
@@ -122,18 +122,18 @@ def _scribble(rng: random.Random, path: Path) -> None:
 
 
 def _forge(rng: random.Random, header: Header) -> Header:
-    """Change names, shapes or dtypes in one to three ways."""
+    """Change names, shapes or dtypes up to three times."""
     header = dict(header)
     for _ in range(rng.choice((0, 1, 1, 1, 1, 2, 3))):
         if header:
-            header = rng.choice((_forge_shape, _forge_shape, _forge_names, _forge_many, _forge_dtype))(rng, header)
+            header = rng.choice((_forge_shape, _forge_shape, _forge_names, _forge_width, _forge_dtype))(rng, header)
     return header
 
 
 def _pick(rng: random.Random, header: Header) -> str:
-    """Choose a tensor, more often one that tells a size."""
-    telling = [name for name in header if TELLING.search(name)]
-    return rng.choice(telling if telling and rng.random() < 0.7 else list(header))
+    """Choose a tensor, preferably one whose shape gives a size of the model."""
+    size_tensors = [name for name in header if SIZING.search(name)]
+    return rng.choice(size_tensors if size_tensors and rng.random() < 0.7 else list(header))
 
 
 def _forge_shape(rng: random.Random, header: Header) -> Header:
@@ -153,7 +153,7 @@ def _forge_shape(rng: random.Random, header: Header) -> Header:
 
 
 def _forge_names(rng: random.Random, header: Header) -> Header:
-    """Drop, rename or repeat one tensor, or all below a prefix."""
+    """Drop, rename or repeat one tensor, or all tensors below a prefix."""
     parts = _pick(rng, header).split(".")
     depth = rng.randrange(1, len(parts) + 1)
     prefix = ".".join(parts[:depth])
@@ -173,8 +173,8 @@ def _forge_names(rng: random.Random, header: Header) -> Header:
     return {((other + name[len(prefix) :]) if name in chosen else name)[:450]: header[name] for name in header}
 
 
-def _forge_many(rng: random.Random, header: Header) -> Header:
-    """Change a width, or a rank, everywhere at once."""
+def _forge_width(rng: random.Random, header: Header) -> Header:
+    """Change a width or a rank in all tensors at once."""
     old = rng.choice([size for _, shape in header.values() for size in shape] or [1])
     new = rng.choice(SMALL_SIZES)
     text = "" if rng.random() < 0.5 else ".".join(_pick(rng, header).split(".")[: rng.randrange(1, 4)])
@@ -199,16 +199,16 @@ def _seesr(rng: random.Random, folder: Path) -> Callable[[], object]:
             headers[part] = _forge(rng, headers[part])
     layout = rng.choice(("packed", "files", "folders"))
     if layout == "packed":
-        packed = {f"{part}.{name}": held for part in headers for name, held in headers[part].items()}
+        packed = {f"{part}.{name}": described for part in headers for name, described in headers[part].items()}
         _write(folder / "seesr.safetensors", _forge(rng, packed) if rng.random() < 0.2 else packed)
-        _scribble(rng, folder / "seesr.safetensors")
+        _overwrite_sometimes(rng, folder / "seesr.safetensors")
         return lambda: load_seesr_path(folder / "seesr.safetensors", "float32")
     for part, header in headers.items():
         if layout == "folders":
             (folder / part).mkdir()
         path = folder / (f"{part}.safetensors" if layout == "files" else f"{part}/any.safetensors")
         _write(path, header)
-        _scribble(rng, path)
+        _overwrite_sometimes(rng, path)
     return lambda: load_seesr_path(folder, "float32")
 
 
@@ -224,7 +224,7 @@ def _dape(rng: random.Random, folder: Path) -> Callable[[], object]:
         metadata = _words(rng, _originals()["ram"]["label_embed"][1][0])
     for part, header in headers.items():
         _write(folder / f"{part}.safetensors", header, metadata if part == "ram" else None)
-        _scribble(rng, folder / f"{part}.safetensors")
+        _overwrite_sometimes(rng, folder / f"{part}.safetensors")
     _write_tag_lists(folder, _originals()["ram"]["label_embed"][1][0])
     dape = None if rng.random() < 0.3 else folder / "dape.safetensors"
     return lambda: load_dape_path(folder / "ram.safetensors", dape, "float32")
@@ -232,7 +232,7 @@ def _dape(rng: random.Random, folder: Path) -> Callable[[], object]:
 
 def _nano(rng: random.Random, folder: Path) -> Callable[[], object]:
     parts = {"unet": "unet", "controlnet": "controlnet", "text_encoder": "text_encoder", "vae": "vae", "dape": "ram"}
-    header = {f"{part}.{name}": held for part, of in parts.items() for name, held in _originals()[of].items()}
+    header = {f"{part}.{name}": described for part, of in parts.items() for name, described in _originals()[of].items()}
     metadata = {"seesr_nano": "1", "prediction_type": "v_prediction", "known_tokens": "[7, 49407]"}
     for key in metadata:
         if rng.random() < 0.1:
@@ -241,12 +241,12 @@ def _nano(rng: random.Random, folder: Path) -> Callable[[], object]:
         del metadata[rng.choice(list(metadata))]
     words = _words(rng, _originals()["ram"]["label_embed"][1][0], 0.3)
     _write(folder / "nano.safetensors", _forge(rng, header), {**metadata, **words})
-    _scribble(rng, folder / "nano.safetensors")
+    _overwrite_sometimes(rng, folder / "nano.safetensors")
     return lambda: load_nano(folder / "nano.safetensors")
 
 
 def _words(rng: random.Random, classes: int, share: float = 1.0) -> dict[str, str]:
-    """Return the header texts of a packed DAPE, a share of them forged."""
+    """Return the header texts of a packed DAPE. ``share`` scales how many of them are forged."""
     lists: dict[str, list[Any]] = {key: [f"{key} {i}" for i in range(classes)] for key in ("english", "chinese")}
     lists["thresholds"] = [0.5] * classes
     for values in lists.values():
@@ -271,7 +271,7 @@ def _packed_words(rng: random.Random, folder: Path) -> Callable[[], object]:
     classes = rng.choice((1, 3, 20))
     path = folder / "dape.safetensors"
     metadata: Any = _words(rng, classes)
-    if rng.random() < 0.1:  # no text, which the format asks for
+    if rng.random() < 0.1:  # not a text, as the format requires
         metadata = rng.choice((3, [], None, {**metadata, "tags_english": rng.choice((None, 3, ["a"], {}))}))
     _write(path, {"label_embed": ("F32", (classes, 2))}, metadata)
 

@@ -1,4 +1,4 @@
-"""Runs tests in child processes that inherit torch and ComfyUI already imported, which saves seconds per fault."""
+"""Run tests in child processes that inherit torch and ComfyUI already imported, which saves seconds per fault."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PRELOADED = (
 )
 PYTEST = ["-q", "-p", "no:cacheprovider", "--no-header", "--tb=no"]
 TIMED_OUT = -1000
-"""Exit code that stands for a child that was ended."""
+"""Exit code for a child that was killed after its time limit."""
 
 
 def preload() -> None:
-    """Import the other packages that the tests use; every child inherits them."""
+    """Import the other packages that the tests use. Every child inherits them."""
     sys.dont_write_bytecode = True
     os.environ.update(PYTHONDONTWRITEBYTECODE="1", OMP_NUM_THREADS="1")
     sys.path.insert(0, os.environ["COMFYUI_PATH"])
@@ -40,20 +40,20 @@ def preload() -> None:
         importlib.import_module(module)
 
 
-class Chosen:
-    """Makes pytest run only the given tests, in the given order."""
+class RunOnly:
+    """A pytest plugin that runs only the given tests, in the given order."""
 
     def __init__(self, tests: list[str]) -> None:
-        """``tests``: their ids."""
+        """Take the ids of the tests."""
         self._place = {test: place for place, test in enumerate(tests)}
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Pick and sort."""
+        """Select the tests and sort them."""
         items[:] = sorted((i for i in items if i.nodeid in self._place), key=lambda i: self._place[i.nodeid])
 
 
-def forked(work: Callable[[], int], output: Path, limit_s: float) -> int:
-    """Run ``work`` in a child with PRELOADED imported; return its exit code, or TIMED_OUT after the limit."""
+def run_forked(work: Callable[[], int], output: Path, limit_s: float) -> int:
+    """Run ``work`` in a child process; return its exit code, or TIMED_OUT after the time limit."""
     child = os.fork()
     if not child:
         os.setsid()
@@ -78,7 +78,7 @@ def forked(work: Callable[[], int], output: Path, limit_s: float) -> int:
 
 
 def run_pytest(tree: Path, arguments: list[str], plugins: list[Any]) -> int:
-    """Run tests in a copy of the tree."""
+    """Run pytest in a copy of the tree; return its exit code."""
     import pytest
 
     os.chdir(tree)

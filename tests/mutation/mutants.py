@@ -1,7 +1,7 @@
-"""Small faults for a Python file, as a slip of the hand would leave them.
+"""Make small faults in a Python file, as a slip of the hand would.
 
 A fault changes a comparison, a boolean or a number, or removes a line, an argument, an entry or a bound. Names, texts,
-annotations, imports, docstrings and messages stay as they are.
+annotations, imports, docstrings and messages are not changed.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ OPERATORS = {
     ast.BitAnd: ast.BitOr,
 }
 SWAPPED = {"min": "max", "max": "min", "any": "all", "all": "any", "ceil": "floor", "floor": "ceil", "lcm": "gcd"}
-LEFT_OUT = {"abs", "round", "sorted", "reversed", "clamp", "clamp_", "clone", "detach", "contiguous", "float"}
-LEFT_OUT |= {"resolve", "absolute", "expanduser", "strip", "casefold", "lower", "copy", "requires_grad_", "eval"}
+REMOVABLE = {"abs", "round", "sorted", "reversed", "clamp", "clamp_", "clone", "detach", "contiguous", "float"}
+REMOVABLE |= {"resolve", "absolute", "expanduser", "strip", "casefold", "lower", "copy", "requires_grad_", "eval"}
 DECORATORS = {"no_grad", "inference_mode"}
 MESSAGES = {"SeeSRError", "TypeError", "ValueError", "LauncherError"}
 
 
 class Mutant(NamedTuple):
-    """One fault: where it is, and the code that it puts there."""
+    """A fault: its place, and the code that replaces the original."""
 
     line: int
     change: str
     function: str | None
-    """The function around it; None at the top of a module or class."""
+    """The enclosing function; None at the top of a module or class."""
     names: frozenset[str]
-    """The constants or fields that a fault outside of functions changes."""
+    """The constants or fields that are changed by a fault outside functions."""
     span: tuple[int, int]
-    """Begin and end, in bytes, of the code that the fault replaces."""
+    """Start and end, in bytes, of the code that the fault replaces."""
     put: str
 
     def applied(self, text: str) -> str:
-        """Return a file's text with the fault in it."""
+        """Return a file's text with this fault."""
         source = text.encode()
         begin, end = self.span
         return (source[:begin] + self.put.encode() + source[end:]).decode()
 
 
 def mutants(text: str) -> list[Mutant]:
-    """Return every fault that this module knows for a file's text, in the order of its lines."""
+    """Return every possible fault of a file's text, in the order of lines."""
     source = text.encode()
     starts = [0]
     for line in source.splitlines(keepends=True):
@@ -86,8 +86,8 @@ Change = tuple[ast.AST, "ast.AST | None", "str | None", frozenset[str]]
 
 
 def _changes(node: ast.AST, function: str | None, names: frozenset[str]) -> Iterator[Change]:
-    """Yield (node, its replacement or None for nothing, function, names) for a node and all nodes below it."""
-    if isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)) or _is_about(node):
+    """Yield (node, replacement or None to remove it, function, names) for a node and all nodes below it."""
+    if isinstance(node, (ast.JoinedStr, ast.Import, ast.ImportFrom, ast.Assert)) or _is_exempt(node):
         return
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         function = node.name
@@ -104,8 +104,8 @@ def _changes(node: ast.AST, function: str | None, names: frozenset[str]) -> Iter
                 yield from _changes(child, function, names)
 
 
-def _is_about(node: ast.AST) -> bool:
-    """Tell whether code is a message or only serves type checking."""
+def _is_exempt(node: ast.AST) -> bool:
+    """Tell whether code is a message, or serves type checking only."""
     if isinstance(node, ast.If) and _name(node.test) == "TYPE_CHECKING":
         return True
     return isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and _name(node.func) in MESSAGES)
@@ -122,7 +122,7 @@ def _with(node: ast.AST, **fields: object) -> ast.AST:
     return new
 
 
-def _less(items: list, index: int) -> list:
+def _without(items: list, index: int) -> list:
     return items[:index] + items[index + 1 :]
 
 
@@ -139,7 +139,7 @@ def _variants(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST | None]]:
         case ast.BoolOp(op=op, values=values):
             yield node, _with(node, op=ast.Or() if isinstance(op, ast.And) else ast.And())
             for i in range(len(values)):
-                rest = _less(values, i)
+                rest = _without(values, i)
                 yield node, rest[0] if len(rest) == 1 else _with(node, values=rest)
         case ast.UnaryOp(op=ast.Not() | ast.USub(), operand=operand):
             yield node, operand
@@ -160,7 +160,7 @@ def _variants(node: ast.AST) -> Iterator[tuple[ast.AST, ast.AST | None]]:
                 yield node, None
         case ast.Dict(keys=keys, values=values) if len(keys) > 1:
             for i in range(len(keys)):
-                yield node, _with(node, keys=_less(keys, i), values=_less(values, i))
+                yield node, _with(node, keys=_without(keys, i), values=_without(values, i))
         case ast.comprehension(ifs=[*_, condition]):
             yield condition, ast.Constant(value=True)
         case ast.Slice(lower=lower, upper=upper):
@@ -188,13 +188,13 @@ def _call_variants(
     if name in SWAPPED:
         other = SWAPPED[name]
         yield node, _with(node, func=_with(func, **{"id" if isinstance(func, ast.Name) else "attr": other}))
-    if name in LEFT_OUT:
+    if name in REMOVABLE:
         if isinstance(func, ast.Attribute):
             yield node, func.value
         elif args:
             yield node, args[0]
     for i, keyword in enumerate(keywords):
         if keyword.arg:
-            yield node, _with(node, keywords=_less(keywords, i))
+            yield node, _with(node, keywords=_without(keywords, i))
     if args and isinstance(args[-1], (ast.Constant, ast.UnaryOp)) and isinstance(func, ast.Attribute):
         yield node, _with(node, args=args[:-1])

@@ -1,4 +1,4 @@
-"""Colour correction against the published code."""
+"""Compare colour correction with the published code."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 pytestmark = pytest.mark.golden("color_fix")
 
 TOLERANCE = 1e-5
-"""Of the expected picture's standard deviation: some ten float32 roundings of values near 1."""
+"""A share of the expected picture's standard deviation: about ten float32 roundings of values near 1."""
 
 
-def test_both_methods(golden_case: dict, golden_dir: Path) -> None:
+def test_adain_and_wavelet(golden_case: dict, golden_dir: Path) -> None:
     data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     for method in ("adain", "wavelet"):
         expected = data[method]

@@ -1,7 +1,7 @@
-"""DAPE in ComfyUI against the published code: soft prompt, logits and tags, with and without the LoRA parts.
+"""Compare DAPE in ComfyUI with the published code: soft prompt, logits and tags, with and without LoRA.
 
-Float32 on the CPU; the largest difference may be 1e-4 of the expected tensor's standard deviation
-(about 4e-6 is measured: other orders of summation, over 26 layers).
+Everything is float32 on the CPU. The tolerance is 1e-4 of the expected tensor's standard deviation. The measured
+difference is about 4e-6, from other orders of summation over 26 layers.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ Case = dict[str, Any]
 
 @pytest.fixture
 def weights(golden_case: Case, golden_dir: Path, tmp_path: Path) -> Callable[[str], WeightFile]:
-    """Synthetic weights of a manifest, as a file.
+    """Return a function that writes the synthetic weights of a manifest to a file and opens the file.
 
-    RAM's gets one of the masks that published files have and manifests leave out: it tells the case's image size,
-    where the other shapes do not.
+    Published RAM files hold masks, which manifests leave out. RAM's weights get one mask here, because its size gives
+    the image size where no other shape does.
     """
 
     def write(manifest: str) -> WeightFile:
@@ -58,13 +58,13 @@ def weights(golden_case: Case, golden_dir: Path, tmp_path: Path) -> Callable[[st
 
 @pytest.fixture
 def load(golden_case: Case, golden_dir: Path, weights: Callable[[str], WeightFile]) -> Callable[..., DapeModel]:
-    """Load the manifests of the case under some names as the node does, with the words of the case."""
+    """Return a function that loads the case's manifests, given by name, as the node does, with the case's tag lists."""
     folder = golden_dir / golden_case["tag_dir"]
 
     def load(*names: str) -> DapeModel:
         files = [weights(golden_case[name]) for name in names]
         network = load_dape(*files, dtype=torch.float32, operations=comfy.ops.manual_cast)
-        for module in network.modules():  # no shape tells how many heads there are
+        for module in network.modules():  # no shape gives the number of heads
             if isinstance(module, CrossAttention):
                 module.heads = golden_case.get("tagging_heads", module.heads)
         words = read_vocabulary(folder / "tags.txt", folder / "thresholds.txt", network.config.num_classes)
@@ -78,7 +78,9 @@ def assert_close(result: torch.Tensor, expected: torch.Tensor) -> None:
     assert (result - expected).abs().max() <= TOLERANCE * expected.std()
 
 
-def test_dape(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
+def test_soft_prompt_logits_and_tags_with_lora(
+    golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]
+) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     dape = load("ram", "lora")
     soft_prompt, logits = describe(dape, [golden["image"]])
@@ -87,21 +89,23 @@ def test_dape(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel
 
     tags = tag(dape, golden["image"]).tags
     assert [join_tags(found) for found in tags] == golden_case["tags"]
-    on = torch.zeros_like(golden["targets"])
-    for row, found in zip(on, tags, strict=True):
+    expected_targets = torch.zeros_like(golden["targets"])
+    for row, found in zip(expected_targets, tags, strict=True):
         row[[one.index for one in found]] = 1
-    assert torch.equal(on, golden["targets"])
+    assert torch.equal(expected_targets, golden["targets"])
 
 
-def test_plain_ram(golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]) -> None:
+def test_soft_prompt_and_logits_of_ram_alone(
+    golden_case: Case, golden_dir: Path, load: Callable[..., DapeModel]
+) -> None:
     golden = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     soft_prompt, logits = describe(load("ram"), [golden["image"]])
     assert_close(soft_prompt, golden["image_embed_ram"])
     assert_close(logits, golden["logits_ram"])
 
 
-def test_sizes(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
-    """The case's description of the model agrees with the shapes of its weights."""
+def test_sizes_agree_with_the_case(golden_case: Case, weights: Callable[[str], WeightFile]) -> None:
+    """The sizes read from the weights are those that the case states."""
     config = DapeConfig.from_shapes(weights(golden_case["ram"]).shapes())
     for name, value in golden_case.get("swin", {}).items():
         read = getattr(config, name)

@@ -1,4 +1,4 @@
-"""The diffusers denoiser against the published code: one forward pass, and whole trajectories."""
+"""Compare the diffusers denoiser with the published code: one forward pass, and whole trajectories."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def _load(case: dict[str, Any], golden_dir: Path) -> tuple[SeeSRDenoiser, dict[s
     return denoiser, load_file(golden_dir / f"{case['name']}.safetensors")
 
 
-def _assert_close(actual: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    assert actual.shape == expected.shape, what
+def _assert_close(actual: Tensor, expected: Tensor, tolerance: float, name: str) -> None:
+    assert actual.shape == expected.shape, name
     error = ((actual - expected).abs().max() / expected.std()).item()
-    assert error <= tolerance, f"{what}: {error:.1e} of the expected tensor's std, more than {tolerance:.0e}"
+    assert error <= tolerance, f"{name}: {error:.1e} of the expected tensor's std, more than {tolerance:.0e}"
 
 
 @pytest.mark.golden("forward")
@@ -54,7 +54,7 @@ def test_forward(golden_case: dict[str, Any], golden_dir: Path) -> None:
 
 
 def _ddpm_step(x: Tensor, eps: Tensor, noise: Tensor, abar: Tensor, abar_next: Tensor) -> Tensor:
-    """Go one ancestral step from abar to abar_next, with the posterior's ("fixed small") variance."""
+    """Take one ancestral DDPM step from abar to abar_next, with the posterior ("fixed small") variance."""
     alpha = abar / abar_next
     clean = (x - (1 - abar).sqrt() * eps) / abar.sqrt()
     mean = (abar_next.sqrt() * (1 - alpha) * clean + alpha.sqrt() * (1 - abar_next) * x) / (1 - abar)

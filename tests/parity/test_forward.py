@@ -1,4 +1,4 @@
-"""One pass through UNet and ControlNet in ComfyUI equals the published code's."""
+"""Compare one pass through UNet and ControlNet in ComfyUI with the published code."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_se
 pytestmark = pytest.mark.golden("forward")
 
 TOLERANCE = 1e-4
-"""Share of the expected standard deviation; float32 summed in another order is off by about 5e-6."""
+"""A share of the expected standard deviation. Float32 sums in another order differ by about 5e-6."""
 
 
-def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """Compare within TOLERANCE of the expected spread."""
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Assert that the largest difference is at most TOLERANCE standard deviations."""
     assert actual.shape == expected.shape
     assert (actual - expected).abs().max() <= TOLERANCE * expected.std()
 
 
 def test_forward(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Path) -> None:
-    """Residuals and epsilon, with the ControlNet and without, through what the nodes call."""
+    """Compare residuals and epsilon, with and without ControlNet, computed by the functions that the nodes call."""
     data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     unet = builders.synthetic(golden_dir, golden_case["unet"])
     folder = builders.save_seesr(tmp_path / "SeeSR", unet, builders.synthetic(golden_dir, golden_case["controlnet"]))
@@ -64,7 +64,7 @@ def test_forward(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Path) 
     control.cleanup()
 
     for index, residual in enumerate(down):
-        close(residual, data[f"down.{index:02d}"])
-    close(mid, data["mid"])
-    close(epsilon[0], data["eps"])
-    close(epsilon[1], data["eps_without_control"])
+        assert_close(residual, data[f"down.{index:02d}"])
+    assert_close(mid, data["mid"])
+    assert_close(epsilon[0], data["eps"])
+    assert_close(epsilon[1], data["eps_without_control"])

@@ -1,4 +1,4 @@
-"""Whole trajectories through ComfyUI's sampler equal the published pipeline's."""
+"""Compare whole trajectories through ComfyUI's sampler with the published pipeline."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from seesr_pack.seesr_modules.method.tiles import TileSettings
 pytestmark = pytest.mark.golden("sample")
 
 TOLERANCE = 2e-4
-"""Share of the expected standard deviation after a whole trajectory; one pass may be off by 1e-4."""
+"""A share of the expected standard deviation after a whole trajectory. One pass may differ by 1e-4."""
 
 
 def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Path) -> None:
-    """Start, timesteps, guided and blended prediction, and the latent after every step.
+    """Compare the start, the timesteps, the guided and blended prediction, and the latent after every step.
 
-    ComfyUI hands its samplers x0, so the prediction is compared as x0: epsilon won back from it would be
-    divided by sigma, 0.04 in the last step, and so would float32's rounding.
+    ComfyUI passes x0 to its samplers, so predictions are compared as x0. Computing epsilon from x0 would divide by
+    sigma, which is 0.04 in the last step, and thus enlarge float32's rounding errors.
     """
     data = load_file(golden_dir / f"{golden_case['name']}.safetensors")
     unet = builders.synthetic(golden_dir, golden_case["unet"])
@@ -74,13 +74,13 @@ def test_trajectory(golden_case: dict[str, Any], golden_dir: Path, tmp_path: Pat
     )
     latents = [*seen[1:], result * scale]
 
-    def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
         assert actual.shape == expected.shape
         assert (actual - expected).abs().max() <= TOLERANCE * expected.std()
 
-    close(seen[0], data["start"])
+    assert_close(seen[0], data["start"])
     inputs = [data["start"], *data["latents"]]
     for step in range(golden_case["steps"]):
         sigma = sigmas[step]
-        close(latents[step], data["latents"][step])
-        close(predicted[step], inputs[step] * torch.sqrt(1 + sigma**2) - sigma * data["eps"][step])
+        assert_close(latents[step], data["latents"][step])
+        assert_close(predicted[step], inputs[step] * torch.sqrt(1 + sigma**2) - sigma * data["eps"][step])

@@ -1,4 +1,4 @@
-"""Timesteps and the first latent against the published code."""
+"""Compare the timesteps and the first latent with the published code."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def test_timesteps_and_start(golden_case: dict, golden_dir: Path) -> None:
     assert spaced_timesteps(golden_case["steps"], golden_case["spacing"]).tolist() == data["timesteps"].tolist()
     if golden_case["start"] == "lr":
         start = lr_start(data["z_lr"], data["noise"], alphas_cumprod()[-1])
-        # Two products and a sum in float32; the published alpha_bar is itself accumulated in float32.
+        # Two products and a sum in float32. The published alpha_bar is accumulated in float32 too.
         assert (start - data["start"]).abs().max() <= 1e-6 * data["start"].std()

@@ -1,4 +1,4 @@
-"""Sizes against the published code."""
+"""Compare planned sizes with the published code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seesr_pack.seesr_modules.method.sizes import plan_size
 pytestmark = pytest.mark.golden("size_plan")
 
 
-def test_every_row(golden_case: dict, golden_dir: Path) -> None:
+def test_every_planned_size(golden_case: dict, golden_dir: Path) -> None:
     rows = json.loads((golden_dir / f"{golden_case['name']}.json").read_text())
     assert rows
     for row in rows:

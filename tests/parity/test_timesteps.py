@@ -1,4 +1,4 @@
-"""Timesteps against those of diffusers."""
+"""Compare timesteps with those of diffusers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from seesr_pack.seesr_modules.method.schedule import trailing_timesteps
 
 
 def test_trailing_timesteps_are_those_of_diffusers() -> None:
-    """At every number of steps; where diffusers has one too many, that one is no timestep."""
+    """Compare every number of steps. Sometimes diffusers returns one more, -1, which is not a timestep."""
     scheduler = DDPMScheduler(timestep_spacing="trailing")
     for steps in range(1, 1001):
         scheduler.set_timesteps(steps)

@@ -1,4 +1,4 @@
-"""The training degradation: each step follows its definition, and the whole follows its draws."""
+"""The training degradation: each step follows its definition, and the whole uses the published distributions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def seeded(seed: int = 0) -> Generator:
 
 
 def scene(batch: int = 1, height: int = 64, width: int = 48) -> Tensor:
-    """Smooth colours, mostly gray, with some texture; each picture of the batch differs."""
+    """Return smooth, mostly gray colours with some texture. Each picture of the batch differs."""
     noise = torch.rand(batch, 3, 5, 5, generator=seeded(5))
     noise = 0.8 * noise[:, :1] + 0.2 * noise
     smooth = functional.interpolate(noise, (height, width), mode="bilinear")
@@ -46,7 +46,7 @@ def scene(batch: int = 1, height: int = 64, width: int = 48) -> Tensor:
 
 
 def moments(kernel: Tensor) -> Tensor:
-    """Return the covariance [2, 2] of a kernel taken as weights of its pixels' (x, y)."""
+    """Return the covariance [2, 2] of (x, y) when a kernel's values are used as weights."""
     line = torch.arange(len(kernel)) - len(kernel) // 2
     y, x = torch.meshgrid(line, line, indexing="ij")
     points = torch.stack([x, y]).flatten(1).double()
@@ -56,16 +56,16 @@ def moments(kernel: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------- kernels
 
 
-def test_a_gaussian_kernel_has_the_asked_covariance() -> None:
+def test_a_gaussian_kernel_has_the_given_covariance() -> None:
     angle = 0.6
     turn = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]).double()
-    wanted = turn @ torch.diag(torch.tensor([9.0, 2.25]).double()) @ turn.T
-    torch.testing.assert_close(moments(bell_kernel(41, (3.0, 1.5), angle)), wanted, rtol=1e-3, atol=1e-3)
+    expected = turn @ torch.diag(torch.tensor([9.0, 2.25]).double()) @ turn.T
+    torch.testing.assert_close(moments(bell_kernel(41, (3.0, 1.5), angle)), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("beta", [0.7, 1.0, 2.0, 4.0])
 def test_a_generalized_kernel_has_the_second_moment_of_its_density(beta: float) -> None:
-    """For exp(-r^(2 beta) / 2) it is 2^(1/beta) Gamma(2/beta) / (2 Gamma(1/beta)), times sigma squared."""
+    """For exp(-r^(2 beta) / 2) the second moment is 2^(1/beta) Gamma(2/beta) / (2 Gamma(1/beta)) times sigma^2."""
     variance = 3.0**2 * 2 ** (1 / beta) * math.gamma(2 / beta) / (2 * math.gamma(1 / beta))
     measured = moments(bell_kernel(81, (3.0, 3.0), beta=beta))
     torch.testing.assert_close(measured, variance * torch.eye(2).double(), rtol=0.02, atol=1e-3)
@@ -86,7 +86,7 @@ def test_a_sinc_kernel_passes_below_its_cutoff_only() -> None:
     assert response[16, 16] < 0.1, "the pass band is a circle, no square"
 
 
-def test_drawn_kernels_sum_to_one_and_keep_to_their_sizes() -> None:
+def test_drawn_kernels_sum_to_one_and_have_allowed_sizes() -> None:
     for stage, largest in ((PUBLISHED.first, 21), (PUBLISHED.second, 11)):
         generator = seeded()
         kernels = [draw_kernel(stage, generator) for _ in range(300)]
@@ -98,7 +98,7 @@ def test_drawn_kernels_sum_to_one_and_keep_to_their_sizes() -> None:
         assert 0.05 < ringing < 0.17, "a tenth are sinc kernels, and only those are negative somewhere"
 
 
-def test_drawn_gaussians_have_sigmas_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_gaussians_have_sigmas_in_the_range_of_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KERNELS", (("gaussian", True, 1.0),))
     stage = replace(PUBLISHED.second, kernel_px=21, sinc_prob=0.0, blur_sigma=(0.8, 1.5))
     generator = seeded()
@@ -109,11 +109,11 @@ def test_drawn_gaussians_have_sigmas_of_the_stage(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_kind_of_kernel_is_drawn_as_often_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 3000 draws; a standard deviation is 0.009 at most. Real-ESRGAN's table has these shares."""
+    """Count 3000 draws. The standard deviation of a share is at most 0.009. Real-ESRGAN's table has these shares."""
     seen: Counter[tuple[str, bool]] = Counter()
     betas: dict[str, list[float]] = {"bell": [], "plateau": []}
 
-    def recorded(kernel_px: int, sigmas: Any, angle: float, beta: float, plateau: bool) -> Tensor:
+    def record_bell(kernel_px: int, sigmas: Any, angle: float, beta: float, plateau: bool) -> Tensor:
         isotropic = sigmas[0] == sigmas[1]
         assert (angle == 0) == isotropic
         assert all(0.2 <= sigma <= 3 for sigma in sigmas) and -math.pi <= angle <= math.pi
@@ -122,11 +122,11 @@ def test_every_kind_of_kernel_is_drawn_as_often_as_published(monkeypatch: pytest
             betas["plateau" if plateau else "bell"].append(beta)
         return torch.ones(kernel_px, kernel_px)
 
-    monkeypatch.setattr(module, "bell_kernel", recorded)
+    monkeypatch.setattr(module, "bell_kernel", record_bell)
     generator, stage = seeded(), replace(PUBLISHED.first, sinc_prob=0.0)
     for _ in range(3000):
         draw_kernel(stage, generator)
-    wanted = {
+    expected = {
         ("gaussian", True): 0.45,
         ("gaussian", False): 0.25,
         ("generalized", True): 0.12,
@@ -134,26 +134,26 @@ def test_every_kind_of_kernel_is_drawn_as_often_as_published(monkeypatch: pytest
         ("plateau", True): 0.12,
         ("plateau", False): 0.03,
     }
-    assert {kind: count / 3000 for kind, count in seen.items()} == pytest.approx(wanted, abs=0.03)
+    assert {kind: count / 3000 for kind, count in seen.items()} == pytest.approx(expected, abs=0.03)
     assert 0.5 <= min(betas["bell"]) < 0.55 and 3.8 < max(betas["bell"]) <= 4
     assert sum(beta < 1 for beta in betas["bell"]) / len(betas["bell"]) == pytest.approx(0.5, abs=0.1)
     assert 1 <= min(betas["plateau"]) < 1.05 and 1.9 < max(betas["plateau"]) <= 2
 
 
-def test_low_passes_of_large_kernels_may_cut_deeper(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lowest cutoff is pi / 5 from 13 pixels on, else pi / 3, also for the final low pass."""
+def test_sinc_kernels_of_13_pixels_and_more_may_have_a_lower_cutoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lowest cutoff is pi / 5 from 13 pixels on, and pi / 3 for smaller kernels and the final low pass."""
     cutoffs: dict[str, list[float]] = {"small": [], "large": []}
 
-    def recorded(kernel_px: int, cutoff: float) -> Tensor:
+    def record_sinc(kernel_px: int, cutoff: float) -> Tensor:
         cutoffs["small" if kernel_px < 13 else "large"].append(cutoff / math.pi)
         return torch.ones(kernel_px, kernel_px) / kernel_px**2
 
-    monkeypatch.setattr(module, "sinc_kernel", recorded)
+    monkeypatch.setattr(module, "sinc_kernel", record_sinc)
     generator, stage = seeded(), replace(PUBLISHED.first, sinc_prob=1.0)
     for _ in range(600):
         draw_kernel(stage, generator)
-    for size, least in (("small", 1 / 3), ("large", 1 / 5)):
-        assert least <= min(cutoffs[size]) < least + 0.02
+    for size, lowest in (("small", 1 / 3), ("large", 1 / 5)):
+        assert lowest <= min(cutoffs[size]) < lowest + 0.02
         assert 0.98 < max(cutoffs[size]) <= 1
     cutoffs.update(small=[], large=[])
     plain = replace(PUBLISHED.first, sinc_prob=0.0)
@@ -172,11 +172,11 @@ def test_low_passes_of_large_kernels_may_cut_deeper(monkeypatch: pytest.MonkeyPa
 def test_blur_is_a_convolution_with_replicated_edges(height: int, width: int, kernel_px: int) -> None:
     picture, kernel = scene(2, height, width), bell_kernel(kernel_px, (3.0, 1.0), 0.4)
     padded = functional.pad(picture, [kernel_px // 2] * 4, mode="replicate")
-    wanted = functional.conv2d(padded, kernel.expand(3, 1, -1, -1), groups=3)
-    torch.testing.assert_close(blur(picture, kernel), wanted, rtol=0, atol=1e-5)
+    expected = functional.conv2d(padded, kernel.expand(3, 1, -1, -1), groups=3)
+    torch.testing.assert_close(blur(picture, kernel), expected, rtol=0, atol=1e-5)
 
 
-def test_sharpening_overshoots_at_edges_and_leaves_faint_detail() -> None:
+def test_sharpening_overshoots_at_edges_and_keeps_faint_detail() -> None:
     edge = torch.full((3, 64, 64), 0.3)
     edge[..., 32:] = 0.7
     sharp = sharpen(edge)
@@ -184,7 +184,7 @@ def test_sharpening_overshoots_at_edges_and_leaves_faint_detail() -> None:
     assert sharp[0, 32, 31] < 0.25
     torch.testing.assert_close(sharp[..., 0], edge[..., 0], rtol=0, atol=0.01)
     faint = torch.full((3, 64, 64), 0.5)
-    faint[..., 32:] += 15 / 255  # half of a step lies on either side of the blurred edge
+    faint[..., 32:] += 15 / 255  # the blurred edge halves the step on either side
     torch.testing.assert_close(sharpen(faint), faint, rtol=0, atol=1e-5)
     assert (sharpen(faint, threshold=5) - faint).abs().max() > 0.002
     for steps, kept in ((19, True), (22, False)):  # 9.5 and 11 of 255 on either side
@@ -193,44 +193,44 @@ def test_sharpening_overshoots_at_edges_and_leaves_faint_detail() -> None:
 
 
 @pytest.mark.parametrize("gray", [True, False])
-def test_gaussian_noise_has_the_asked_spread(gray: bool) -> None:
+def test_gaussian_noise_has_the_given_deviation(gray: bool) -> None:
     noise = add_gaussian_noise(torch.full((3, 200, 200), 0.5), 20, gray, seeded()) - 0.5
     assert noise.std().item() * 255 == pytest.approx(20, rel=0.02)
     assert abs(noise.mean().item()) * 255 < 0.5
-    alike = torch.corrcoef(noise.flatten(1))[0, 1]
-    assert alike > 0.999 if gray else alike.abs() < 0.03
+    correlation = torch.corrcoef(noise.flatten(1))[0, 1]
+    assert correlation > 0.999 if gray else correlation.abs() < 0.03
 
 
 @pytest.mark.parametrize("gray", [True, False])
 @pytest.mark.parametrize("scale", [0.5, 1.5])
-def test_poisson_noise_has_a_variance_in_proportion_to_the_value(scale: float, gray: bool) -> None:
+def test_the_variance_of_poisson_noise_is_proportional_to_the_value(scale: float, gray: bool) -> None:
     levels = torch.arange(256) / 255
     ramp = levels.view(1, 256, 1).expand(3, 256, 4000)
     noise = add_poisson_noise(ramp, scale, gray, seeded()) - ramp
     measured = noise[0].var(dim=1)[40:200]
     torch.testing.assert_close(measured, scale**2 * levels[40:200] / 256, rtol=0.12, atol=0)
     assert (measured / levels[40:200]).mean().item() == pytest.approx(scale**2 / 256, rel=0.01)
-    alike = torch.corrcoef(noise[:, 100])[0, 1]
-    assert alike > 0.999 if gray else alike.abs() < 0.1
+    correlation = torch.corrcoef(noise[:, 100])[0, 1]
+    assert correlation > 0.999 if gray else correlation.abs() < 0.1
 
 
 @pytest.mark.parametrize(("different", "levels"), [(16, 16), (20, 32)])
-def test_poisson_noise_counts_fewer_levels_as_fewer_photons(different: int, levels: int) -> None:
-    """A number of levels is rounded up to a power of two."""
+def test_fewer_levels_in_a_picture_give_more_poisson_noise(different: int, levels: int) -> None:
+    """The number of levels is rounded up to a power of two."""
     picture = ((torch.arange(different) * 255 / (different - 1)).round() / 255).view(1, -1, 1).expand(3, -1, 4000)
     noise = add_poisson_noise(picture, 0.2, False, seeded()) - picture
     assert noise[0, 8].var().item() == pytest.approx(0.2**2 * picture[0, 8, 0].item() / levels, rel=0.1)
 
 
 @pytest.mark.parametrize("stage", [PUBLISHED.first, PUBLISHED.second])
-def test_resizes_grow_shrink_and_keep_as_often_as_asked(stage: module.Stage) -> None:
+def test_resizes_enlarge_shrink_and_keep_as_often_as_published(stage: module.Stage) -> None:
     generator = seeded()
     factors = torch.tensor([draw_resize(stage, generator) for _ in range(3000)])
     shares = [(share.float().mean().item()) for share in (factors > 1, factors < 1, factors == 1)]
     assert shares == pytest.approx(stage.resize_weights, abs=0.035)
-    least, greatest = stage.resize
-    assert least <= factors.min() < least + 0.02
-    assert greatest - 0.02 < factors.max() <= greatest
+    lowest, highest = stage.resize
+    assert lowest <= factors.min() < lowest + 0.02
+    assert highest - 0.02 < factors.max() <= highest
 
 
 def test_jpeg_loses_more_at_lower_quality() -> None:
@@ -247,11 +247,11 @@ def test_jpeg_loses_more_at_lower_quality() -> None:
 def test_jpeg_is_applied_twice_within_its_qualities_in_both_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[tuple[int, ...], int]] = []
 
-    def recorded(picture: Tensor, quality: int) -> Tensor:
+    def record_jpeg(picture: Tensor, quality: int) -> Tensor:
         calls.append((tuple(picture.shape[1:]), quality))
         return picture
 
-    monkeypatch.setattr(module, "compress", recorded)
+    monkeypatch.setattr(module, "compress", record_jpeg)
     generator = seeded()
     for _ in range(200):
         degrade_one(scene()[0], generator)
@@ -260,22 +260,22 @@ def test_jpeg_is_applied_twice_within_its_qualities_in_both_orders(monkeypatch: 
     assert 30 <= min(qualities) < 33
     assert 92 < max(qualities) <= 95
     at_the_end = sum(size == (16, 12) for size, _ in calls[1::2]) / 200
-    # Half of the time after the last resize; else before it, where three in ten have that size already.
+    # JPEG comes after the last resize half of the time. Otherwise 3 of 10 pictures have their final size already.
     assert at_the_end == pytest.approx(0.65, abs=0.1)
 
 
 def test_each_step_is_taken_as_often_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 300 pictures: blurs by stage, last low pass, kind and colour of the noise, filters of the resizes."""
+    """Count over 300 pictures: blurs by stage, final low passes, kinds and colours of noise, filters of resizes."""
     seen: Counter[str] = Counter()
 
     def counting(name: str, label: Callable[..., str]) -> None:
         step = getattr(module, name)
 
-        def counted(*args: Any, **named: Any) -> Any:
+        def counted_step(*args: Any, **named: Any) -> Any:
             seen[label(*args, **named)] += 1
             return step(*args, **named)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(module, name, counted_step)
 
     counting("draw_kernel", lambda stage, _: f"blur up to {stage.kernel_px}")
     counting("blur", lambda *_: "blur")
@@ -297,19 +297,19 @@ def test_each_step_is_taken_as_often_as_published(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_draw_is_from_its_published_range(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exactly these uniform draws, chances and weighted choices are made for the pictures."""
-    asked: dict[str, set[Any]] = {"_draw_uniform": set(), "_happens": set(), "_choose": set()}
+    """The arguments of all uniform draws, chances and weighted choices are exactly the published ones."""
+    draws: dict[str, set[Any]] = {"_draw_uniform": set(), "_happens": set(), "_choose": set()}
 
     def recording(name: str) -> None:
         draw = getattr(module, name)
 
-        def recorded(values: Any, generator: Generator) -> Any:
-            asked[name].add(tuple(values) if isinstance(values, list) else values)
+        def recorded_draw(values: Any, generator: Generator) -> Any:
+            draws[name].add(tuple(values) if isinstance(values, list) else values)
             return draw(values, generator)
 
-        monkeypatch.setattr(module, name, recorded)
+        monkeypatch.setattr(module, name, recorded_draw)
 
-    for name in asked:
+    for name in draws:
         recording(name)
     generator = seeded()
     for _ in range(150):
@@ -317,13 +317,13 @@ def test_every_draw_is_from_its_published_range(monkeypatch: pytest.MonkeyPatch)
     blur_sigmas, factors = {(0.2, 3), (0.2, 1.5)}, {(1, 1.5), (0.15, 1), (1, 1.2), (0.3, 1), (1, 1)}
     shapes, cutoffs = {(1, 1), (0.5, 1), (1, 4), (1, 2)}, {(math.pi / 3, math.pi), (math.pi / 5, math.pi)}
     noises = {(1, 30), (1, 25), (0.05, 3), (0.05, 2.5)}
-    assert asked["_draw_uniform"] == blur_sigmas | factors | shapes | cutoffs | noises | {(30, 95), (-math.pi, math.pi)}
-    assert asked["_happens"] == {1.0, 0.8, 0.1, 0.5, 0.4, 0.0}
-    assert asked["_choose"] == {(0.2, 0.7, 0.1), (0.3, 0.4, 0.3), (1, 1, 1), (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)}
+    assert draws["_draw_uniform"] == blur_sigmas | factors | shapes | cutoffs | noises | {(30, 95), (-math.pi, math.pi)}
+    assert draws["_happens"] == {1.0, 0.8, 0.1, 0.5, 0.4, 0.0}
+    assert draws["_choose"] == {(0.2, 0.7, 0.1), (0.3, 0.4, 0.3), (1, 1, 1), (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)}
 
 
-def test_a_spot_stays_in_its_place() -> None:
-    """Without noise and JPEG, every filter and resize leaves the middle of a spot where it was."""
+def test_filters_and_resizes_do_not_shift_the_picture() -> None:
+    """Without noise and JPEG, the centre of a spot stays in its place."""
     y, x = torch.arange(128).view(-1, 1) + 0.5, torch.arange(128).view(1, -1) + 0.5
     spot = torch.exp(-((x - 50) ** 2 + (y - 70) ** 2) / (2 * 12**2)).expand(3, -1, -1)
     quiet = {"gaussian_prob": 1.0, "gaussian_sigma": (0.0, 0.0), "jpeg_quality": (100.0, 100.0)}
@@ -334,11 +334,11 @@ def test_a_spot_stays_in_its_place() -> None:
         small = small.clamp_min(0.1) - 0.1
         weight = small / small.sum()
         middle = [(weight * (4 * torch.arange(32) + 2).view(shape)).sum().item() for shape in ((1, -1), (-1, 1))]
-        # A shift by a pixel of the small picture would be 4; thirty other seeds stay below 0.8.
+        # A shift by one pixel of the small picture would be 4. With thirty other seeds the shift is below 0.8.
         assert middle == pytest.approx([50, 70], abs=1.0)
 
 
-def test_the_seed_alone_decides() -> None:
+def test_only_the_seed_decides() -> None:
     images = scene(3)
     first, again, other = (degrade(images, seeded(seed)) for seed in (7, 7, 8))
     assert torch.equal(first, again)
@@ -354,7 +354,7 @@ def test_pictures_of_a_batch_differ_and_do_not_depend_on_its_size() -> None:
     assert all((batch[0] - batch[i]).abs().max() > 0.02 for i in range(1, 4))
 
 
-def test_a_picture_of_a_batch_is_the_one_that_its_own_generator_gives() -> None:
+def test_each_picture_of_a_batch_has_its_own_generator() -> None:
     images, generator = scene(3), seeded(3)
     batch = degrade(images, generator)
     generator = seeded(3)
@@ -371,7 +371,7 @@ def test_a_picture_of_a_batch_is_the_one_that_its_own_generator_gives() -> None:
     strength=st.floats(0, 1),
     seed=st.integers(0, 2**32),
 )
-def test_any_size_gives_an_8_bit_picture_of_the_asked_size(
+def test_any_size_gives_an_8_bit_picture_of_the_expected_size(
     scale: int, height: int, width: int, strength: float, seed: int
 ) -> None:
     result = degrade(scene(2, height * scale, width * scale), seeded(seed), scale=scale, strength=strength)
@@ -381,8 +381,8 @@ def test_any_size_gives_an_8_bit_picture_of_the_asked_size(
     assert torch.equal(result, (result * 255).round() / 255)
 
 
-def test_what_filters_overshoot_is_cut_off() -> None:
-    """Black and white squares, whose ringing goes beyond both."""
+def test_overshoot_of_filters_is_clamped() -> None:
+    """The filters ring beyond black and white on this picture of black and white squares."""
     squares = ((torch.arange(64) // 16).view(-1, 1) + torch.arange(64) // 16) % 2
     result = degrade(squares.float().expand(24, 3, -1, -1), seeded())
     assert result.min() == 0 and result.max() == 1
@@ -390,11 +390,11 @@ def test_what_filters_overshoot_is_cut_off() -> None:
 
 def test_strength_zero_only_shrinks() -> None:
     images = scene(2)
-    wanted = (resize_bicubic(images, 12, 16) * 255).round() / 255
-    assert torch.equal(degrade(images, seeded(), strength=0), wanted)
+    expected = (resize_bicubic(images, 12, 16) * 255).round() / 255
+    assert torch.equal(degrade(images, seeded(), strength=0), expected)
 
 
-def test_the_least_strength_is_no_special_case() -> None:
+def test_a_tiny_strength_gives_almost_the_result_of_zero() -> None:
     degraded, plain = (degrade(scene(4), seeded(), strength=strength) for strength in (1e-300, 0))
     assert (degraded - plain).abs().mean() < 0.02
 
@@ -418,7 +418,7 @@ def test_milder_ranges_lie_between_none_and_published() -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "given", "said"),
+    ("images", "options", "message"),
     [
         (torch.rand(1, 3, 30, 32), {}, "scale: 4 for a picture of 32x30"),
         (torch.rand(1, 3, 4, 32), {}, "twice the scale"),
@@ -431,6 +431,6 @@ def test_milder_ranges_lie_between_none_and_published() -> None:
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), {}, "uint8"),
     ],
 )
-def test_bad_input_is_named(images: Tensor, given: dict[str, Any], said: str) -> None:
-    with pytest.raises(SeeSRError, match=said):
-        degrade(images, seeded(), **given)
+def test_bad_input_is_named(images: Tensor, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(SeeSRError, match=message):
+        degrade(images, seeded(), **options)

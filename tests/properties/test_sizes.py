@@ -1,4 +1,4 @@
-"""Size plans and bicubic resizing."""
+"""Test the planning of sizes and bicubic resizing."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from seesr_pack.seesr_modules.method.sizes import SizePlan, apply_plan, plan_siz
 from torch import Tensor
 
 PILLOW_TOLERANCE = 2e-5
-"""Pillow works out in float64 where a pixel comes from, torch in float32: up to 100 px that is 6e-6 px off
-on either axis, where values change by up to 1.5 a pixel."""
+"""Pillow computes source positions in float64, torch in float32.
+
+Up to 100 px the positions differ by up to 6e-6 px on each axis, where values change by up to 1.5 a pixel.
+"""
 
 
 def pillow_resize(image: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-    """Resize each channel of [B, 3, H, W] through Pillow's float images, without clamping."""
+    """Resize each channel of [B, 3, H, W] as a Pillow float image, without clamping."""
     planes = []
     for plane in image.flatten(0, 1).numpy():
         picture = Image.fromarray(plane)
@@ -62,18 +64,18 @@ def test_fractional_upscale_rounds_to_the_nearest_pixel(upscale: float, output: 
     upscale=st.floats(1, 8),
     process_size=st.integers(64, 1024),
 )
-def test_plan_holds_its_promises(width: int, height: int, upscale: float, process_size: int) -> None:
+def test_every_plan_has_the_promised_sizes(width: int, height: int, upscale: float, process_size: int) -> None:
     plan = plan_size(width, height, upscale, process_size)
     assert plan.width % 8 == 0 and plan.height % 8 == 0
     assert plan.resizes[-1:] in (((plan.width, plan.height),), ())
     assert all(before != after for before, after in zip(plan.resizes, plan.resizes[1:], strict=False))
     assert abs(plan.output_width - width * upscale) <= 0.5
     assert abs(plan.output_height - height * upscale) <= 0.5
-    # Whole pixels before the upscale and multiples of 8 after it cost at most this much.
-    lost = 2 * upscale + 8
-    assert min(plan.width, plan.height) > process_size - lost
+    # Rounding to whole pixels before the upscale and to multiples of 8 after the upscale costs at most this much.
+    loss = 2 * upscale + 8
+    assert min(plan.width, plan.height) > process_size - loss
     factor = max(upscale, (process_size // upscale) / min(width, height) * upscale)
-    assert abs(plan.width - width * factor) < lost and abs(plan.height - height * factor) < lost
+    assert abs(plan.width - width * factor) < loss and abs(plan.height - height * factor) < loss
 
 
 @pytest.mark.parametrize("size", [(2000, 100), (100, 2000), (40, 2), (2, 40)])
@@ -85,12 +87,12 @@ def test_panoramas_of_one_to_twenty(size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("size", [(60000, 60000), (2, 60000), (8193, 8192)])
 def test_pictures_too_large_for_memory_are_refused(size: tuple[int, int]) -> None:
-    """The error comes before anything is allocated."""
+    """The error comes before any memory is allocated."""
     with pytest.raises(SeeSRError, match=f"image of {size[0]}x{size[1]} pixels would be worked on at .* lower upscale"):
         plan_size(*size, upscale=4.0)
 
 
-def test_the_largest_picture_is_taken() -> None:
+def test_the_largest_picture_is_accepted() -> None:
     assert plan_size(8192, 8192, upscale=4.0).output_width == 32768
 
 
@@ -120,18 +122,18 @@ def test_values_out_of_range_are_refused(arguments: tuple, message: str) -> None
 )
 def test_resize_equals_pillow(old: tuple[int, int], new: tuple[int, int], seed: int) -> None:
     image = torch.rand(2, 3, *old, generator=torch.Generator().manual_seed(seed))
-    ours = resize_bicubic(image, *new)
-    theirs = pillow_resize(image, [new]).clamp(0, 1)
-    assert ours.shape == (2, 3, new[1], new[0])
-    assert (ours - theirs).abs().max() <= PILLOW_TOLERANCE
+    found = resize_bicubic(image, *new)
+    expected = pillow_resize(image, [new]).clamp(0, 1)
+    assert found.shape == (2, 3, new[1], new[0])
+    assert (found - expected).abs().max() <= PILLOW_TOLERANCE
 
 
-def test_resize_clamps_what_the_filter_overshoots() -> None:
+def test_resize_clamps_overshoot_of_the_filter() -> None:
     edge = torch.zeros(1, 3, 8, 8)
     edge[..., 4:] = 1.0
     assert pillow_resize(edge, [(32, 32)]).max() > 1.01
-    ours = resize_bicubic(edge, 32, 32)
-    assert ours.min() == 0.0 and ours.max() == 1.0
+    found = resize_bicubic(edge, 32, 32)
+    assert found.min() == 0.0 and found.max() == 1.0
 
 
 @pytest.mark.parametrize("size", [(1, 20), (20, 1), (0, 20)])
@@ -140,7 +142,7 @@ def test_resize_refuses_sides_below_two(size: tuple[int, int]) -> None:
         resize_bicubic(torch.rand(1, 3, 9, 9), *size)
 
 
-def test_half_precision_comes_back_as_float32() -> None:
+def test_half_precision_becomes_float32() -> None:
     image = torch.rand(1, 3, 9, 7).half()
     assert torch.equal(resize_bicubic(image, 20, 30), resize_bicubic(image.float(), 20, 30))
 
@@ -151,6 +153,6 @@ def test_plan_goes_through_every_resize() -> None:
     assert plan.resizes == ((54, 40), (216, 160))
     plan = plan_size(41, 30, 3.0, 64)
     assert plan.resizes == ((123, 90), (120, 88))
-    ours = apply_plan(image, plan)
-    assert (ours - pillow_resize(image, [(123, 90), (120, 88)])).abs().max() <= PILLOW_TOLERANCE
-    assert (ours - resize_bicubic(image, 120, 88)).abs().max() > 1e-3
+    found = apply_plan(image, plan)
+    assert (found - pillow_resize(image, [(123, 90), (120, 88)])).abs().max() <= PILLOW_TOLERANCE
+    assert (found - resize_bicubic(image, 120, 88)).abs().max() > 1e-3

@@ -1,4 +1,4 @@
-"""Tile layouts and the blending of tiles."""
+"""Test tile layouts and the blending of tiles."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ SIDES = st.integers(1, 90)
 
 @st.composite
 def tile_sizes(draw: st.DrawFn) -> tuple[int, int]:
-    """Draw a tile and any overlap that it allows."""
+    """Draw a tile size and an overlap that the tile size allows."""
     tile = draw(st.integers(1, 40))
     return tile, draw(st.integers(0, tile - 1))
 
 
 def planned(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> TileLayout:
-    """Plan a layout with so few tiles that the test is quick."""
+    """Plan a layout. Skip layouts of more than 300 tiles, to keep the test quick."""
     tile, overlap = sizes
     assume(mode == "gaussian" or overlap < min(tile, height, width) or height * width <= tile * tile)
     layout = plan_tiles(height, width, tile, overlap, mode)
@@ -48,15 +48,15 @@ def blended(layout: TileLayout, predictions: list[Tensor]) -> Tensor:
     return canvas
 
 
-def per_tile(layout: TileLayout, seed: int = 0) -> list[Tensor]:
-    """Make one random prediction per tile, [2, 4, h, w]."""
+def random_predictions(layout: TileLayout, seed: int = 0) -> list[Tensor]:
+    """Return one random prediction [2, 4, h, w] for each tile."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(2, 4, tile.height, tile.width, generator=generator) for tile in layout.tiles]
 
 
 @settings(max_examples=150)
 @given(height=SIDES, width=SIDES, sizes=tile_sizes(), mode=MODES)
-def test_layout(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> None:
+def test_tiles_cover_the_canvas_and_overlap(height: int, width: int, sizes: tuple[int, int], mode: BlendMode) -> None:
     layout = planned(height, width, sizes, mode)
     covered = torch.zeros(height, width, dtype=torch.int64)
     for tile in layout.tiles:
@@ -99,7 +99,7 @@ def test_order_of_tiles_does_not_matter(
     height: int, width: int, sizes: tuple[int, int], mode: BlendMode, seed: int
 ) -> None:
     layout = planned(height, width, sizes, mode)
-    predictions, weights = per_tile(layout, seed), blend_weights(layout)
+    predictions, weights = random_predictions(layout, seed), blend_weights(layout)
     shuffled = torch.zeros(2, 4, height, width)
     for i in np.random.default_rng(seed).permutation(len(weights)):
         add_tile(shuffled, layout.tiles[i], predictions[i], weights[i])
@@ -111,14 +111,14 @@ def test_order_of_tiles_does_not_matter(
 def test_a_tile_as_large_as_the_canvas_changes_nothing(height: int, width: int, extra: int, mode: BlendMode) -> None:
     layout = plan_tiles(height, width, max(height, width) + extra, 0, mode)
     assert layout.tiles == (Tile(0, 0, height, width),)
-    prediction = per_tile(layout)
+    prediction = random_predictions(layout)
     assert torch.equal(blended(layout, prediction), prediction[0])
 
 
 @BOTH
 @pytest.mark.parametrize("overlap", [4, 16, 95])
-def test_a_canvas_of_no_more_cells_than_one_tile_is_not_cut(mode: BlendMode, overlap: int) -> None:
-    """1024x576 has as many pixels as 768x768; one row or column more is too much."""
+def test_a_canvas_with_no_more_cells_than_one_tile_is_not_cut(mode: BlendMode, overlap: int) -> None:
+    """1024x576 has as many pixels as 768x768. One more row or column needs two tiles."""
     for height, width in ((72, 128), (128, 72), (96, 96), (64, 144), (9, 1024)):
         assert plan_tiles(height, width, 96, overlap, mode).tiles == (Tile(0, 0, height, width),)
     assert len(plan_tiles(96, 97, 96, overlap, mode).tiles) == 2
@@ -135,7 +135,7 @@ def test_panoramas_of_one_to_twenty(size: tuple[int, int], mode: BlendMode) -> N
 
 
 def published_boxes(height: int, width: int, tile: int, overlap: int) -> list[tuple[int, int, int, int]]:
-    """Lay tiles as the published code does: square, in a grid that is counted first."""
+    """Lay out square tiles in a grid, as the published code does."""
     if height * width <= tile * tile:
         return [(0, 0, height, width)]
     tile = min(tile, height, width)
@@ -150,7 +150,7 @@ def published_boxes(height: int, width: int, tile: int, overlap: int) -> list[tu
 
 
 def published_blend(layout: TileLayout, predictions: list[Tensor]) -> Tensor:
-    """Sum predictions and windows over the canvas and divide once."""
+    """Sum weighted predictions and weights over the canvas, and divide once."""
     result, contributed = np.zeros((2, layout.height, layout.width))
     for tile, prediction in zip(layout.tiles, predictions, strict=True):
         down = np.exp(-(((np.arange(tile.height) - tile.height / 2) / tile.height) ** 2) / 0.02)
@@ -169,14 +169,14 @@ def test_reference_mode_is_the_published_blend(height: int, width: int, sizes: t
     layout = planned(height, width, sizes, "reference")
     boxes = published_boxes(height, width, *sizes)
     assert [(tile.y, tile.x, tile.height, tile.width) for tile in layout.tiles] == boxes
-    predictions = per_tile(layout)
+    predictions = random_predictions(layout)
     expected = published_blend(layout, [prediction[0, 0] for prediction in predictions])
-    # A few float32 roundings of values up to 4.
+    # a few float32 roundings of values up to 4
     assert (blended(layout, predictions)[0, 0] - expected).abs().max() <= 2e-6
 
 
 def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
-    """Blend a smooth slope to which the fake model adds a separate offset for each tile."""
+    """Blend tiles of a smooth slope, each with its own random offset, and return the canvas."""
     ramp = slope * (torch.arange(layout.height).unsqueeze(1) + torch.arange(layout.width))
     offsets = torch.rand(len(layout.tiles), generator=torch.Generator().manual_seed(seed))
     tiles = [ramp[tile.slices()] + offset for tile, offset in zip(layout.tiles, offsets, strict=True)]
@@ -193,16 +193,16 @@ def fake_prediction(layout: TileLayout, slope: float, seed: int) -> Tensor:
     seed=st.integers(0, 2**31),
 )
 @example(height=128, width=128, tile=32, overlap=24, slope=0.0, seed=0)
-def test_no_seam(height: int, width: int, tile: int, overlap: int, slope: float, seed: int) -> None:
+def test_tiles_leave_no_seam(height: int, width: int, tile: int, overlap: int, slope: float, seed: int) -> None:
     assume(overlap <= tile - 8)
     layout = plan_tiles(height, width, tile, overlap)
     assume(len(layout.tiles) <= 300)
-    across, inside = largest_steps(layout, fake_prediction(layout, slope, seed))
-    assert across <= (1.05 if crossings_apart(layout) or tile >= 48 else 1.15) * inside
+    at_borders, inside = largest_steps(layout, fake_prediction(layout, slope, seed))
+    assert at_borders <= (1.05 if overlaps_are_separate(layout) or tile >= 48 else 1.15) * inside
 
 
-def crossings_apart(layout: TileLayout) -> bool:
-    """Tell whether every tile ends before the next but one starts."""
+def overlaps_are_separate(layout: TileLayout) -> bool:
+    """Tell whether every tile ends before the one after the next starts."""
     axes = ((layout.rows, layout.tile_height), (layout.columns, layout.tile_width))
     return all(
         before + length <= after for starts, length in axes for before, after in zip(starts, starts[2:], strict=False)
@@ -224,16 +224,16 @@ def crossings_apart(layout: TileLayout) -> bool:
         ((300, 96), 96, 72),
     ],
 )
-def test_no_seam_at_common_sizes(size: tuple[int, int], tile: int, overlap: int, slope: float) -> None:
+def test_tiles_of_common_sizes_leave_no_seam(size: tuple[int, int], tile: int, overlap: int, slope: float) -> None:
     for seed in range(5):
         layout = plan_tiles(*size, tile, overlap)
-        across, inside = largest_steps(layout, fake_prediction(layout, slope, seed))
-        assert across <= 1.05 * inside
+        at_borders, inside = largest_steps(layout, fake_prediction(layout, slope, seed))
+        assert at_borders <= 1.05 * inside
 
 
 @settings(max_examples=100)
 @given(height=SIDES, width=SIDES, tile=st.integers(8, 40), overlap=st.integers(4, 39))
-def test_tiles_fade_out_before_they_end(height: int, width: int, tile: int, overlap: int) -> None:
+def test_tiles_fade_out_towards_inner_borders(height: int, width: int, tile: int, overlap: int) -> None:
     assume(overlap < tile)
     layout = planned(height, width, (tile, overlap), "gaussian")
     for place, weight in zip(layout.tiles, blend_weights(layout), strict=True):
@@ -246,7 +246,7 @@ def test_tiles_fade_out_before_they_end(height: int, width: int, tile: int, over
             assert end == side or line[-1] <= 0.05
 
 
-def test_a_tile_keeps_full_weight_where_it_is_alone() -> None:
+def test_a_tile_has_full_weight_where_no_other_overlaps() -> None:
     first, last = blend_weights(plan_tiles(30, 50, 30, 10))
     assert (first[:, :20] == 1).all() and (last[:, 10:] == 1).all()
     torch.testing.assert_close(first, last.flip(1))
@@ -254,22 +254,22 @@ def test_a_tile_keeps_full_weight_where_it_is_alone() -> None:
 
 def test_fade_is_a_gaussian_of_three_deviations_to_each_side() -> None:
     first, last = blend_weights(plan_tiles(10, 18, 10, 2))
-    # Two cells share six deviations: their centres lie 1.5 from the middle.
+    # Two cells span six deviations, so their centres are 1.5 deviations from the middle.
     expected = torch.tensor([0.9331928, 0.0668072])
     torch.testing.assert_close(first[0, 8:], expected)
     torch.testing.assert_close(last[0, :2], expected.flip(0))
 
 
-def test_off_is_one_tile() -> None:
+def test_mode_off_plans_one_tile() -> None:
     assert TileSettings(8, 2, mode="off").plan(40, 20).tiles == (Tile(0, 0, 40, 20),)
     assert TileSettings(8, 2).plan(40, 20) == plan_tiles(40, 20, 8, 2)
 
 
-def test_without_overlap_tiles_stand_side_by_side() -> None:
+def test_without_overlap_all_weights_are_one() -> None:
     assert all((weight == 1).all() for weight in blend_weights(plan_tiles(20, 30, 10, 0)))
 
 
-def test_tile_in_pixels() -> None:
+def test_tile_in_pixels_and_as_slices() -> None:
     assert Tile(3, 5, 12, 16).in_pixels() == Tile(24, 40, 96, 128)
     assert Tile(3, 5, 12, 16).slices() == (slice(3, 15), slice(5, 21))
 
@@ -312,7 +312,7 @@ def test_impossible_layouts_are_refused(arguments: tuple[int, int, int, int], me
         plan_tiles(*arguments, mode)
 
 
-def test_reference_tiles_that_a_panorama_makes_too_narrow_are_refused() -> None:
+def test_reference_tiles_too_narrow_for_their_overlap_are_refused() -> None:
     with pytest.raises(
         SeeSRError, match=r"4 cells .* tiles of 3: give overlap_px 0 to 16, or choose tiling 'gaussian'"
     ):

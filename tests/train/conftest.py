@@ -1,4 +1,4 @@
-"""Photographs and settings for training runs of a few steps."""
+"""Photographs, and settings for training runs of a few steps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Settings = Callable[..., Training]
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of two made-up photographs and their manifest."""
+    """A folder of two synthetic photographs and their manifest."""
     folder = tmp_path_factory.mktemp("photos")
     ramp = torch.linspace(0, 1, 96)
     stripes = (ramp * 60).sin().expand(96, 96) / 2 + 0.5
@@ -42,7 +42,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def settings(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """Return a function that writes a stage's settings into a file and reads them back."""
+    """Return a function that writes a stage's settings to a file and reads them back."""
 
     def write(stage: str, model: dict[str, Any], **optimisation: Any) -> Training:
         folder = tmp_path_factory.mktemp(stage)
@@ -53,7 +53,7 @@ def settings(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings
             "model": {key: str(value) if isinstance(value, Path) else value for key, value in model.items()},
         }
         file = folder / f"{stage}.yaml"
-        file.write_text(json.dumps(values), "utf-8")  # JSON is YAML, too
+        file.write_text(json.dumps(values), "utf-8")  # JSON is valid YAML
         return read_training(file, stage)
 
     return write

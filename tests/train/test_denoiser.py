@@ -1,4 +1,4 @@
-"""The denoiser that training builds on: its start from a base model, what it trains, what it saves."""
+"""The denoiser for training: how it starts from a base model, which weights are trained, what is saved."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inputs() -> dict[str, Tensor]:
 
 
 def random_denoiser() -> SeeSRDenoiser:
-    """Build a tiny denoiser with nothing at zero, as if trained."""
+    """Build a tiny denoiser without zero weights, as if trained."""
     torch.manual_seed(0)
     denoiser = SeeSRDenoiser(TINY)
     for name, parameter in denoiser.named_parameters():
@@ -72,14 +72,14 @@ def test_from_base_starts_as_the_base(inputs: dict[str, Tensor]) -> None:
     assert all(torch.equal(controlnet[name], base[name]) for name in shared)
 
 
-def test_from_base_leaves_the_base_tensors_alone() -> None:
+def test_from_base_does_not_change_the_base_tensors() -> None:
     base = base_unet()
     denoiser = SeeSRDenoiser.from_base(base)
     nn.init.zeros_(denoiser.unet.conv_in.weight)
     assert base["conv_in.weight"].any()
 
 
-def test_trains_controlnet_and_image_attention_alone(inputs: dict[str, Tensor]) -> None:
+def test_only_controlnet_and_image_attention_are_trained(inputs: dict[str, Tensor]) -> None:
     denoiser = random_denoiser()
     denoiser(**inputs).square().mean().backward()
     trained = {name for name, parameter in denoiser.named_parameters() if parameter.grad is not None}
@@ -91,7 +91,7 @@ def test_trains_controlnet_and_image_attention_alone(inputs: dict[str, Tensor]) 
     assert trained == {name for name, parameter in denoiser.named_parameters() if parameter.requires_grad}
 
 
-def test_gradient_checkpointing_recomputes_and_changes_no_gradient(inputs: dict[str, Tensor]) -> None:
+def test_gradient_checkpointing_recomputes_without_changing_gradients(inputs: dict[str, Tensor]) -> None:
     def gradients(checkpointing: bool) -> tuple[list[Tensor], dict[str, int]]:
         denoiser = random_denoiser()
         if checkpointing:
@@ -113,7 +113,7 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(inputs: dict[
     torch.testing.assert_close(recomputed, plain)
 
 
-def test_saved_and_loaded_again_it_predicts_the_same(inputs: dict[str, Tensor]) -> None:
+def test_a_saved_and_loaded_denoiser_predicts_the_same(inputs: dict[str, Tensor]) -> None:
     denoiser = random_denoiser()
     loaded = SeeSRDenoiser.from_state_dicts(**denoiser.state_dicts())
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_saved_and_loaded_again_it_predicts_the_same(inputs: dict[str, Tensor]) 
     assert trainable == expected
 
 
-def test_full_size_names_and_shapes_are_the_published_ones() -> None:
+def test_names_and_shapes_at_full_size_are_the_published_ones() -> None:
     published = {
         name: {key: tuple(shape) for key, shape in json.loads(path.read_text()).items()}
         for name in ("unet", "controlnet")
@@ -148,7 +148,7 @@ def test_strength_scales_the_residuals(inputs: dict[str, Tensor]) -> None:
         torch.testing.assert_close(whole[1], denoiser.denoise(**inputs, control=(half_down, half_mid)))
 
 
-def test_image_attention_leaves_no_hook_behind_when_a_run_fails(inputs: dict[str, Tensor]) -> None:
+def test_image_attention_leaves_no_hook_when_a_run_fails(inputs: dict[str, Tensor]) -> None:
     denoiser = random_denoiser()
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         denoiser(**{**inputs, "image_embed": torch.randn(2, 145, 7)})
@@ -164,7 +164,7 @@ def test_one_error_names_every_kind_of_misfit() -> None:
         SeeSRDenoiser.from_state_dicts(**state_dicts)
 
 
-def test_what_the_network_does_not_have_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_tensors_are_ignored_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     state_dicts = random_denoiser().state_dicts()
     surplus = {**state_dicts["unet"], "surplus.weight": torch.zeros(1)}
     with caplog.at_level("INFO"):

@@ -1,4 +1,4 @@
-"""Labels that need no teacher, on pictures of which the right answer is known."""
+"""Test labels that are computed without a teacher, on pictures with known right answers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def plain(red: float, green: float, blue: float) -> Tensor:
 
 
 def waves(angle: float, period_px: float = 8, contrast: float = 0.4) -> Tensor:
-    """Gray waves that run towards ``angle`` (radians, 0 to the right): vertical lines at 0."""
+    """Return gray waves along ``angle`` (radians, 0 to the right). At 0 the lines are vertical."""
     y, x = torch.meshgrid(torch.arange(PX), torch.arange(PX), indexing="ij")
     phase = (x * math.cos(angle) + y * math.sin(angle)) * 2 * math.pi / period_px
     return (0.5 + contrast * phase.sin()).expand(3, PX, PX)
@@ -43,11 +43,11 @@ COLOR_PATCHES = {
 
 
 @pytest.mark.parametrize("color", COLOR_PATCHES)
-def test_a_plain_patch_has_its_own_colour_alone(color: str) -> None:
+def test_a_plain_patch_has_only_its_own_colour(color: str) -> None:
     assert tags(plain(*COLOR_PATCHES[color])) & set(COLOR_PATCHES) == {color}
 
 
-def test_red_is_found_on_both_sides_of_the_hue_circles_end() -> None:
+def test_red_is_found_on_both_sides_of_hue_zero() -> None:
     assert "red" in tags(plain(0.9, 0.1, 0.2))
     assert "red" in tags(plain(0.9, 0.2, 0.1))
 
@@ -69,7 +69,7 @@ def test_a_colour_needs_its_share_of_the_picture() -> None:
         (-math.pi / 4, "diagonal lines"),
     ],
 )
-def test_waves_are_lines_across_their_direction(angle: float, lines: str) -> None:
+def test_waves_give_lines_perpendicular_to_their_direction(angle: float, lines: str) -> None:
     assert {tag for tag in tags(waves(angle)) if tag.endswith("lines")} == {lines}
 
 
@@ -102,7 +102,7 @@ def test_a_batch_is_labelled_image_by_image() -> None:
         assert torch.equal(computed_labels(image[None])[0], row)
 
 
-BOUNDS = {  # hue in degrees, saturation, value, share of the picture; an end at 0 or 1 is none
+BOUNDS = {  # hue in degrees, saturation, value, share of the picture; 0 and 1 are no bounds
     "black": ((0, 360), (0, 1), (0, 0.12), 0.15),
     "blue": ((185, 255), (0.25, 1), (0.2, 1), 0.25),
     "brown": ((8, 48), (0.25, 1), (0.12, 0.6), 0.25),
@@ -117,13 +117,13 @@ BOUNDS = {  # hue in degrees, saturation, value, share of the picture; an end at
 
 
 @pytest.mark.parametrize("color", BOUNDS)
-def test_a_colour_ends_where_its_bounds_are(color: str) -> None:
-    """A hundredth inside it is on, a hundredth outside it is off: a degree for hues, and a 32nd of the picture."""
+def test_each_colour_has_its_bounds(color: str) -> None:
+    """A colour is on just inside each bound and off just outside: 1 degree of hue, 0.01, or 1/32 of the picture."""
     *ranges, share = BOUNDS[color]
     middle = [sum(bounds) / 2 for bounds in ranges]
 
     def shows(hue: float, saturation: float, value: float, part: float = 1.0) -> bool:
-        image = torch.full((3, PX, PX), 2.0)  # no colour's
+        image = torch.full((3, PX, PX), 2.0)  # outside every colour's range
         image[:, : round(part * PX)] = plain(*colorsys.hsv_to_rgb(hue % 360 / 360, saturation, value))[:, :1]
         return color in tags(image)
 
@@ -139,21 +139,21 @@ def test_a_colour_ends_where_its_bounds_are(color: str) -> None:
 
 
 def stripes(low: float, high: float) -> Tensor:
-    """Gray rows of two values, half of each: two to a stripe."""
+    """Return gray rows of two values in equal shares, two rows to a stripe."""
     return torch.tensor([low, low, high, high]).repeat(PX // 4)[None, :, None].expand(3, PX, PX)
 
 
 def zigzag(slope: float) -> Tensor:
-    """Gray that rises and falls by ``slope`` a pixel, eight pixels each; at the turns, a quarter, no slope is seen."""
-    way = 8 - (torch.arange(PX) % 16 - 8).abs()
-    return (0.5 + slope * (way - 4)).expand(3, PX, PX)
+    """Return gray that rises and falls by ``slope`` per pixel, for 8 pixels each. At the turns (1/4) the slope is 0."""
+    height = 8 - (torch.arange(PX) % 16 - 8).abs()
+    return (0.5 + slope * (height - 4)).expand(3, PX, PX)
 
 
 @pytest.mark.parametrize(
     ("tag", "on", "off"),
     [
         ("bright", plain(0.61, 0.61, 0.61), plain(0.59, 0.59, 0.59)),
-        ("bright", plain(0.5, 0.8, 0.0), plain(0.5, 0.72, 0.0)),  # green counts most
+        ("bright", plain(0.5, 0.8, 0.0), plain(0.5, 0.72, 0.0)),  # green weighs most
         ("dark", plain(0.26, 0.26, 0.26), plain(0.28, 0.28, 0.28)),
         ("colorful", plain(0.5, 0.09, 0.3), plain(0.5, 0.11, 0.3)),
         ("high contrast", stripes(0.26, 0.74), stripes(0.28, 0.72)),
@@ -164,13 +164,13 @@ def zigzag(slope: float) -> Tensor:
         ("vertical lines", zigzag(0.012), zigzag(0.011)),
     ],
 )
-def test_light_and_texture_end_where_they_should(tag: str, on: Tensor, off: Tensor) -> None:
+def test_light_and_texture_tags_have_their_bounds(tag: str, on: Tensor, off: Tensor) -> None:
     assert tag in tags(on)
     assert tag not in tags(off)
 
 
 def test_sharp_edges_need_a_step_and_some_length() -> None:
-    """A step of 0.4 between two pixels is a gradient of 0.2 in both; a twenty-fifth of the picture has it."""
+    """A step of 0.4 between two pixels gives both a gradient of 0.2. The tag needs 1/25 of the picture."""
     image = plain(0.3, 0.3, 0.3).clone()
     image[:, :, PX // 2 :] += 0.41
     assert "sharp edges" not in tags(image), "two columns are a thirty-first"
@@ -180,7 +180,7 @@ def test_sharp_edges_need_a_step_and_some_length() -> None:
 
 
 @pytest.mark.parametrize(("angle", "lines"), [(20, "vertical"), (25, "diagonal"), (65, "diagonal"), (70, "horizontal")])
-def test_lines_are_diagonal_beyond_an_eighth_of_a_turn(angle: float, lines: str) -> None:
+def test_lines_are_diagonal_between_the_bounds(angle: float, lines: str) -> None:
     for sign in (1, -1):
         found = tags(waves(sign * math.radians(angle), contrast=0.4))
         assert {tag for tag in found if tag.endswith("lines")} == {f"{lines} lines"}
@@ -201,6 +201,6 @@ def test_a_small_region_that_is_half_in_the_crop_is_on() -> None:
     assert region_labels(bird, (0, 0, 0.44, 1), VOCABULARY).tolist() == [0, 0, 0]
 
 
-def test_regions_beside_the_crop_are_off_whatever_their_signs() -> None:
+def test_regions_outside_the_crop_are_off() -> None:
     tree = [{"tag": "tree", "box": [0.8, 0.8, 0.9, 0.9]}]
     assert region_labels(tree, (0, 0, 0.5, 0.5), VOCABULARY).tolist() == [0, 0, 0]

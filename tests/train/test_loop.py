@@ -1,4 +1,4 @@
-"""The loop: resuming to the bit, the schedule of the learning rate, settings that are wrong, a loss that is none."""
+"""Test the training loop: exact resuming, the learning rate schedule, wrong settings, a loss of NaN."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def autoencoder(tmp_path: Path) -> Path:
     return tmp_path / "vae"
 
 
-def unplugged(stage: TrainingStage, after: int) -> TrainingStage:
-    """Return the stage; it is interrupted when asked for one loss more than ``after``."""
+def interrupt_after(stage: TrainingStage, after: int) -> TrainingStage:
+    """Make the stage raise KeyboardInterrupt after ``after`` losses; return the stage."""
     forward, left = stage.forward, iter(range(after))
 
     def forward_or_stop(batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -43,21 +43,21 @@ def unplugged(stage: TrainingStage, after: int) -> TrainingStage:
     return stage
 
 
-def test_a_run_that_was_cut_off_goes_on_to_the_bit(settings: Settings, autoencoder: Path) -> None:
-    """Cut off in the fifth step, after a checkpoint at the third: the rest equals a run that was not."""
+def test_an_interrupted_run_continues_to_the_same_bits(settings: Settings, autoencoder: Path) -> None:
+    """The interruption is in the fifth step, after a checkpoint at the third. The result equals that of a whole run."""
     model = {**TINY_BASE, "autoencoder": autoencoder, "degraded_share": 0.3}
     options = {"steps": 6, "save_every": 3, "accumulation": 2, "final_learning_rate": 1e-4, "ema_decay": 0.9}
     whole = settings("base", model, **options)
     train(build(whole), whole)
-    cut = settings("base", model, **options)
+    interrupted = settings("base", model, **options)
     with pytest.raises(KeyboardInterrupt):
-        train(unplugged(build(cut), after=9), cut)
-    train(build(cut), cut)
+        train(interrupt_after(build(interrupted), after=9), interrupted)
+    train(build(interrupted), interrupted)
     for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
-        expected, found = (load_file(run.output / name) for run in (whole, cut))
+        expected, found = (load_file(run.output / name) for run in (whole, interrupted))
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[key], found[key]) for key in expected)
-    states = [torch.load(run.output / "checkpoint.pt", weights_only=True) for run in (whole, cut)]
+    states = [torch.load(run.output / "checkpoint.pt", weights_only=True) for run in (whole, interrupted)]
     assert all(torch.equal(a, b) for a, b in zip(*map(_tensors, states), strict=True))
 
 
@@ -72,8 +72,8 @@ def _tensors(value: object) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def test_what_is_saved_is_the_moving_average(settings: Settings, autoencoder: Path) -> None:
-    """The checkpoint keeps the weights themselves, the folder the averaged ones."""
+def test_the_moving_average_is_saved(settings: Settings, autoencoder: Path) -> None:
+    """The checkpoint holds the current weights, the saved model holds their moving average."""
     training = settings("base", {**TINY_BASE, "autoencoder": autoencoder}, ema_decay=0.5, steps=3)
     train(build(training), training)
     saved = load_file(training.output / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
@@ -93,8 +93,8 @@ def test_a_checkpoint_of_another_model_is_refused(settings: Settings, autoencode
         train(build(other), other)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(settings: Settings, autoencoder: Path) -> None:
-    """With what to do about it; nothing is saved over the last checkpoint."""
+def test_a_nan_loss_stops_the_run(settings: Settings, autoencoder: Path) -> None:
+    """The message says what to do, and no checkpoint is written."""
     training = settings("base", {**TINY_BASE, "autoencoder": autoencoder}, save_every=1)
     stage = build(training)
     with torch.no_grad():
@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_stops_the_run(settings: Settings, autoencoder:
 
 
 def test_the_learning_rate_warms_up_and_falls() -> None:
-    """Linear to the full rate, then a cosine to the final one; constant where no final rate is given."""
+    """Warm-up is linear, then a cosine falls to the final rate. Without a final rate the rate stays constant."""
     options = Optimisation(steps=110, batch=1, learning_rate=1.0, final_learning_rate=0.2, warmup=10)
     rates = [learning_rate(options, step) for step in range(111)]
     assert rates[0] == pytest.approx(0.1)
@@ -128,8 +128,8 @@ def test_the_learning_rate_warms_up_and_falls() -> None:
         ("output: x\nphotos: {folder: x}", "optimisation"),
     ],
 )
-def test_settings_that_are_wrong(text: str, message: str, tmp_path: Path) -> None:
-    """One sentence that names the file and the setting."""
+def test_wrong_settings_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    """One sentence names the file and the setting."""
     file = tmp_path / "autoencoder.yaml"
     file.write_text(text, "utf-8")
     with pytest.raises(SeeSRError, match=message):
@@ -156,18 +156,18 @@ def test_settings_that_are_wrong(text: str, message: str, tmp_path: Path) -> Non
         ("sample_every", 0, 1),
     ],
 )
-def test_settings_at_the_ends_of_their_ranges(settings: Settings, setting: str, wrong: object, right: object) -> None:
+def test_settings_have_bounds(settings: Settings, setting: str, wrong: object, right: object) -> None:
     assert getattr(settings("autoencoder", {"channels": 8}, **{setting: right}).optimisation, setting) == right
     with pytest.raises(SeeSRError, match=rf"autoencoder\.yaml: the setting optimisation\.{setting} is wrong"):
         settings("autoencoder", {"channels": 8}, **{setting: wrong})
 
 
-def test_settings_left_out_are_what_the_file_need_not_say(settings: Settings) -> None:
-    """As published where that is published: the paper's optimiser has no decay, no warm-up and a norm of 1 at most."""
+def test_omitted_settings_have_defaults(settings: Settings) -> None:
+    """Published values are the defaults: the paper's optimiser has no decay, no warm-up and a maximum norm of 1."""
     found = settings("autoencoder", {"channels": 8}).optimisation
-    told = {"steps": 2, "batch": 2, "learning_rate": 1e-3, "log_every": 1}
+    given = {"steps": 2, "batch": 2, "learning_rate": 1e-3, "log_every": 1}
     assert found.model_dump() == {
-        **told,
+        **given,
         "accumulation": 1,
         "final_learning_rate": 0,
         "weight_decay": 0,
@@ -184,8 +184,8 @@ def test_settings_left_out_are_what_the_file_need_not_say(settings: Settings) ->
 
 
 @pytest.mark.parametrize("file", sorted(NANO_FILE.parent.glob("*.yaml")), ids=lambda file: file.stem)
-def test_nanos_own_settings_are_right(file: Path) -> None:
-    """The examples that the documentation names; one stage has two files."""
+def test_the_settings_of_nano_are_valid(file: Path) -> None:
+    """The documentation names these files as examples. One stage has two files."""
     training = read_training(file, file.stem.removesuffix("_256"))
     assert training.output.name == file.stem
     assert training.photos.manifest == Path("nano/photos.json")

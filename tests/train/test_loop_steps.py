@@ -1,4 +1,4 @@
-"""The arithmetic of the training loop, on a stage of one weight: held against the same steps written out by hand."""
+"""Compare the arithmetic of the training loop, on a stage with one small weight, with the same steps by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SAVED = "weight.pt"
 
 
 class Numbers(Dataset[dict[str, Tensor]]):
-    """Item i is the number i."""
+    """A dataset whose item i is the number i."""
 
     def __len__(self) -> int:
         return 1 << 20
@@ -31,8 +31,8 @@ class Numbers(Dataset[dict[str, Tensor]]):
         return {"number": torch.tensor(float(index))}
 
 
-class Slope(TrainingStage):
-    """A weight whose loss is linear in it, so that its gradient is known: the number of the batch and a draw."""
+class LinearStage(TrainingStage):
+    """A stage whose loss is linear in its weight. The gradient is known from the batch's numbers and a random draw."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Slope(TrainingStage):
         torch.save(self.weight.detach().clone(), folder / SAVED)
 
     def picture(self) -> Tensor:
-        """Show the weight's first value, as red beyond what a picture can hold, green in it, blue below it."""
+        """Return the weight's first value as green. Red is above the range of a picture, blue below it."""
         return torch.stack([torch.full((4, 4), value) for value in (2.0, float(self.weight[0]), -1.0)])
 
     def enable_gradient_checkpointing(self) -> None:
@@ -60,23 +60,23 @@ class Slope(TrainingStage):
 
 
 def gradient(numbers: list[float], draw: float) -> Tensor:
-    """Return the gradient of a batch."""
+    """Return the gradient for a batch."""
     return torch.tensor([numbers[0] - 4.5, draw * numbers[1], -3.0 * draw])
 
 
-def by_hand(stage: Slope, options: dict[str, Any], steps: int) -> tuple[Tensor, Tensor]:
-    """Take the steps of a stage that was trained anew, from its draws: the weight, and its moving average."""
+def expected_weights(stage: LinearStage, options: dict[str, Any], steps: int) -> tuple[Tensor, Tensor]:
+    """Repeat the steps of a newly trained stage, from its recorded draws; return the weight and its moving average."""
     weight = nn.Parameter(torch.tensor(START))
     optimizer = torch.optim.AdamW([weight], weight_decay=options["weight_decay"])
-    average, parts = torch.tensor(START), options["accumulation"]
+    average, accumulation = torch.tensor(START), options["accumulation"]
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = options["learning_rate"] * min(1, (step + 1) / options["warmup"])
-        drawn = zip(stage.seen, stage.draws, strict=True)
-        each = [gradient(*pair) for pair in list(drawn)[step * parts : (step + 1) * parts]]
+        inputs = zip(stage.seen, stage.draws, strict=True)
+        each = [gradient(*pair) for pair in list(inputs)[step * accumulation : (step + 1) * accumulation]]
         weight.grad = torch.stack(each).mean(0)
         weight.grad *= min(1, options["max_norm"] / float(weight.grad.norm()))
         optimizer.step()
-        # The average of an early step forgets faster, else it would be the start's for long.
+        # Early averages forget faster, otherwise the starting weights would dominate for long.
         decay = 0 if step == 0 else min(options["ema_decay"], (1 + step) / (10 + step))
         average = decay * average + (1 - decay) * weight.detach()
     return weight.detach(), average
@@ -100,16 +100,16 @@ OPTIONS = {
 
 @pytest.fixture
 def linear(settings: Callable[..., Training]) -> Callable[..., Training]:
-    """Return a function that makes settings for Slope; the settings' own model is not looked at."""
+    """Return a function that makes settings for LinearStage, which ignores the settings' model."""
     model = {"channels": 8}
     return lambda **changes: settings("autoencoder", model, **{**OPTIONS, **changes})
 
 
-def test_steps_and_average_are_those_of_the_definition(linear: Callable[..., Training]) -> None:
-    """Accumulated, clipped, decayed, warmed up; float32's rounding is allowed for."""
-    training, stage = linear(), Slope()
+def test_steps_and_average_follow_their_definition(linear: Callable[..., Training]) -> None:
+    """Gradients are accumulated and clipped, weights decay, the rate warms up. float32 rounding is allowed for."""
+    training, stage = linear(), LinearStage()
     train(stage, training)
-    weight, average = by_hand(stage, OPTIONS, OPTIONS["steps"])
+    weight, average = expected_weights(stage, OPTIONS, OPTIONS["steps"])
     state = torch.load(training.output / CHECKPOINT, weights_only=True)
     assert state["step"] == OPTIONS["steps"]
     assert set(state) == {"step", "weights", "optimizer", "average", "scaler"}
@@ -122,17 +122,17 @@ def test_steps_and_average_are_those_of_the_definition(linear: Callable[..., Tra
 
 
 def test_without_an_average_the_weights_themselves_are_saved(linear: Callable[..., Training]) -> None:
-    training, stage = linear(ema_decay=0), Slope()
+    training, stage = linear(ema_decay=0), LinearStage()
     train(stage, training)
-    weight, _ = by_hand(stage, OPTIONS, OPTIONS["steps"])
+    weight, _ = expected_weights(stage, OPTIONS, OPTIONS["steps"])
     saved = torch.load(training.output / SAVED, weights_only=True)
     torch.testing.assert_close(saved, weight, rtol=1e-5, atol=1e-6)
     assert torch.load(training.output / CHECKPOINT, weights_only=True)["average"] is None
 
 
-def test_every_picture_is_seen_once_with_draws_of_its_own(linear: Callable[..., Training]) -> None:
-    """In order, and other draws under another seed."""
-    stage, other = Slope(), Slope()
+def test_every_picture_is_seen_once_with_its_own_draws(linear: Callable[..., Training]) -> None:
+    """Pictures come in order. Another seed gives other draws."""
+    stage, other = LinearStage(), LinearStage()
     train(stage, linear())
     train(other, linear(seed=8))
     assert stage.seen == [[2.0 * part, 2.0 * part + 1] for part in range(16)]
@@ -140,9 +140,9 @@ def test_every_picture_is_seen_once_with_draws_of_its_own(linear: Callable[..., 
     assert not set(stage.draws) & set(other.draws)
 
 
-def test_a_run_goes_on_where_its_checkpoint_is(linear: Callable[..., Training]) -> None:
-    """The steps that are left, with the pictures and draws that belong to them, and the log goes on."""
-    whole, first, second = Slope(), Slope(), Slope()
+def test_a_run_continues_from_its_checkpoint(linear: Callable[..., Training]) -> None:
+    """The second run takes the remaining steps with their own pictures and draws, and continues the log."""
+    whole, first, second = LinearStage(), LinearStage(), LinearStage()
     train(whole, linear())
     short = linear(steps=3)
     train(first, short)
@@ -155,14 +155,14 @@ def test_a_run_goes_on_where_its_checkpoint_is(linear: Callable[..., Training]) 
 
 
 def log(training: Training) -> list[dict[str, str]]:
-    """Return the log's rows."""
+    """Return the rows of the log."""
     with (training.output / LOG).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def test_the_log_has_the_mean_loss_of_its_lines(linear: Callable[..., Training]) -> None:
-    """Every third step and the last; the loss of a step is the mean of its parts."""
-    training, stage = linear(learning_rate=1e-9, weight_decay=0), Slope()
+def test_a_row_of_the_log_has_the_mean_loss_of_its_steps(linear: Callable[..., Training]) -> None:
+    """There is a row for every third step and the last. The loss of a step is the mean of its parts."""
+    training, stage = linear(learning_rate=1e-9, weight_decay=0), LinearStage()
     last = train(stage, training)
     losses = [
         float((torch.tensor(START) * gradient(*pair)).sum()) for pair in zip(stage.seen, stage.draws, strict=True)
@@ -170,16 +170,16 @@ def test_the_log_has_the_mean_loss_of_its_lines(linear: Callable[..., Training])
     rows = log(training)
     assert list(rows[0]) == ["step", "loss", "learning_rate", "images_per_second"]
     assert [row["step"] for row in rows] == ["3", "6", "8"]
-    wanted = [sum(losses[first:end]) / (end - first) for first, end in ((0, 6), (6, 12), (12, 16))]
-    assert [float(row["loss"]) for row in rows] == pytest.approx(wanted, rel=1e-4)
-    assert last == pytest.approx(wanted[-1], rel=1e-4)
+    expected = [sum(losses[first:end]) / (end - first) for first, end in ((0, 6), (6, 12), (12, 16))]
+    assert [float(row["loss"]) for row in rows] == pytest.approx(expected, rel=1e-4)
+    assert last == pytest.approx(expected[-1], rel=1e-4)
     assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-9] * 3)
     assert all(float(row["images_per_second"]) > 0 for row in rows)
 
 
 def test_sample_pictures_show_the_averaged_weights(linear: Callable[..., Training]) -> None:
-    """At every fourth step; values that no picture can hold are clamped."""
-    training, stage = linear(), Slope()
+    """A picture is saved at every fourth step. Values out of range are clamped."""
+    training, stage = linear(), LinearStage()
     train(stage, training)
     files = sorted((training.output / "samples").iterdir())
     assert [file.name for file in files] == ["000004.png", "000008.png"]
@@ -190,27 +190,27 @@ def test_sample_pictures_show_the_averaged_weights(linear: Callable[..., Trainin
     assert green == pytest.approx(255 * shown, abs=0.51), "rounded to 8 bits"
 
 
-def test_the_weights_are_their_own_again_after_a_save(linear: Callable[..., Training]) -> None:
-    """A run that saves at every step learns what one that saves at the end learns."""
+def test_saving_does_not_change_the_trained_weights(linear: Callable[..., Training]) -> None:
+    """Saving at every step and saving at the end give the same weights."""
     often, seldom = linear(save_every=1, sample_every=1), linear(save_every=100, sample_every=100)
     states = []
     for training in (often, seldom):
-        train(Slope(), training)
+        train(LinearStage(), training)
         states.append(torch.load(training.output / CHECKPOINT, weights_only=True)["weights"]["weight"])
     assert torch.equal(*states)
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_gradient_checkpointing_is_passed_on(linear: Callable[..., Training], asked: bool) -> None:
-    stage = Slope()
-    train(stage, linear(steps=1, gradient_checkpointing=asked))
-    assert stage.checkpointing == asked
+@pytest.mark.parametrize("enabled", [True, False])
+def test_gradient_checkpointing_is_passed_on(linear: Callable[..., Training], enabled: bool) -> None:
+    stage = LinearStage()
+    train(stage, linear(steps=1, gradient_checkpointing=enabled))
+    assert stage.checkpointing == enabled
 
 
-def test_a_loss_is_looked_at_with_every_line(linear: Callable[..., Training]) -> None:
-    """An infinite loss stops the run, and the sentence has the step."""
-    stage = Slope()
+def test_an_infinite_loss_stops_the_run_at_the_next_row(linear: Callable[..., Training]) -> None:
+    """The message names the step."""
+    stage = LinearStage()
     forward = stage.forward
-    stage.forward = lambda *given: forward(*given) * (math.inf if len(stage.seen) == 8 else 1)  # type: ignore[method-assign]
+    stage.forward = lambda *arguments: forward(*arguments) * (math.inf if len(stage.seen) == 8 else 1)  # type: ignore[method-assign]
     with pytest.raises(Exception, match=r"The loss is (nan|-?inf) after step 6: lower learning_rate"):
         train(stage, linear())

@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.train import photos
+from seesr_pack.train import command, photos
+from seesr_pack.train.config import PhotoSettings
 from seesr_pack.train.labels import COMPUTED_TAGS
+from seesr_pack.train.pairs import Pairs
 from seesr_pack.train.photos import PhotoCrops
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 CROP_PX = 32
 
@@ -159,6 +161,83 @@ def test_photos_that_are_too_small_or_broken_are_named(tmp_path: Path) -> None:
     (tmp_path / "small.png").write_bytes(b"no image")
     with pytest.raises(SeeSRError, match=r"small\.png is not a picture that can be read"):
         PhotoCrops(tmp_path, CROP_PX, length=1, seed=0)[0]
+
+
+def write_unusable(folder: Path) -> None:
+    """A photo to train on, and one of each kind that cannot be used."""
+    noise(90, 60).save(folder / "good.png")
+    noise(40, 20).save(folder / "small.png")
+    (folder / "empty.jpg").touch()
+    (folder / "text.png").write_bytes(b"no image")
+    whole = (folder / "good.png").read_bytes()
+    (folder / "damaged.png").write_bytes(whole[:60] + b"?" * 200 + whole[260:])  # the header is fine
+    (folder / "._good.png").write_bytes(b"a Mac's shadow file")
+
+
+def test_what_cannot_be_trained_on_is_named_before_the_first_crop(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_unusable(tmp_path)
+    with caplog.at_level("INFO"):
+        pairs = Pairs(PhotoSettings(folder=tmp_path, crop_px=CROP_PX), 0)
+    left_out = [record.getMessage() for record in caplog.records if record.getMessage().startswith("left out")]
+    assert len(left_out) == 4
+    for name in ("damaged.png", "empty.jpg", "small.png", "text.png"):
+        assert sum(str(tmp_path / name) in text for text in left_out) == 1, name
+    assert caplog.records[-1].getMessage() == "training on 1 of 5 photos"
+    assert all(pairs[index]["clean"].shape == (3, CROP_PX, CROP_PX) for index in range(8))
+    (tmp_path / "good.png").unlink()
+    with pytest.raises(SeeSRError, match="None of the 4 photos"):
+        Pairs(PhotoSettings(folder=tmp_path, crop_px=CROP_PX), 0)
+
+
+def test_a_pool_needs_its_photos_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    noise(90, 60).save(folder / "good.png")
+    settings = PhotoSettings(folder=folder, crop_px=CROP_PX, pool=2, pool_file=tmp_path / "pool.pt")
+    made = Pairs(settings, 0)[0]
+    (folder / "good.png").write_bytes(b"broken since")
+    assert torch.equal(Pairs(settings, 0)[0]["clean"], made["clean"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")
+def test_many_photos_are_checked_by_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "PHOTOS_PER_WORKER", 2)
+    write_unusable(tmp_path)
+    crops = PhotoCrops(tmp_path, CROP_PX, length=1, seed=0)
+    crops.leave_out_unusable()
+    assert [photo["file"].name for photo in crops.photos] == ["good.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")
+def test_an_error_of_a_worker_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As where a photo disappears during the training."""
+    noise(90, 60).save(tmp_path / "gone.png")
+    read = PhotoCrops.__getitem__
+
+    def read_in_worker(crops: PhotoCrops, index: int) -> dict[str, torch.Tensor]:
+        if get_worker_info() is not None:
+            (tmp_path / "gone.png").unlink(missing_ok=True)
+            crops._pyramids.clear()
+        return read(crops, index)
+
+    monkeypatch.setattr(PhotoCrops, "__getitem__", read_in_worker)
+    settings = {
+        "output": str(tmp_path / "out"),
+        "photos": {"folder": str(tmp_path), "crop_px": CROP_PX},
+        "optimisation": {"steps": 1, "batch": 1, "learning_rate": 1e-3, "workers": 1},
+        "model": {"channels": 8, "refiner_width": 8},
+    }
+    (tmp_path / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    assert command.main(["autoencoder", "--config", str(tmp_path / "settings.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith(f"{tmp_path / 'gone.png'} cannot be opened")
+    assert command.main(["autoencoder", "--config", str(tmp_path / "nowhere.yaml")]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path / 'nowhere.yaml'} is not a readable YAML file")
 
 
 def test_a_phones_photo_is_upright_and_a_scan_is_not_white(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Each stage, from scratch on made-up photographs: the loss falls, and what is saved loads."""
+"""Train each stage from scratch on synthetic photographs: the loss falls, and the saved files load."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from trainings import TINY_BASE, TINY_RAM, TINY_SEESR
 STEPS = 30
 
 
-def falls(stage: TrainingStage, steps: int = STEPS, rate: float = 3e-3) -> float:
-    """Train on one fixed batch with fixed draws, and return last loss / first loss."""
+def train_briefly(stage: TrainingStage, steps: int = STEPS, rate: float = 3e-3) -> float:
+    """Train on one fixed batch with fixed draws; return last loss / first loss."""
     dataset = stage.pairs
     pairs = [dataset[index] for index in range(4)]
     batch: dict[str, Tensor] = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
@@ -44,7 +44,7 @@ def falls(stage: TrainingStage, steps: int = STEPS, rate: float = 3e-3) -> float
 
 @pytest.fixture(scope="module")
 def trained(settings: Callable[..., Training]) -> dict[str, Training]:
-    """Every stage run for a few steps, each on what the one before has written."""
+    """Every stage after a few steps. Each stage uses the output of the one before."""
     runs: dict[str, Training] = {}
 
     def run(stage: str, model: dict, **options: object) -> Path:
@@ -63,7 +63,7 @@ def trained(settings: Callable[..., Training]) -> dict[str, Training]:
 
 
 def test_a_chain_of_stages_writes_what_the_nodes_load(trained: dict[str, Training]) -> None:
-    """The published layouts: RAM, a LoRA-only DAPE.pth, a base folder, unet and controlnet with image attention."""
+    """The layouts are the published ones: RAM, a LoRA-only DAPE.pth, a base folder, unet and controlnet."""
     output = {stage: training.output for stage, training in trained.items()}
     ram, dape = open_weights(output["ram"] / "ram.safetensors"), open_weights(output["dape"] / "DAPE.pth")
     assert all(".lora_" in name for name in dape)
@@ -84,16 +84,16 @@ def test_a_chain_of_stages_writes_what_the_nodes_load(trained: dict[str, Trainin
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2"]
 
 
-def test_seesr_goes_on_from_published_folders(trained: dict[str, Training]) -> None:
-    """Fine-tuning starts where the given SeeSR stands, its own text encoder included."""
-    trained_seesr = trained["seesr"]
-    changed = {"seesr": trained_seesr.output, "train_base": False}
-    stage = build(trained_seesr.model_copy(update={"model": trained_seesr.model.model_copy(update=changed)}))
+def test_seesr_continues_from_published_folders(trained: dict[str, Training]) -> None:
+    """Fine-tuning starts from the given SeeSR, including its text encoder."""
+    first_run = trained["seesr"]
+    changed = {"seesr": first_run.output, "train_base": False}
+    stage = build(first_run.model_copy(update={"model": first_run.model.model_copy(update=changed)}))
     for part in ("unet", "controlnet"):
-        file = open_weights(trained_seesr.output / part)
+        file = open_weights(first_run.output / part)
         own = stage.denoiser.state_dicts()[part]
         assert all(torch.equal(own[name], tensor) for name, tensor in file.tensors(file.shapes()))
-    written = load_file(trained_seesr.output / "text_encoder" / "model.safetensors")
+    written = load_file(first_run.output / "text_encoder" / "model.safetensors")
     assert all(torch.equal(stage.text.model.state_dict()[name], tensor) for name, tensor in written.items())
     assert all(
         ".image_attentions." in name or name.startswith("denoiser.controlnet.")
@@ -102,8 +102,8 @@ def test_seesr_goes_on_from_published_folders(trained: dict[str, Training]) -> N
     )
 
 
-def test_clean_pictures_are_sharpened_where_asked(trained: dict[str, Training]) -> None:
-    """Both halves of a pair change with it, and nothing is drawn otherwise."""
+def test_clean_pictures_are_sharpened_on_request(trained: dict[str, Training]) -> None:
+    """Only the clean picture changes, and all random draws stay the same."""
     settings = trained["ram"].photos
     plain, sharp = (Pairs(settings.model_copy(update={"sharpen": on}), 0)[1] for on in (False, True))
     assert torch.equal(plain["labels"], sharp["labels"])
@@ -111,8 +111,8 @@ def test_clean_pictures_are_sharpened_where_asked(trained: dict[str, Training]) 
     assert plain["clean"].float().std() < sharp["clean"].float().std()
 
 
-def test_a_share_of_the_pairs_is_damaged_less(trained: dict[str, Training]) -> None:
-    """The clean halves stay the same; with all pairs milder, their damage is smaller on the whole."""
+def test_a_share_of_the_pairs_has_milder_damage(trained: dict[str, Training]) -> None:
+    """The clean pictures stay the same. With milder damage to all pairs, the mean damage is smaller."""
     settings = trained["ram"].photos
 
     def pairs(share: float) -> list[dict[str, Tensor]]:
@@ -130,36 +130,36 @@ def test_a_share_of_the_pairs_is_damaged_less(trained: dict[str, Training]) -> N
 
 
 def test_each_picture_may_be_drawn_more_than_once(trained: dict[str, Training]) -> None:
-    """Two noises and timesteps for each picture, in the picture's order twice."""
+    """Two draws give two noises and timesteps for each picture. The pictures are repeated in their order."""
     stage = build(trained["seesr"])
     latents = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 8, 4, 4)
-    timesteps, noisy, wanted = stage.add_noise(latents, torch.Generator().manual_seed(0))
-    assert len(timesteps) == len(noisy) == len(wanted) == 6
+    timesteps, noisy, expected = stage.add_noise(latents, torch.Generator().manual_seed(0))
+    assert len(timesteps) == len(noisy) == len(expected) == 6
     assert timesteps[:3].tolist() != timesteps[3:].tolist()
     assert stage.repeat(latents)[:, 0, 0, 0].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def test_decoder_and_adversary_learn_against_each_other(trained: dict[str, Training]) -> None:
-    """The adversary's own loss leaves the decoder alone, the deceiving leaves the adversary alone."""
+    """The adversary's own loss has no gradient for the decoder. Deceiving adds no gradient for the adversary."""
     adversary = build(trained["decoder"]).adversary
-    made, true = (torch.randn(2, 3, 16, 16) for _ in range(2))
-    made.requires_grad_(True)
-    adversary.hinge_loss(made, true, 0.0).backward()
-    assert made.grad.abs().sum() == 0
+    fake, true = (torch.randn(2, 3, 16, 16) for _ in range(2))
+    fake.requires_grad_(True)
+    adversary.hinge_loss(fake, true, 0.0).backward()
+    assert fake.grad.abs().sum() == 0
     assert sum(parameter.grad.abs().sum() for parameter in adversary.parameters()) > 0
     adversary.zero_grad()
-    made.grad = None
-    adversary.eval()  # keeps the spectral norm's vectors as they are
-    adversary.hinge_loss(made, true, 0.0).backward()
+    fake.grad = None
+    adversary.eval()  # keeps the vectors of the spectral norm unchanged
+    adversary.hinge_loss(fake, true, 0.0).backward()
     plain = [parameter.grad.clone() for parameter in adversary.parameters()]
     adversary.zero_grad()
-    adversary.hinge_loss(made, true, 1.0).backward()
-    assert made.grad.abs().sum() > 0
+    adversary.hinge_loss(fake, true, 1.0).backward()
+    assert fake.grad.abs().sum() > 0
     assert all(torch.equal(a, b.grad) for a, b in zip(plain, adversary.parameters(), strict=True))
 
 
-def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Training]) -> None:
-    """Any folder of pictures will do for fine-tuning: RAM's tags of the clean picture are the text."""
+def test_photographs_without_labels_get_the_tags_of_ram(trained: dict[str, Training]) -> None:
+    """Any folder of pictures works for fine-tuning: RAM's tags of the clean picture become the text."""
     plain = trained["seesr"].photos.model_copy(update={"manifest": None})
     stage = build(trained["seesr"].model_copy(update={"photos": plain}))
     batch = {name: tensor[None] for name, tensor in stage.pairs[0].items()}
@@ -170,28 +170,30 @@ def test_photographs_without_labels_get_the_taggers_words(trained: dict[str, Tra
     wanted = [word for word, on in zip(english, logits.sigmoid() > thresholds, strict=True) if on]
     assert words == ", ".join(wanted) and english == tuple(word for word, _ in build(trained["seesr"]).pairs.vocabulary)
     stage(batch, torch.Generator().manual_seed(0)).backward()
-    nowhere = trained["seesr"].model.model_copy(update={"ram": trained["dape"].output / "DAPE.pth"})
+    wrong_model = trained["seesr"].model.model_copy(update={"ram": trained["dape"].output / "DAPE.pth"})
     with pytest.raises(SeeSRError, match=r"RAM file 'DAPE\.pth' is DAPE's LoRA parts"):
-        build(trained["seesr"].model_copy(update={"photos": plain, "model": nowhere}))
+        build(trained["seesr"].model_copy(update={"photos": plain, "model": wrong_model}))
 
 
 @pytest.mark.parametrize(
     ("stage", "factor"), [("ram", 0.5), ("dape", 0.97), ("autoencoder", 0.9), ("base", 0.5), ("decoder", 0.9)]
 )
 def test_the_loss_falls(stage: str, factor: float, trained: dict[str, Training]) -> None:
-    """On one batch, with the noise fixed, a working gradient halves the loss; LoRA and refiner
-    have less to win: what is left are the teacher's own doubts, and noise. The decoder is taken without its
-    adversary, which has no loss that falls."""
+    """Train on one batch with fixed noise, where a working gradient halves the loss.
+
+    LoRA and the refiner can reduce the loss only a little: the teacher's own uncertainty and the noise remain. The
+    decoder is trained without its adversary, whose loss does not fall.
+    """
     torch.manual_seed(1)
     training = trained[stage]
     if stage == "decoder":
         alone = training.model.model_copy(update={"adversary_weight": 0.0})
         training = training.model_copy(update={"model": alone})
-    assert falls(build(training)) < factor
+    assert train_briefly(build(training)) < factor
 
 
 def test_the_loss_of_seesr_falls_with_the_base_frozen(trained: dict[str, Training]) -> None:
-    """ControlNet and image attention alone learn the batch."""
+    """ControlNet and image attention alone can learn the batch."""
     frozen = trained["seesr"].model.model_copy(update={"train_base": False})
     stage = build(trained["seesr"].model_copy(update={"model": frozen}))
-    assert falls(stage) < 0.8
+    assert train_briefly(stage) < 0.8

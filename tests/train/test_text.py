@@ -1,4 +1,4 @@
-"""The text encoder in training: which rows of the embedding a text's tokens take."""
+"""Test the text encoder in training: which embedding rows the tokens of a text use."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def text() -> TextEncoder:
 
 
 def rows(text: TextEncoder, *texts: str) -> Tensor:
-    """Return the rows [B, 77] that texts take of the embedding."""
+    """Return the embedding rows [B, 77] that the texts use."""
     seen: list[Tensor] = []
-    handle = text.model.register_forward_pre_hook(lambda _m, given: seen.append(given[0]))
+    handle = text.model.register_forward_pre_hook(lambda _m, arguments: seen.append(arguments[0]))
     try:
         assert text(list(texts)).shape == (len(texts), TEXT_TOKENS, 64)
     finally:
@@ -29,17 +29,17 @@ def rows(text: TextEncoder, *texts: str) -> Tensor:
     return seen[0]
 
 
-def test_known_words_have_rows_of_their_own(text: TextEncoder) -> None:
-    """In the order of their tokens from row 1 on; what is not known is row 0; a text is filled up with token 0."""
+def test_known_words_have_their_own_embedding_rows(text: TextEncoder) -> None:
+    """Known tokens use rows from 1 on, in the order of their ids. Unknown tokens use row 0. PAD fills up the text."""
     assert text.known is not None and text.known.tolist() == sorted(set(text.known.tolist()))
     words, other = rows(text, "red fox", "zebra")
     ids = load_tokenizer()("red fox").input_ids
-    place = {token: row for row, token in enumerate(text.known.tolist(), start=1)}
-    assert words.tolist() == [place[token] for token in (*ids, *[PAD] * (TEXT_TOKENS - len(ids)))]
+    row_of = {token: row for row, token in enumerate(text.known.tolist(), start=1)}
+    assert words.tolist() == [row_of[token] for token in (*ids, *[PAD] * (TEXT_TOKENS - len(ids)))]
     assert len(set(words[: len(ids)].tolist())) == len(ids) == 4
     assert other[1] == 0 and other[0] == words[0] and other[2] == words[3]
-    assert text.model.config.vocab_size == len(place) + 1
-    assert text.model.config.eos_token_id == len(place), "CLIP's last token is the end"
+    assert text.model.config.vocab_size == len(row_of) + 1
+    assert text.model.config.eos_token_id == len(row_of), "CLIP's last token is the end"
     sizes = text.model.config
     assert (sizes.hidden_size, sizes.intermediate_size, sizes.num_hidden_layers, sizes.num_attention_heads) == (
         64,
@@ -59,7 +59,7 @@ def test_a_long_text_is_cut(text: TextEncoder) -> None:
     assert len(long) == TEXT_TOKENS and long[-1] == rows(text, "")[0, 1], "the end is kept"
 
 
-def test_what_is_written_reads_the_same(text: TextEncoder, tmp_path: Path) -> None:
+def test_a_saved_text_encoder_loads_unchanged(text: TextEncoder, tmp_path: Path) -> None:
     save_text(tmp_path, text)
     again = load_text(tmp_path)
     assert torch.equal(again.known, text.known)

@@ -1,4 +1,4 @@
-"""Image attention joins a network for the length of a pass: which block follows which layer, and how strongly."""
+"""Test how image attention is attached to a network for one pass, and which text the network gets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Adds a share of the soft prompt, and notes its options."""
+    """Add a share of the soft prompt, and record the options."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -21,13 +21,13 @@ class Block(nn.Module):
 
     def forward(self, hidden: Tensor, context: Tensor, options: dict[str, Any]) -> Tensor:
         self.options.append(dict(options))
-        options["block_index"] = 1  # as ComfyUI's blocks do
+        options["block_index"] = 1  # ComfyUI's blocks do this too
         return hidden + self.factor * context.mean()
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.25, 0.5, 1.0, 2.0])
-def test_blocks_follow_their_layers_with_a_strength(strength: float) -> None:
-    """The first is followed, then the second sees what came of it; afterwards nothing is left."""
+def test_blocks_run_after_their_layers_scaled_by_strength(strength: float) -> None:
+    """The second block sees the result of the first. No hook remains after the pass."""
     network, x = nn.Sequential(nn.Identity(), nn.Identity(), nn.Identity()), torch.arange(4.0)
     blocks = {"0": Block(1.0), "2": Block(10.0)}
     options = {"kept": 1}
@@ -39,7 +39,7 @@ def test_blocks_follow_their_layers_with_a_strength(strength: float) -> None:
     assert options == {"kept": 1}
 
 
-def test_blocks_go_when_a_pass_fails() -> None:
+def test_hooks_are_removed_when_a_pass_fails() -> None:
     network, x = nn.Sequential(nn.Identity()), torch.ones(2)
     with pytest.raises(ZeroDivisionError), attach_hooks(network, {"0": Block(1.0)}, torch.ones(1, 1, 1)):
         raise ZeroDivisionError
@@ -55,13 +55,13 @@ def test_blocks_go_when_a_pass_fails() -> None:
         ("", "", "clean"),
     ],
 )
-def test_the_text_is_put_together_as_published(tags: str, user: str, text: str) -> None:
+def test_the_positive_text_is_joined_as_published(tags: str, user: str, text: str) -> None:
     assert positive_text(tags, user, "clean") == text
 
 
 @pytest.mark.parametrize("count", [0, 1, 74, 75, 76, 150, 200])
 def test_one_chunk_holds_the_first_75_tokens(count: int) -> None:
-    """ComfyUI's chunks have start, up to 75 tokens, end and padding; the last is filled up."""
+    """A chunk of ComfyUI has start, up to 75 tokens, end and padding. Only the last chunk is padded."""
     start, end, padding = (1, 1.0), (2, 1.0), (0, 1.0)
     words = [(10 + number, 1.5) for number in range(count)]
     parts = [words[first : first + 75] for first in range(0, max(count, 1), 75)]

@@ -1,4 +1,4 @@
-"""Telling base models apart by a few of their weights, whatever types those were stored in."""
+"""Base models are told apart by a few of their weights, in whatever types the weights were stored."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from torch import Tensor
 
 SHAPES = ((320, 4, 3, 3), (320,), (1280,), (1280,), (4, 320, 3, 3))
 SIZES = (0.05, 0.1, 0.05, 0.03, 0.02)
-"""Root mean squares, of the order that the layers of a Stable Diffusion UNet have."""
+"""Root mean squares, in the order of magnitude of the layers of a Stable Diffusion UNet."""
 
 FULL = (torch.float32, torch.float16, torch.bfloat16)
 STORED = (*FULL, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
-def base(moved: float = 0.0) -> dict[str, Tensor]:
-    """Return a base's tensors, each weight moved by training by a share of their size."""
+def base(change: float = 0.0) -> dict[str, Tensor]:
+    """Return a base's tensors after training, which adds noise of ``change`` times each tensor's size."""
     generator = torch.Generator().manual_seed(0)
     result = {}
     for name, shape, size in zip(TENSORS, SHAPES, SIZES, strict=True):
         values = size * torch.randn(shape, generator=generator)
-        result[name] = values + moved * size * torch.randn(shape, generator=generator)
+        result[name] = values + change * size * torch.randn(shape, generator=generator)
     return result
 
 
@@ -44,30 +44,30 @@ def cast(tensors: dict[str, Tensor], *dtypes: torch.dtype) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("trained", FULL, ids=str)
-@pytest.mark.parametrize("way", [*itertools.product(STORED), *itertools.product(FULL, STORED)], ids=str)
-def test_storing_does_not_make_another_base(trained: torch.dtype, way: tuple[torch.dtype, ...]) -> None:
-    """SeeSR's file in any type, against a checkpoint that was stored in one or two types, one after the other."""
-    assert is_same_base(fingerprint_of(cast(base(), trained)), fingerprint_of(cast(base(), *way)))
-    assert is_same_base(fingerprint_of(cast(base(), trained)), fingerprint_of(cast(base(), *way, torch.float32)))
+@pytest.mark.parametrize("dtypes", [*itertools.product(STORED), *itertools.product(FULL, STORED)], ids=str)
+def test_a_base_stored_in_other_types_is_recognised(trained: torch.dtype, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Compare SeeSR's file in each type with a checkpoint that was cast to one or two types in turn."""
+    assert is_same_base(fingerprint_of(cast(base(), trained)), fingerprint_of(cast(base(), *dtypes)))
+    assert is_same_base(fingerprint_of(cast(base(), trained)), fingerprint_of(cast(base(), *dtypes, torch.float32)))
 
 
 @pytest.mark.parametrize("dtype", STORED, ids=str)
-@pytest.mark.parametrize("moved", [0.01, 0.03, 0.3])
-def test_training_makes_another_base(dtype: torch.dtype, moved: float) -> None:
-    """A hundredth of the weights' size is less than a step of 8 bits, which is a sixteenth of each."""
-    trained = cast(base(moved), dtype)
+@pytest.mark.parametrize("training", [0.01, 0.03, 0.3])
+def test_a_trained_base_is_told_apart(dtype: torch.dtype, training: float) -> None:
+    """Training by 1 % of a weight's size is less than one step of 8-bit floats, which is 1/16 of the weight or more."""
+    trained = cast(base(training), dtype)
     assert not is_same_base(fingerprint_of(base()), fingerprint_of(trained))
-    assert is_same_base(fingerprint_of(base(moved)), fingerprint_of(trained))
+    assert is_same_base(fingerprint_of(base(training)), fingerprint_of(trained))
 
 
-def test_a_base_of_other_sizes_is_another() -> None:
+def test_a_base_of_other_sizes_is_told_apart() -> None:
     wide = {**base(), "conv_in.weight": torch.randn(320, 9, 3, 3)}
     few = {**base(), "conv_in.bias": torch.zeros(4)}
     for other in (wide, few):
         assert not is_same_base(fingerprint_of(base()), fingerprint_of(other))
 
 
-def test_a_fingerprint_is_small_and_holds_no_file_open() -> None:
+def test_a_fingerprint_is_small_and_keeps_no_file_open() -> None:
     for values in fingerprint_of(base()).values():
         assert len(values) == VALUES
         assert values.untyped_storage().nbytes() == 4 * VALUES
@@ -75,7 +75,7 @@ def test_a_fingerprint_is_small_and_holds_no_file_open() -> None:
 
 
 class Packed(InMemory):
-    """A packed SeeSR's image attention, whose header has a fingerprint."""
+    """The image attention of a packed SeeSR, with a fingerprint in its header."""
 
     metadata: dict[str, str]
 
@@ -86,7 +86,7 @@ def packed(text: str) -> Packed:
     return source
 
 
-def test_a_header_gives_the_fingerprint_of_the_tensors() -> None:
+def test_the_fingerprint_in_a_header_equals_that_of_the_tensors() -> None:
     for tensors in (base(), cast(base(), torch.float16)):
         expected = read_fingerprint(InMemory(tensors))
         found = read_fingerprint(packed(to_json(expected)))
@@ -108,7 +108,7 @@ def test_a_header_gives_the_fingerprint_of_the_tensors() -> None:
         {**base(), "conv_in.bias": torch.zeros(320, device="meta")},
     ],
 )
-def test_a_file_that_tells_nothing_of_its_base(tensors: dict[str, Tensor]) -> None:
+def test_tensors_that_allow_no_fingerprint_give_none(tensors: dict[str, Tensor]) -> None:
     assert read_fingerprint(InMemory(tensors)) is None
 
 
@@ -130,7 +130,7 @@ def test_a_file_that_tells_nothing_of_its_base(tensors: dict[str, Tensor]) -> No
         lambda good: json.dumps({name: values for name, values in good.items() if name != "conv_in.weight"}),
     ],
 )
-def test_a_damaged_header_tells_nothing(change: object) -> None:
+def test_a_damaged_header_gives_no_fingerprint(change: object) -> None:
     good = json.loads(to_json(fingerprint_of(base())))
     assert read_fingerprint(packed(json.dumps(good))) is not None
     assert read_fingerprint(packed(change(good))) is None

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.method.color import adain, wavelet
+from seesr_pack.seesr_modules.method.color import LUMA, adain, is_colorless, remove_color, wavelet
+from seesr_pack.seesr_modules.method.sizes import resize_bicubic
 from torch import Tensor
 from torch.nn import functional
 
@@ -130,3 +131,68 @@ def test_an_empty_image_is_refused(method: Method) -> None:
 def test_adain_refuses_a_single_pixel() -> None:
     with pytest.raises(SeeSRError, match="one-pixel"):
         adain(torch.zeros(1, 3, 1, 1), torch.zeros(1, 3, 1, 1))
+
+
+# ------------------------------------------------------------------------------------------------- without colour
+
+
+def gray_photo(height: int = 96, width: int = 128) -> Tensor:
+    """A gray picture [1, 3, H, W] with steps, a ramp and grain."""
+    ramp = torch.linspace(0, 0.6, width).expand(1, 1, height, width)
+    return (ramp + 0.3 * (ramp > 0.3) + 0.1 * pictures(12, 1, 1, height, width)).expand(-1, 3, -1, -1).contiguous()
+
+
+def with_noise(levels: int) -> Tensor:
+    """The gray picture with each channel off by up to so many levels, independently."""
+    noise = torch.randint(-levels, levels + 1, (1, 3, 96, 128), generator=torch.Generator().manual_seed(13))
+    return gray_photo() + noise / 255
+
+
+def tinted(levels: float) -> Tensor:
+    return gray_photo() + torch.tensor([0.5, 0, -0.5]).view(3, 1, 1) * levels / 255
+
+
+def sepia() -> Tensor:
+    return gray_photo() * torch.tensor([1, 0.85, 0.66]).view(3, 1, 1)
+
+
+def stamped() -> Tensor:
+    """A gray picture with a red stamp of 4x4 pixels."""
+    photo = gray_photo()
+    photo[:, 0, 40:44, 60:64] += 0.5
+    return photo
+
+
+@pytest.mark.parametrize(
+    ("photo", "colorless"),
+    [
+        (gray_photo(), True),
+        ((gray_photo() > 0.4).float(), True),
+        (with_noise(1), True),
+        (tinted(2), True),
+        (tinted(3), False),
+        (sepia(), False),
+        (stamped(), False),
+        (pictures(14, 1, 3, 96, 128), False),
+    ],
+    ids=["gray", "1 bit", "noise", "tint of 2 levels", "tint of 3", "sepia", "stamp", "colours"],
+)
+def test_without_colour_are_gray_photos_and_not_tinted_ones(photo: Tensor, colorless: bool) -> None:
+    """An enlargement, as the hint is one, gives the same answer."""
+    assert is_colorless(photo).tolist() == [colorless]
+    assert is_colorless(resize_bicubic(photo, 512, 384)).tolist() == [colorless]
+    assert is_colorless(photo.half()).tolist() == [colorless]
+
+
+def test_each_picture_is_judged_by_itself_at_any_size() -> None:
+    assert is_colorless(torch.cat([sepia(), gray_photo(), stamped()])).tolist() == [False, True, False]
+    assert is_colorless(torch.tensor([[0.5, 0.5], [0.5, 0.9], [0.5, 0.5]]).view(1, 3, 1, 2)).tolist() == [False]
+
+
+def test_removed_colour_leaves_the_luma() -> None:
+    """The weights sum to one, so gray is kept; float32 rounds each of three products by 6e-8 at most."""
+    assert sum(LUMA) == pytest.approx(1)
+    torch.testing.assert_close(remove_color(gray_photo()), gray_photo(), atol=2e-7, rtol=0)
+    primaries = torch.eye(3).view(3, 3, 1, 1)
+    torch.testing.assert_close(remove_color(primaries), torch.tensor(LUMA).view(3, 1, 1, 1).expand(3, 3, 1, 1))
+    assert torch.equal(remove_color(sepia()[0]), remove_color(sepia())[0])

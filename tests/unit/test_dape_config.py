@@ -1,4 +1,4 @@
-"""Sizes of a DAPE: read from shapes alone, and refused where they cannot be."""
+"""The sizes of a DAPE: read from tensor shapes alone, and refused if they are impossible."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def shapes_of(config: DapeConfig) -> Shapes:
-    """Shapes of a checkpoint of this size, under the published names."""
+    """Return the shapes of a checkpoint of this size, under the published names."""
     state = Dape(config, device="meta").state_dict()
     return {
         name.removesuffix(".weight") if name.endswith(TABLES) else name: tuple(tensor.shape)
@@ -48,7 +48,7 @@ def manifest(name: str) -> Shapes:
     return {key: tuple(shape) for key, shape in json.loads((MANIFESTS / f"{name}.json").read_text()).items()}
 
 
-def test_published_sizes() -> None:
+def test_published_shapes_give_the_published_sizes() -> None:
     assert DapeConfig.from_shapes(manifest("ram_full")) == DapeConfig(
         image_size=384,
         patch_size=4,
@@ -87,7 +87,7 @@ def test_sizes_come_from_shapes(config: DapeConfig) -> None:
     assert DapeConfig.from_shapes(shapes_of(config)) == config
 
 
-def test_image_size_comes_from_a_mask_where_there_is_one() -> None:
+def test_a_mask_gives_the_image_size() -> None:
     config = replace(SMALL, window_size=6)
     shapes = shapes_of(config)
     assert DapeConfig.from_shapes(shapes).image_size == 192
@@ -96,8 +96,8 @@ def test_image_size_comes_from_a_mask_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize("depths", [(2, 2, 2, 2), (1, 2, 2, 2)])
-def test_a_mask_of_ones_own_tells_the_image_size(depths: tuple[int, ...]) -> None:
-    """Also where the first stage has no second block, in which published files have theirs."""
+def test_the_packs_own_mask_gives_the_image_size(depths: tuple[int, ...]) -> None:
+    """The pack's own mask also works if the first stage has no second block, where published files have their mask."""
     config = replace(SMALL, window_size=6, depths=depths)
     mask = {name: tuple(tensor.shape) for name, tensor in size_telling_mask(config).items()}
     assert DapeConfig.from_shapes({**shapes_of(config), **mask}) == config
@@ -105,7 +105,7 @@ def test_a_mask_of_ones_own_tells_the_image_size(depths: tuple[int, ...]) -> Non
 
 
 def test_the_published_network_for_another_size_is_refused() -> None:
-    """Whether its size is told by the tables or by a mask: SeeSR cannot use its soft prompt."""
+    """SeeSR cannot use the soft prompt of such a network, whether the tables or a mask give its size."""
     published = manifest("ram_full")
     small = {n: (169, shape[1]) if n.endswith("bias_table") else shape for n, shape in published.items()}
     with pytest.raises(
@@ -123,7 +123,7 @@ def test_tag_head_under_other_names() -> None:
         assert DapeConfig.from_shapes(renamed) == SMALL
 
 
-def test_tag_head_is_only_the_first_layers_of_tag_encoder() -> None:
+def test_only_the_first_layers_of_tag_encoder_are_the_tag_head() -> None:
     shapes = shapes_of(SMALL)
     head = {name: shape for name, shape in shapes.items() if name.startswith("tagging_head.")}
     encoder = {
@@ -186,12 +186,12 @@ def test_impossible_sizes_are_refused(change: dict[str, int], message: str) -> N
         {"depths": (1, 1), "num_heads": (1, 2), "image_size": 8, "window_size": 1},
     ],
 )
-def test_the_smallest_possible_sizes_are_taken(change: dict[str, Any]) -> None:
-    """Stages that end with a window, or with a single patch."""
+def test_the_smallest_possible_sizes_are_accepted(change: dict[str, Any]) -> None:
+    """In these networks the last stage is a single window or a single patch."""
     config = replace(SMALL, **change)
     assert config.tokens == (config.image_size // (4 << (len(config.depths) - 1))) ** 2 + 1
 
 
-def test_tokens() -> None:
+def test_token_count_and_output_width() -> None:
     assert SMALL.tokens == 145
     assert SMALL.out_width == 48

@@ -1,4 +1,4 @@
-"""The tagger's network: its derived tensors, its layers as ComfyUI needs them, its preprocessing."""
+"""The tagger's network: derived tensors, layers in the form that ComfyUI needs, preprocessing."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ SMALL = DapeConfig(
 )
 
 
-class Hosted:
-    """Marks the layers that ComfyUI would cast and offload."""
+class CastLayer:
+    """Mark a layer whose weights ComfyUI would cast and offload."""
 
 
 class Operations:
-    """Layers as ComfyUI hands them in: they cast their weights to the type of the input."""
+    """Layers as ComfyUI passes them to a network: they cast their weights to the type of the input."""
 
-    class Linear(nn.Linear, Hosted):
-        """Cast."""
+    class Linear(nn.Linear, CastLayer):
+        """Cast the weights in ``forward``."""
 
         def forward(self, x: Tensor) -> Tensor:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return nn.functional.linear(x, self.weight.to(x.dtype), bias)
 
-    class Conv2d(nn.Conv2d, Hosted):
-        """Cast."""
+    class Conv2d(nn.Conv2d, CastLayer):
+        """Cast the weights in ``forward``."""
 
         def forward(self, x: Tensor) -> Tensor:
             return self._conv_forward(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
-    class LayerNorm(nn.LayerNorm, Hosted):
-        """Cast."""
+    class LayerNorm(nn.LayerNorm, CastLayer):
+        """Cast the weights in ``forward``."""
 
         def forward(self, x: Tensor) -> Tensor:
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return nn.functional.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
 
-    class Embedding(nn.Embedding, Hosted):
-        """Left to the caller to cast."""
+    class Embedding(nn.Embedding, CastLayer):
+        """Do not cast: the caller does."""
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_relative_position_index_by_hand() -> None:
 
 
 @pytest.mark.parametrize(("resolution", "window", "shift"), [(8, 4, 2), (9, 3, 1), (8, 4, 0), (4, 4, 0)])
-def test_shift_mask_parts_what_is_apart_in_the_picture(resolution: int, window: int, shift: int) -> None:
+def test_shift_mask_separates_patches_that_are_far_apart(resolution: int, window: int, shift: int) -> None:
     mask = shift_mask(resolution, window, shift, CPU)
     per_side = resolution // window
     assert mask.shape == (per_side**2, window**2, window**2)
@@ -95,20 +95,20 @@ def test_shift_mask_parts_what_is_apart_in_the_picture(resolution: int, window: 
 def test_every_parameter_is_in_a_leaf_layer_of_comfyui(model: Dape) -> None:
     for name, module in model.named_modules():
         if list(module.parameters(recurse=False)):
-            assert isinstance(module, Hosted), name
+            assert isinstance(module, CastLayer), name
             assert not list(module.children()), name
     assert not list(model.buffers())
 
 
 def test_norms_have_the_published_epsilons(model: Dape) -> None:
-    """BERT's in the tag head, torch's own in Swin: features of trained weights may be small enough to feel them."""
+    """BERT's epsilon in the tag head, torch's default in Swin. Features of trained weights can be as small."""
     norms = {name: module.eps for name, module in model.named_modules() if isinstance(module, nn.LayerNorm)}
     assert {eps for name, eps in norms.items() if name.startswith("tagging_head.")} == {1e-12}
     assert {eps for name, eps in norms.items() if name.startswith("visual_encoder.")} == {1e-5}
     assert len([name for name in norms if name.startswith("tagging_head.")]) == 2 * SMALL.tag_layers
 
 
-def test_weights_assigned_to_a_module_built_without_memory(model: Dape) -> None:
+def test_weights_can_be_assigned_to_a_module_on_the_meta_device(model: Dape) -> None:
     image = torch.rand(2, 3, 40, 50)
     empty = Dape(SMALL, Operations, device="meta")
     assert all(parameter.is_meta for parameter in empty.parameters())
@@ -130,10 +130,10 @@ def test_output_shapes_and_independence_of_the_batch(model: Dape) -> None:
 
 def test_first_token_is_the_mean_of_the_others(model: Dape) -> None:
     soft_prompt = model(torch.rand(1, 3, 64, 64)).soft_prompt
-    torch.testing.assert_close(soft_prompt[:, 0], soft_prompt[:, 1:].mean(1))  # image_proj is linear
+    torch.testing.assert_close(soft_prompt[:, 0], soft_prompt[:, 1:].mean(1))  # because image_proj is linear
 
 
-def test_computes_in_the_type_asked_for(model: Dape) -> None:
+def test_computes_in_the_requested_type(model: Dape) -> None:
     image = torch.rand(1, 3, 64, 64)
     seen: set[torch.dtype] = set()
     model.visual_encoder.layers[1].blocks[1].register_forward_hook(lambda _m, _i, out: seen.add(out.dtype))
@@ -143,8 +143,8 @@ def test_computes_in_the_type_asked_for(model: Dape) -> None:
     assert 0 < (rough.soft_prompt - exact.soft_prompt).abs().max() < 0.1 * exact.soft_prompt.std()
 
 
-def test_norms_add_what_the_published_ones_add(model: Dape) -> None:
-    """Swin's a hundred-thousandth to the variance, BERT's next to nothing."""
+def test_every_norm_has_the_epsilon_of_its_part(model: Dape) -> None:
+    """No norm has another epsilon than 1e-5 in Swin and 1e-12 in BERT."""
     added = {name.split(".")[0]: set() for name, _ in model.named_modules()}
     for name, module in model.named_modules():
         if isinstance(module, nn.LayerNorm):
@@ -165,7 +165,7 @@ def test_preprocess_normalises_and_enlarges_bilinearly() -> None:
 
 
 @pytest.mark.parametrize("height", [96, 8], ids=["large", "panorama"])
-def test_preprocess_does_not_alias_where_it_shrinks(height: int) -> None:
+def test_preprocess_shrinks_without_aliasing(height: int) -> None:
     stripes = torch.arange(96).remainder(3).eq(0).float()[None, None, None].expand(1, 3, height, 96)
     shrunk = preprocess(stripes, 16)[0, 0] * IMAGENET_STD[0] + IMAGENET_MEAN[0]
     assert (shrunk - 1 / 3).abs().max() < 0.05

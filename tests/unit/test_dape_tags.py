@@ -1,4 +1,4 @@
-"""Tag files and the choice of tags."""
+"""Read tag files, and select tags by their scores."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def test_each_class_has_its_own_threshold(logits: Tensor) -> None:
     assert join_tags([]) == ""
 
 
-def test_score_at_the_threshold_is_off() -> None:
+def test_a_score_equal_to_the_threshold_does_not_count() -> None:
     words = Vocabulary(("a",), (0.5,))
     assert select_tags(torch.zeros(1), words) == []
     assert len(select_tags(torch.full((1,), 1e-3), words)) == 1
 
 
-def test_threshold_offset(logits: Tensor) -> None:
+def test_the_offset_moves_all_thresholds(logits: Tensor) -> None:
     assert words_of(select_tags(logits, WORDS, threshold_offset=0.03)) == ["cat", "red fox"]
     assert words_of(select_tags(logits, WORDS, threshold_offset=-0.02)) == list(WORDS.english)
     assert select_tags(logits, WORDS, threshold_offset=1) == []
 
 
-def test_most_certain_tags_stay_in_class_order(logits: Tensor) -> None:
+def test_max_tags_keeps_the_most_certain_in_class_order(logits: Tensor) -> None:
     assert words_of(select_tags(logits, WORDS, max_tags=1)) == ["red fox"]
     assert words_of(select_tags(logits, WORDS, max_tags=2)) == ["cat", "red fox"]
     assert len(select_tags(logits, WORDS, max_tags=9)) == 3
@@ -65,7 +65,7 @@ def test_most_certain_tags_stay_in_class_order(logits: Tensor) -> None:
         (" , ", ["cat", "red fox", "owl"]),
     ],
 )
-def test_exclude(logits: Tensor, exclude: str | list[str], left: list[str]) -> None:
+def test_excluded_tags_are_left_out(logits: Tensor, exclude: str | list[str], left: list[str]) -> None:
     assert words_of(select_tags(logits, WORDS, exclude=exclude)) == left
 
 
@@ -83,7 +83,7 @@ def test_exclude_comes_before_max_tags(logits: Tensor) -> None:
         ("owl", ["cat", "red fox", "owl"]),
     ],
 )
-def test_a_pinned_tag_is_kept_whatever_its_score(logits: Tensor, pin: str | list[str], kept: list[str]) -> None:
+def test_a_pinned_tag_is_kept_at_any_score(logits: Tensor, pin: str | list[str], kept: list[str]) -> None:
     assert words_of(select_tags(logits, WORDS, pin=pin)) == kept
 
 
@@ -91,7 +91,7 @@ def test_a_pinned_tag_is_kept_whatever_its_score(logits: Tensor, pin: str | list
     ("pin", "max_tags", "kept"),
     [("owl", 1, ["owl"]), ("owl", 2, ["red fox", "owl"]), ("dog, cat", 1, ["cat", "Dog"])],
 )
-def test_a_pinned_tag_counts_among_max_tags_and_stays(logits: Tensor, pin: str, max_tags: int, kept: list[str]) -> None:
+def test_pinned_tags_count_towards_max_tags_and_stay(logits: Tensor, pin: str, max_tags: int, kept: list[str]) -> None:
     assert words_of(select_tags(logits, WORDS, pin=pin, max_tags=max_tags)) == kept
 
 
@@ -100,7 +100,7 @@ def test_exclude_wins_over_pin(logits: Tensor) -> None:
     assert words_of(select_tags(logits, WORDS, exclude="dog", pin="dog, cat", max_tags=2)) == ["cat", "red fox"]
 
 
-def test_chinese(logits: Tensor) -> None:
+def test_tags_in_chinese(logits: Tensor) -> None:
     assert words_of(select_tags(logits, WORDS, language="chinese", exclude="cat")) == ["赤狐", "猫头鹰"]
     with pytest.raises(SeeSRError, match="chinese"):
         select_tags(logits, Vocabulary(WORDS.english, WORDS.thresholds), language="chinese")
@@ -138,7 +138,7 @@ def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path, data: bytes
     assert words == Vocabulary(("cat", "red fox"), (0.5, 0.25))
 
 
-def test_chinese_file(tmp_path: Path) -> None:
+def test_the_chinese_file_is_read(tmp_path: Path) -> None:
     english = write(tmp_path, "a.txt", "cat")
     chinese = write(tmp_path, "b.txt", "猫")
     thresholds = write(tmp_path, "c.txt", "1")
@@ -176,10 +176,10 @@ def test_lists_of_different_length_are_refused() -> None:
 def test_published_files_are_checked_by_their_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tags = write(tmp_path, "ram_tag_list.txt", "cat")
     thresholds = write(tmp_path, "thresholds.txt", "0.5")
-    assert len(read_vocabulary(tags, thresholds, 1).english) == 1  # another model's
+    assert len(read_vocabulary(tags, thresholds, 1).english) == 1  # another model's list is not checked
     monkeypatch.setattr(tags_module, "PUBLISHED_CLASSES", 1)
     with pytest.raises(SeeSRError, match=r"ram_tag_list\.txt is not the published file"):
         read_vocabulary(tags, thresholds, 1)
-    digest = "77af778b51abd4a3c51c5ddd97204a9c3ae614ebccb75a606c3b6865aed6744e"  # of "cat"
+    digest = "77af778b51abd4a3c51c5ddd97204a9c3ae614ebccb75a606c3b6865aed6744e"  # sha256 of "cat"
     monkeypatch.setitem(tags_module.PUBLISHED_SHA256, "ram_tag_list.txt", digest)
     assert read_vocabulary(tags, thresholds, 1).english == ("cat",)

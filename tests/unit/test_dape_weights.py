@@ -1,4 +1,4 @@
-"""From RAM and DAPE files to the tagger: what is read, how LoRA parts are merged, what is refused."""
+"""Build the tagger's weights from RAM and DAPE files: which tensors are read, how LoRA is merged, what is refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Info(NamedTuple):
 
 
 class MemoryFile(Mapping[str, Info]):
-    """A weight file without a file; remembers what was read of it."""
+    """A weight file in memory that records which tensors were read."""
 
     def __init__(self, path: str, state: Mapping[str, Tensor]) -> None:
         self.path = Path(path)
@@ -89,7 +89,7 @@ def assert_same(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
         assert torch.equal(state[name], tensor), name
 
 
-def test_published_files_are_used_to_the_last_key() -> None:
+def test_every_key_of_the_published_files_is_used_or_known() -> None:
     ram, dape = weights("ram_full", "ram.pth", "meta"), weights("dape_lora_full", "DAPE.pth", "meta")
     model = load_dape(ram, dape, torch.float16)
     assert sum(parameter.numel() for parameter in model.parameters()) == 212_117_045
@@ -102,16 +102,16 @@ def test_published_files_are_used_to_the_last_key() -> None:
     assert len(shared) == 8
 
 
-def test_plain_ram_is_taken_as_it_is(ram: MemoryFile) -> None:
+def test_ram_without_dape_is_loaded_unchanged(ram: MemoryFile) -> None:
     state = dape_state_dict(ram)
     table = "visual_encoder.layers.0.blocks.0.attn.relative_position_bias_table"
     assert torch.equal(state["label_embed.weight"], ram.state["label_embed"])
     assert torch.equal(state[f"{table}.weight"], ram.state[table])
-    assert torch.equal(state[f"{KEY}.weight"], ram.state[f"{KEY}.weight"])  # tagging_head wins
+    assert torch.equal(state[f"{KEY}.weight"], ram.state[f"{KEY}.weight"])  # tagging_head has priority over tag_encoder
     assert set(state) == set(Dape(load_dape(ram).config, device="meta").state_dict())
 
 
-def test_swin_lora_goes_to_q_and_v(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_swin_lora_changes_q_and_v(ram: MemoryFile, dape: MemoryFile) -> None:
     before, after = ram.state[f"{QKV}.weight"], dape_state_dict(ram, dape)[f"{QKV}.weight"]
     a, b = dape.state[f"{QKV}.lora_A"], dape.state[f"{QKV}.lora_B"]
     width = before.shape[1]
@@ -121,14 +121,14 @@ def test_swin_lora_goes_to_q_and_v(ram: MemoryFile, dape: MemoryFile) -> None:
 
 
 @pytest.mark.parametrize("stem", [QUERY, KEY])
-def test_tag_head_gets_the_lora_of_tag_encoder_too(ram: MemoryFile, dape: MemoryFile, stem: str) -> None:
+def test_tag_head_also_gets_the_lora_of_tag_encoder(ram: MemoryFile, dape: MemoryFile, stem: str) -> None:
     expected = ram.state[f"{stem}.weight"].clone()
     for name in (stem, stem.replace("tagging_head", "tag_encoder")):
         expected += dape.state[f"{name}.lora_B"] @ dape.state[f"{name}.lora_A"] / 8
     torch.testing.assert_close(dape_state_dict(ram, dape)[f"{stem}.weight"], expected)
 
 
-def test_nothing_else_is_changed(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_lora_changes_no_other_tensors(ram: MemoryFile, dape: MemoryFile) -> None:
     plain, merged = dape_state_dict(ram), dape_state_dict(ram, dape)
     changed = {name for name in plain if not torch.equal(plain[name], merged[name])}
     ends = (".attn.qkv.weight", ".self.query.weight", ".self.key.weight")
@@ -136,7 +136,7 @@ def test_nothing_else_is_changed(ram: MemoryFile, dape: MemoryFile) -> None:
     assert len(changed) == 8 + 4
 
 
-def test_lora_of_another_rank(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_lora_of_another_rank_is_merged(ram: MemoryFile, dape: MemoryFile) -> None:
     def narrow(state: dict[str, Tensor]) -> None:
         for name, tensor in state.items():
             halves = 2 if ".qkv." in name else 1
@@ -149,7 +149,7 @@ def test_lora_of_another_rank(ram: MemoryFile, dape: MemoryFile) -> None:
     torch.testing.assert_close(after, before + sum(deltas))
 
 
-def test_lora_without_any_of_tag_encoder_leaves_its_part_out(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_lora_without_tag_encoder_parts_equals_zero_parts(ram: MemoryFile, dape: MemoryFile) -> None:
     encoder = [name for name in dape if name.startswith("tag_encoder.")]
     without = dape.changed(lambda state: [state.pop(name) for name in encoder])
     zero = dape.changed(lambda s: s.update({n: torch.zeros_like(s[n]) for n in encoder}))
@@ -181,7 +181,7 @@ def test_derived_buffers_are_not_read(ram: MemoryFile, dape: MemoryFile) -> None
     assert not set(with_buffers.read) & set(buffers)
 
 
-def test_whole_dape_stands_in_for_ram(ram: MemoryFile) -> None:
+def test_a_merged_dape_replaces_ram(ram: MemoryFile) -> None:
     whole = MemoryFile("merged.pth", {n: t + 1 for n, t in ram.state.items() if "text_decoder" not in n})
     assert_same(dape_state_dict(ram, whole), dape_state_dict(whole))
     assert ram.read == ["visual_encoder.layers.0.blocks.0.attn.qkv.weight"]
@@ -191,7 +191,7 @@ def test_whole_dape_stands_in_for_ram(ram: MemoryFile) -> None:
     assert_same(dape_state_dict(bare, whole), dape_state_dict(whole))
 
 
-def test_files_in_each_others_place_are_told(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_exchanged_files_are_named(ram: MemoryFile, dape: MemoryFile) -> None:
     with pytest.raises(SeeSRError, match=r"^RAM and DAPE are exchanged: RAM file 'DAPE.pth' .* the other way round"):
         dape_state_dict(dape, ram)
     whole = MemoryFile("merged.pth", {n: t + 1 for n, t in ram.state.items() if "text_decoder" not in n})
@@ -200,13 +200,13 @@ def test_files_in_each_others_place_are_told(ram: MemoryFile, dape: MemoryFile) 
 
 
 @pytest.mark.parametrize("change", [lambda tensor: tensor, Tensor.half])
-def test_plain_ram_is_no_dape(ram: MemoryFile, change: Callable[[Tensor], Tensor]) -> None:
+def test_plain_ram_is_refused_as_dape(ram: MemoryFile, change: Callable[[Tensor], Tensor]) -> None:
     copy = MemoryFile("copy.pth", {name: change(tensor) for name, tensor in ram.state.items()})
     with pytest.raises(SeeSRError, match=r"DAPE file 'copy.pth' holds plain RAM's weights, .*; give DAPE.pth, or none"):
         dape_state_dict(ram, copy)
 
 
-def test_merges_in_float32_and_stores_as_asked(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_merging_is_in_float32_and_the_result_in_the_requested_type(ram: MemoryFile, dape: MemoryFile) -> None:
     exact = dape_state_dict(ram, dape)
     assert_same(dape_state_dict(ram, dape, torch.float16), {n: t.half() for n, t in exact.items()})
     half = ram.changed(lambda s: s.update({n: t.half() for n, t in s.items()}))
@@ -216,7 +216,7 @@ def test_merges_in_float32_and_stores_as_asked(ram: MemoryFile, dape: MemoryFile
     assert_same(kept, {n: t.half() for n, t in dape_state_dict(widened, dape).items()})
 
 
-def test_8_bit_is_for_matrices(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_only_matrices_are_stored_in_8_bits(ram: MemoryFile, dape: MemoryFile) -> None:
     state = dape_state_dict(ram, dape, torch.float8_e4m3fn)
     wide = {name for name, tensor in state.items() if tensor.dtype == torch.float32}
     tables = {name for name in state if "bias_table" in name or "label_embed" in name}
@@ -225,7 +225,7 @@ def test_8_bit_is_for_matrices(ram: MemoryFile, dape: MemoryFile) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_no_numbers_are_refused(ram: MemoryFile, dape: MemoryFile, value: float) -> None:
+def test_nan_and_infinite_values_are_refused(ram: MemoryFile, dape: MemoryFile, value: float) -> None:
     for name in (f"{QUERY}.weight", "fc.bias", "label_embed"):
         broken = ram.changed(lambda state, name=name: state.update({name: torch.full_like(state[name], value)}))
         with pytest.raises(SeeSRError, match=rf"^RAM file 'ram.pth': the tensor {name} has values that are NaN or inf"):
@@ -238,18 +238,18 @@ def test_values_that_are_no_numbers_are_refused(ram: MemoryFile, dape: MemoryFil
     assert_same(dape_state_dict(unused, dape), dape_state_dict(ram, dape))
 
 
-def test_values_that_the_type_does_not_hold_are_refused(ram: MemoryFile, dape: MemoryFile) -> None:
-    """Those of the merged weights count."""
+def test_values_too_large_for_the_type_are_refused(ram: MemoryFile, dape: MemoryFile) -> None:
+    """The check is made on the merged weights."""
     name = f"{QKV}.lora_B"
     large = dape.changed(lambda state: state.update({name: torch.full_like(state[name], 1e5)}))
     for dtype in (torch.float16, torch.float8_e4m3fn):
-        told = rf"the tensor {QKV}.weight has values that {str(dtype)[6:]} does not hold; choose bfloat16 or float32"
-        with pytest.raises(SeeSRError, match=told):
+        message = rf"the tensor {QKV}.weight has values that {str(dtype)[6:]} does not hold; choose bfloat16 or float32"
+        with pytest.raises(SeeSRError, match=message):
             load_dape(ram, large, dtype)
     load_dape(ram, large, torch.bfloat16)
 
 
-def test_loaded_module_is_frozen_and_whole(ram: MemoryFile, dape: MemoryFile) -> None:
+def test_the_loaded_module_is_frozen_and_complete(ram: MemoryFile, dape: MemoryFile) -> None:
     model = load_dape(ram, dape)
     assert not model.training
     assert not any(p.requires_grad or p.is_meta for p in model.parameters())
@@ -295,7 +295,7 @@ def test_loading_is_strict(
         dape_state_dict(**files)
 
 
-def test_all_faults_are_told_at_once(ram: MemoryFile) -> None:
+def test_one_message_names_all_faults(ram: MemoryFile) -> None:
     def spoil(state: dict[str, Tensor]) -> None:
         for name in [name for name in state if name.endswith("mlp.fc2.bias")]:
             del state[name]
@@ -305,8 +305,8 @@ def test_all_faults_are_told_at_once(ram: MemoryFile) -> None:
         dape_state_dict(ram.changed(spoil))
 
 
-def test_a_parameter_beside_lora_parts_replaces_rams(ram: MemoryFile, dape: MemoryFile) -> None:
-    """As in the published code, which loads such a file over RAM's weights; LoRA parts are added to what is there."""
+def test_a_parameter_beside_lora_parts_replaces_that_of_ram(ram: MemoryFile, dape: MemoryFile) -> None:
+    """The published code loads such a file over RAM's weights, and then adds the LoRA parts."""
     whole = {name: torch.randn_like(ram.state[name]) for name in (f"{QKV}.bias", f"{QUERY}.weight", "label_embed")}
     replaced = ram.changed(lambda state: state.update(whole))
     assert_same(

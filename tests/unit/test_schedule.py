@@ -54,16 +54,16 @@ def test_impossible_numbers_of_steps_are_refused(spacing: Spacing, steps: int) -
 
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_both_schedules_start_at_the_top_at_any_number_of_steps(spacing: Spacing, whole: bool) -> None:
-    """For the complete schedule and for the first stage of two."""
+def test_both_schedules_start_at_the_top_for_any_number_of_steps(spacing: Spacing, whole: bool) -> None:
+    """Test the complete schedule, and the first of two stages."""
     for steps in range(1, 1001):
         timesteps = spaced_timesteps(steps, spacing).tolist()
         assert starts_at_the_top(timesteps if whole or steps < 3 else timesteps[: steps // 2 + 1]), steps
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_the_end_of_a_schedule_starts_at_the_top_only_where_it_equals_a_whole_one(spacing: Spacing) -> None:
-    """The timestep 1 alone, for example, ends many schedules and is the leading schedule of one step."""
+def test_the_end_of_a_schedule_starts_at_the_top_only_if_it_equals_a_whole_schedule(spacing: Spacing) -> None:
+    """For example, timestep 1 alone ends many schedules, and is also the leading schedule of one step."""
     for steps in range(2, 1001):
         timesteps = spaced_timesteps(steps, spacing).tolist()
         for left_out in {1, steps // 2, steps - 1}:
@@ -71,7 +71,7 @@ def test_the_end_of_a_schedule_starts_at_the_top_only_where_it_equals_a_whole_on
             assert starts_at_the_top(end) == (end == leading_timesteps(len(end)).tolist()), (steps, left_out)
 
 
-def test_other_starts_at_the_top() -> None:
+def test_other_schedules_that_start_at_the_top() -> None:
     assert starts_at_the_top([999, 700, 13])
     assert starts_at_the_top([999])
     assert starts_at_the_top([999, 500]), "sgm_uniform's two steps"
@@ -91,12 +91,12 @@ def test_other_starts_at_the_top() -> None:
         leading_timesteps(10).tolist()[5:],
     ],
 )
-def test_a_start_in_mid_schedule_is_none_at_the_top(timesteps: list[int]) -> None:
+def test_a_start_in_mid_schedule_is_not_at_the_top(timesteps: list[int]) -> None:
     assert not starts_at_the_top(timesteps)
 
 
 def test_alpha_bar_of_a_noise_level() -> None:
-    """The smallest and the largest noise level of Stable Diffusion 2 among them."""
+    """The levels include the smallest and the largest of Stable Diffusion 2."""
     sigma = torch.tensor([0.0292, 1.0, 14.6146])
     torch.testing.assert_close(alpha_bar_from_sigma(sigma), torch.tensor([0.999148, 0.5, 0.0046602]))
 
@@ -114,7 +114,7 @@ def test_vp_to_ve_is_signal_plus_noise() -> None:
 
 
 @pytest.mark.parametrize("max_denoise", [True, False])
-def test_a_host_sampler_gets_exactly_the_wanted_start(max_denoise: bool) -> None:
+def test_comfyuis_sampler_starts_exactly_at_the_wanted_latent(max_denoise: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     wanted, latent = torch.randn(2, 2, 4, 8, 8, generator=generator)
     wanted, sigma = 12 * wanted, torch.tensor(12.5)
@@ -123,7 +123,7 @@ def test_a_host_sampler_gets_exactly_the_wanted_start(max_denoise: bool) -> None
     torch.testing.assert_close(started, wanted)
 
 
-def test_the_two_forms_of_host_noise_differ() -> None:
+def test_the_noise_differs_with_and_without_max_denoise() -> None:
     wanted, latent, sigma = torch.ones(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), torch.tensor(1.0)
     assert noise_for_start(wanted, latent, sigma, False).unique().tolist() == [1.0]
     torch.testing.assert_close(noise_for_start(wanted, latent, sigma, True), wanted / 2**0.5)

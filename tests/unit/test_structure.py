@@ -1,8 +1,9 @@
-"""The house: who may import whom, and how long a file may grow. It reads the files and imports none of them."""
+"""The structure of the source: which folders may import which, and how long files may be. Nothing is imported here."""
 
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ DOWNLOADERS = {"aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "request
 PHOTO_LIBRARIES = {"pillow_heif", "pyvips", "rawpy"}
 
 LOADED_BY_COMFYUI = ("nodes", "seesr_modules")
-"""The wing that ComfyUI loads. It knows none of the others."""
+"""The wing that ComfyUI loads. It imports no other wing."""
 COMMANDS = ("commands", "train", "evaluate", "bench", "tools")
-"""The wings that run.py runs. The first is for users and knows none of the others, which are for developers."""
+"""The wings that run.py runs. The first is for users; it imports none of the others, which are for developers."""
 
 MAY_IMPORT_COMFYUI = ("nodes", "seesr_modules/comfyui", "commands/headless", "bench", "tools")
 FILES = sorted([*(path for wing in (*LOADED_BY_COMFYUI, *COMMANDS) for path in (ROOT / wing).rglob("*.py"))])
@@ -40,7 +41,7 @@ def is_inside(place: str, *folders: str) -> bool:
 
 
 def imports(path: Path) -> list[tuple[bool, str]]:
-    """Return (is of the pack, place or module) of every import in a file."""
+    """Return (whether the pack is imported, place or module) for every import in a file."""
     found = []
     parts = path.relative_to(ROOT).parts
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -55,13 +56,13 @@ def imports(path: Path) -> list[tuple[bool, str]]:
 
 
 def modules_of(path: Path) -> set[str]:
-    """Return the first words of what a file imports from outside the pack."""
+    """Return the top-level modules that a file imports from outside the pack."""
     return {module.partition(".")[0] for own, module in imports(path) if not own}
 
 
 @pytest.mark.parametrize("path", FILES, ids=place_of)
-def test_imports_keep_the_direction(path: Path) -> None:
-    """Nodes import steps, steps import the method; commands import both; nothing the other way."""
+def test_imports_go_in_the_allowed_direction(path: Path) -> None:
+    """Nodes import steps, steps import the method, commands import both. No import goes the other way."""
     place, modules = place_of(path), modules_of(path)
     assert not modules & {"seesr_modules", "seesr_pack", "tests", *COMMANDS}, "the pack is imported relatively"
     assert is_inside(place, *MAY_IMPORT_COMFYUI) or not modules & COMFYUI_MODULES
@@ -80,8 +81,14 @@ def test_imports_keep_the_direction(path: Path) -> None:
             assert not is_inside(target, *COMMANDS[1:]), f"{target}: is for developers"
 
 
-def test_no_module_is_named_in_a_string() -> None:
-    """The launcher's table of commands alone: an import by name would escape the test above."""
+@pytest.mark.parametrize("name", ["run.py", "commands/files.py", "commands/installing.py"])
+def test_what_makes_the_environment_needs_none(name: str) -> None:
+    assert not {module for own, module in imports(ROOT / name) if own}
+    assert modules_of(ROOT / name) <= {*sys.stdlib_module_names, "__future__"}
+
+
+def test_no_module_is_imported_by_name() -> None:
+    """Only the launcher's table of commands may name modules. The test above would not see an import by name."""
     for path in FILES:
         assert "importlib" not in modules_of(path) or "import_module" not in path.read_text("utf-8"), path
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -90,7 +97,7 @@ def test_no_module_is_named_in_a_string() -> None:
 
 
 def reached_from(starts: list[Path]) -> set[Path]:
-    """Return the files of the pack that running any of these may import, themselves among them."""
+    """Return the files of the pack that may be imported when ``starts`` run, with ``starts`` themselves."""
     reached: set[Path] = set()
     waiting = set(starts)
     while waiting:
@@ -98,7 +105,7 @@ def reached_from(starts: list[Path]) -> set[Path]:
         reached.add(path)
         for own, place in imports(path):
             target = ROOT / place
-            # The last word may be a name in the module before it, and every package on the way is run as well.
+            # The last part of an import may be a name in a module, and importing runs every package on the way.
             files = {target.with_suffix(".py"), target.parent.with_suffix(".py")}
             files |= {folder / "__init__.py" for folder in (target, *target.parents)}
             waiting |= (files & set(FILES)) - reached if own else set()
@@ -106,27 +113,26 @@ def reached_from(starts: list[Path]) -> set[Path]:
 
 
 def test_no_node_can_download() -> None:
-    """Of fetching, nodes and all that they may import know at most where the files are published."""
+    """Nodes, and everything that they may import, know at most the addresses of published files."""
     reached = reached_from([path for path in FILES if is_inside(place_of(path), *LOADED_BY_COMFYUI)])
     assert ROOT / "seesr_modules" / "published.py" in reached
     for path in reached:
         assert not modules_of(path) & DOWNLOADERS, path
 
 
-def test_photo_libraries_are_for_the_commands_alone() -> None:
-    """One package imports them."""
+def test_only_the_commands_for_photos_import_photo_libraries() -> None:
     for path in FILES:
         assert is_inside(place_of(path), "commands/photos") or not modules_of(path) & PHOTO_LIBRARIES, path
 
 
 @pytest.mark.parametrize("path", [*FILES, ROOT / "run.py"], ids=place_of)
 def test_files_stay_short(path: Path) -> None:
-    """A file that outgrows one reading has a seam to split at."""
+    """A file too long to read in one go can be split."""
     assert len(path.read_text("utf-8").splitlines()) <= 450
 
 
-def test_nothing_of_the_pack_prints_or_catches_everything() -> None:
-    """Output belongs to loggers and commands, and no error is swallowed."""
+def test_the_pack_does_not_print_or_catch_all_errors() -> None:
+    """Only loggers and commands write output, and no error is swallowed."""
     for path in FILES:
         command = is_inside(place_of(path), *COMMANDS)
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -1,4 +1,4 @@
-"""A weight on its way into memory: every value is looked at, in every type."""
+"""The check of weights on loading covers every value in every type."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def test_one_bad_value_anywhere_is_found(monkeypatch: pytest.MonkeyPatch, dtype:
         tensor = torch.ones(12)
         tensor[at] = value
         for source, target in ((tensor, dtype), (tensor.to(dtype), None)):
-            if not source.float().isfinite().all():  # casting to 8 bits may clip
+            if not source.float().isfinite().all():  # casting to 8 bits may clip infinite values
                 with pytest.raises(SeeSRError, match=r"^x: the tensor t has values that are NaN or infinite"):
                     cast_checked(source.view(3, 4), target, "t", "x")
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float16, 65504.0), (torch.float8_e4m3fn, 448.0)])
-def test_values_beyond_the_type_are_told(dtype: torch.dtype, most: float) -> None:
+def test_values_too_large_for_the_type_are_refused(dtype: torch.dtype, most: float) -> None:
     assert cast_checked(torch.tensor([-most]), dtype, "t", "x").float() == -most
     with pytest.raises(SeeSRError, match=f"the tensor t has values that {str(dtype)[6:]} does not hold; choose bfl"):
         cast_checked(torch.tensor([1.0, -2 * most]), dtype, "t", "x")
 
 
-def test_whole_numbers_are_refused() -> None:
+def test_integers_are_refused() -> None:
     with pytest.raises(SeeSRError, match=r"x does not fit: its tensor t holds torch\.int64, not floating-point"):
         cast_checked(torch.tensor([1]), torch.float32, "t", "x")

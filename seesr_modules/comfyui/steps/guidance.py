@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy.samplers import calc_cond_batch, cfg_function
 
 from ...errors import SeeSRError
@@ -38,19 +39,25 @@ def limit_guidance(model: ModelPatcher, start_percent: float, end_percent: float
 
 
 def _guide_within(highest: float, lowest: float) -> Callable[..., Tensor]:
-    """Return the wrapper that guides between two noise levels."""
+    """Return the wrapper that guides between two noise levels. The MODEL's other wrappers run in every step."""
 
     def wrapper(
         executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Tensor:
         if lowest <= float(timestep[0]) <= highest:
             return executor(x, timestep, model_options, *args, **kwargs)
-        return _predict_positive(executor.class_obj, x, timestep, model_options)
+        guider = executor.class_obj
+        inner = WrapperExecutor.new_class_executor(
+            partial(_predict_positive, guider), guider, executor.wrappers, executor.idx + 1
+        )
+        return inner.execute(x, timestep, model_options, *args, **kwargs)
 
     return wrapper
 
 
-def _predict_positive(guider: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any]) -> Tensor:
+def _predict_positive(
+    guider: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *_args: Any, **_kwargs: Any
+) -> Tensor:
     """Predict as a guider of strength 1 does. Later hooks get the positive prediction as the negative one, too."""
     positive = guider.conds.get("positive")
     if positive is None:

@@ -1,6 +1,8 @@
-"""Differences of newer versions of ComfyUI from the pinned one, faked so that each check for them is seen to work.
+"""Test how the pack copes with newer versions of ComfyUI.
 
-Run against any ComfyUI, the first two tests name the functions that the pack calls and that are gone or changed.
+Each difference from the pinned version is faked, so that every check can fail.
+The first two tests run against any ComfyUI. They name the functions that the pack calls and that are missing or
+changed.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from seesr_pack.seesr_modules.method.tiles import TileSettings, plan_tiles
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST_MODULES = ("comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "latent_preview", "nodes")
+COMFYUI_MODULES = ("comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "latent_preview", "nodes")
 
 METHODS = {
     "comfy.model_patcher.ModelPatcher": (
@@ -75,11 +77,11 @@ METHODS = {
     "comfy.utils.ProgressBar": ("update(1)", "update_absolute(1)"),
     "execution.PromptExecutor": ("execute(prompt, name, data, outputs)",),
 }
-"""Methods that the pack calls, as it calls them: from the source alone one cannot tell whose they are."""
+"""Methods that the pack calls, and how it calls them. The source alone does not show which class they belong to."""
 
 
-def host_uses() -> Iterator[tuple[str, str, ast.Call | None]]:
-    """Yield (where, dotted name, call or None) for every use of ComfyUI's names in the pack."""
+def comfyui_uses() -> Iterator[tuple[str, str, ast.Call | None]]:
+    """Methods that the pack calls, and how it calls them. The source alone does not show which class they belong to."""
     for folder in ("nodes", "seesr_modules"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             tree = ast.parse(file.read_text("utf-8"))
@@ -95,9 +97,13 @@ def _imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                if alias.name.partition(".")[0] in HOST_MODULES:
+                if alias.name.partition(".")[0] in COMFYUI_MODULES:
                     yield (alias.asname, alias.name) if alias.asname else (alias.name.partition(".")[0],) * 2
-        elif isinstance(node, ast.ImportFrom) and not node.level and str(node.module).partition(".")[0] in HOST_MODULES:
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and str(node.module).partition(".")[0] in COMFYUI_MODULES
+        ):
             yield from ((alias.asname or alias.name, f"{node.module}.{alias.name}") for alias in node.names)
 
 
@@ -121,7 +127,7 @@ def resolve(name: str) -> Any:
 
 
 def misfit(function: Any, call: ast.Call, bound: int = 0) -> str | None:
-    """Return why a function of ComfyUI does not accept a call, or None; ``bound`` counts the argument self."""
+    """Return why a function of ComfyUI does not accept a call, or None. ``bound`` is 1 to count a method's ``self``."""
     if any(isinstance(argument, ast.Starred) for argument in call.args) or any(not k.arg for k in call.keywords):
         return None
     positional = [None] * (len(call.args) + bound)
@@ -132,9 +138,9 @@ def misfit(function: Any, call: ast.Call, bound: int = 0) -> str | None:
     return None
 
 
-def test_every_name_that_the_pack_uses_is_there_and_takes_its_calls() -> None:
+def test_every_comfyui_name_in_the_pack_exists_and_accepts_the_calls() -> None:
     faults, seen = [], set()
-    for where, name, call in host_uses():
+    for where, name, call in comfyui_uses():
         seen.add(name)
         try:
             found = resolve(name)
@@ -147,7 +153,7 @@ def test_every_name_that_the_pack_uses_is_there_and_takes_its_calls() -> None:
     assert {"comfy.sample.sample_custom", "comfy_api.latest.io.Schema", "comfy.cldm.cldm.ControlNet"} <= seen
 
 
-def test_every_method_that_the_pack_calls_takes_its_calls() -> None:
+def test_every_comfyui_method_accepts_the_calls_of_the_pack() -> None:
     faults = []
     for owner, calls in METHODS.items():
         for text in calls:
@@ -159,8 +165,8 @@ def test_every_method_that_the_pack_calls_takes_its_calls() -> None:
     assert not faults, "\n".join(faults)
 
 
-def test_a_changed_host_is_noticed() -> None:
-    """The two tests above can fail: a name that is gone, an argument too many, a keyword that is not there."""
+def test_a_changed_comfyui_is_noticed() -> None:
+    """Show that the two tests above can fail: for a missing name, an argument too many and an unknown keyword."""
     with pytest.raises(ImportError):
         resolve("comfy.samplers.gone")
     call = ast.parse("f(1, 2, new=3)", mode="eval").body
@@ -174,7 +180,7 @@ def test_a_changed_host_is_noticed() -> None:
 
 @pytest.fixture
 def newer_controlnets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ComfyUI's ControlNets keep prepared hints by the latent's size, as newer versions do."""
+    """Make ComfyUI's ControlNets keep prepared hints by latent size, as newer versions do."""
     base, network = comfy.controlnet.ControlBase, comfy.controlnet.ControlNet
     init, get_control, cleanup = base.__init__, network.get_control, network.cleanup
 
@@ -198,10 +204,10 @@ def newer_controlnets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "cleanup", newer_cleanup)
 
 
-def test_hints_kept_by_size_are_not_taken_for_another_tiles(
+def test_hints_kept_by_size_are_not_used_for_another_tile(
     tiny: Tiny, seesr: Any, request: pytest.FixtureRequest
 ) -> None:
-    """Tiles of one size have hints of their own, at every step."""
+    """Tiles of the same size each use their own hint at every step."""
     scene = make_scene(16, 16)
 
     def tiled() -> Tensor:
@@ -213,8 +219,8 @@ def test_hints_kept_by_size_are_not_taken_for_another_tiles(
     assert_alike(tiled(), expected)
 
 
-def test_a_controlnet_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any) -> None:
-    """A newer ComfyUI makes one for each device: a copy with its own weights."""
+def test_a_controlnet_on_a_second_device_gives_the_same_result(tiny: Tiny, seesr: Any) -> None:
+    """Newer versions of ComfyUI copy the ControlNet, with its weights, to each device."""
     scene = make_scene(8, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
     expected = predict(model, positive, negative, scene)
@@ -225,11 +231,11 @@ def test_a_controlnet_for_a_further_device_does_the_same(tiny: Tiny, seesr: Any)
     for conditioning in (positive, negative):
         conditioning[0][1]["control"] = clone
     assert_alike(predict(model, positive, negative, scene), expected)
-    require_weights_of_its_own(clone.control_model, control.control_model)
+    assert_equal_but_separate_weights(clone.control_model, control.control_model)
 
 
 class _Control:
-    """A ControlNet of a newer ComfyUI, with the parts that tiling uses."""
+    """A newer ComfyUI's ControlNet, reduced to the parts that tiling uses."""
 
     def __init__(self, hint: Tensor, **clones: _Control) -> None:
         self.cond_hint_original = hint
@@ -239,7 +245,7 @@ class _Control:
         self.previous_controlnet = None
 
 
-def test_the_clones_on_further_devices_see_the_crop_too() -> None:
+def test_controlnet_clones_on_other_devices_get_the_crop_too() -> None:
     x = torch.arange(16 * 24, dtype=torch.float32).reshape(1, 1, 16, 24)
     hint = x.repeat_interleave(8, 2).repeat_interleave(8, 3)
     clone = _Control(hint)
@@ -258,19 +264,19 @@ def test_the_clones_on_further_devices_see_the_crop_too() -> None:
 # ------------------------------------------------------------------------------------- further devices
 
 
-def for_a_further_device(patcher: Any) -> Any:
-    """Return what a newer ComfyUI makes of a MODEL for a further device: a clone with newly loaded weights."""
+def clone_for_second_device(patcher: Any) -> Any:
+    """Clone a MODEL as newer versions of ComfyUI do for a second device: with newly loaded weights."""
     load, arguments = patcher.cached_patcher_init
     clone = patcher.clone()
     clone.model = load(*arguments).model
     for models in clone.additional_models.values():
-        models[:] = map(for_a_further_device, models)
+        models[:] = map(clone_for_second_device, models)
     return clone
 
 
 @pytest.fixture
 def newer_patchers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make clones of a patcher keep its loader, as newer versions do."""
+    """Make clones of a patcher keep its loader, as in newer versions."""
     clone = comfy.model_patcher.ModelPatcher.clone
 
     def newer_clone(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -281,8 +287,8 @@ def newer_patchers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comfy.model_patcher.ModelPatcher, "clone", newer_clone)
 
 
-def require_weights_of_its_own(network: torch.nn.Module, other: torch.nn.Module) -> None:
-    """Compare the weights of two networks to the bit; they lie in different places."""
+def assert_equal_but_separate_weights(network: torch.nn.Module, other: torch.nn.Module) -> None:
+    """Assert that two networks have equal weights, to the bit, in separate memory."""
     weights, others = network.state_dict(), other.state_dict()
     assert weights.keys() == others.keys()
     for name, tensor in weights.items():
@@ -291,73 +297,73 @@ def require_weights_of_its_own(network: torch.nn.Module, other: torch.nn.Module)
 
 
 @pytest.fixture
-def ran(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> list[ImageAttention]:
-    """The image attentions of UNets in the order in which they run."""
+def networks_run(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> list[ImageAttention]:
+    """The image attention networks of UNets, in the order in which they run."""
     networks: list[ImageAttention] = []
     blocks_by_path = ImageAttention.blocks_by_path
 
-    def noting(self: ImageAttention, paths: Any) -> Any:
+    def noting_networks(self: ImageAttention, paths: Any) -> Any:
         if self.places == seesr.image_attention.model.places:
             networks.append(self)
         return blocks_by_path(self, paths)
 
-    monkeypatch.setattr(ImageAttention, "blocks_by_path", noting)
+    monkeypatch.setattr(ImageAttention, "blocks_by_path", noting_networks)
     return networks
 
 
 @pytest.mark.usefixtures("newer_patchers")
-def test_a_model_for_a_further_device_runs_its_own_image_attention(
-    tiny: Tiny, seesr: Any, ran: list[ImageAttention]
+def test_a_model_on_a_second_device_runs_its_own_image_attention(
+    tiny: Tiny, seesr: Any, networks_run: list[ImageAttention]
 ) -> None:
     scene = make_scene(8, 8)
     model, positive, negative = apply_scene(tiny, seesr, scene)
-    further = for_a_further_device(model)
-    (own,) = further.get_additional_models_with_key("seesr")
-    require_weights_of_its_own(own.model, seesr.image_attention.model)
-    results = [predict(patcher, positive, negative, scene, steps=1) for patcher in (model, further, model)]
+    second = clone_for_second_device(model)
+    (own,) = second.get_additional_models_with_key("seesr")
+    assert_equal_but_separate_weights(own.model, seesr.image_attention.model)
+    results = [predict(patcher, positive, negative, scene, steps=1) for patcher in (model, second, model)]
     assert_alike(results[1], results[0])
     expected = [seesr.image_attention.model, own.model, seesr.image_attention.model]
-    assert list(map(id, ran)) == list(map(id, expected))
+    assert list(map(id, networks_run)) == list(map(id, expected))
 
 
-def test_nano_can_be_loaded_for_a_further_device() -> None:
+def test_nano_can_be_loaded_for_a_second_device() -> None:
     loaded = nano.load_nano()
     load, arguments = loaded.model.cached_patcher_init
     again = load(*arguments, disable_dynamic=True)
     assert type(again) is comfy.model_patcher.ModelPatcher
-    require_weights_of_its_own(again.model, loaded.model.model)
+    assert_equal_but_separate_weights(again.model, loaded.model.model)
 
 
 @pytest.mark.skipif(
     not hasattr(comfy.model_patcher.ModelPatcher, "deepclone_multigpu"), reason="this ComfyUI runs on one device"
 )
 @pytest.mark.parametrize("split", ["before", "after"])
-def test_a_host_that_runs_on_several_devices_gives_each_its_own(
-    tiny: Tiny, seesr: Any, split: str, ran: list[ImageAttention], monkeypatch: pytest.MonkeyPatch
+def test_on_several_devices_each_has_its_own_image_attention(
+    tiny: Tiny, seesr: Any, split: str, networks_run: list[ImageAttention], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The processor stands for two devices: one runs the positive, the other the negative.
+    """The CPU stands for two devices: one runs the positive cond, the other the negative.
 
-    The node that splits the work may stand before SeeSR ControlNet Apply or after it.
+    The node that splits the work may come before or after SeeSR ControlNet Apply.
     """
-    further = importlib.import_module("comfy.multigpu").create_multigpu_deepclones
+    split_work = importlib.import_module("comfy.multigpu").create_multigpu_deepclones
     devices = [torch.device("cpu"), torch.device("cpu:0")]
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda **_: devices)
     monkeypatch.setattr(comfy.model_management, "set_torch_device", lambda _device: None)
     scene = make_scene(8, 8)
     expected = predict(*apply_scene(tiny, seesr, scene), scene, steps=1)
-    ran.clear()
-    base = further(tiny.model, 2) if split == "before" else tiny.model
+    networks_run.clear()
+    base = split_work(tiny.model, 2) if split == "before" else tiny.model
     model, positive, negative = apply_scene(tiny, seesr, scene, model=base)
-    model = further(model, 2) if split == "after" else model
+    model = split_work(model, 2) if split == "after" else model
     assert_alike(predict(model, positive, negative, scene, steps=1), expected)
-    assert len(ran) == len(set(map(id, ran))) == 2
+    assert len(networks_run) == len(set(map(id, networks_run))) == 2
 
 
 # ------------------------------------------------------------------------------------- memory
 
 
 class _Patcher:
-    """The patcher of a newer ComfyUI, which counts memory that ComfyUI would free for its model."""
+    """A newer ComfyUI's patcher. Its free memory includes the models that ComfyUI can unload."""
 
     def get_free_memory(self, _device: torch.device) -> float:
         return 1e30
@@ -373,12 +379,12 @@ class _Model:
 
 @pytest.fixture
 def nothing_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make ComfyUI report no free memory, since it is full of models that it would unload."""
+    """Make ComfyUI report no free memory, as when loaded models fill it."""
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 0.0)
 
 
 @pytest.mark.usefixtures("nothing_free")
-def test_memory_that_the_host_would_give_up_counts_as_free_for_tiles() -> None:
+def test_memory_that_comfyui_can_free_counts_as_free_for_tiles() -> None:
     tiled = tiling.TiledPrediction(TileSettings(8, 2, 0, "gaussian"))
     x = torch.zeros(1, 4, 40, 40, device="meta")
     layout = plan_tiles(40, 40, 8, 2, "gaussian")
@@ -389,9 +395,7 @@ def test_memory_that_the_host_would_give_up_counts_as_free_for_tiles() -> None:
 
 
 @pytest.mark.usefixtures("nothing_free")
-def test_memory_that_the_host_would_give_up_counts_as_free_for_the_vae(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_that_comfyui_can_free_counts_as_free_for_the_vae(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     latent = torch.zeros(1, 4, 8, 8)
     monkeypatch.setattr(tiny.vae, "decode", lambda _latent: torch.zeros(1, 64, 64, 3))
     monkeypatch.setattr(tiny.vae, "decode_tiled", lambda _latent, **_: torch.ones(1, 64, 64, 3))
@@ -400,9 +404,11 @@ def test_memory_that_the_host_would_give_up_counts_as_free_for_the_vae(
     assert vae.decode(tiny.vae, latent).max() == 0
 
 
-def test_errors_that_a_newer_host_takes_for_want_of_memory_halve_the_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_that_newer_comfyui_treats_as_out_of_memory_halve_the_tile_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class AcceleratorError(RuntimeError):
-        """What newer drivers raise, not only when memory runs out."""
+        """An error of newer drivers, which they also raise for other reasons than missing memory."""
 
     sizes: list[int] = []
 
@@ -426,9 +432,9 @@ def test_errors_that_a_newer_host_takes_for_want_of_memory_halve_the_tiles(monke
     assert (sizes[0] == 4 and set(sizes[1:]) == {2, 1}) or set(sizes[1:]) == {2}
 
 
-def test_networks_go_onto_the_patcher_that_the_host_prefers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_use_the_patcher_that_comfyui_prefers(monkeypatch: pytest.MonkeyPatch) -> None:
     class Dynamic(comfy.model_patcher.ModelPatcher):
-        """The patcher for dynamic memory in newer versions."""
+        """The patcher of newer versions, for dynamic memory."""
 
     monkeypatch.setattr(comfy.model_patcher, "CoreModelPatcher", Dynamic, raising=False)
     assert isinstance(patching.patcher_for(torch.nn.Linear(1, 1)), Dynamic)
@@ -453,14 +459,14 @@ WRAPPED: dict[str, tuple[Callable[[], Any], tuple[Any, ...]]] = {
 
 
 @pytest.mark.parametrize("name", WRAPPED)
-def test_arguments_that_newer_hosts_add_are_handed_on(name: str) -> None:
+def test_wrappers_pass_on_arguments_that_newer_comfyui_adds(name: str) -> None:
     wrapper, arguments = WRAPPED[name]
     seen: dict[str, Any] = {}
     wrapper()(lambda *_args, **kwargs: seen.update(kwargs), *arguments, newer=7)
     assert seen == {"newer": 7}
 
 
-def test_the_start_hands_on_arguments_that_newer_hosts_add(tiny: Tiny) -> None:
+def test_the_start_noise_passes_on_arguments_that_newer_comfyui_adds(tiny: Tiny) -> None:
     class Guider:
         inner_model = tiny.model.model
 
@@ -471,7 +477,7 @@ def test_the_start_hands_on_arguments_that_newer_hosts_add(tiny: Tiny) -> None:
     assert seen == {"newer": 7}
 
 
-def test_a_controlnet_hands_on_arguments_that_newer_hosts_add(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_controlnet_passes_on_arguments_that_newer_comfyui_adds(seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
         comfy.controlnet.ControlNet, "get_control", lambda _self, *args, **kwargs: seen.append((args[4:], kwargs))
@@ -481,11 +487,11 @@ def test_a_controlnet_hands_on_arguments_that_newer_hosts_add(seesr: Any, monkey
     assert seen == [(("options",), {"newer": 7})]
 
 
-def test_pictures_in_half_precision_are_taken_as_float32() -> None:
+def test_pictures_in_half_precision_become_float32() -> None:
     assert from_comfyui(torch.rand(1, 8, 8, 3).half()).dtype is torch.float32
 
 
-def test_schema_fields_reach_the_hosts_that_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_schema_fields_reach_the_comfyui_versions_that_know_them(monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclasses.dataclass
     class Schema:
         """The schema of a newer ComfyUI."""
@@ -504,7 +510,7 @@ def test_schema_fields_reach_the_hosts_that_know_them(monkeypatch: pytest.Monkey
 # ------------------------------------------------------------------------------------- without a server
 
 
-def test_the_executor_gets_every_cache_size_that_newer_hosts_ask_for(
+def test_the_executor_gets_every_cache_size_that_newer_comfyui_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Executor(execution.PromptExecutor):
@@ -518,17 +524,17 @@ def test_the_executor_gets_every_cache_size_that_newer_hosts_ask_for(
         (comfy.utils, "PROGRESS_BAR_ENABLED"),
         (comfy.utils, "PROGRESS_BAR_HOOK"),
     ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))  # so that it is put back
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # restored after the test
     monkeypatch.setattr(execution, "PromptExecutor", Executor)
     monkeypatch.setattr(headless, "start_comfyui", lambda _flags: None)
     monkeypatch.setattr(headless, "_add_model_paths", lambda _folder: None)
     pack = tmp_path / "pack"
     pack.mkdir()
     (pack / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
-    host = headless.HeadlessComfyUI([], tmp_path, pack)
+    comfyui = headless.HeadlessComfyUI([], tmp_path, pack)
     workflow = {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "made"}},
     }
-    (made,) = host.run_workflow(workflow, torch.zeros(1, 3, 8, 8), lambda *_: None)
+    (made,) = comfyui.run_workflow(workflow, torch.zeros(1, 3, 8, 8), lambda *_: None)
     assert torch.equal(made, torch.zeros(1, 3, 8, 8))
