@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from torch import Tensor
 
 from ...seesr_modules.comfyui.device import device_flags, start_comfyui
 from ...seesr_modules.errors import SeeSRError
-from .exchange import TAKE, Exchange
-from .workflow import Nodes
+from .exchange import GIVE, TAKE, Exchange
+from .workflow import Nodes, title_of
 
 Progress = Callable[[str, float, float], None]
 """Called with a node's title, the steps done and the number of steps; with (title, 0, 0) when a node starts."""
@@ -64,6 +65,7 @@ class HeadlessComfyUI:
             (scratch / name).mkdir()
             set_path(str(scratch / name))
         _add_model_paths(Path(folder_paths.__file__).parent)
+        import comfy.model_management
         import comfy.utils
         import execution
         import nodes
@@ -72,8 +74,9 @@ class HeadlessComfyUI:
             raise SeeSRError(f"ComfyUI cannot load the node pack in {pack}: run again with --verbose to see why.")
 
         self._nodes, self._execution, self._folder_paths = nodes, execution, folder_paths
+        self._management = comfy.model_management
         self._exchange = Exchange(nodes.NODE_CLASS_MAPPINGS)
-        self._server = _Listener()
+        self._server = _Listener(comfy.model_management.throw_exception_if_processing_interrupted)
         self._executor = execution.PromptExecutor(
             self._server, cache_type=execution.CacheType.CLASSIC, cache_args=CACHE_SIZES
         )
@@ -110,6 +113,15 @@ class HeadlessComfyUI:
         if missing():
             raise SeeSRError(f"The workflow has a node {min(missing())}, which neither ComfyUI nor this pack has.")
 
+    @property
+    def loading_s(self) -> float:
+        """Seconds spent so far in nodes that do not depend on the picture, such as those that load models."""
+        return self._server.loading_s
+
+    def interrupt(self) -> None:
+        """Make the running workflow end at its next operation. May be called from any thread."""
+        self._management.interrupt_current_processing()
+
     def run_workflow(self, nodes: Nodes, picture: Tensor, progress: Progress) -> list[Tensor]:
         """Run a workflow on a picture.
 
@@ -126,6 +138,7 @@ class HeadlessComfyUI:
 
         Raises:
             WorkflowError: ComfyUI refuses the workflow, or a node raises.
+            KeyboardInterrupt: The run was interrupted.
         """
         nodes = self._exchange.connect(nodes, picture)
         self._server.listen(nodes, progress)
@@ -134,35 +147,73 @@ class HeadlessComfyUI:
             raise WorkflowError(_describe_refusal(nodes, error, node_errors))
         saving = [node for node in outputs if nodes[node]["class_type"] == TAKE]
         self._executor.execute(nodes, "headless", {"client_id": "headless"}, saving)
+        self._server.enter(None)
         for event, data in self._executor.status_messages:
+            if event == "execution_interrupted":
+                raise KeyboardInterrupt
             if event == "execution_error":
                 raise WorkflowError(_describe_failure(nodes, data))
         return self._exchange.results()
 
 
 class _Listener:
-    """The server that the executor reports to. It passes progress on."""
+    """The server that the executor reports to. It passes progress on.
 
-    def __init__(self) -> None:
+    Args:
+        check: Raises if the run is to be interrupted.
+    """
+
+    def __init__(self, check: Callable[[], None]) -> None:
         self.client_id: str | None = None
         self.last_node_id: str | None = None
         self.sockets_metadata: dict[str, Any] = {}
+        self.loading_s = 0.0
+        self._check = check
         self._progress: Progress = lambda title, done, steps: None
         self._title = ""
+        self._steps = 0.0
+        self._loading_since: float | None = None
 
     def listen(self, nodes: Nodes, progress: Progress) -> None:
         """Report the nodes of this workflow to ``progress`` from now on."""
         self._workflow, self._progress = nodes, progress
+        self._after_picture = _fed_by(nodes, GIVE)
+
+    def enter(self, node_id: str | None) -> None:
+        """Note that a node begins, or with None that the last one has ended."""
+        now = time.perf_counter()
+        if self._loading_since is not None:
+            self.loading_s += now - self._loading_since
+        self._loading_since = now if node_id is not None and node_id not in self._after_picture else None
+        self._steps = 0.0
 
     def send_sync(self, event: str, data: dict[str, Any], client_id: str | None = None) -> None:
         """Receive a message that is meant for the browser."""
         if event == "executing":
-            self._title = _title(self._workflow, data["display_node"])
+            self.enter(data["node"])
+            self._title = title_of(self._workflow[data["display_node"]])
             self._progress(self._title, 0, 0)
 
     def step(self, done: float, steps: float, *preview_and_ids: object, **ids: object) -> None:
-        """Receive a step of the running node's progress bar."""
-        self._progress(self._title, done, steps)
+        """Receive a step of a progress bar of the running node. The finest bar counts: tiles rather than steps."""
+        self._check()
+        self._steps = max(self._steps, steps)
+        if steps == self._steps:
+            self._progress(self._title, done, steps)
+
+
+def _fed_by(nodes: Nodes, class_type: str) -> set[str]:
+    """Return the ids of the nodes of a class, and of all nodes that depend on them."""
+    found = {node_id for node_id, node in nodes.items() if node["class_type"] == class_type}
+    while True:
+        more = {
+            node_id
+            for node_id, node in nodes.items()
+            if any(isinstance(value, list) and value and value[0] in found for value in node["inputs"].values())
+        } - found
+        if not more:
+            return found
+        found |= more
 
 
 def _add_model_paths(comfyui: Path) -> None:
@@ -179,18 +230,12 @@ def _add_model_paths(comfyui: Path) -> None:
         load_extra_path_config(file)
 
 
-def _title(nodes: Nodes, node_id: str) -> str:
-    node = nodes[node_id]
-    title: str = node.get("_meta", {}).get("title") or node["class_type"]
-    return title
-
-
 def _describe_refusal(nodes: Nodes, error: dict[str, Any], node_errors: dict[str, dict[str, Any]]) -> str:
     """Say in one sentence why ComfyUI refuses a workflow."""
     if not node_errors:
         return f"The workflow is refused: {error['message']} {error['details']}".strip()
     reasons = [
-        f"{_title(nodes, node_id)}: {reason['message']} ({reason['details']})"
+        f"{title_of(nodes[node_id])}: {reason['message']} ({reason['details']})"
         for node_id, found in node_errors.items()
         for reason in found["errors"]
     ]
@@ -201,5 +246,5 @@ def _describe_failure(nodes: Nodes, data: dict[str, Any]) -> str:
     """Say in one sentence what a node raised: the text of a SeeSRError alone, any other error with its type."""
     message, kind = data["exception_message"].strip(), data["exception_type"].rpartition(".")[2]
     if kind == SeeSRError.__name__:
-        return f"{_title(nodes, data['node_id'])}: {message}"
-    return f"{_title(nodes, data['node_id'])} stopped with {kind}: {message}"
+        return f"{title_of(nodes[data['node_id']])}: {message}"
+    return f"{title_of(nodes[data['node_id']])} stopped with {kind}: {message}"

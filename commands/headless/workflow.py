@@ -102,6 +102,12 @@ class Workflow:
         return names
 
 
+def title_of(node: dict[str, Any]) -> str:
+    """Return the title of a node; its class if it has none."""
+    title: str = node.get("_meta", {}).get("title") or node["class_type"]
+    return title
+
+
 def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, str]], list[str]], list[str]]]:
     """Return loader class -> (its inputs to the names of its files, the model folders that it searches)."""
     from ...seesr_modules.comfyui.loading.choices import find_seesr, find_tagger

@@ -102,10 +102,19 @@ def _vips_source(path: Path, first: pyvips.Image) -> Source:
 
 def _load(path: Path, **options: int) -> pyvips.Image:
     """Open a picture to be read once from top to bottom; in any order if it must be turned or measured first."""
-    open_file = partial(pyvips.Image.new_from_file, str(path), fail_on="truncated", **options)
+    open_file = partial(_open_with_vips, path, fail_on="truncated", **options)
     image = open_file(access="sequential")
     turned = image.get_typeof("orientation") and image.get("orientation") > 1
     return open_file(access="random") if turned or image.format not in ("uchar", "ushort") else image
+
+
+def _open_with_vips(path: Path, **options: int | str) -> pyvips.Image:
+    try:
+        return pyvips.Image.new_from_file(str(path), **options)
+    except UnicodeEncodeError:  # a name that is no text
+        with path.open("rb") as file:
+            source = pyvips.Source.new_from_descriptor(file.fileno())  # keeps a descriptor of its own
+        return pyvips.Image.new_from_source(source, "", **options)
 
 
 def _pages(path: Path, count: int) -> Iterator[pyvips.Image]:

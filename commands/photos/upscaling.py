@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.method.sizes import resize_bicubic
 from .alpha import enlarge_alpha, spread_colours
 from .layers import Picture, to_layer
-from .places import Output, comparison_path, find_free_path
+from .places import Output, Put, comparison_path, put_beside
 from .reading import Photo, open_photo
 from .writing import write_photo
 
@@ -22,6 +23,14 @@ logger = logging.getLogger(__name__)
 
 Upscaler = Callable[[Tensor, int], Tensor]
 """Takes a picture [1, 3, h, w] in [0, 1] and its number in the photo, from 1. Returns [1, 3, H, W]."""
+
+
+PutPicture = Callable[["int | None"], Put]
+"""Takes the number of a result, as in :func:`upscale_photo`, or None for a comparison. Returns what names its file."""
+
+
+def _beside(number: int | None) -> Put:
+    return put_beside
 
 
 class Wishes(NamedTuple):
@@ -32,45 +41,58 @@ class Wishes(NamedTuple):
         single: Whether each picture of several gets a file of its own.
         compare: Whether to write a comparison beside each result.
         metadata: Whether results get the photo's metadata, its name and the workflow.
-        overwrite: Whether to replace existing results; else new ones get a number.
+        put: Names the finished files; by default existing files stay and new ones get a number.
     """
 
     output: Output
     single: bool = False
     compare: bool = True
     metadata: bool = True
-    overwrite: bool = False
+    put: PutPicture = _beside
 
 
 def upscale_photo(
-    photo: Photo, upscaler: Upscaler, wishes: Wishes, workflow: Mapping[str, Any] | None = None
+    photo: Photo,
+    upscaler: Upscaler,
+    wishes: Wishes,
+    workflow: Mapping[str, Any] | None = None,
+    finished: Collection[int] = (),
 ) -> Iterator[Path]:
     """Upscale a photo's pictures, one in memory at a time, and yield the path of each written file.
+
+    Args:
+        photo: The photo.
+        upscaler: Enlarges a picture.
+        wishes: How to write the results.
+        workflow: The workflow, to be noted in the files.
+        finished: Numbers, from 1, of pictures that are left out because an earlier run wrote their files.
 
     Raises:
         SeeSRError: The photo is damaged, or a result cannot be written.
     """
 
-    def write(path: Path, results: Iterable[Picture]) -> Path:
-        path = path if wishes.overwrite else find_free_path(path)
+    def write(path: Path, results: Iterable[Picture], number: int) -> Path:
         layers = (to_layer(result, photo.gray) for result in results)
         noted = {"workflow": workflow} if wishes.metadata else {}
-        return write_photo(path, layers, photo, metadata=wishes.metadata, overwrite=wishes.overwrite, **noted)
+        return write_photo(path, layers, photo, metadata=wishes.metadata, put=wishes.put(number), **noted)
 
+    compare = partial(_compare, photo, wishes.put(None))
     frames = len(photo.sizes)
     if frames > 1 and not wishes.single:
         results = (upscale_picture(picture, upscaler, number) for number, picture in enumerate(photo.pictures(), 1))
-        path = write(wishes.output.path(photo), results)
+        path = write(wishes.output.path(photo), results, 1)
         yield path
         if wishes.compare:
-            yield from _compare(photo, comparison_path(path, frames), photo.pictures(), open_photo(path).pictures())
+            yield from compare(comparison_path(path, frames), photo.pictures(), open_photo(path).pictures())
         return
     for number, picture in enumerate(photo.pictures(), 1):
+        if number in finished:
+            continue
         result = upscale_picture(picture, upscaler, number)
-        path = write(wishes.output.path(photo, number if frames > 1 else None), [result])
+        path = write(wishes.output.path(photo, number if frames > 1 else None), [result], number)
         yield path
         if wishes.compare:
-            yield from _compare(photo, comparison_path(path, 1), [picture], [result])
+            yield from compare(comparison_path(path, 1), [picture], [result])
 
 
 def upscale_picture(picture: Picture, upscaler: Upscaler, number: int = 1) -> Picture:
@@ -94,10 +116,13 @@ def _put_on_white(picture: Picture) -> Tensor:
     return picture.rgb if picture.alpha is None else torch.lerp(torch.ones(()), picture.rgb, picture.alpha)
 
 
-def _compare(photo: Photo, path: Path, befores: Iterable[Picture], afters: Iterable[Picture]) -> Iterator[Path]:
+def _compare(
+    photo: Photo, put: Put, path: Path, befores: Iterable[Picture], afters: Iterable[Picture]
+) -> Iterator[Path]:
     """Write pictures and results side by side. If that fails, only warn."""
     pairs = zip(befores, afters, strict=True)
+    layers = (to_layer(join_side_by_side(*pair)) for pair in pairs)
     try:
-        yield write_photo(path, (to_layer(join_side_by_side(*pair)) for pair in pairs), photo, metadata=False)
+        yield write_photo(path, layers, photo, metadata=False, put=put)
     except SeeSRError as error:
         logger.warning("The comparison was not written: %s", error)

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
-from .formats import AVIF, FORMATS, GIF, JPEG, LONGEST_NAME_BYTES, PNG, TIFF, WEBP, Format, require_writable
+from ..temporary import temporary_folder
+from .formats import AVIF, FORMATS, GIF, JPEG, PNG, TIFF, WEBP, Format, require_writable
 from .metadata import attach, make_exif
+from .places import Put, put_beside
 from .reading import Photo, describe_error
 from .tiff import add_metadata, append_page
 from .vips import pyvips
 
 logger = logging.getLogger(__name__)
-
-TEMPORARY = ".seesr-"
-"""Prefix of the folders in which results are written before they are renamed into place."""
 
 OPTIONS: dict[str, dict[str, Any]] = {
     PNG.name: {"compression": 6},
@@ -47,24 +46,6 @@ IDLE_MS = 100
 """Duration of a picture of an animation if the source has none."""
 
 
-def require_place(path: Path) -> None:
-    """Make the folder of a result and check, before anything is computed, that it is writable.
-
-    Raises:
-        SeeSRError: The folder cannot be made or written to, or the name is too long.
-    """
-    if len(path.name.encode("utf-8", "surrogateescape")) > LONGEST_NAME_BYTES:
-        raise SeeSRError(f"{path} cannot be written: its name is longer than {LONGEST_NAME_BYTES} bytes; shorten it.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent):
-            path.exists()
-    except OSError as error:
-        raise SeeSRError(
-            f"{path} cannot be written ({error.strerror or error}): choose another place with --output."
-        ) from error
-
-
 def write_photo(
     path: Path,
     layers: Iterable[pyvips.Image],
@@ -72,9 +53,9 @@ def write_photo(
     *,
     workflow: Mapping[str, Any] | None = None,
     metadata: bool = True,
-    overwrite: bool = False,
+    put: Put = put_beside,
 ) -> Path:
-    """Write pictures made from a photo to one file, in the format that its suffix names.
+    """Write pictures made from a photo to one file, in the format that its suffix names, whole or not at all.
 
     Channels have 16 bits if the photo has more than 8 and the format allows it (AVIF: 10). Colours are sRGB, with a
     profile in the file; gray pictures have no profile. Several pictures become an animation or pages, as in the photo.
@@ -85,27 +66,24 @@ def write_photo(
         photo: The photo that they were made from.
         workflow: The workflow in ComfyUI's API format, which is noted in the file.
         metadata: Whether to write the photo's metadata, its name and the workflow.
-        overwrite: Whether to replace an existing file.
+        put: Gives the finished file its name; by default one that is not in use.
 
     Returns:
-        ``path``.
+        The path of the file, as ``put`` returns it.
 
     Raises:
-        SeeSRError: The file exists or cannot be written. The message says where the picture was kept instead.
+        SeeSRError: The file cannot be written. The message says where the picture was kept instead.
     """
-    if path.exists() and not overwrite:
-        raise SeeSRError(f"{path} already exists: add --overwrite, or choose another name with --output.")
-    with tempfile.TemporaryDirectory(prefix="seesr-") as spool:
-        pictures = _to_integers(layers, path, photo, Path(spool))
+    with temporary_folder() as spool:
+        pictures = _to_integers(layers, path, photo, spool)
         width, height = (max(sides) for sides in zip(*((each.width, each.height) for each in pictures), strict=True))
         require_writable(path, width, height, len(pictures), photo.animated)
         about = _About(photo, workflow, metadata)
         try:
-            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=path.parent) as scratch:
-                _encode(pictures, path.suffix.lower(), about, Path(scratch)).replace(path)
+            with temporary_folder(path.parent) as scratch:
+                return put(_encode(pictures, path.suffix.lower(), about, scratch), path)
         except (OSError, pyvips.Error) as error:
             raise _keep_elsewhere(path, pictures, about, error) from error
-    return path
 
 
 class _About(NamedTuple):

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = ROOT / "tests" / "photos"
 
 DRIVER = """
-import importlib.util, os, sys
+import importlib.util, os, signal, sys, time
 from pathlib import Path
 
 spec = importlib.util.spec_from_file_location("run", Path(sys.argv[1]) / "run.py")
@@ -27,6 +27,24 @@ sys.modules["run"] = run
 spec.loader.exec_module(run)
 run.pack_module("commands.arguments").WORKFLOWS = Path()
 os.environ[run.INSIDE] = "1"
+if os.environ.get("STOP_AFTER"):
+    batch, stopping = (run.pack_module(f"commands.upscale.{name}") for name in ("batch", "stopping"))
+    shown, stops = [], []
+    show, listen = batch.print_path, stopping.Stop.run
+
+    def print_path(path):
+        show(path)
+        shown.append(path)
+        if len(shown) == int(os.environ["STOP_AFTER"]):
+            signal.raise_signal(signal.SIGINT)
+            while not stops[0].requested:
+                time.sleep(0.01)
+
+    def listen_too(stop, work):
+        stops.append(stop)
+        return listen(stop, work)
+
+    batch.print_path, stopping.Stop.run = print_path, listen_too
 sys.stdout.reconfigure(encoding=os.environ.get("TERMINAL_ENCODING", "utf-8"))
 sys.exit(run.main(["upscale", *sys.argv[2:]]))
 """
@@ -51,14 +69,14 @@ def test_photos_come_out_beside_each_other(tmp_path: Path) -> None:
         "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "seesr"}},
     }
     before = sorted(Path(folder_paths.base_path, "input").glob("*"))
-    done = run(tmp_path, workflow, *["a.jpg", "b [input].png"] * 2)
+    shutil.copy(tmp_path / "a.jpg", tmp_path / "a.jpeg")
+    done = run(tmp_path, workflow, "a.jpg", "b [input].png", "a.jpeg", "a.jpg")
     assert done.returncode == 0, done.stderr
     aqua, yellow = (0, 255, 255), (255, 255, 0)
     results = {
         "a_seesr.png": ((20, 40), aqua),
         "b [input]_seesr.png": ((16, 24), yellow),
         "a_seesr_2.png": ((20, 40), aqua),
-        "b [input]_seesr_2.png": ((16, 24), yellow),
     }
     compared = [f"{name.removesuffix('.png')}_compare.jpg" for name in results]
     assert done.stdout.splitlines() == [line for pair in zip(results, compared, strict=True) for line in pair]
@@ -72,7 +90,7 @@ def test_photos_come_out_beside_each_other(tmp_path: Path) -> None:
             assert image.size == size
             difference = ImageChops.difference(image.convert("RGB"), Image.new("RGB", size, colour))
         assert max(most for _, most in difference.getextrema()) <= 2  # JPEG
-    assert "a.jpg: Turn round\n" in done.stderr
+    assert "3 photos\n[1/3] a.jpg: " in done.stderr and "3 photos: 3 done.\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(Path(folder_paths.base_path, "input").glob("*")) == before
 
@@ -105,7 +123,7 @@ def test_files_of_every_kind_pass_and_bad_ones_are_named(tmp_path: Path) -> None
     for cut in ("truncated.jpg", "missing_eoi.jpg"):
         assert f"{cut} is damaged or cut short" in done.stderr
     assert "\\u7167\\u7247_seesr.png" in done.stdout, "escaped"
-    results = {path.name: open_photo(path) for path in (tmp_path / "new" / "results").iterdir()}
+    results = {path.name: open_photo(path) for path in (tmp_path / "new" / "results").glob("*_seesr.*")}
     assert len(results) == len(names) - 2
     means = {name: (photo.picture().rgb.mean((1, 2)) * 255).tolist() for name, photo in results.items()}
     plain = pytest.approx([155, 79.6, 48.7], abs=1.5)
@@ -120,3 +138,44 @@ def test_files_of_every_kind_pass_and_bad_ones_are_named(tmp_path: Path) -> None
         assert image.getexif()[0x010F] == "ExampleCam"
         noted = json.loads(image.info["prompt"])
     assert noted == {**DOUBLED, "1": {"class_type": "LoadImage", "inputs": {"image": "phone_exif6.jpg"}}}
+
+
+def test_a_stopped_run_goes_on_and_bad_photos_are_named(tmp_path: Path) -> None:
+    """Six photos in a tree, two of them broken; Ctrl-C after the second result; then the same command again."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    for number, name in enumerate(("2.png", "10.jpg", "deep/3.tif", "deep/er/4.webp")):
+        file = tmp_path / "in" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16 + number, 16), "teal").save(file)
+    (tmp_path / "in" / "1.png").write_text("no picture")
+    shutil.copy(PHOTOS / "truncated.jpg", tmp_path / "in" / "deep" / "header.jpg")
+    os.truncate(tmp_path / "in" / "deep" / "header.jpg", 100)
+
+    def again(**variables: str) -> tuple[subprocess.CompletedProcess[str], dict]:
+        command = ["in", "--recursive", "--no-comparison", "--report", "report.json"]
+        done = run(tmp_path, DOUBLED, *command, TMPDIR=str(temporary), TEMP=str(temporary), **variables)
+        assert "Traceback" not in done.stderr
+        return done, json.loads((tmp_path / "report.json").read_text("utf-8"))
+
+    first, report = again(STOP_AFTER="2")
+    assert first.returncode == 130, first.stderr
+    assert report["stopped"] and report["counts"]["done"] == 2 and report["counts"]["failed"] == 2
+    assert "2 done, 2 failed" in first.stderr and "The same command goes on" in first.stderr
+    second, report = again()
+    assert second.returncode == 1, second.stderr
+    assert not report["stopped"]
+    assert {name: count for name, count in report["counts"].items() if count} == {
+        "done": 2,
+        "done before": 2,
+        "failed": 2,
+    }
+    assert "6 photos: 2 were done before" in second.stderr
+    assert "[5/6] 3.tif: " in second.stderr and "[4/6]" not in second.stderr
+    assert "Failed, 2 of 6:\n" in second.stderr
+    assert {Path(photo["source"]).name for photo in report["photos"] if photo["reason"]} == {"1.png", "header.jpg"}
+    results = ["2_seesr.png", "10_seesr.png", "deep/3_seesr.png", "deep/er/4_seesr.png"]
+    assert second.stdout.split() == [str(Path("in_seesr", name)) for name in results]
+    files = {path.relative_to(tmp_path / "in_seesr") for path in (tmp_path / "in_seesr").rglob("*") if path.is_file()}
+    assert {path for path in files if path.name != ".seesr.jsonl"} == set(map(Path, results)), "nothing twice"
+    assert not list(temporary.glob("*seesr*"))

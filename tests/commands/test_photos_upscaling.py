@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from seesr_pack.commands.photos.layers import Picture
-from seesr_pack.commands.photos.places import Output, comparison_path, find_free_path, read_output, require_output
+from seesr_pack.commands.photos.places import Output, comparison_path, put_beside, put_over, read_output, require_output
 from seesr_pack.commands.photos.reading import open_photo
 from seesr_pack.commands.photos.upscaling import Wishes, join_side_by_side, upscale_photo, upscale_picture
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -24,7 +25,7 @@ def twice(picture: torch.Tensor, number: int) -> torch.Tensor:
     return (large + torch.tensor([0.02, 0.0, -0.02]).view(3, 1, 1)).clamp(0, 1)
 
 
-def upscale(photo: Path, folder: Path, **wishes: bool) -> list[Path]:
+def upscale(photo: Path, folder: Path, **wishes: Any) -> list[Path]:
     return list(upscale_photo(open_photo(photo), twice, Wishes(Output(folder), **wishes), {"1": {}}))
 
 
@@ -109,7 +110,7 @@ def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
 def test_equal_photos_get_a_result_each_and_nothing_is_replaced(tmp_path: Path) -> None:
     names = [upscale(PHOTOS / "plain.png", tmp_path)[0].name for _ in range(3)]
     assert names == ["plain_seesr.png", "plain_seesr_2.png", "plain_seesr_3.png"]
-    replaced = upscale(PHOTOS / "plain.png", tmp_path, overwrite=True, compare=False)
+    replaced = upscale(PHOTOS / "plain.png", tmp_path, put=lambda number: put_over, compare=False)
     assert [path.name for path in replaced] == ["plain_seesr.png"]
 
 
@@ -180,10 +181,26 @@ def test_a_result_that_is_too_large_for_its_format_is_refused_first(tmp_path: Pa
     require_output(Output(tmp_path, "a.png"), animation, 4, single=True)
 
 
-def test_free_names(tmp_path: Path) -> None:
-    made = []
-    for _ in range(3):
-        made.append(find_free_path(tmp_path / "a.png"))
-        made[-1].touch()
-    assert [path.name for path in made] == ["a.png", "a_2.png", "a_3.png"]
+def test_a_name_that_is_too_long_is_refused_first(tmp_path: Path) -> None:
+    with pytest.raises(SeeSRError, match="its name is longer than 255 bytes"):
+        require_output(Output(tmp_path, f"{'图' * 84}.png"), open_photo(PHOTOS / "plain.png"), 4, single=False)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_finished_files_get_free_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    """On file systems with and without hard links."""
+    if not links:
+
+        def no_links(path: Path, target: Path) -> None:
+            raise OSError(1, "Operation not permitted")
+
+        monkeypatch.setattr(Path, "hardlink_to", no_links)
+    for number in range(3):
+        (tmp_path / "fresh").write_text(str(number))
+        put_beside(tmp_path / "fresh", tmp_path / "a.png")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "a.png": "0",
+        "a_2.png": "1",
+        "a_3.png": "2",
+    }
     assert comparison_path(tmp_path / "a.png", 1).name == "a_compare.jpg"

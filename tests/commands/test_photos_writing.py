@@ -19,8 +19,9 @@ from seesr_pack.commands.photos import writing
 from seesr_pack.commands.photos.formats import default_suffix, list_photos, require_writable
 from seesr_pack.commands.photos.layers import Picture, to_layer
 from seesr_pack.commands.photos.metadata import make_exif
+from seesr_pack.commands.photos.places import prepare_folder, put_over
 from seesr_pack.commands.photos.reading import Photo, open_photo
-from seesr_pack.commands.photos.writing import require_place, write_photo
+from seesr_pack.commands.photos.writing import write_photo
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -369,23 +370,22 @@ def test_the_longest_side_can_be_written(tmp_path: Path, suffix: str, longest: i
 
 
 def test_a_folder_is_made_and_a_bad_place_refused(tmp_path: Path) -> None:
-    require_place(tmp_path / "new" / "folder" / "a.png")
+    prepare_folder(tmp_path / "new" / "folder")
     assert list((tmp_path / "new" / "folder").iterdir()) == []
     (tmp_path / "file").touch()
-    with pytest.raises(SeeSRError, match=r"cannot be written .*choose another place"):
-        require_place(tmp_path / "file" / "a.png")
-    with pytest.raises(SeeSRError, match="its name is longer than 255 bytes"):
-        require_place(tmp_path / f"{'图' * 84}.png")
+    with pytest.raises(SeeSRError, match=r"cannot be written to .*choose another place"):
+        prepare_folder(tmp_path / "file")
 
 
 def test_nothing_is_overwritten_unless_that_is_asked_for(tmp_path: Path) -> None:
     photo = photo_of(tmp_path / "in.png")
-    (tmp_path / "out.png").write_text("precious")
-    with pytest.raises(SeeSRError, match=r"out\.png already exists: add --overwrite"):
-        write(tmp_path / "out.png", photo, Picture(smooth()))
-    assert (tmp_path / "out.png").read_text() == "precious"
-    write(tmp_path / "out.png", photo, Picture(smooth()), overwrite=True)
-    assert open_photo(tmp_path / "out.png").sizes == ((40, 24),)
+    path = tmp_path / "out.png"
+    path.write_text("precious")
+    layers = [to_layer(Picture(smooth()), photo.gray)]
+    assert write_photo(path, layers, photo) == tmp_path / "out_2.png"
+    assert path.read_text() == "precious"
+    assert write_photo(path, layers, photo, put=put_over) == path
+    assert open_photo(path).sizes == open_photo(tmp_path / "out_2.png").sizes == ((40, 24),)
 
 
 def test_nothing_else_is_left_beside_a_result(tmp_path: Path) -> None:
@@ -414,15 +414,17 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     encode = writing._encode
 
     def onto_full_disk(pictures: Any, suffix: str, about: Any, folder: Path) -> Path:
-        if folder.name.startswith(writing.TEMPORARY):
+        if folder.parent == tmp_path:
             (folder / "result.png").write_bytes(b"half")
             raise OSError(28, "No space left on device")
         return encode(pictures, suffix, about, folder)
 
     monkeypatch.setattr(writing, "_encode", onto_full_disk)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(writing.tempfile, "tempdir", str(tmp_path / "temporary"))
     with pytest.raises(SeeSRError, match=r"out\.png cannot be written \(.*No space left.*kept as"):
         write(tmp_path / "out.png", photo, Picture(smooth()))
-    assert not (tmp_path / "out.png").exists() and not list(tmp_path.glob(f"{writing.TEMPORARY}*"))
+    assert not (tmp_path / "out.png").exists() and not list(tmp_path.glob(".seesr*"))
 
 
 def test_folders_are_searched_without_hidden_files(tmp_path: Path) -> None:

@@ -435,7 +435,6 @@ def test_command_inside_sees_comfyui_and_not_this_folder(run: ModuleType, monkey
     ("arguments", "said"),
     [
         (["upscale", "missing.png"], "there is no file missing.png"),
-        (["upscale", str(ROOT)], "is a folder: give picture files"),
         (["upscale"], "required: PHOTO"),
         (["serve", "--prot", "1"], "serve does not know --prot 1"),
         (["test", "tests/unit"], "test does not know tests/unit"),

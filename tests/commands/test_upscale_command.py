@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,8 +14,8 @@ from PIL import Image
 from seesr_pack.commands import upscale
 from seesr_pack.commands.arguments import OPTIONS, load_preset
 from seesr_pack.commands.headless.workflow import MODEL_FILES, PHOTO, Workflow
-from seesr_pack.commands.photos.places import Output
 from seesr_pack.commands.presets import PRESETS
+from seesr_pack.commands.upscale.choice import choose_workflow
 from seesr_pack.seesr_modules.dape.tags import TAG_LIST, THRESHOLDS
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -158,7 +160,7 @@ def test_the_published_models_are_used_where_they_are(
     comfyui = ComfyUI()
 
     def chosen(*arguments: str) -> Workflow:
-        return upscale.choose_workflow(cast(Any, comfyui), options(photo, *arguments), tmp_path)
+        return choose_workflow(cast(Any, comfyui), options(photo, *arguments), tmp_path)
 
     assert chosen() == load(photo, "--preset", "nano")
     told = capsys.readouterr().err
@@ -181,7 +183,7 @@ def test_the_published_models_are_used_where_they_are(
 def test_nano_is_never_synthetic(photo: Path, tmp_path: Path) -> None:
     with pytest.raises(SeeSRError, match="choose --preset published, balanced or turbo"):
         given = options(photo, "--model", "synthetic", "--preset", "nano")
-        upscale.choose_workflow(cast(Any, ComfyUI()), given, tmp_path)
+        choose_workflow(cast(Any, ComfyUI()), given, tmp_path)
 
 
 def test_every_missing_model_is_told_at_once(photo: Path, put: Any) -> None:
@@ -210,14 +212,26 @@ def test_every_missing_model_is_told_at_once(photo: Path, put: Any) -> None:
         workflow.check_models(comfyui)
 
 
-def test_unreadable_photos_are_told_and_the_others_are_ready(
+def test_where_no_photo_can_be_read_nothing_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.jpg").write_text("no picture")
+    report = tmp_path / "report.json"
+    assert upscale.main(["text.jpg", "gone.png", "--report", str(report)]) == 1
+    told = capsys.readouterr().err
+    assert "text.jpg is not a picture that can be read" in told and "there is no file gone.png" in told
+    assert "Failed, 2 of 2:\n  gone.png  there is no file gone.png\n  text.jpg  is not a picture" in told
+    photos = {photo["source"]: photo for photo in json.loads(report.read_text("utf-8"))["photos"]}
+    assert {photo["status"] for photo in photos.values()} == {"failed"}
+    assert photos["text.jpg"]["reason"].startswith("is not a picture that can be read")
+
+
+def test_a_report_that_cannot_be_written_is_told_first(
     tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = tmp_path / "text.jpg"
-    text.write_text("no picture")
-    assert upscale.readable([text, photo, tmp_path / "gone.png"], Output(tmp_path), single=False) == [photo]
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2 and "text.jpg is not a picture that can be read" in told[0] and "gone.png" in told[1]
+    assert upscale.main([str(photo), "--report", str(photo / "report.json")]) == 2
+    assert "choose another --report" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -231,7 +245,10 @@ def test_unreadable_photos_are_told_and_the_others_are_ready(
 def test_unfit_output_is_told_first(
     tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], photos: int, output: str, told: str
 ) -> None:
-    assert upscale.main([*[str(photo)] * photos, "-o", str(tmp_path / output)]) == 2
+    others = [photo.with_name(f"{number}.png") for number in range(photos - 1)]
+    for other in others:
+        shutil.copy(photo, other)
+    assert upscale.main([str(photo), *map(str, others), "-o", str(tmp_path / output)]) == 2
     assert told in capsys.readouterr().err
 
 
@@ -239,5 +256,5 @@ def test_unfit_output_is_told_first(
 def test_a_place_that_cannot_be_written_to_is_told_first(
     tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str], output: str
 ) -> None:
-    assert upscale.main([str(photo), "-o", str(photo / output)]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert upscale.main([str(photo), "-o", str(photo / output)]) == 2
+    assert "cannot be written to" in capsys.readouterr().err

@@ -1,0 +1,90 @@
+"""Temporary folders that never stay: removed after use, when the process stops at once, or by the next run.
+
+Each folder holds a locked file. The system frees the lock when its process dies, even by kill -9, so a free lock marks
+a folder that nobody will remove. The package filelock comes with torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PREFIX = "seesr-"
+"""Prefix of the folders in the system's folder for temporary files. Elsewhere a dot goes before it."""
+
+LOCK = "seesr.lock"
+
+_held: dict[Path, FileLock] = {}
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
+    """Make a folder and remove it in the end.
+
+    Args:
+        parent: Where to make it, hidden; None for the system's folder for temporary files.
+    """
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{PREFIX}" if parent else PREFIX, dir=parent))
+        if _hold(folder):  # else another run has just taken it for abandoned
+            break
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[bool]:
+    """Make a folder that one process at a time can hold, and remove it in the end.
+
+    Yields:
+        False if another process holds it. True as well on file systems without locks.
+    """
+    folder.mkdir(exist_ok=True)
+    held = _hold(folder)
+    try:
+        yield held
+    finally:
+        if held:
+            _remove(folder)
+
+
+def clear_abandoned(parent: Path | None = None) -> None:
+    """Remove the folders that killed runs left in ``parent``; None for the system's folder for temporary files."""
+    pattern = f".{PREFIX}*/{LOCK}" if parent else f"{PREFIX}*/{LOCK}"
+    for lock in (parent or Path(tempfile.gettempdir())).glob(pattern):
+        folder = lock.parent
+        with contextlib.suppress(OSError):  # another user's
+            if folder not in _held and _hold(folder):
+                _remove(folder)
+
+
+def remove_all() -> None:
+    """Remove every folder that this process holds, whatever is still using it."""
+    for folder in list(_held):
+        _remove(folder)
+
+
+def _hold(folder: Path) -> bool:
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    except NotImplementedError:  # a file system without locks
+        pass
+    _held[folder] = lock
+    return True
+
+
+def _remove(folder: Path) -> None:
+    lock = _held.pop(folder, None)
+    if lock is not None:
+        lock.release()  # Windows removes no open file
+    shutil.rmtree(folder, ignore_errors=True)

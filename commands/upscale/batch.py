@@ -1,0 +1,228 @@
+"""Upscaling many photos, one after the other. A photo that fails does not stop the others."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...seesr_modules.errors import SeeSRError
+from ..headless.workflow import Workflow, title_of
+from ..photos.places import Put, numbered, prepare_folder, put_beside, put_over, require_output
+from ..photos.reading import UNREADABLE, Photo, open_photo
+from ..photos.upscaling import Upscaler, Wishes, upscale_photo
+from ..temporary import PREFIX, claim
+from ..terminal import end_progress, print_path, say
+from .find import Found
+from .manifest import manifest_of
+from .progress import Progress
+from .report import Outcome
+from .stopping import Stop
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..headless.session import HeadlessComfyUI
+
+logger = logging.getLogger(__name__)
+
+FAILURES = (SeeSRError, MemoryError, *UNREADABLE)
+"""Errors of one photo, after which the others are still done."""
+
+LOOK_AT = 32
+"""Photos that are opened before anything is computed: all of a few, a sample of many."""
+
+LEAST_PIXELS = 512 * 512
+"""Smaller results take about as long, because SeeSR enlarges small photos to the size that it was trained at."""
+
+
+class Task(NamedTuple):
+    """A photo to upscale, and what becomes of it."""
+
+    found: Found
+    outcome: Outcome
+
+
+def look(tasks: Sequence[Task], wishes: Wishes) -> dict[Path, float]:
+    """Open some photos, mark those that cannot be read, and return the pixels of the others: path -> number."""
+    pixels = {}
+    for task in tasks[:: -(-len(tasks) // LOOK_AT)]:
+        try:
+            photo = open_photo(task.found.path)
+            require_output(wishes.output, photo, 1, wishes.single)
+            pixels[task.found.path] = float(sum(width * height for width, height in photo.sizes))
+        except (SeeSRError, OSError) as error:
+            task.outcome.fail(error)
+            say(f"{error}\n")
+    return pixels
+
+
+def fingerprint(workflow: Workflow, models: Sequence[str], wishes: Wishes) -> str:
+    """Return a short text that changes with everything that a result depends on, but the photo and the files' bytes."""
+    known = [workflow.nodes, models, wishes.output.name, wishes.single, wishes.metadata]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Batch:
+    """A run over many photos.
+
+    Args:
+        comfyui: Runs the workflow.
+        workflow: The workflow.
+        wishes: How to write the results. ``output`` is the folder below which they go, ``put`` is not used.
+        settings: See :func:`fingerprint`.
+        overwrite: Whether to replace files that this run has not written.
+        stop: Asked before each step.
+    """
+
+    def __init__(
+        self,
+        comfyui: HeadlessComfyUI,
+        workflow: Workflow,
+        wishes: Wishes,
+        settings: str,
+        overwrite: bool,
+        stop: Stop,
+    ) -> None:
+        """Start without photos."""
+        self.comfyui, self.workflow, self.wishes, self.settings = comfyui, workflow, wishes, settings
+        self.overwrite, self.stop = overwrite, stop
+        self._written: set[Path] = set()  # by this run, or by an earlier one that this run goes on with
+        self._prepared: set[Path] = set()
+        self._unnoted = False
+
+    def leave_out_done(self, tasks: Sequence[Task]) -> list[Task]:
+        """Mark the photos whose results are there, and return the others."""
+        remaining = []
+        for task in tasks:
+            there, whole = self._finished(task)
+            self._written.update(path.absolute() for path in there.values())
+            if whole:
+                task.outcome.status = "done before"
+                task.outcome.results = [str(path) for path in there.values()]
+            else:
+                remaining.append(task)
+        return remaining
+
+    def run(self, tasks: Sequence[Task], pixels: Mapping[Path, float], before: int, redo: bool) -> None:
+        """Upscale photos, and mark what becomes of each.
+
+        Args:
+            tasks: The photos.
+            pixels: Pixels of some of them, to estimate the time.
+            before: How many of the run's photos are already done or failed.
+            redo: Whether photos are upscaled whose results are there.
+
+        A full disk ends the run, since the others would be computed in vain.
+
+        Raises:
+            KeyboardInterrupt: The run was stopped.
+        """
+        mean = sum(pixels.values()) / max(len(pixels), 1)
+        areas = [max(pixels.get(task.found.path, mean) * self.workflow.scale**2, LEAST_PIXELS) for task in tasks]
+        titles = {title_of(node) for node in self.workflow.nodes.values() if "Sampler" in node["class_type"]}
+        progress = Progress(areas, before, titles, lambda: self.comfyui.loading_s)
+        for task in tasks:
+            self.stop.check()
+            progress.begin(task.found.path.name)
+            try:
+                self._upscale(task, progress, redo)
+            except KeyboardInterrupt:
+                end_progress()
+                task.outcome.status = "stopped"
+                raise
+            except FAILURES as error:
+                end_progress()
+                expected = isinstance(error, (SeeSRError, OSError))
+                task.outcome.fail(error if expected else f"stopped with {type(error).__name__}: {error}")
+                say(f"{progress.head}: {task.outcome.reason}\n")
+                logger.info("Failed", exc_info=error)
+                if _disk_is_full(error):
+                    say("The disk is full: free space, then run the same command, which goes on.\n")
+                    return
+
+    def _upscale(self, task: Task, progress: Progress, redo: bool) -> None:
+        path, outcome = task.found.path, task.outcome
+        folder = self.wishes.output.folder / task.found.folder
+        if folder not in self._prepared:
+            prepare_folder(folder)
+            self._prepared.add(folder)
+        key = hashlib.sha256(json.dumps([str(path.absolute()), self.settings]).encode()).hexdigest()[:16]
+        with claim(folder / f".{PREFIX}{key}") as mine:
+            there, whole = ({}, False) if redo else self._finished(task)
+            if whole or not mine:
+                outcome.status = "done before" if whole else "left to another run"
+                say(f"{progress.head}: {outcome.status}\n")
+                return
+            photo = open_photo(path)
+            output = self.wishes.output._replace(folder=folder)
+            require_output(output, photo, self.workflow.scale, self.wishes.single)
+            wishes = self.wishes._replace(output=output, put=lambda number: self._put(path, photo, number))
+            workflow = self.workflow.with_photo(path.name).nodes
+            outcome.results = [str(result) for result in there.values()]
+            for written in upscale_photo(photo, self._upscaler(photo, progress), wishes, workflow, there):
+                outcome.results.append(str(written))
+                print_path(written)
+            outcome.status, outcome.seconds = "done", round(progress.seconds, 2)
+            say(f"{progress.end()}\n")
+
+    def _upscaler(self, photo: Photo, progress: Progress) -> Upscaler:
+        frames = len(photo.sizes)
+
+        def upscale(picture: Tensor, number: int) -> Tensor:
+            which = f" {number}/{frames}" if frames > 1 else ""
+
+            def show(title: str, done: float, steps: float) -> None:
+                self.stop.check()
+                progress.show(title, done, steps, which)
+
+            result = self.comfyui.run_workflow(self.workflow.nodes, picture, show)[0][:1]
+            end_progress()
+            return result
+
+        return upscale
+
+    def _put(self, source: Path, photo: Photo, number: int | None) -> Put:
+        """Return what names a finished file, and notes a result in its folder's manifest."""
+
+        def put(file: Path, path: Path) -> Path:
+            with self.stop.finishing:
+                if self.overwrite:
+                    result = put_over(
+                        file, next(name for name in numbered(path) if name.absolute() not in self._written)
+                    )
+                else:
+                    result = put_beside(file, path)
+                self._written.add(result.absolute())
+                if number is not None:
+                    self._note(source, result, number, len(photo.sizes) if self.wishes.single else 1)
+            return result
+
+        return put
+
+    def _note(self, source: Path, result: Path, number: int, pictures: int) -> None:
+        try:
+            manifest_of(result.parent).note(source, result, self.settings, number, pictures, self.wishes.compare)
+        except OSError as error:
+            if not self._unnoted:
+                logger.warning("What is done cannot be noted in %s, so a new run starts over: %s", result.parent, error)
+            self._unnoted = True
+
+    def _finished(self, task: Task) -> tuple[dict[int, Path], bool]:
+        folder = self.wishes.output.folder / task.found.folder
+        names, whole = manifest_of(folder).find(task.found.path, self.settings, self.wishes.compare)
+        return {number: folder / name for number, name in names.items()}, whole
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Return True if the system or a library gives that reason; libraries give it in words alone."""
+    while error is not None:
+        if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):
+            return True
+        error = error.__cause__
+    return False

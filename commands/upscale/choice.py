@@ -1,0 +1,83 @@
+"""Which workflow a run of ``upscale`` takes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...seesr_modules.errors import SeeSRError
+from ..arguments import load_preset
+from ..headless.workflow import MODEL_FILES, Workflow
+from ..terminal import say
+
+if TYPE_CHECKING:
+    from ..headless.session import HeadlessComfyUI
+
+ABOUT_NANO = "This is nano, the small model that comes with SeeSR.\n"
+AFTER_NANO = (
+    "Next: `python run.py download seesr base --pack` fetches the full model, which restores more; "
+    "`python run.py upscale PHOTO --model synthetic` first tries how it runs on this machine.\n"
+)
+ABOUT_PUBLISHED = (
+    "The published weights are here, so this is --preset published. Balanced takes about a quarter of the time.\n"
+)
+ABOUT_SYNTHETIC = (
+    "The weights are synthetic: random numbers in place of the trained ones. The picture will be noise. The run shows "
+    "that every part works on this machine, and how long it takes.\n"
+)
+TRY_FIRST = "To try this machine before downloading: --model synthetic (the picture is noise)."
+
+
+def choose_workflow(comfyui: HeadlessComfyUI, options: argparse.Namespace, scratch: Path) -> Workflow:
+    """Return the workflow that the options ask for, whose models are there, and say which one it is.
+
+    If the options leave the choice open: the published one if its models are there, else nano's.
+
+    Raises:
+        SeeSRError: The workflow has no input that an option sets, or a model file is missing.
+    """
+    if options.model == "synthetic":
+        return _with_synthetic_models(comfyui, options, scratch)
+    if options.preset or options.checkpoint:
+        return _with_models(comfyui, options, options.preset or "published")
+    try:
+        workflow = _with_models(comfyui, options, "published")
+        say(ABOUT_PUBLISHED)
+    except SeeSRError:
+        workflow = _with_models(comfyui, options, "nano")
+        say(ABOUT_NANO)
+    return workflow
+
+
+def is_nano(workflow: Workflow) -> bool:
+    """Return True if a workflow runs the small model."""
+    return bool(workflow.inputs_of("SeeSR_LoadNano"))
+
+
+def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
+    workflow = load_preset(preset, options)
+    try:
+        names = workflow.check_models(comfyui)
+    except SeeSRError as error:
+        raise SeeSRError(f"{error}\n{TRY_FIRST}") from error
+    if names:
+        say(f"Models: {', '.join(names)}\n")
+    return workflow
+
+
+def _with_synthetic_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, scratch: Path) -> Workflow:
+    preset = options.preset or "balanced"
+    if preset == "nano":
+        raise SeeSRError("--model synthetic stands for the full model: choose --preset published, balanced or turbo.")
+    workflow = load_preset(preset, options)
+    from ..headless.synthetic import write_synthetic
+
+    say(ABOUT_SYNTHETIC)
+    folder = scratch / "models"
+    folder.mkdir()
+    files = write_synthetic(folder)
+    comfyui.add_models(folder)
+    for kind, file in files.items():
+        workflow.set_input(MODEL_FILES[kind], file.name)
+    return workflow

@@ -1,0 +1,203 @@
+"""Upscale photos, and write each beside a plain enlargement for comparison.
+
+A packaged workflow runs in ComfyUI's own executor. The models are loaded once for all photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...seesr_modules.errors import SeeSRError
+from ..arguments import add_workflow_options
+from ..presets import PRESETS
+from ..terminal import print_path, say, set_up_logging
+from .find import Found, find_photos, may_mean_photos
+from .report import Report
+from .stopping import Stop
+
+if TYPE_CHECKING:
+    from .batch import Task
+
+EXIT_CODES = "Exit codes: 0 all done, 1 some photos failed, 2 wrong input or a missing model file, 130 stopped."
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    command = argparse.ArgumentParser(
+        prog="run.py upscale",
+        usage="run.py upscale PHOTO [PHOTO ...] [options] [-- ComfyUI's options]",
+        description=(__doc__ or "").split("\n\n")[0],
+        epilog=f"The same command again goes on where it was stopped. {EXIT_CODES} "
+        "--comfyui DIR uses the ComfyUI in this folder, with its models.",
+    )
+    add = command.add_argument
+    add(
+        "photos",
+        nargs="+",
+        action=_Photos,
+        metavar="PHOTO",
+        help="a picture file, a folder, or a pattern such as '*.png' or '**/*.tif'; names that begin with a dot and "
+        "results of SeeSR are left out of folders and patterns",
+    )
+    add("--recursive", action="store_true", help="also take the photos in the subfolders of a folder")
+    add(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the file to write (PNG, JPEG, WebP, TIFF, AVIF or GIF), or a folder, which is made "
+        "(PHOTO_seesr.png here; for a folder FOLDER_seesr/PHOTO_seesr.png, with its tree; an animation becomes .webp, "
+        "pages become .tif)",
+    )
+    add("--frames", action="store_true", help="write each frame of an animation, or each page, to its own file")
+    add("--overwrite", action="store_true", help="replace results that exist; else NAME_2 is written")
+    add(
+        "--redo",
+        action="store_true",
+        help="also upscale photos whose results are there, made with the same settings; else they are skipped",
+    )
+    add("--report", type=Path, metavar="FILE", help="write what became of each photo to this file, as JSON")
+    add(
+        "--no-metadata",
+        action="store_true",
+        help="do not write the photo's metadata (EXIF, XMP, IPTC, resolution), its name and the workflow",
+    )
+    presets = "; ".join(f"{name}: {preset.about}" for name, preset in PRESETS.items())
+    add(
+        "--preset",
+        choices=PRESETS,
+        help=f"the workflow to run ({presets}; default: published where its models are, else nano)",
+    )
+    add(
+        "--model",
+        choices=("trained", "synthetic"),
+        default="trained",
+        help="synthetic: untrained weights of the published sizes, to try this machine before downloading "
+        "(writes 4.5 GB of temporary files; the picture is noise; the default preset is then balanced)",
+    )
+    add(
+        "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"
+    )
+    add_workflow_options(command)
+    add("--verbose", action="store_true", help="show ComfyUI's log, with tracebacks")
+    return command
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Upscale the photos. Exit codes: see ``EXIT_CODES``."""
+    options = parser().parse_args(arguments)
+    set_up_logging(options.verbose)
+    with contextlib.suppress(AttributeError):  # names that the terminal cannot show are printed with escapes
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    from ..temporary import remove_all
+
+    report = Report(options.report, arguments)
+
+    def clean_up() -> None:
+        try:
+            report.write(stopped=True)
+        finally:
+            remove_all()
+
+    stop = Stop(clean_up)
+    return stop.run(lambda: _run(options, report, stop))
+
+
+class _Photos(argparse.Action):
+    """Refuses arguments none of which can mean a photo, before an environment is made."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Set the list, or end with a usage message."""
+        values = values or ()
+        if not any(may_mean_photos(text) for text in values):
+            parser.error(f"there is no file {', no file '.join(values)}")
+        setattr(namespace, self.dest, values)
+
+
+def _run(options: argparse.Namespace, report: Report, stop: Stop) -> int:
+    """Find the photos, upscale them and sum up. Runs in the thread that can be stopped."""
+    search = find_photos(options.photos, options.recursive, own_folders=options.output is None)
+    for argument, reason in search.missing.items():
+        say(f"{reason}\n")
+        report.add(argument).fail(reason)
+    if search.results:
+        say(f"{search.results} results of earlier runs are left out; name one to upscale it.\n")
+    if not search.photos:
+        return 2
+    try:
+        report.write()
+        _upscale(options, search.photos, report, stop)
+        report.write()
+    except SeeSRError as error:
+        say(f"{error}\n")
+        return 2
+    except KeyboardInterrupt:
+        say(f"Stopped. {report.summary()} The same command goes on.\n" if len(report.outcomes) > 1 else "Stopped.\n")
+        report.write(stopped=True)
+        raise
+    if len(report.outcomes) > 1:
+        say(f"{report.table()}{report.summary()}\n")
+    return 0 if report.is_complete() else 1
+
+
+def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Report, stop: Stop) -> None:
+    """Check all that can be checked before models are loaded, then upscale.
+
+    Raises:
+        SeeSRError: The input is wrong, or a model file is missing.
+    """
+    from ..photos.places import prepare_folder, read_output
+    from ..photos.upscaling import Wishes
+    from ..temporary import clear_abandoned, temporary_folder
+    from .batch import Batch, Task, fingerprint, look
+
+    output = read_output(options.output, len(photos))
+    wishes = Wishes(output, options.frames, not options.no_comparison, not options.no_metadata)
+    prepare_folder(output.folder)
+    clear_abandoned()
+    tasks = [Task(found, report.add(str(found.path))) for found in photos]
+    pixels = look(tasks, wishes)
+    tasks = [task for task in tasks if task.outcome.status == "not started"]
+    if not tasks:
+        return
+    with temporary_folder() as scratch:
+        os.environ["TMPDIR"] = str(scratch)  # libvips looks there each time it needs a file; Python has looked already
+        from ..headless.session import HeadlessComfyUI
+        from .choice import AFTER_NANO, choose_workflow, is_nano
+
+        comfyui = HeadlessComfyUI.start(scratch)
+        workflow = choose_workflow(comfyui, options, scratch)
+        settings = fingerprint(workflow, workflow.check_models(comfyui), wishes)
+        report.settings |= {"fingerprint": settings, "workflow": workflow.nodes}
+        batch = Batch(comfyui, workflow, wishes, settings, options.overwrite, stop)
+        remaining = tasks if options.redo else batch.leave_out_done(tasks)
+        _announce(tasks, len(report.outcomes))
+        with stop.gently(comfyui.interrupt):
+            batch.run(remaining, pixels, len(report.outcomes) - len(remaining), options.redo)
+        if is_nano(workflow) and report.count("done"):
+            say(AFTER_NANO)
+
+
+def _announce(tasks: Sequence[Task], total: int) -> None:
+    """Say how many photos there are, and which were done before."""
+    before = [task for task in tasks if task.outcome.status == "done before"]
+    if total > 1:
+        done = f": {len(before)} were done before (--redo upscales them again)" if before else ""
+        say(f"{total} photos{done}\n")
+    elif before:
+        say("This photo was upscaled before with the same settings (--redo does it again).\n")
+    if total == 1 or not sys.stdout.isatty():
+        for task in before:
+            for result in task.outcome.results:
+                print_path(Path(result))

@@ -1,0 +1,155 @@
+"""What was upscaled into a folder, so that a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+NAME = ".seesr.jsonl"
+"""File with a line of JSON for each result in its folder. The last line about a result counts."""
+
+
+class Made(NamedTuple):
+    """A result, as noted in a line.
+
+    Attributes:
+        result: Name of its file.
+        size: Bytes of its file.
+        source: Path of the photo, from the folder of the result.
+        stamp: Size in bytes of the photo, and when it was changed, in nanoseconds.
+        settings: Fingerprint of the settings.
+        picture: Number of the picture in the photo, from 1.
+        pictures: How many results the photo has with these settings.
+        compared: Whether a comparison was wanted.
+    """
+
+    result: str
+    size: int
+    source: str
+    stamp: tuple[int, int]
+    settings: str
+    picture: int = 1
+    pictures: int = 1
+    compared: bool = False
+
+
+class Manifest:
+    """The manifest of a folder of results. Other processes may add to it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read the manifest of a folder, if there is one."""
+        self._folder = folder
+        self._file = folder / NAME
+        self._seen = 0  # bytes of the file
+        self._made: dict[str, Made] = {}
+        self._by_photo: dict[tuple[str, tuple[int, int], str], dict[int, Made]] = {}
+        self._read()
+
+    def stems(self) -> set[str]:
+        """Return the names of all results, without suffixes."""
+        return {Path(name).stem for name in self._made}
+
+    def find(self, photo: Path, settings: str, compared: bool) -> tuple[dict[int, str], bool]:
+        """Return which results of a photo are there, and whether they are all.
+
+        A result counts if the photo has not changed since, and the file has the size that was noted.
+
+        Args:
+            photo: The photo.
+            settings: Fingerprint of the settings.
+            compared: Whether results without a comparison do not count.
+
+        Returns:
+            Number of the picture in the photo, from 1 -> name of its result; True if none is missing.
+        """
+        self._read()
+        made = self._by_photo.get((self._name(photo), _stamp(photo), settings), {}).values()
+        there = {
+            each.picture: each.result
+            for each in made
+            if (each.compared or not compared) and _size(self._folder / each.result) == each.size
+        }
+        return there, bool(there) and len(there) == max(each.pictures for each in made)
+
+    def note(self, photo: Path, result: Path, settings: str, picture: int, pictures: int, compared: bool) -> None:
+        """Add a line for a result that is in place.
+
+        Raises:
+            OSError: The manifest cannot be written.
+        """
+        size = result.stat().st_size
+        made = Made(result.name, size, self._name(photo), _stamp(photo), settings, picture, pictures, compared)
+        line = json.dumps(made._asdict()).encode() + b"\n"
+        with self._file.open("a+b") as file:
+            if file.tell() and not self._ends_with_newline():  # a run was killed while it wrote
+                line = b"\n" + line
+            file.write(line)
+        self._read()
+
+    def _ends_with_newline(self) -> bool:
+        with self._file.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+    def _read(self) -> None:
+        """Read what was added since. Lines that are damaged or not complete yet are skipped."""
+        with contextlib.suppress(OSError):
+            size = self._file.stat().st_size
+            if size < self._seen:  # replaced by another file
+                self._seen = 0
+            if size == self._seen:
+                return
+            with self._file.open("rb") as file:
+                file.seek(self._seen)
+                new = file.read()
+            whole = new.rfind(b"\n") + 1
+            self._seen += whole
+            for line in new[:whole].splitlines():
+                with contextlib.suppress(ValueError, TypeError, LookupError):
+                    self._add(Made(**json.loads(line)))
+
+    def _add(self, made: Made) -> None:
+        made = made._replace(stamp=(made.stamp[0], made.stamp[1]))
+        before = self._made.get(made.result)
+        if before:  # overwritten since
+            others = self._by_photo[before.source, before.stamp, before.settings]
+            if others.get(before.picture) == before:
+                del others[before.picture]
+        self._made[made.result] = made
+        self._by_photo.setdefault((made.source, made.stamp, made.settings), {})[made.picture] = made
+
+    def _name(self, photo: Path) -> str:
+        try:
+            return os.path.relpath(photo, self._folder)
+        except ValueError:  # another drive on Windows
+            return str(photo.absolute())
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """Return the manifest of a folder, the same object every time."""
+    return _manifest_of(folder.absolute())
+
+
+@cache
+def _manifest_of(folder: Path) -> Manifest:
+    return Manifest(folder)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return size and time of change; zeros for a file that is gone."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return 0, 0
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
