@@ -14,6 +14,7 @@ OPTIONS = {
     "steps": "SeeSR_TiledSampler.steps",
     "cfg": "SeeSR_TiledSampler.cfg",
     "seed": "SeeSR_TiledSampler.seed",
+    "fidelity": "SeeSR_Fidelity.strength",
     "tiling": "SeeSR_TiledSampler.tiling",
     "prompt": "SeeSR_BuildPrompts.user_prompt",
 }
@@ -28,6 +29,7 @@ def add_workflow_options(command: argparse.ArgumentParser) -> None:
     add("--scale", type=float, help="enlargement, 1 to 8 (4)")
     add("--steps", type=int, help="sampling steps; fewer are faster")
     add("--cfg", type=float, help="guidance; more gives more detail and less fidelity")
+    add("--fidelity", type=float, help="0 to 1: how much of what is coarser than 8 pixels is taken from the photo")
     add("--seed", type=int, help="seed of the noise")
     add("--prompt", help="words to add to the tags found in the photo, taken literally")
     add("--checkpoint", metavar="NAME", help="a Stable Diffusion 2 base in models/checkpoints")

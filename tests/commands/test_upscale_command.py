@@ -80,6 +80,7 @@ def test_the_prompt_is_literal_unless_set_otherwise(photo: Path) -> None:
 
 def test_zero_is_a_value(photo: Path) -> None:
     assert values(load(photo, "--cfg", "0"), "SeeSR_TiledSampler")["cfg"] == 0
+    assert values(load(photo, "--fidelity", "0.7"), "SeeSR_Fidelity")["strength"] == 0.7
 
 
 def test_set_reads_json_and_text(photo: Path) -> None:
