@@ -110,15 +110,13 @@ class Batch:
         return remaining
 
     def run(self, tasks: Sequence[Task], pixels: Mapping[Path, float], before: int, redo: bool) -> None:
-        """Upscale photos, and mark what becomes of each.
+        """Upscale photos, and mark what becomes of each. A full disk ends the run, since nothing more can be written.
 
         Args:
             tasks: The photos.
             pixels: Pixels of some of them, to estimate the time.
             before: How many of the run's photos are already done or failed.
             redo: Whether photos are upscaled whose results are there.
-
-        A full disk ends the run, since the others would be computed in vain.
 
         Raises:
             KeyboardInterrupt: The run was stopped.
