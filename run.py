@@ -13,7 +13,6 @@ their top level, so that help and wrong arguments are answered without an enviro
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import importlib
 import importlib.util
@@ -79,6 +78,7 @@ def pack_module(name: str) -> types.ModuleType:
 
 
 files, installing = pack_module("commands.files"), pack_module("commands.installing")
+terminal = pack_module("commands.terminal")
 
 
 class Archive(NamedTuple):
@@ -420,9 +420,12 @@ def call(command: Sequence[str], **options: object) -> int:
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             while True:
-                with contextlib.suppress(KeyboardInterrupt):
+                try:
                     code: int = process.wait()
                     return code if code >= 0 else 128 - code
+                except KeyboardInterrupt:
+                    if not terminal.interrupts_all():
+                        process.send_signal(signal.SIGINT)
         finally:
             signal.signal(signal.SIGTERM, before)
 

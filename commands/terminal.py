@@ -105,3 +105,17 @@ def _cut(line: str, columns: int) -> str:
 def _width(text: str) -> int:
     """Return how many columns a text takes."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
+
+
+def interrupts_all() -> bool:
+    """Return True if Ctrl-C reaches the programs that this one has started as well, as it does from a terminal."""
+    if sys.platform == "win32":
+        return True
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)

@@ -510,19 +510,22 @@ def test_call_gives_the_exit_code(run: ModuleType) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_sigterm_is_passed_on(run: ModuleType) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_passed_on(run: ModuleType, number: signal.Signals) -> None:
+    """SIGINT, too, when it comes from no terminal, which would send it to the child itself."""
     script = (
         "import importlib.util as u, sys\n"
         f"spec = u.spec_from_file_location('run', {str(ROOT / 'run.py')!r})\n"
         "run = u.module_from_spec(spec); sys.modules['run'] = run; spec.loader.exec_module(run)\n"
-        "child = 'import time; print(1, flush=True); time.sleep(60)'\n"
+        "child = 'import signal, time; signal.signal(2, signal.SIG_DFL); print(1, flush=True); time.sleep(60)'\n"
         "sys.exit(run.call([sys.executable, '-c', child]))"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as launcher:
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as launcher:
         assert launcher.stdout is not None
         launcher.stdout.readline()
-        launcher.send_signal(signal.SIGTERM)
-        assert launcher.wait() == 128 + signal.SIGTERM
+        launcher.send_signal(number)
+        assert launcher.wait() == 128 + number
 
 
 @pytest.mark.parametrize("prepare", [lambda at: None, lambda at: at.symlink_to(at.parent / "gone")])

@@ -81,7 +81,7 @@ def test_imports_go_in_the_allowed_direction(path: Path) -> None:
             assert not is_inside(target, *COMMANDS[1:]), f"{target}: is for developers"
 
 
-@pytest.mark.parametrize("name", ["run.py", "commands/files.py", "commands/installing.py"])
+@pytest.mark.parametrize("name", ["run.py", "commands/files.py", "commands/installing.py", "commands/terminal.py"])
 def test_what_makes_the_environment_needs_none(name: str) -> None:
     assert not {module for own, module in imports(ROOT / name) if own}
     assert modules_of(ROOT / name) <= {*sys.stdlib_module_names, "__future__"}
