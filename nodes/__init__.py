@@ -13,8 +13,10 @@ from .degrade import Degrade
 from .guidance_interval import GuidanceInterval
 from .load_dape import LoadDape
 from .load_nano import LoadNano
+from .load_one_step import LoadOneStep
 from .load_seesr import LoadSeeSR
 from .lr_embed import LREmbed
+from .pisa_sliders import PisaSliders
 from .scheduler import Scheduler
 from .tagger import Tagger
 from .tile_tagger import TileTagger
@@ -26,6 +28,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadSeeSR,
     LoadDape,
     LoadNano,
+    LoadOneStep,
     Tagger,
     BuildPrompts,
     LREmbed,
@@ -35,6 +38,7 @@ NODES: list[type[io.ComfyNode]] = [
     TileTagger,
     Scheduler,
     GuidanceInterval,
+    PisaSliders,
     VAEDecode,
     ColorFix,
     Degrade,

@@ -255,6 +255,27 @@ SD_TURBO = PublishedFile(
     sha256="3f067a1b943cf162f2b8f8588f6cf5824bd5b4c7d1d88d87164b9ca123616549",
 )
 
+OSEDIFF = PublishedFile(
+    title="OSEDiff",
+    kind="seesr",
+    path="osediff.pkl",
+    sources=(
+        WebSource(
+            "https://raw.githubusercontent.com/cswry/OSEDiff/fcc4f09c7ed66a9bc0ba9433940d76b343142426/preset/models/osediff.pkl",
+            "https://github.com/cswry/OSEDiff",
+        ),
+    ),
+    licence=APACHE_2,
+    approx_bytes=17_800_000,
+)
+
+# Its authors keep it on Google Drive and Baidu only, behind pages that no program can read.
+PISA_SR = PublishedFile(
+    title="PiSA-SR", kind="seesr", path="pisa_sr.pkl", sources=(), licence=APACHE_2, approx_bytes=32_400_000
+)
+
+ONE_STEP = (OSEDIFF, PISA_SR)
+
 Catalogue = Mapping[str, tuple[PublishedFile, ...]]
 
 _SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
@@ -290,6 +311,10 @@ TAGGER_BY_HAND = {
     "dape": f"{DAPE.path} (huggingface.co/CSWRY/SeeSR) into models/seesr",
 }
 LISTS_BY_HAND = "(ram/data in github.com/cswry/SeeSR) into models/seesr"
+ONE_STEP_BY_HAND = (
+    f"Get {OSEDIFF.path} from github.com/cswry/OSEDiff (preset/models), or {PISA_SR.path} from the link in "
+    "github.com/csslc/PiSA-SR, and put it into models/seesr."
+)
 """What to put where without the command."""
 
 
