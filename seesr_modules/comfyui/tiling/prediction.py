@@ -80,7 +80,7 @@ class TiledPrediction:
     ) -> Any:
         """Make ComfyUI plan memory for tiles instead of the whole latent."""
         shape = list(noise_shape)
-        layout = self.settings.plan(*shape[-2:])
+        layout = self.settings.plan(shape[-2], shape[-1])
         batch = min(max(self.settings.tile_batch, 1), len(layout.tiles))
         tiles = [batch * shape[0], *shape[1:-2], layout.tile_height, layout.tile_width]
         return executor(model, tiles, *args, **kwargs)
