@@ -114,6 +114,29 @@ def pisa_sr(golden: Path, unet: str, lora: str) -> dict[str, Any]:
     return {**ranks, **lists, "state_dict_unet": state}
 
 
+def one_step(unet: Mapping[str, tuple[int, ...]], is_pisa: bool) -> dict[str, dict[str, Tensor]]:
+    """Return the contents of a one-step file of rank 1 and small constants, for a UNet of these shapes.
+
+    OSEDiff's LoRA of the encoder is on its first convolution alone, which is the same in all tiny VAEs.
+    """
+
+    def loras(shapes: Mapping[str, tuple[int, ...]], suffix: str) -> dict[str, Tensor]:
+        sides: dict[str, Tensor] = {}
+        for name, (out, *inner) in shapes.items():
+            module = f"{name.removesuffix('.weight')}.lora"
+            sides[f"{module}_A.default_encoder{suffix}.weight"] = torch.full((1, *inner), 0.01)
+            sides[f"{module}_B.default_encoder{suffix}.weight"] = torch.full((out, 1, *[1] * (len(inner) - 1)), 0.01)
+        return sides
+
+    without = ("time_emb", "image_attentions")
+    adapted = {n: shape for n, shape in unet.items() if len(shape) > 1 and not any(part in n for part in without)}
+    if is_pisa:
+        return {"state_dict_unet": {**loras(adapted, "_pix"), **loras(adapted, "_sem")}}
+    first = {f"conv_in.base_layer.{part}": torch.full(unet[f"conv_in.{part}"], 0.01) for part in ("weight", "bias")}
+    encoder = loras({"encoder.conv_in.weight": (32, 3, 3, 3)}, "")
+    return {"state_dict_unet": {**loras(adapted, ""), **first}, "state_dict_vae": encoder}
+
+
 def save_seesr(folder: Path, unet: Mapping[str, Tensor], controlnet: Mapping[str, Tensor]) -> Path:
     """Write a SeeSR in the published layout: ``unet`` and ``controlnet`` with one file each."""
     for name, weights in (("unet", unet), ("controlnet", controlnet)):
