@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import builders
@@ -17,6 +18,7 @@ from comfy_extras.nodes_custom_sampler import BasicGuider, KSamplerSelect, Rando
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from likeness import assert_alike, assert_same_tensors
 from safetensors.torch import load_file, save_file
+from scenes import Tiny
 from seesr_pack.nodes.load_one_step import LoadOneStep
 from seesr_pack.nodes.pisa_sliders import PisaSliders
 from seesr_pack.nodes.tiled_sampler import TiledSampler
@@ -24,8 +26,13 @@ from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.comfyui.loading.one_step import load_one_step
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
 from seesr_pack.seesr_modules.comfyui.steps.one_step import _own_control
-from seesr_pack.seesr_modules.comfyui.steps.sampling import seesr_sigmas
+from seesr_pack.seesr_modules.comfyui.steps.sampling import sample, seesr_sigmas
+from seesr_pack.seesr_modules.comfyui.steps.tagging import TagSettings
+from seesr_pack.seesr_modules.comfyui.tiling import tile_prompts
+from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
+from seesr_pack.seesr_modules.dape.tags import Vocabulary
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.tiles import TileSettings
 
 OSEDIFF = builders.GOLDEN / "osediff_tiny.pkl"
 TILES = {"tile_px": 768, "overlap_px": 256, "tile_batch": 0, "tiling": "gaussian"}
@@ -159,6 +166,24 @@ def test_both_passes_get_the_residuals_of_a_controlnet() -> None:
     copied[3]["output"].pop()
     assert control["output"] == [torch.ones(1)]
     assert _own_control(("timesteps", "context")) == ("timesteps", "context")
+
+
+def test_each_tile_may_have_its_own_tags(tiny: Tiny, osediff: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of the three tiles has the whole picture's text, the others have texts of their own."""
+    scores = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.9]]).logit()
+    monkeypatch.setattr(tile_prompts, "describe", lambda *_: (random(4, 145, 512), scores))
+    dape = SimpleNamespace(vocabulary=Vocabulary(("sky", "tree"), (0.5, 0.5)))
+    settings, words = TileSettings(8, 2), tile_prompts.PromptInputs("", "", "", False)
+    tagged = tile_prompts.tag_tiles(dape, tiny.clip, torch.zeros(1, 3, 64, 160), settings, words, 1.0, TagSettings())
+    model, latent = tile_model(osediff, settings), {"samples": random(1, 4, 8, 20)}
+    ((text, options),) = tagged.positive
+    plain = [[text, {key: value for key, value in options.items() if key != tile_prompts.TILE_PROMPTS_KEY}]]
+    own, same = (
+        sample(model, cond, cond, latent, 0, 1.0, "euler", seesr_sigmas(model, 1))["samples"]
+        for cond in (tagged.positive, plain)
+    )
+    assert_alike(own[..., :6], same[..., :6])
+    assert (own - same)[..., 8:].abs().max() > 0.01 * same.std()
 
 
 @pytest.mark.parametrize(
