@@ -10,6 +10,7 @@ from typing import Any
 import builders
 import comfy.model_base
 import comfy.model_management
+import comfy.samplers
 import folder_paths
 import nodes
 import pytest
@@ -98,6 +99,18 @@ def test_comfyuis_samplers_give_what_tiled_sampler_gives(osediff: Any) -> None:
     )
     sampled = SamplerCustomAdvanced.execute(noise, guider, sampler, seesr_sigmas(osediff, 1), LATENT).args[0]
     assert_alike(sampled["samples"], expected)
+
+
+def test_every_sampler_of_comfyui_gives_the_same_or_is_refused(osediff: Any) -> None:
+    latent, cond = {"samples": random(1, 4, 8, 8)}, [[random(1, 77, builders.TEXT_WIDTH), {}]]
+    expected, refused = tiled(osediff, latent, cond), []
+    for name in comfy.samplers.SAMPLER_NAMES:
+        try:
+            assert_alike(tiled(osediff, latent, cond, sampler_name=name), expected)
+        except SeeSRError as error:
+            assert "cannot take the single step of OSEDiff: choose euler." in str(error)
+            refused.append(name)
+    assert refused == ["dpm_fast", "dpm_adaptive", "uni_pc", "uni_pc_bh2"]
 
 
 def test_each_picture_of_a_batch_is_as_alone(osediff: Any) -> None:
@@ -191,7 +204,6 @@ def test_each_tile_may_have_its_own_tags(tiny: Tiny, osediff: Any, monkeypatch: 
     [
         ({"steps": 4}, "steps is 4: OSEDiff restores in one step, so set steps to 1."),
         ({"cfg": 5.5}, "cfg is 5.5: OSEDiff works without guidance, so set cfg to 1."),
-        ({"sampler_name": "dpm_adaptive"}, "chooses its steps itself: choose euler for OSEDiff."),
         ({"latent": {"samples": torch.zeros(1, 4, 8, 8)}}, "The latent is empty: OSEDiff starts from the picture"),
     ],
 )

@@ -22,8 +22,8 @@ ONE_STEP_KEY = "seesr_one_step"
 _CONTROL_POSITION = 3
 """Position of ``control`` among the UNet's arguments: after timesteps, context and y."""
 
-_ADAPTIVE = ("dpm_fast", "dpm_adaptive")
-"""ComfyUI's samplers that choose their steps themselves."""
+_UNFIT = ("dpm_fast_function", "dpm_adaptive_function", "sample_unipc", "sample_unipc_bh2")
+"""ComfyUI's samplers that choose their steps themselves, or scale the latent by a noise level."""
 
 
 def one_step_kind(model: ModelPatcher) -> OneStepKind | None:
@@ -64,8 +64,9 @@ def _check_run(kind: OneStepKind) -> Callable[..., Tensor]:
         if getattr(guider, "cfg", 1.0) != 1.0:
             raise SeeSRError(f"cfg is {guider.cfg:g}: {kind} works without guidance, so set cfg to 1.")
         name = getattr(getattr(executor.class_obj, "sampler_function", None), "__name__", "")
-        if name.startswith(_ADAPTIVE):
-            raise SeeSRError(f"The sampler {name} chooses its steps itself: choose euler for {kind}.")
+        if name in _UNFIT:
+            shown = name.removeprefix("sample_").removesuffix("_function")
+            raise SeeSRError(f"The sampler {shown} cannot take the single step of {kind}: choose euler.")
         if not torch.count_nonzero(latent_image):
             raise SeeSRError(f"The latent is empty: {kind} starts from the picture, so set start of LR Embed to lr.")
         sigmas = torch.stack([sampling.sigma_max, torch.zeros_like(sampling.sigma_max)]).to(sigmas)
