@@ -52,7 +52,7 @@ PRESETS = {
         *("seesr_onestep", "one step with OSEDiff, SeeSR's successor", 1, 1.0, "euler", "seesr", 0),
         checkpoint=SD21_BASE.path,
         one_step=True,
-        download="base21",
+        download="base21 onestep",
     ),
     "onestep_pisa": Preset(
         *("seesr_onestep_pisa", "one step with PiSA-SR, without tags", 1, 1.0, "euler", "seesr", 0),

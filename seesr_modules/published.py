@@ -52,8 +52,9 @@ class WebSource:
 class PublishedFile:
     """A file to fetch, its sources in the order in which they are tried, and how a good copy is recognised.
 
-    ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file) that a good
-    copy holds; they are checked if no ``sha256`` is published. With ``any_name`` the loaders read the folder of the
+    ``path`` is below the model folder of ``kind``. ``git_sha1`` is git's checksum of a file in a git repository, if no
+    ``sha256`` is published. ``names`` are tensor names (or words, in a JSON file) that a good copy holds; they are
+    checked if neither is. With ``any_name`` the loaders read the folder of the
     file, whatever the weights in it are called.
     """
 
@@ -65,8 +66,14 @@ class PublishedFile:
     approx_bytes: int
     size_bytes: int | None = None
     sha256: str | None = None
+    git_sha1: str | None = None
     names: tuple[str, ...] = ()
     any_name: bool = False
+
+    @property
+    def checksum(self) -> str | None:
+        """The published checksum, or None."""
+        return self.sha256 or self.git_sha1
 
     @property
     def planned_bytes(self) -> int:
@@ -267,6 +274,7 @@ OSEDIFF = PublishedFile(
     ),
     licence=APACHE_2,
     approx_bytes=17_800_000,
+    git_sha1="bc84dc9729aa6173e8b1087977025a4fc566a5db",
 )
 
 # Its authors keep it on Google Drive and Baidu only, behind pages that no program can read.
@@ -284,8 +292,9 @@ CATALOGUE: Catalogue = {
     "base": (SD2_BASE,),
     "base21": (SD21_BASE,),
     "turbo": (SD_TURBO,),
+    "onestep": (OSEDIFF,),
     "tags": TAG_LISTS,
-    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO),
+    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO, OSEDIFF),
 }
 
 
@@ -312,8 +321,9 @@ TAGGER_BY_HAND = {
 }
 LISTS_BY_HAND = "(ram/data in github.com/cswry/SeeSR) into models/seesr"
 ONE_STEP_BY_HAND = (
-    f"Get {OSEDIFF.path} from github.com/cswry/OSEDiff (preset/models), or {PISA_SR.path} from the link in "
-    "github.com/csslc/PiSA-SR, and put it into models/seesr."
+    f"For {OSEDIFF.path} run `python run.py download onestep` in the pack's folder, or get it from "
+    f"github.com/cswry/OSEDiff (preset/models); get {PISA_SR.path} by the link in github.com/csslc/PiSA-SR. Both go "
+    "into models/seesr."
 )
 """What to put where without the command."""
 

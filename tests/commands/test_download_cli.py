@@ -288,7 +288,7 @@ def test_wrong_usage(argv: list[str], capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    assert "seesr, base, base21, turbo, tags, all" in capsys.readouterr().out
+    assert "seesr, base, base21, turbo, onestep, tags, all" in capsys.readouterr().out
 
 
 def test_no_comfyui_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
