@@ -15,8 +15,10 @@ from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
 from .load_dape import LoadDape
 from .load_nano import LoadNano
+from .load_one_step import LoadOneStep
 from .load_seesr import LoadSeeSR
 from .lr_embed import LREmbed
+from .pisa_sliders import PisaSliders
 from .scheduler import Scheduler
 from .tagger import Tagger
 from .tile_tagger import TileTagger
@@ -28,6 +30,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadSeeSR,
     LoadDape,
     LoadNano,
+    LoadOneStep,
     Tagger,
     BuildPrompts,
     LREmbed,
@@ -38,6 +41,7 @@ NODES: list[type[io.ComfyNode]] = [
     Scheduler,
     GuidanceInterval,
     Fidelity,
+    PisaSliders,
     VAEDecode,
     ColorFix,
     InventionMap,

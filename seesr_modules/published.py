@@ -52,8 +52,9 @@ class WebSource:
 class PublishedFile:
     """A file to fetch, its sources in the order in which they are tried, and how a good copy is recognised.
 
-    ``path`` is below the model folder of ``kind``. ``names`` are tensor names (or words, in a JSON file) that a good
-    copy holds; they are checked if no ``sha256`` is published. With ``any_name`` the loaders read the folder of the
+    ``path`` is below the model folder of ``kind``. ``git_sha1`` is git's checksum of a file in a git repository, if no
+    ``sha256`` is published. ``names`` are tensor names (or words, in a JSON file) that a good copy holds; they are
+    checked if neither is. With ``any_name`` the loaders read the folder of the
     file, whatever the weights in it are called.
     """
 
@@ -65,8 +66,14 @@ class PublishedFile:
     approx_bytes: int
     size_bytes: int | None = None
     sha256: str | None = None
+    git_sha1: str | None = None
     names: tuple[str, ...] = ()
     any_name: bool = False
+
+    @property
+    def checksum(self) -> str | None:
+        """The published checksum, or None."""
+        return self.sha256 or self.git_sha1
 
     @property
     def planned_bytes(self) -> int:
@@ -255,6 +262,28 @@ SD_TURBO = PublishedFile(
     sha256="3f067a1b943cf162f2b8f8588f6cf5824bd5b4c7d1d88d87164b9ca123616549",
 )
 
+OSEDIFF = PublishedFile(
+    title="OSEDiff",
+    kind="seesr",
+    path="osediff.pkl",
+    sources=(
+        WebSource(
+            "https://raw.githubusercontent.com/cswry/OSEDiff/fcc4f09c7ed66a9bc0ba9433940d76b343142426/preset/models/osediff.pkl",
+            "https://github.com/cswry/OSEDiff",
+        ),
+    ),
+    licence=APACHE_2,
+    approx_bytes=17_800_000,
+    git_sha1="bc84dc9729aa6173e8b1087977025a4fc566a5db",
+)
+
+# Its authors keep it on Google Drive and Baidu only, behind pages that no program can read.
+PISA_SR = PublishedFile(
+    title="PiSA-SR", kind="seesr", path="pisa_sr.pkl", sources=(), licence=APACHE_2, approx_bytes=32_400_000
+)
+
+ONE_STEP = (OSEDIFF, PISA_SR)
+
 Catalogue = Mapping[str, tuple[PublishedFile, ...]]
 
 _SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
@@ -263,8 +292,9 @@ CATALOGUE: Catalogue = {
     "base": (SD2_BASE,),
     "base21": (SD21_BASE,),
     "turbo": (SD_TURBO,),
+    "onestep": (OSEDIFF,),
     "tags": TAG_LISTS,
-    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO),
+    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO, OSEDIFF),
 }
 
 
@@ -290,6 +320,11 @@ TAGGER_BY_HAND = {
     "dape": f"{DAPE.path} (huggingface.co/CSWRY/SeeSR) into models/seesr",
 }
 LISTS_BY_HAND = "(ram/data in github.com/cswry/SeeSR) into models/seesr"
+ONE_STEP_BY_HAND = (
+    f"For {OSEDIFF.path} run `python run.py download onestep` in the pack's folder, or get it from "
+    f"github.com/cswry/OSEDiff (preset/models); get {PISA_SR.path} by the link in github.com/csslc/PiSA-SR. Both go "
+    "into models/seesr."
+)
 """What to put where without the command."""
 
 

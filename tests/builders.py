@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import comfy.model_base
 import comfy.model_management
@@ -78,6 +79,62 @@ def tiny_vae() -> comfy.sd.VAE:
     shapes = {name: tuple(t.shape) for name, t in AutoencoderKL(**parameters).state_dict().items()}
     weights = synth.synthetic_state_dict(shapes)
     return comfy.sd.VAE(sd=weights, config={"params": parameters}, dtype=torch.float32)
+
+
+def sd_vae(weights: Mapping[str, Tensor]) -> comfy.sd.VAE:
+    """Build ComfyUI's VAE from weights of any sizes in diffusers' names."""
+    channels = weights["encoder.conv_in.weight"].shape[0]
+    levels = sum(name.endswith("resnets.0.conv1.weight") and ".down_blocks." in name for name in weights)
+    widths = [weights[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)]
+    blocks = sum(name.startswith("encoder.down_blocks.0.resnets.") and ".conv1.w" in name for name in weights)
+    sizes = {**VAE, "ch": channels, "ch_mult": [width // channels for width in widths], "num_res_blocks": blocks}
+    config = {"params": {"ddconfig": sizes, "embed_dim": 4}}
+    return comfy.sd.VAE(sd=dict(weights), config=config, dtype=torch.float32)
+
+
+def pisa_sr(golden: Path, unet: str, lora: str) -> dict[str, Any]:
+    """Return the contents of a PiSA-SR file in the published layout, for the UNet of a manifest.
+
+    The recipe gives the numbers by name, ``lora_B`` times 0.1. ``lora`` names a manifest of ranks and module lists.
+    """
+    synth = load_synth(golden if (golden / "synth.py").exists() else GOLDEN)
+    shapes, plan = (json.loads((golden / "manifests" / f"{name}.json").read_text("utf-8")) for name in (unet, lora))
+    state = {}
+    for kind in ("pix", "sem"):
+        rank = plan[f"lora_rank_unet_{kind}"]
+        for part in ("encoder", "decoder", "others"):
+            for module in plan[part]:
+                out, *inner = shapes[f"{module}.weight"]
+                sides = {"A": (rank, *inner), "B": (out, rank, *[1] * (len(inner) - 1))}
+                for side, shape in sides.items():
+                    name = f"{module}.lora_{side}.default_{part}_{kind}.weight"
+                    state[name] = synth.synthetic_tensor(name, shape) * (0.1 if side == "B" else 1.0)
+    lists = {f"unet_lora_{p}_modules_{k}": plan[p] for p in ("encoder", "decoder", "others") for k in ("pix", "sem")}
+    ranks = {name: rank for name, rank in plan.items() if name.startswith("lora_rank_unet_")}
+    return {**ranks, **lists, "state_dict_unet": state}
+
+
+def one_step(unet: Mapping[str, tuple[int, ...]], is_pisa: bool) -> dict[str, dict[str, Tensor]]:
+    """Return the contents of a one-step file of rank 1 and small constants, for a UNet of these shapes.
+
+    OSEDiff's LoRA of the encoder is on its first convolution alone, which is the same in all tiny VAEs.
+    """
+
+    def loras(shapes: Mapping[str, tuple[int, ...]], suffix: str) -> dict[str, Tensor]:
+        sides: dict[str, Tensor] = {}
+        for name, (out, *inner) in shapes.items():
+            module = f"{name.removesuffix('.weight')}.lora"
+            sides[f"{module}_A.default_encoder{suffix}.weight"] = torch.full((1, *inner), 0.01)
+            sides[f"{module}_B.default_encoder{suffix}.weight"] = torch.full((out, 1, *[1] * (len(inner) - 1)), 0.01)
+        return sides
+
+    without = ("time_emb", "image_attentions")
+    adapted = {n: shape for n, shape in unet.items() if len(shape) > 1 and not any(part in n for part in without)}
+    if is_pisa:
+        return {"state_dict_unet": {**loras(adapted, "_pix"), **loras(adapted, "_sem")}}
+    first = {f"conv_in.base_layer.{part}": torch.full(unet[f"conv_in.{part}"], 0.01) for part in ("weight", "bias")}
+    encoder = loras({"encoder.conv_in.weight": (32, 3, 3, 3)}, "")
+    return {"state_dict_unet": {**loras(adapted, ""), **first}, "state_dict_vae": encoder}
 
 
 def save_seesr(folder: Path, unet: Mapping[str, Tensor], controlnet: Mapping[str, Tensor]) -> Path:

@@ -41,6 +41,8 @@ MOTIFS = {
     "seesr_nano": Motif(("nothing to download",), "astronaut"),
     "seesr_app": Motif(("photo in, photo out",), "chelsea"),
     "seesr_turbo": Motif(("2 steps",), "astronaut"),
+    "seesr_onestep": Motif(("1 step",), "chelsea"),
+    "seesr_onestep_pisa": Motif(("1 step, no tags",), "astronaut"),
     "seesr_large_photo": Motif(
         ("a prompt for each tile",),
         frames=((8, 8, 276, 232), (236, 8, 504, 232), (8, 192, 276, 416), (236, 192, 504, 416)),

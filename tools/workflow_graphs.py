@@ -181,11 +181,16 @@ def from_preset(name: str) -> Graph:
 
 
 def add_fidelity(graph: Graph, strength: float) -> Graph:
-    """Return a preset's workflow with Fidelity in front of the sampler. Its strength 0 changes nothing."""
-    model = graph.groups[RESTORE]["sampler"].inputs["model"]
-    assert isinstance(model, tuple)
-    fidelity = node("SeeSR_Fidelity", model=model, latent=("embed", "latent"), strength=strength, detail_px=8.0)
-    return graph.add_nodes(after=model[0], fidelity=fidelity).set_inputs(sampler={"model": ("fidelity", "model")})
+    """Return a preset's workflow with Fidelity in front of each sampler. Its strength 0 changes nothing."""
+    restoring = graph.groups[RESTORE]
+    samplers = [key for key, found in restoring.items() if found.type == "SeeSR_TiledSampler"]
+    for key, name in zip(samplers, ("fidelity", "pixel_fidelity"), strict=False):
+        model = restoring[key].inputs["model"]
+        assert isinstance(model, tuple)
+        fidelity = node("SeeSR_Fidelity", model=model, latent=("embed", "latent"), strength=strength, detail_px=8.0)
+        after = model[0] if model[0] in restoring else "embed"
+        graph = graph.add_nodes(after=after, **{name: fidelity}).set_inputs(**{key: {"model": (name, "model")}})
+    return graph
 
 
 BY_PRESET = {name: from_preset(name) for name in PRESETS}
@@ -204,6 +209,85 @@ BY_PRESET["nano"] = (
         decode={"vae": ("nano", "vae")},
         fix={"method": "wavelet"},
     )
+)
+
+BY_PRESET["onestep"] = (
+    BY_PRESET["onestep"]
+    .add_nodes(
+        after="checkpoint",
+        onestep=node("SeeSR_LoadOneStep", model=("checkpoint", "MODEL"), vae=("checkpoint", "VAE"), file="osediff.pkl"),
+    )
+    .remove("seesr", "apply", "tagger", "prompts")
+    .add_nodes(
+        after="embed",
+        tagger=node("SeeSR_Tagger", dape=("dape", "dape"), image=("embed", "hint")),
+        prompts=node(
+            "SeeSR_BuildPrompts",
+            clip=("checkpoint", "CLIP"),
+            tags=("tagger", "tags"),
+            quality_prompt="",
+            negative_prompt="",
+            single_chunk=True,
+        ),
+    )
+    .set_inputs(
+        embed={"vae": ("onestep", "vae")},
+        sampler={
+            "model": ("onestep", "model"),
+            "positive": ("prompts", "positive"),
+            "negative": ("prompts", "negative"),
+            "overlap_px": 256,
+        },
+        decode={"vae": ("onestep", "vae")},
+    )
+)
+BY_PRESET["onestep_pisa"] = (
+    BY_PRESET["onestep_pisa"]
+    .add_nodes(
+        after="checkpoint",
+        both=node(
+            "SeeSR_LoadOneStep",
+            "Both passes 双重遍",
+            model=("checkpoint", "MODEL"),
+            vae=("checkpoint", "VAE"),
+            file="pisa_sr.pkl",
+        ),
+        pixel=node(
+            "SeeSR_LoadOneStep",
+            "Pixel pass 像素遍",
+            model=("checkpoint", "MODEL"),
+            vae=("checkpoint", "VAE"),
+            file="pisa_sr.pkl",
+            semantic=0.0,
+        ),
+    )
+    .remove("seesr", "dape", "tagger", "apply")
+    .set_inputs(
+        prompts={"tags": "", "quality_prompt": "", "negative_prompt": ""},
+        sampler={
+            "model": ("both", "model"),
+            "positive": ("prompts", "positive"),
+            "negative": ("prompts", "negative"),
+            "overlap_px": 256,
+        },
+    )
+)
+PISA_SAMPLER = BY_PRESET["onestep_pisa"].groups[RESTORE]["sampler"]
+BY_PRESET["onestep_pisa"] = (
+    BY_PRESET["onestep_pisa"]
+    .add_nodes(
+        after="sampler",
+        pixel_sampler=node(
+            PISA_SAMPLER.type, "Pixel sampler 像素采样", **{**PISA_SAMPLER.inputs, "model": ("pixel", "model")}
+        ),
+        sliders=node(
+            "SeeSR_PisaSliders",
+            latent=("embed", "latent"),
+            pixel_pass=("pixel_sampler", "latent"),
+            both_pass=("sampler", "latent"),
+        ),
+    )
+    .set_inputs(decode={"latent": ("sliders", "latent")})
 )
 
 APP = BY_PRESET["balanced"].named(

@@ -302,13 +302,13 @@ def linked(part: Part) -> Iterator[dict[str, str]]:
     """Yield name, folder and address of the model files that a node names; the page offers to download them.
 
     Files behind ``auto`` are left out: one of two sets of files is enough, and the page would report the other missing.
+    So are files that are not on the hub, which no page downloads.
     """
     if UPSCALER["name"] in part.values.values():
         yield UPSCALER
     for file in CATALOGUE["all"]:
-        if file.path in part.values.values():
-            source = file.sources[0]
-            assert isinstance(source, HubSource), "the page links files of the hub"
+        source = file.sources[0]
+        if file.path in part.values.values() and isinstance(source, HubSource):
             url = f"{source.page}/resolve/{source.revision}/{source.path}"
             known = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}
             yield {"name": file.path, "url": url, **known, "directory": file.kind}

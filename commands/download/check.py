@@ -41,13 +41,13 @@ def find_defect(path: Path, file: PublishedFile, say: Say, stated_digest: str | 
     size = path.stat().st_size
     if file.size_bytes is not None and size != file.size_bytes:
         return f"it has {size:,} bytes instead of {file.size_bytes:,}"
-    expected = file.sha256 or stated_digest or ""
+    expected = file.checksum or stated_digest or ""
     if is_checksum(expected):
         say(f"{file.title}: checking {path}")
         digest = hash_file(path) if len(expected) == 64 else _git_sha1(path)
         if digest != expected:
             return f"its checksum is {digest} instead of {expected}"
-    return _wrong_content(path, file) if file.sha256 is None else None
+    return _wrong_content(path, file) if file.checksum is None else None
 
 
 def is_checksum(digest: str) -> bool:

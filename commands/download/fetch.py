@@ -78,7 +78,7 @@ def is_published(path: Path, file: PublishedFile, say: Say) -> bool:
 
     If no checksum is published, the checksum of the first source that answers is used.
     """
-    if file.sha256 is not None:
+    if file.checksum is not None:
         return find_defect_once(path, file, say) is None
     for source in file.sources:
         try:
@@ -183,10 +183,9 @@ def _ask(source: HubSource | WebSource, file: PublishedFile) -> _Offer:
     if file.size_bytes is not None and stated.size not in (None, file.size_bytes):
         raise _UnfitError(f"it offers another file, of {stated.size:,} bytes instead of {file.size_bytes:,}")
     digest = stated.etag or ""
-    if file.sha256 is not None:
-        if len(digest) == 64 and digest != file.sha256 and isinstance(source, HubSource):
-            raise _UnfitError(f"it offers another file, with sha256 {digest} instead of {file.sha256}")
-        digest = file.sha256
+    if file.sha256 is not None and len(digest) == 64 and digest != file.sha256 and isinstance(source, HubSource):
+        raise _UnfitError(f"it offers another file, with sha256 {digest} instead of {file.sha256}")
+    digest = file.checksum or digest
     return _Offer(
         url=_address(source, stated.commit_hash),
         # a compressed body could not be resumed

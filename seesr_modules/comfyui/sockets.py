@@ -126,6 +126,17 @@ def percent_inputs(subject: str, end: float = 1.0) -> list[io.Input]:
     ]
 
 
+def slider_inputs() -> list[io.Input]:
+    """Return PiSA-SR's two sliders."""
+    limits: dict[str, Any] = {"default": 1.0, "min": 0.0, "max": 2.0, "step": 0.05}
+    return [
+        io.Float.Input(
+            "pixel", **limits, tooltip="PiSA-SR: how much blur, noise and JPEG blocks are removed; 1 as published."
+        ),
+        io.Float.Input("semantic", **limits, tooltip="PiSA-SR: how much detail is added; 1 as published."),
+    ]
+
+
 def seed_input(tooltip: str) -> io.Input:
     """Return the input for a seed."""
     return io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True, tooltip=tooltip)

@@ -18,7 +18,8 @@ from ..errors import SeeSRError
 
 MIN_TILE_PX = 64
 
-BlendMode = Literal["gaussian", "reference"]
+BlendMode = Literal["gaussian", "reference", "centred"]
+"""``reference`` is SeeSR's published window and OSEDiff's, ``centred`` PiSA-SR's."""
 Tiling = Literal["gaussian", "reference", "off"]
 TILINGS: tuple[Tiling, ...] = get_args(Tiling)
 
@@ -97,11 +98,14 @@ class TileSettings:
             )
         return cls(tile, overlap, tile_batch, tiling)
 
-    def plan(self, height: int, width: int) -> TileLayout:
-        """Lay tiles over a latent of ``height`` x ``width`` cells; see :func:`plan_tiles`."""
+    def plan(self, height: int, width: int, published: BlendMode = "reference") -> TileLayout:
+        """Lay tiles over a latent of ``height`` x ``width`` cells; see :func:`plan_tiles`.
+
+        ``published`` is the window of the model's published code, for mode ``reference``.
+        """
         if self.mode == "off":
             return plan_tiles(height, width, max(height, width), 0)
-        return plan_tiles(height, width, self.tile, self.overlap, self.mode)
+        return plan_tiles(height, width, self.tile, self.overlap, published if self.mode == "reference" else self.mode)
 
 
 def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode = "gaussian") -> TileLayout:
@@ -113,8 +117,8 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
     Mode ``gaussian`` uses the fewest tiles that overlap by at least ``overlap`` cells and spreads them evenly, so that
     no tile overlaps a neighbour almost completely. A side no longer than the tile gets one tile of that length.
 
-    Mode ``reference`` follows the published code: tiles start every ``tile - overlap`` cells, and the last tile is
-    moved back to the edge. Tiles are square and no larger than the shorter side.
+    Modes ``reference`` and ``centred`` follow the published code: tiles start every ``tile - overlap`` cells, and the
+    last tile is moved back to the edge. Tiles are square and no larger than the shorter side.
 
     Args:
         height: Cells down the canvas, 1 or more.
@@ -124,7 +128,7 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
         mode: How `blend_weights` blends.
 
     Raises:
-        SeeSRError: A value is out of its range. In mode ``reference`` also if the overlap is too wide for a tile as
+        SeeSRError: A value is out of its range. In the published modes also if the overlap is too wide for a tile as
             narrow as the canvas; the published code would then never end.
 
     Source: published ``pipelines/pipeline_seesr.py``.
@@ -133,17 +137,17 @@ def plan_tiles(height: int, width: int, tile: int, overlap: int, mode: BlendMode
         raise SeeSRError(f"Cannot lay tiles of {tile} cells over a latent of {width}x{height}: both need 1 or more.")
     if height * width <= tile * tile:
         tile_height, tile_width = height, width
-    elif mode == "reference":
+    elif mode != "gaussian":
         tile = tile_height = tile_width = min(tile, height, width)
     else:
         tile_height, tile_width = min(tile, height), min(tile, width)
     if not 0 <= overlap < tile:
-        remedy = ", or choose tiling 'gaussian'" if mode == "reference" else ""
+        remedy = ", or choose tiling 'gaussian'" if mode != "gaussian" else ""
         raise SeeSRError(
             f"An overlap of {overlap} cells does not fit tiles of {tile}: "
             f"give overlap_px 0 to {(tile - 1) * LATENT_PX}{remedy}."
         )
-    starts = _starts if mode == "reference" else _even_starts
+    starts = _even_starts if mode == "gaussian" else _starts
     rows = starts(height, tile_height, overlap)
     columns = starts(width, tile_width, overlap)
     return TileLayout(height, width, tile_height, tile_width, rows, columns, mode)
@@ -162,13 +166,16 @@ def blend_weights(layout: TileLayout) -> list[Tensor]:
     Mode ``reference``: the published window, a Gaussian of variance 0.01 tile sides around the middle of the tile. As
     published, that middle is half a cell too low vertically, and exact horizontally.
 
+    Mode ``centred``: the same window with an exact middle both ways, as published for PiSA-SR.
+
     Returns:
         One float32 [tile_height, tile_width] per tile, in the order of ``layout.tiles``. In every cell the weights of
         all tiles sum to one. A single tile has weight exactly 1.
 
-    Source: published ``pipelines/pipeline_seesr.py`` for mode ``reference``.
+    Sources: published ``pipelines/pipeline_seesr.py`` for mode ``reference``, ``pisasr.py`` for ``centred``.
     """
-    down = _axis_weights(layout.rows, layout.tile_height, layout.mode, layout.tile_height / 2)
+    too_low = 0.5 if layout.mode == "reference" else 0.0
+    down = _axis_weights(layout.rows, layout.tile_height, layout.mode, (layout.tile_height - 1) / 2 + too_low)
     across = _axis_weights(layout.columns, layout.tile_width, layout.mode, (layout.tile_width - 1) / 2)
     return [torch.outer(row, column).to(torch.float32) for row in down for column in across]
 
@@ -199,7 +206,7 @@ def _even_starts(side: int, tile: int, overlap: int) -> tuple[int, ...]:
 
 def _axis_weights(starts: tuple[int, ...], tile: int, mode: BlendMode, middle: float) -> list[Tensor]:
     """Return one [tile] float64 profile per start. Along the axis the profiles sum to one."""
-    if mode == "reference":
+    if mode != "gaussian":
         profile = _published_profile(tile, middle)
         profiles = [profile] * len(starts)
     else:

@@ -10,6 +10,8 @@ from ..errors import SeeSRError
 
 WRAPPERS = ("params_ema", "params", "state_dict", "model", "module")
 """In order of preference: where both averaged and raw parameters are present, the averaged ones are read."""
+PARTS = ("state_dict_unet", "state_dict_vae")
+"""State dicts that lie side by side in the files of one-step models. Their names keep the part in front."""
 _MAX_DEPTH = 4
 
 
@@ -38,6 +40,8 @@ def find_state_dict(path: Path, tree: object) -> dict[Any, Any]:
             raise SeeSRError(f"{path} holds a {type(tree).__name__} instead of named tensors; choose another file.")
         wrapper = next((name for name in WRAPPERS if isinstance(tree.get(name), dict)), None)
         if wrapper is None:
-            return tree
+            parts = {part: tree[part] for part in PARTS if isinstance(tree.get(part), dict)}
+            joined = {f"{part}.{name}": tensor for part, held in parts.items() for name, tensor in held.items()}
+            return joined or tree
         tree = tree[wrapper]
     raise SeeSRError(f"{path} wraps its tensors more than {_MAX_DEPTH} times; save the tensors alone.")

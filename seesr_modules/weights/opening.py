@@ -11,7 +11,7 @@ from .formats import begins_like_safetensors, begins_like_torch, open_safetensor
 from .part import Part, read_head, reading
 from .reader import WeightFile
 
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pkl")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
 
 FOLDER_ORDER = (

@@ -36,8 +36,8 @@ DapeFiles = tuple[WeightFile, WeightFile | None]
 """The RAM file or a packed DAPE, and the DAPE file if one is needed."""
 
 
-def is_named_as_packed(kind: Literal["seesr", "dape"], name: str) -> bool:
-    """Tell whether a file has a name that `run.py pack` gives to a packed SeeSR or DAPE."""
+def is_named_as_packed(kind: Literal["seesr", "dape", "onestep"], name: str) -> bool:
+    """Tell whether a file has a name that `run.py pack` gives to a packed SeeSR, DAPE or one-step model."""
     file = Path(name)
     return file.suffix == ".safetensors" and file.stem.startswith(f"{kind}_")
 

@@ -41,6 +41,7 @@ PROMPTS = {
 }
 TILE = {"tile_px": 768, "overlap_px": 128}
 TILING = {**TILE, "tile_batch": 0, "tiling": ["gaussian", "reference", "off"]}
+SLIDERS = {"pixel": 1.0, "semantic": 1.0}
 CONDS = {"positive": "CONDITIONING", "negative": "CONDITIONING"}
 
 CONTRACT = {
@@ -55,6 +56,18 @@ CONTRACT = {
         {},
         {},
         {"model": "MODEL", "clip": "CLIP", "vae": "VAE", "seesr": "SEESR_MODEL", "dape": "SEESR_DAPE"},
+    ),
+    "SeeSR_LoadOneStep": Node(
+        "Load One-Step",
+        {"model": "MODEL", "vae": "VAE"},
+        {"file": ["osediff.pkl", "pisa_sr.pkl"], **SLIDERS},
+        {"model": "MODEL", "vae": "VAE"},
+    ),
+    "SeeSR_PisaSliders": Node(
+        "PiSA-SR Sliders",
+        {"latent": "LATENT", "pixel_pass": "LATENT", "both_pass": "LATENT"},
+        SLIDERS,
+        {"latent": "LATENT"},
     ),
     "SeeSR_Tagger": Node(
         "DAPE Tagger",

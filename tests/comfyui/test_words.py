@@ -28,7 +28,7 @@ BROKEN_BY = set("{}@|")
 FEW = 6
 """The help page explains each choice of a list that is no longer than this. Longer lists are ComfyUI's."""
 
-FILES = {"seesr", "ram", "dape"}
+FILES = {"file", "seesr", "ram", "dape"}
 """Inputs that list the user's files after the node's own choices."""
 
 PRODUCTS = {"Recognize Anything", "Stable Diffusion"}
@@ -131,7 +131,7 @@ def known_nodes() -> set[str]:
 @pytest.mark.parametrize("text", sorted(set(texts(locales.english(NODES)))))
 def test_a_tooltip_names_only_nodes_that_are_there(text: str) -> None:
     """Two or more capitalised words in a row must name a node or a product."""
-    for run in re.findall(r"[A-Z]\w*(?: [A-Z]\w*)+(?: \([a-z ]+\))?", text):
+    for run in re.findall(r"[A-Z][\w-]*(?: [A-Z][\w-]*)+(?: \([a-z ]+\))?", text):
         name = re.sub(r"^(An?|For|From|In|The|What|With) ", "", run)
         plain = re.sub(r" \(.*", "", name)
         assert " " not in plain or {name, plain} & known_nodes() or plain in PRODUCTS, name

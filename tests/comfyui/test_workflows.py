@@ -16,11 +16,12 @@ import folder_paths
 import nodes
 import pytest
 import torch
-from builders import GOLDEN, synthetic
+from builders import GOLDEN, one_step, synthetic
 from comfy_api.latest import io
 from likeness import assert_alike
 from other_models import save_controlnet, save_lora, save_upscaler
 from PIL import Image
+from seesr_pack.seesr_modules import published
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.published import CATALOGUE
 from seesr_pack.tools import generate, locales, workflows
@@ -32,7 +33,8 @@ NAMES = [graph.name for graph in workflows.ALL_GRAPHS]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
 PAGE_WORDS = ("R", "Graph", "Open in MaskEditor", "Load Image (as Mask)")  # of the page, in bold as titles are
-OTHERS = (f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")
+ONE_STEP = tuple(f"seesr/{file.path}" for file in published.ONE_STEP)
+OTHERS = (*ONE_STEP, f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")
 
 # What the pinned page offers to download where it is missing, and what it only names, with the link in the tooltip.
 BASE = "checkpoints/512-base-ema.ckpt"
@@ -41,6 +43,7 @@ LINKS = {
     "seesr_nano": ([], []),
     "dape_tagging": ([], []),
     "seesr_turbo": (["checkpoints/sd_turbo.safetensors"], []),
+    **dict.fromkeys(("seesr_onestep", "seesr_onestep_pisa"), ([f"checkpoints/{published.SD21_BASE.path}"], [])),
     "seesr_upscale_model_first": ([f"upscale_models/{UPSCALER}"], [BASE]),
 }
 # What ComfyUI 0.33 deprecates of the pinned ComfyUI's nodes, beyond what the pinned one says itself.
@@ -63,8 +66,8 @@ def classes() -> dict[str, type]:
 @pytest.fixture
 def models(tmp_path: Path, classes: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Model folders that hold a file under every name that the workflows name, and the picture."""
-    published = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
-    for name in [*published, *OTHERS, "input/example.png"]:
+    files = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
+    for name in [*files, *OTHERS, "input/example.png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for kind in ("checkpoints", "seesr", "rams", *(name.partition("/")[0] for name in OTHERS)):
@@ -348,6 +351,11 @@ def run_small(
     save_lora(models / "loras" / LORA, unet)
     save_upscaler(models / "upscale_models" / UPSCALER)
     save_controlnet(models / "controlnet" / CONTROLNET, EncoderSizes.from_shapes(unet))
+    for file in published.ONE_STEP:
+        torch.save(
+            one_step(unet, is_pisa=file == published.PISA_SR),
+            models / "loras" / file.path,
+        )
     monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, "TestPack", Pack)
 
     def run(graph: Json, *wanted: tuple[str, int], steps: int = 2) -> list[Any]:
@@ -384,7 +392,8 @@ def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_small: Ca
     graph = api(name)
     end = "Tags" if name == "dape_tagging" else "Save Image"
     (source,) = (value for value in graph[node_named(graph, end)]["inputs"].values() if isinstance(value, list))
-    (result,) = run_small(graph, (english_part(graph[source[0]]["_meta"]["title"]), source[1]))
+    steps = 1 if "onestep" in name else 2
+    (result,) = run_small(graph, (english_part(graph[source[0]]["_meta"]["title"]), source[1]), steps=steps)
     if name == "dape_tagging":
         assert isinstance(result, str)
     else:

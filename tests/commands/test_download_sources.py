@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
+from seesr_pack.commands.download.check import find_defect
 from seesr_pack.seesr_modules.published import (
     CATALOGUE,
+    OSEDIFF,
     SD2_BASE,
     SD21_BASE,
     SD_TURBO,
@@ -26,14 +30,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("file", CATALOGUE["all"], ids=lambda file: file.path)
 def test_every_file_has_something_to_recognise_a_wrong_one(file: PublishedFile) -> None:
-    if file.sha256 is None:
+    if file.git_sha1 is not None:
+        assert file.sha256 is None
+        assert re.fullmatch("[0-9a-f]{40}", file.git_sha1)
+    elif file.sha256 is None:
         assert PurePosixPath(file.path).suffix in (".safetensors", ".json")
         assert file.names
     else:
         assert re.fullmatch("[0-9a-f]{64}", file.sha256)
     for source in file.sources:
         if isinstance(source, WebSource):
-            assert file.sha256 and file.size_bytes
+            assert file.git_sha1 or (file.sha256 and file.size_bytes)
         else:
             assert source.revision == "main" or re.fullmatch("[0-9a-f]{40}", source.revision)
 
@@ -51,10 +58,18 @@ def test_only_published_revisions_are_pinned() -> None:
     }
 
 
+def test_a_file_of_a_git_repository_is_recognised_by_gits_checksum(tmp_path: Path) -> None:
+    (path := tmp_path / "osediff.pkl").write_bytes(b"weights")
+    assert "its checksum is" in (find_defect(path, OSEDIFF, lambda _line: None) or "")
+    sha1 = hashlib.sha1(b"blob 7\0weights", usedforsecurity=False).hexdigest()
+    assert find_defect(path, replace(OSEDIFF, git_sha1=sha1), lambda _line: None) is None
+
+
 def test_the_targets_together_hold_every_file_once() -> None:
     all_files = CATALOGUE["all"]
-    assert len({(file.kind, file.path) for file in all_files}) == len(all_files) == 12
-    assert set(all_files) == {file for target in ("seesr", "base", "base21", "turbo") for file in CATALOGUE[target]}
+    assert len({(file.kind, file.path) for file in all_files}) == len(all_files) == 13
+    targets = ("seesr", "base", "base21", "turbo", "onestep")
+    assert set(all_files) == {file for target in targets for file in CATALOGUE[target]}
     assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
 
 

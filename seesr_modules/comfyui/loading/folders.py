@@ -11,16 +11,19 @@ from typing import Literal
 import folder_paths
 
 from ...errors import SeeSRError
-from ...published import HOW_TO_PACK
+from ...published import HOW_TO_PACK, ONE_STEP
 from ...weights import SUFFIXES
 from ...weights.packed_format import is_named_as_packed, missing_parts
 
 SEESR = "seesr"
 RAMS = "rams"
+LORAS = "loras"
+"""ComfyUI's own folder, where people put the files of one-step models."""
 
 _LOADERS = {
     "seesr": ((SEESR,), "Load SeeSR: there is no '{}' under models/seesr."),
     "dape": ((RAMS, SEESR), "Load DAPE: there is no '{}' under models/rams or models/seesr."),
+    "onestep": ((SEESR, LORAS), "Load One-Step: there is no '{}' under models/seesr or models/loras."),
 }
 """The folders that each loader searches, and its sentence for a name that is in none of them."""
 
@@ -73,6 +76,17 @@ def dape_choices() -> list[str]:
     return list(dict.fromkeys([*(name for name in files if name not in packed), *packed]))
 
 
+def one_step_choices() -> list[str]:
+    """Return the published one-step files, there or not, then others in ``models/seesr`` and ``models/loras``."""
+    files = [name for kind in (SEESR, LORAS) for name in folder_paths.get_filename_list(kind)]
+    published = [file.path for file in ONE_STEP]
+    return list(dict.fromkeys([*published, *filter(_is_named_as_one_step, files)]))
+
+
+def _is_named_as_one_step(name: str) -> bool:
+    return name.endswith(".pkl") or is_named_as_packed("onestep", name)
+
+
 def _folders(root: Path) -> Iterator[Path]:
     """Yield a folder and all folders below it. Symbolic links are followed, except links back to a parent folder."""
     for name, below, _ in os.walk(root, followlinks=True):
@@ -87,15 +101,17 @@ def _weight_files(kind: str) -> list[str]:
     return [
         name
         for name in folder_paths.get_filename_list(kind)
-        if Path(name).suffix in SUFFIXES and Path(name).parent.name not in ("unet", "controlnet")
+        if Path(name).suffix in SUFFIXES
+        and Path(name).parent.name not in ("unet", "controlnet")
+        and not _is_named_as_one_step(name)
     ]
 
 
-def require_model(kind: Literal["seesr", "dape"], name: str, remedy: str) -> Path:
+def require_model(kind: Literal["seesr", "dape", "onestep"], name: str, remedy: str) -> Path:
     """Return the file or folder that a loader's choice names.
 
     Args:
-        kind: ``seesr`` for a choice of Load SeeSR, ``dape`` for one of Load DAPE.
+        kind: ``seesr`` for a choice of Load SeeSR, ``dape`` for one of Load DAPE, ``onestep`` for one of Load One-Step.
         name: The choice, relative to one of the loader's folders.
         remedy: How to get the file; the message for the name of a packed file says how to pack it instead.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...method.tiles import TileLayout, TileSettings, add_tile, blend_weights
 from ..compat import free_memory, is_out_of_memory
 from ..networks.controlnet import controlnets
+from ..networks.one_step import published_window
 from ..wrappers import WRAPPER_KEY, replace_wrapper
 from .crop import Cond, Crop
 from .hints import Hints
@@ -79,7 +80,7 @@ class TiledPrediction:
     ) -> Any:
         """Make ComfyUI plan memory for tiles instead of the whole latent."""
         shape = list(noise_shape)
-        layout = self.settings.plan(*shape[-2:])
+        layout = self.settings.plan(shape[-2], shape[-1])
         batch = min(max(self.settings.tile_batch, 1), len(layout.tiles))
         tiles = [batch * shape[0], *shape[1:-2], layout.tile_height, layout.tile_width]
         return executor(model, tiles, *args, **kwargs)
@@ -96,7 +97,7 @@ class TiledPrediction:
         **kwargs: Any,
     ) -> list[Tensor]:
         """Predict x0 [B, C, H, W] for every list of conds, tile by tile."""
-        layout = self.settings.plan(*x.shape[-2:])
+        layout = self.settings.plan(x.shape[-2], x.shape[-1], published_window(model))
         tiles = layout.tiles
         if len(tiles) == 1:
             return executor(model, conds, x, timestep, model_options, *args, **kwargs)

@@ -1,0 +1,129 @@
+"""One-step models in pure code: LoRAs on layers, PiSA-SR's sliders, and reading the files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.one_step import RULES, Lora, attach_loras, mix_passes
+from seesr_pack.seesr_modules.weights import open_weights
+from seesr_pack.seesr_modules.weights.one_step import read_one_step
+from torch import nn
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+OSEDIFF = GOLDEN / "osediff_tiny.pkl"
+UNET, VAE = "state_dict_unet", "state_dict_vae"
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize(
+    ("layer", "lora", "inputs"),
+    [
+        (nn.Linear(5, 7), Lora(random(2, 5), random(7, 2)), random(3, 4, 5)),
+        (nn.Conv2d(5, 7, 3, stride=2, padding=1), Lora(random(4, 5, 3, 3), random(7, 4, 1, 1)), random(2, 5, 9, 8)),
+    ],
+    ids=["linear", "convolution"],
+)
+@torch.no_grad()
+def test_an_attached_lora_is_8_by_rank_times_its_product_on_the_weight(
+    layer: Any, lora: Lora, inputs: torch.Tensor
+) -> None:
+    network = nn.Sequential(layer)
+    plain = network(inputs)
+    with attach_loras(network, {"0": lora}):
+        attached = network(inputs)
+    assert torch.equal(network(inputs), plain), "it stays only while the context lasts"
+    rank = len(lora.down)
+    layer.weight += 8 / rank * (lora.up.flatten(1) @ lora.down.flatten(1)).reshape(layer.weight.shape)
+    # 1e-5 of values around 10: float32 in another order
+    torch.testing.assert_close(attached, network(inputs), rtol=1e-5, atol=1e-4)
+
+
+def test_sliders_at_one_are_both_loras_and_semantic_zero_is_pixel_alone() -> None:
+    pixel_only, both = random(1, 4, 3, 3), random(1, 4, 3, 5)[..., :3]
+    torch.testing.assert_close(mix_passes(pixel_only, both, 1.0, 1.0), both)
+    assert torch.equal(mix_passes(pixel_only, both, 0.5, 0.0), 0.5 * pixel_only)
+
+
+def test_osediff_takes_the_latent_as_the_noisy_one_and_pisa_sr_subtracts() -> None:
+    latent, predicted, sigma = random(1, 4, 2, 2), random(1, 4, 2, 3)[..., :2], torch.tensor(14.6)
+    alpha_bar = 1 / (1 + sigma**2)
+    expected = (latent - (1 - alpha_bar).sqrt() * predicted) / alpha_bar.sqrt()
+    torch.testing.assert_close(RULES["OSEDiff"].restore(latent, predicted, sigma), expected)
+    assert torch.equal(RULES["PiSA-SR"].restore(latent, predicted, sigma), latent - predicted)
+
+
+def test_a_file_of_two_state_dicts_keeps_their_names_in_front() -> None:
+    names = set(open_weights(OSEDIFF))
+    assert {name.partition(".")[0] for name in names} == {UNET, VAE}
+    assert f"{UNET}.conv_in.base_layer.bias" in names
+
+
+def test_osediff_is_read_as_it_was_saved() -> None:
+    saved = torch.load(OSEDIFF, weights_only=True)
+    weights = read_one_step(OSEDIFF)
+    modules = {name for part in ("encoder", "decoder", "others") for name in saved[f"unet_lora_{part}_modules"]}
+    assert weights.kind == "OSEDiff"
+    assert weights.unet.keys() == modules
+    assert weights.vae.keys() == set(saved["vae_lora_encoder_modules"]), "which names most modules twice"
+    down = saved[UNET]["mid_block.resnets.0.conv1.lora_A.default_others.weight"]
+    assert torch.equal(weights.unet["mid_block.resnets.0.conv1"].down, down)
+    assert weights.replaced.keys() == {"conv_in.weight", "conv_in.bias"}
+
+
+def drop(part: str, text: str) -> Callable[[dict[str, Any]], None]:
+    def change(tree: dict[str, Any]) -> None:
+        tree[part] = {name: tensor for name, tensor in tree[part].items() if text not in name}
+
+    return change
+
+
+def as_pixel_only(tree: dict[str, Any]) -> None:
+    tree[UNET] = {name.replace(".weight", "_pix.weight"): t for name, t in tree[UNET].items() if "lora" in name}
+
+
+def put(part: str, name: str, tensor: torch.Tensor) -> Callable[[dict[str, Any]], None]:
+    return lambda tree: tree[part].update({name: tensor})
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda tree: tree.pop(UNET), "no one-step model: it has no LoRAs under state_dict_unet"),
+        (lambda tree: tree.pop(VAE), "incomplete: the LoRA of the VAE's encoder or the trained conv_in is missing"),
+        (drop(UNET, "base_layer"), "the LoRA of the VAE's encoder or the trained conv_in is missing"),
+        (drop(UNET, "conv_out.lora_A"), "incomplete: one half of the LoRA of conv_out is missing; download it again"),
+        (as_pixel_only, "incomplete: the pixel or the semantic LoRA of PiSA-SR is missing"),
+        (
+            put(UNET, "conv_out.lora_B.default_decoder.weight", torch.ones(4, 3, 1, 1)),
+            "the two halves of the LoRA of conv_out do not fit each other",
+        ),
+        (
+            put(UNET, "conv_out.lora_B.default_decoder.weight", torch.full((4, 4, 1, 1), torch.nan)),
+            "values that are NaN or infinite",
+        ),
+    ],
+)
+def test_a_file_that_is_incomplete_or_another_is_refused(change: Any, sentence: str, tmp_path: Path) -> None:
+    tree = torch.load(OSEDIFF, weights_only=True)
+    change(tree)
+    path = tmp_path / "osediff.pkl"
+    torch.save(tree, path)
+    with pytest.raises(SeeSRError, match=re.escape(sentence)) as caught:
+        read_one_step(path)
+    assert path.name in str(caught.value)
+
+
+def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "osediff.pkl"
+    path.write_bytes(OSEDIFF.read_bytes()[:-1000])
+    with pytest.raises(SeeSRError, match=r"osediff\.pkl is cut short"):
+        read_one_step(path)
