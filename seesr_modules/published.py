@@ -292,7 +292,7 @@ CATALOGUE: Catalogue = {
     "base": (SD2_BASE,),
     "base21": (SD21_BASE,),
     "turbo": (SD_TURBO,),
-    "onestep": (OSEDIFF,),
+    "onestep": (*TAG_LISTS, DAPE, OSEDIFF, RAM),
     "tags": TAG_LISTS,
     "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO, OSEDIFF),
 }

@@ -26,6 +26,9 @@ CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", "SeeSR_LREmbed.up
 MODEL_FILES = {"checkpoints": CHECKPOINT, "seesr": "SeeSR_LoadModel.seesr", "rams": "SeeSR_LoadDAPE.ram"}
 """Model folder -> the input that names the file in it."""
 
+FILE_INPUTS = ("ckpt_name", "model_name", "seesr", "ram", "dape", "file")
+"""Inputs of loaders that name model files."""
+
 
 @dataclass(frozen=True)
 class Workflow:
@@ -89,7 +92,7 @@ class Workflow:
         searched: list[str] = []
         for class_type, (find, kinds) in _finders(comfyui).items():
             for inputs in self.inputs_of(class_type):
-                if any(isinstance(value, list) for value in inputs.values()):
+                if any(isinstance(inputs.get(name), list) for name in FILE_INPUTS):
                     continue
                 try:
                     names += find(inputs)
@@ -111,6 +114,7 @@ def title_of(node: dict[str, Any]) -> str:
 def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, str]], list[str]], list[str]]]:
     """Return loader class -> (its inputs to the names of its files, the model folders that it searches)."""
     from ...seesr_modules.comfyui.loading.choices import find_seesr, find_tagger
+    from ...seesr_modules.comfyui.loading.one_step import find_one_step
 
     def checkpoint(inputs: dict[str, str]) -> list[str]:
         if inputs["ckpt_name"] not in comfyui.choices("CheckpointLoaderSimple", "ckpt_name"):
@@ -127,6 +131,9 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     def seesr(inputs: dict[str, str]) -> list[str]:
         return [find_seesr(inputs["seesr"]).name]
 
+    def one_step(inputs: dict[str, str]) -> list[str]:
+        return [find_one_step(inputs["file"]).name]
+
     def tagger(inputs: dict[str, str]) -> list[str]:
         return [path.name for path in find_tagger(inputs["ram"], inputs["dape"]) if path]
 
@@ -134,5 +141,6 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
         "CheckpointLoaderSimple": (checkpoint, ["checkpoints"]),
         "SeeSR_LoadModel": (seesr, ["seesr"]),
         "SeeSR_LoadDAPE": (tagger, ["rams", "seesr"]),
+        "SeeSR_LoadOneStep": (one_step, ["seesr"]),
         "UpscaleModelLoader": (upscale_model, []),
     }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ...seesr_modules.errors import SeeSRError
 from ..arguments import load_preset
 from ..headless.workflow import MODEL_FILES, Workflow
+from ..presets import PRESETS
 from ..terminal import say
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: 
 
 def _with_synthetic_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, scratch: Path) -> Workflow:
     preset = options.preset or "balanced"
-    if preset == "nano":
+    if preset == "nano" or PRESETS[preset].one_step:
         raise SeeSRError("--model synthetic stands for the full model: choose --preset published, balanced or turbo.")
     workflow = load_preset(preset, options)
     from ..headless.synthetic import write_synthetic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from seesr_pack.commands import terminal
 from seesr_pack.commands.headless import session
 from seesr_pack.commands.headless.workflow import Workflow
 from seesr_pack.commands.photos import writing
@@ -75,6 +77,7 @@ class Run:
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(terminal, "QUIET_S", math.inf)  # however long the tests take
     (tmp_path / "in" / "sub").mkdir(parents=True)
     return tmp_path
 
