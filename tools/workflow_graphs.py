@@ -184,12 +184,14 @@ def add_fidelity(graph: Graph, strength: float) -> Graph:
     """Return a preset's workflow with Fidelity in front of each sampler. Its strength 0 changes nothing."""
     restoring = graph.groups[RESTORE]
     samplers = [key for key, found in restoring.items() if found.type == "SeeSR_TiledSampler"]
+    above = "embed"
     for key, name in zip(samplers, ("fidelity", "pixel_fidelity"), strict=False):
         model = restoring[key].inputs["model"]
         assert isinstance(model, tuple)
         fidelity = node("SeeSR_Fidelity", model=model, latent=("embed", "latent"), strength=strength, detail_px=8.0)
-        after = model[0] if model[0] in restoring else "embed"
+        after = model[0] if model[0] in restoring else above
         graph = graph.add_nodes(after=after, **{name: fidelity}).set_inputs(**{key: {"model": (name, "model")}})
+        above = key
     return graph
 
 

@@ -44,7 +44,6 @@ def run_tiled(
 
 class _NoModel:
     latent_format = comfy.latent_formats.SD15()
-    model_sampling = None
 
     def memory_required(self, shape: list[int]) -> int:
         return 0

@@ -206,7 +206,9 @@ def test_advanced_inputs_are_shown_where_one_of_them_is_changed(name: str, class
 
 
 def test_turbo_shows_its_wide_overlap() -> None:
-    assert [node["type"] for node in editor("seesr_turbo")["nodes"] if "showAdvanced" in node] == ["SeeSR_TiledSampler"]
+    """Color Fix shows its input gray, which is auto in every workflow."""
+    shown = [node["type"] for node in editor("seesr_turbo")["nodes"] if "showAdvanced" in node]
+    assert shown == ["SeeSR_TiledSampler", "SeeSR_ColorFix"]
 
 
 @pytest.mark.parametrize("name", NAMES)
