@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,11 @@ from seesr_pack.seesr_modules.weights.pack import pack_dape, pack_seesr
 from torch import Tensor
 
 State = Mapping[str, Tensor]
-Layout = Callable[[Path, State], Any]
 
 UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
 CONTROLNET = builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny")
 RAM = builders.synthetic(builders.GOLDEN, "ram_tiny")
 LORA = builders.synthetic(builders.GOLDEN, "dape_lora_tiny")
-NAME = "diffusion_pytorch_model"
 
 
 def with_buffers(state: State) -> dict[str, Tensor]:
