@@ -158,6 +158,6 @@ def save_models(folder: Path) -> None:
     """Write tiny models into a user's models folder, under the published names."""
     seesr, rams = folder / "seesr", folder / "rams"
     rams.mkdir(parents=True)
-    save_seesr(seesr / "SeeSR", *(synthetic(GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet")))
+    save_seesr(seesr / "SeeSR", *(synthetic(GOLDEN, f"seesr_{part}_small") for part in ("unet", "controlnet")))
     save_tagger(seesr)
     (seesr / "ram.pth").rename(rams / RAM.path)

@@ -42,8 +42,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     """Build every tiny model once, and register the pack's model folders in ComfyUI."""
     folders.register()
     folder = tmp_path_factory.mktemp("seesr-models")
-    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
-    builders.save_seesr(folder / "SeeSR", unet, builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny"))
+    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_small")
+    builders.save_seesr(folder / "SeeSR", unet, builders.synthetic(builders.GOLDEN, "seesr_controlnet_small"))
     builders.save_tagger(folder)
     return Tiny(base_model(unet), builders.tiny_clip(), builders.tiny_vae(), folder)
 

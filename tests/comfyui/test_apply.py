@@ -250,7 +250,7 @@ def test_each_picture_of_a_batch_keeps_its_own_prompt(tiny: Tiny, seesr: Any) ->
 
 def test_another_controlnet_works_before_and_after(tiny: Tiny, seesr: Any, scene: Scene, tmp_path: Path) -> None:
     """The residuals of SeeSR's ControlNet and of another ControlNet add up, in either order."""
-    unet = {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()}
+    unet = {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_unet_small").items()}
     save_controlnet(tmp_path / "canny.safetensors", EncoderSizes.from_shapes(unet))
     other = comfy.controlnet.load_controlnet(str(tmp_path / "canny.safetensors"))
 
@@ -299,7 +299,7 @@ def test_positive_and_negative_run_as_one_batch(tiny: Tiny, seesr: Any, scene: S
 
 def test_a_model_of_another_family_is_refused(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     """The message says what was found and which checkpoints fit."""
-    unet = dict(builders.synthetic(builders.GOLDEN, "seesr_unet_tiny"))
+    unet = dict(builders.synthetic(builders.GOLDEN, "seesr_unet_small"))
     narrow = {
         name: tensor[:, :48] if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) else tensor
         for name, tensor in unet.items()
@@ -312,10 +312,10 @@ def test_fewer_transformers_are_refused(tiny: Tiny, seesr: Any, scene: Scene) ->
     """A UNet with fewer text transformers does not fit. The message names both numbers."""
     unet = {
         name: tensor
-        for name, tensor in builders.synthetic(builders.GOLDEN, "seesr_unet_tiny").items()
+        for name, tensor in builders.synthetic(builders.GOLDEN, "seesr_unet_small").items()
         if not name.startswith(("down_blocks.0.attentions.", "up_blocks.3.attentions."))
     }
-    with pytest.raises(SeeSRError, match=r"follows 16 text transformers .* has 11"):
+    with pytest.raises(SeeSRError, match=r"follows 10 text transformers .* has 7"):
         apply_scene(tiny, seesr, scene, model=base_model(unet))
 
 
@@ -379,7 +379,7 @@ def test_a_cpu_with_fast_bfloat16_computes_in_bfloat16(
     """Weights stored in bfloat16 are not cast. ComfyUI itself would cast them in every layer."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
     assert dtypes.storage_dtypes("bfloat16") == (torch.bfloat16, None if fast else torch.float32)
-    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_small")
     stored = base_model(unet, torch.bfloat16, compute_dtype=torch.float32)  # ComfyUI loads it like this on a CPU
     half = load_seesr_path(tiny.folder / "SeeSR", "bfloat16")
     applied = apply_scene(tiny, half, scene, model=stored)

@@ -20,7 +20,7 @@ from seesr_pack.seesr_modules.weights.base_fingerprint import FINGERPRINT_KEY, T
 from seesr_pack.seesr_modules.weights.pack import pack_seesr
 from torch import Tensor
 
-UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_small")
 WARNING = "The checkpoint is another base model than the one that this SeeSR was trained on."
 
 
@@ -123,7 +123,7 @@ def test_a_packed_seesr_knows_its_base(
 
 def test_packing_image_attention_alone_writes_no_fingerprint(tmp_path: Path) -> None:
     alone = {name: tensor for name, tensor in UNET.items() if ".image_attentions." in name}
-    builders.save_seesr(tmp_path / "SeeSR", alone, builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny"))
+    builders.save_seesr(tmp_path / "SeeSR", alone, builders.synthetic(builders.GOLDEN, "seesr_controlnet_small"))
     assert FINGERPRINT_KEY not in open_weights(pack_seesr(tmp_path / "SeeSR", "float16", tmp_path)).metadata
 
 
@@ -139,7 +139,7 @@ def test_only_the_fingerprint_of_the_base_is_read(tiny: Tiny, tmp_path: Path, mo
 
     monkeypatch.setattr(WeightFile, "tensors", record)
     own = {name for name in UNET if ".image_attentions." in name}
-    controlnet = set(builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny"))
+    controlnet = set(builders.synthetic(builders.GOLDEN, "seesr_controlnet_small"))
     for load in (
         lambda: load_seesr_path(tiny.folder / "SeeSR", "float32"),
         lambda: pack_seesr(tiny.folder / "SeeSR", "float16", tmp_path),

@@ -84,7 +84,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 def published(tmp_path: Path, tiny: Any) -> dict[PublishedFile, Path]:
     """Tiny weights in the published layout, each file under its published name."""
     folder = tmp_path / "published"
-    unet, controlnet = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
+    unet, controlnet = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_small") for part in ("unet", "controlnet"))
     builders.save_seesr(folder / "SeeSR", unet, controlnet)
     for part in ("unet", "controlnet"):
         (folder / "SeeSR" / part / "config.json").write_text('{"_class_name": "Tiny"}')

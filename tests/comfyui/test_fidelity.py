@@ -196,7 +196,7 @@ def test_it_works_in_its_part_of_the_run(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_weights_of_half_precision(seesr: Any, scene: Scene, photo: Any, dtype: torch.dtype) -> None:
     """The correction itself is in float32."""
-    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+    unet = builders.synthetic(builders.GOLDEN, "seesr_unet_small")
     half = base_model({name: tensor.to(dtype) for name, tensor in unet.items()})
     model, *conds = apply_scene(None, seesr, scene, model=half)
     found = run(plain(hold_to_photo(model, photo, SETTINGS), *conds), scene)

@@ -27,8 +27,8 @@ from torch import Tensor
 
 State = Mapping[str, Tensor]
 
-UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
-CONTROLNET = builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny")
+UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_small")
+CONTROLNET = builders.synthetic(builders.GOLDEN, "seesr_controlnet_small")
 RAM = builders.synthetic(builders.GOLDEN, "ram_tiny")
 LORA = builders.synthetic(builders.GOLDEN, "dape_lora_tiny")
 

@@ -34,7 +34,7 @@ SYNTH = builders.load_synth(builders.GOLDEN)
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the published sizes and the tiles by tiny ones."""
-    sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny"))
+    sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_small"))
     monkeypatch.setattr(steps, "SD2", sizes)
     monkeypatch.setattr(synthetic, "SD2", sizes)
     monkeypatch.setattr(synthetic, "STEM", replace(synthetic.STEM, out_channels=sizes.model_channels))

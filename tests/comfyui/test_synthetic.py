@@ -51,7 +51,7 @@ def test_the_checkpoint_is_a_complete_stable_diffusion_2() -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the files as small as the tiny models."""
-    sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny"))
+    sizes = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_small"))
     monkeypatch.setattr(synthetic, "SD2", sizes)
     monkeypatch.setattr(synthetic, "STEM", replace(synthetic.STEM, out_channels=sizes.model_channels))
     monkeypatch.setattr(synthetic, "DAPE", DapeConfig.from_shapes(SYNTH.load_shapes("ram_tiny")))

@@ -107,7 +107,7 @@ def test_every_tile_gets_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any, sc
 def stock_controlnet() -> comfy.controlnet.ControlNet:
     """Build ComfyUI's own ControlNet at the tiny size."""
     sizes = EncoderSizes.from_shapes(
-        {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny").items()}
+        {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_controlnet_small").items()}
     )
     network = comfy.cldm.cldm.ControlNet(**sizes.comfyui_config(), hint_channels=3, dtype=torch.float32)
     synth = builders.load_synth(builders.GOLDEN)

@@ -348,7 +348,7 @@ def run_small(
 
     It changes the graph that it is given.
     """
-    unet = {name: tuple(t.shape) for name, t in synthetic(GOLDEN, "seesr_unet_tiny").items()}
+    unet = {name: tuple(t.shape) for name, t in synthetic(GOLDEN, "seesr_unet_small").items()}
     Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(models / "input" / "example.png")
     save_lora(models / "loras" / LORA, unet)
     save_upscaler(models / "upscale_models" / UPSCALER)

@@ -33,7 +33,7 @@ class TestCheckpoint:
         import builders
         from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
 
-        unet = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
+        unet = builders.synthetic(builders.GOLDEN, "seesr_unet_small")
         return base_model(unet), builders.tiny_clip(), builders.tiny_vae()
 
 

@@ -23,7 +23,7 @@ from seesr_pack.seesr_modules.weights.packed_format import open_dape, open_seesr
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux tells of a process")
 SYNTH = builders.load_synth(builders.GOLDEN)
-SD2 = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_tiny"))
+SD2 = EncoderSizes.from_shapes(SYNTH.load_shapes("seesr_unet_small"))
 DAPE = DapeConfig.from_shapes(SYNTH.load_shapes("ram_tiny"))
 RAM_BYTES = 12_000_000
 

@@ -172,7 +172,7 @@ def test_a_copy_under_another_name_that_loaders_accept_is_not_fetched_again(
 
 def save_clone(folder: Path) -> Path:
     """Write a SeeSR as in a clone of the published repository: in a subfolder ``seesr``."""
-    parts = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_tiny") for part in ("unet", "controlnet"))
+    parts = (builders.synthetic(builders.GOLDEN, f"seesr_{part}_small") for part in ("unet", "controlnet"))
     inner = builders.save_seesr(folder / "SeeSR" / "seesr", *parts)
     for part in ("unet", "controlnet"):
         (inner / part / "config.json").write_text('{"_class_name": "x"}')

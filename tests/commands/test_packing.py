@@ -26,8 +26,8 @@ from seesr_pack.seesr_modules.weights import pack as packing
 from seesr_pack.seesr_modules.weights import packed_format as packed
 from torch import Tensor
 
-UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_tiny")
-CONTROLNET = builders.synthetic(builders.GOLDEN, "seesr_controlnet_tiny")
+UNET = builders.synthetic(builders.GOLDEN, "seesr_unet_small")
+CONTROLNET = builders.synthetic(builders.GOLDEN, "seesr_controlnet_small")
 IMAGE_ATTENTION = {name: tensor for name, tensor in UNET.items() if ".image_attentions." in name}
 
 
