@@ -28,11 +28,21 @@ SMALLEST_PX = 96
 
 
 class Photo(NamedTuple):
-    """A photo's name, the clean square, and the degraded one at a quarter of its size."""
+    """A photo's name, the clean picture, and the degraded one, which is smaller by a whole number."""
 
     name: str
     clean: Pixels
     degraded: Pixels
+
+    @property
+    def scale(self) -> int:
+        """How many times as large the clean picture is."""
+        return self.clean.shape[0] // self.degraded.shape[0]
+
+    def enlarge(self, method: Image.Resampling) -> Pixels:
+        """Return the degraded picture at the size of the clean one."""
+        height, width, _ = self.clean.shape
+        return np.asarray(Image.fromarray(self.degraded).resize((width, height), method))
 
 
 def find_photos(places: Sequence[Path]) -> list[Path]:
@@ -102,9 +112,3 @@ def read_photos(files: Sequence[Path], size_px: int, crop_only: bool, seed: int)
     if not photos:
         raise SeeSRError("\n".join([*left_out.values(), "No photo is left to compare upscalers on: give others."]))
     return photos, left_out
-
-
-def enlarge(picture: Pixels, method: Image.Resampling) -> Pixels:
-    """Enlarge a picture by :data:`SCALE`."""
-    height, width, _ = picture.shape
-    return np.asarray(Image.fromarray(picture).resize((width * SCALE, height * SCALE), method))
