@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...seesr_modules.comfyui.device import device_flags, start_comfyui
 from ...seesr_modules.errors import SeeSRError
+from ..starting import uncollected
 from .exchange import GIVE, TAKE, Exchange
 from .workflow import Nodes, title_of
 
@@ -50,7 +51,8 @@ class HeadlessComfyUI:
         Raises:
             SeeSRError: ComfyUI cannot load the pack.
         """
-        return cls([*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])], scratch)
+        with uncollected():
+            return cls([*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])], scratch)
 
     def __init__(self, flags: Sequence[str], scratch: Path, pack: Path = _PACK) -> None:
         """Start ComfyUI. Its folder must be on ``sys.path``, and none of its modules imported yet."""

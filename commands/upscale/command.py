@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...seesr_modules.errors import SeeSRError
 from ..arguments import add_workflow_options
 from ..presets import PRESETS
+from ..starting import uncollected
 from ..terminal import print_path, say, set_up_logging
 from .find import Found, find_photos, may_mean_photos
 from .report import Report
@@ -157,10 +158,11 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
     Raises:
         SeeSRError: The input is wrong, or a model file is missing.
     """
-    from ..photos.places import prepare_folder, read_output
-    from ..photos.upscaling import Wishes
-    from ..temporary import clear_abandoned, temporary_folder
-    from .batch import Batch, Task, fingerprint, look
+    with uncollected():
+        from ..photos.places import prepare_folder, read_output
+        from ..photos.upscaling import Wishes
+        from ..temporary import clear_abandoned, temporary_folder
+        from .batch import Batch, Task, fingerprint, look
 
     output = read_output(options.output, len(photos))
     wishes = Wishes(output, options.frames, not options.no_comparison, not options.no_metadata)
