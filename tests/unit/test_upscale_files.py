@@ -241,6 +241,16 @@ def test_the_time_left_follows_from_the_pixels(clock: list[float]) -> None:
     assert progress.left_s() == pytest.approx(20), "never less than what the others take"
 
 
+def test_a_photo_that_needs_only_a_comparison_does_not_count(clock: list[float]) -> None:
+    progress = Progress([0, 100], 0, {"Sampler"}, lambda: 0.0)
+    for name, seconds in (("a.png", 7), ("b.png", 50)):
+        progress.begin(name)
+        assert progress.left_s() == 0
+        clock[0] += seconds
+        assert progress.end().endswith(f"{name}: {seconds} s")
+    assert progress.seconds_per_pixel == 0.5
+
+
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen(terminal=True)
     monkeypatch.setattr(sys, "stderr", screen)
