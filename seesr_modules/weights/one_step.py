@@ -4,6 +4,9 @@ A file in the published layout is a dict with ``state_dict_unet``, for OSEDiff a
 module names, which are not needed. Tensors are named ``MODULE.lora_A.default_PART.weight`` and
 ``MODULE.lora_B.default_PART.weight``. PiSA-SR adds ``_pix`` or ``_sem`` to PART: its two LoRAs. OSEDiff also trained
 the UNet's first convolution, ``conv_in.base_layer``, and added a LoRA to it.
+
+A packed file (see :mod:`.packed_format`) holds the same tensors under the names ``state_dict_unet.NAME`` and
+``state_dict_vae.NAME``.
 """
 
 from __future__ import annotations
@@ -17,8 +20,10 @@ from torch import Tensor
 from ..errors import SeeSRError
 from ..method.image_attention import FITTING_CHECKPOINTS
 from ..method.one_step import Lora, OneStepKind
+from .checkpoint import describe
 from .names import PARTS
 from .opening import open_weights
+from .packed_format import require_version
 from .reader import WeightFile
 from .value_checks import cast_checked
 
@@ -54,11 +59,13 @@ def read_one_step(path: Path) -> OneStepWeights:
         SeeSRError: It is damaged, incomplete or of another kind.
     """
     file = open_weights(path)
+    require_version(file)
     unet = _read(file.under(f"{_UNET}."))
     pixel, semantic, only = (_loras(path, unet, suffix) for suffix in ("_pix", "_sem", None))
     if not (pixel or semantic or only):
         raise SeeSRError(
-            f"'{path.name}' is no one-step model: it has no LoRAs under {_UNET}. Choose osediff.pkl or pisa_sr.pkl."
+            f"'{path.name}' is {describe(file.shapes())}, no one-step model: it has no LoRAs under {_UNET}. Choose "
+            "osediff.pkl or pisa_sr.pkl."
         )
     if not only:
         if not (pixel and semantic):
@@ -69,6 +76,12 @@ def read_one_step(path: Path) -> OneStepWeights:
     if not vae or not replaced:
         raise _incomplete(path, "the LoRA of the VAE's encoder or the trained conv_in")
     return OneStepWeights("OSEDiff", only, {}, vae, replaced)
+
+
+def one_step_names(file: WeightFile) -> list[str]:
+    """Return the names of the tensors that :func:`read_one_step` reads, in the order of the file."""
+    parts = tuple(f"{part}." for part in PARTS)
+    return [name for name in file if name.startswith(parts) and _is_read(name)]
 
 
 def require_complete(path: Path, loras: Loras, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -119,9 +132,14 @@ def _loras(path: Path, tensors: dict[str, Tensor], suffix: str | None) -> Loras:
 
 def _read(file: WeightFile) -> dict[str, Tensor]:
     """Read the LoRAs and replaced parameters among the tensors of a file."""
-    names = [name for name in file if _LORA_NAME.fullmatch(name) or _BASE_LAYER in name]
+    names = list(filter(_is_read, file))
     what = f"'{file.path.name}'"
     return {name: cast_checked(tensor, None, name, what).clone() for name, tensor in file.tensors(names)}
+
+
+def _is_read(name: str) -> bool:
+    """Tell whether a tensor belongs to a LoRA or replaces a parameter of the UNet."""
+    return bool(_LORA_NAME.fullmatch(name)) or _BASE_LAYER in name
 
 
 def _incomplete(path: Path, what: str) -> SeeSRError:

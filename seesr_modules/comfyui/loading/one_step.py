@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,17 @@ from comfy.weight_adapter import LoRAAdapter
 from ...errors import SeeSRError
 from ...method.image_attention import FITTING_CHECKPOINTS
 from ...method.one_step import LORA_ALPHA, RULES, Lora
-from ...published import ONE_STEP_BY_HAND
+from ...published import ONE_STEP, ONE_STEP_BY_HAND
 from ...weights.one_step import Loras, OneStepWeights, read_one_step, require_complete
+from ...weights.packed_format import packed_one_step_names
 from ..steps.one_step import add_second_pass, one_step_kind, sample_in_one_step
-from .folders import require_model
+from .folders import ONE_STEP_FOLDERS, find, require_model
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
+
+logger = logging.getLogger(__name__)
 
 _UNET = "diffusion_model."
 
@@ -30,10 +34,15 @@ _UNET = "diffusion_model."
 def find_one_step(name: str) -> Path:
     """Return the file for a choice of Load One-Step: a name under ``models/seesr`` or ``models/loras``.
 
+    Where a published file is missing, the file that was packed from it is taken.
+
     Raises:
-        SeeSRError: It is missing.
+        SeeSRError: Both are missing.
     """
-    return require_model("onestep", name, ONE_STEP_BY_HAND)
+    published = {file.path for file in ONE_STEP}
+    packed = packed_one_step_names(name) if name in published and not find(name, *ONE_STEP_FOLDERS) else []
+    found = next((choice for choice in packed if find(choice, *ONE_STEP_FOLDERS)), name)
+    return require_model("onestep", found, ONE_STEP_BY_HAND)
 
 
 def load_one_step(
@@ -55,6 +64,7 @@ def load_one_step(
     if (loaded := one_step_kind(model)) is not None:
         raise SeeSRError(f"The model is {loaded} already: use one Load One-Step for each model.")
     weights = read_one_step(path)
+    logger.info("Load One-Step: %s from %s.", weights.kind, path.name)
     if weights.kind == "OSEDiff" and (pixel, semantic) != (1.0, 1.0):
         raise SeeSRError(
             f"pixel is {pixel:g} and semantic {semantic:g}: OSEDiff has no such sliders, so set both to 1, or choose "
