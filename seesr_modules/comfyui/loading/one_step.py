@@ -20,6 +20,7 @@ from ...published import ONE_STEP, ONE_STEP_BY_HAND
 from ...weights.one_step import Loras, OneStepWeights, read_one_step, require_complete
 from ...weights.packed_format import packed_one_step_names
 from ..steps.one_step import add_second_pass, one_step_kind, sample_in_one_step
+from ..wrappers import WRAPPER_KEY
 from .folders import ONE_STEP_FOLDERS, find, require_model
 
 if TYPE_CHECKING:
@@ -59,10 +60,12 @@ def load_one_step(
 
     Raises:
         SeeSRError: The file is damaged, incomplete or of another kind; model or VAE does not fit it or has a one-step
-            file already; or sliders are set for OSEDiff.
+            file or SeeSR already; or sliders are set for OSEDiff.
     """
     if (loaded := one_step_kind(model)) is not None:
         raise SeeSRError(f"The model is {loaded} already: use one Load One-Step for each model.")
+    if model.get_additional_models_with_key(WRAPPER_KEY):
+        raise SeeSRError("The model has SeeSR applied to it: connect the checkpoint's own model to Load One-Step.")
     weights = read_one_step(path)
     logger.info("Load One-Step: %s from %s.", weights.kind, path.name)
     if weights.kind == "OSEDiff" and (pixel, semantic) != (1.0, 1.0):
