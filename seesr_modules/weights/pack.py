@@ -21,7 +21,7 @@ from . import WeightFile, open_weights, write_safetensors
 from .base_fingerprint import FINGERPRINT_KEY, read_fingerprint, to_json
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, controlnet_names, unet_image_attention_names
 from .names import PARTS
-from .one_step import one_step_names, read_one_step
+from .one_step import open_one_step
 from .packed_format import FORMAT, FORMAT_KEY, NAMES, ONE_STEP_KIND, open_seesr_folder, vocabulary_metadata
 from .value_checks import cast_checked
 
@@ -111,17 +111,16 @@ def pack_one_step(path: Path, dtype: str, output: Path) -> Path:
     Raises:
         SeeSRError: It is of another kind, incomplete or packed already, or the packed file cannot be written.
     """
-    file = open_weights(path)
+    opened = open_one_step(path)
+    file, names = opened.file, opened.names
     _require_unpacked(file)
-    kind = read_one_step(path).kind
-    names = one_step_names(file)
     shapes = {name: file[name].shape for name in names}
     tensors = (
         (name, cast_checked(tensor, getattr(torch, dtype), name, repr(path.name)))
         for name, tensor in file.tensors(names)
     )
     counts = {f"{part}_parameters": _count(file, (n for n in names if n.startswith(f"{part}."))) for part in PARTS}
-    sizes = {"model": kind, **counts}
+    sizes = {"model": opened.kind, **counts}
     return _write(f"{ONE_STEP_KIND}_{path.stem}", dtype, output, shapes, tensors, sizes, {"one_step": file.files}, {})
 
 

@@ -17,7 +17,7 @@ from ...errors import SeeSRError
 from ...method.image_attention import FITTING_CHECKPOINTS
 from ...method.one_step import LORA_ALPHA, RULES, Lora
 from ...published import ONE_STEP, ONE_STEP_BY_HAND
-from ...weights.one_step import Loras, OneStepWeights, read_one_step, require_complete
+from ...weights.one_step import Loras, OneStepFile, OneStepWeights, StoredLoras, open_one_step, require_complete
 from ...weights.packed_format import packed_one_step_names
 from ..steps.one_step import add_second_pass, one_step_kind, sample_in_one_step
 from ..wrappers import WRAPPER_KEY
@@ -66,21 +66,23 @@ def load_one_step(
         raise SeeSRError(f"The model is {loaded} already: use one Load One-Step for each model.")
     if model.get_additional_models_with_key(WRAPPER_KEY):
         raise SeeSRError("The model has SeeSR applied to it: connect the checkpoint's own model to Load One-Step.")
-    weights = read_one_step(path)
-    logger.info("Load One-Step: %s from %s.", weights.kind, path.name)
-    if weights.kind == "OSEDiff" and (pixel, semantic) != (1.0, 1.0):
+    file = open_one_step(path)
+    logger.info("Load One-Step: %s from %s.", file.kind, path.name)
+    if file.kind == "OSEDiff" and (pixel, semantic) != (1.0, 1.0):
         raise SeeSRError(
             f"pixel is {pixel:g} and semantic {semantic:g}: OSEDiff has no such sliders, so set both to 1, or choose "
             "the file of PiSA-SR."
         )
-    paths = _paths_of_base(model, path, weights)
+    paths = _paths_of_base(model, path, file)
+    vae_paths = _paths_of_vae(vae, path, file.vae) if file.vae else {}
+    weights = file.read()
     model = model.clone()
-    sample_in_one_step(model, RULES[weights.kind])
+    sample_in_one_step(model, RULES[file.kind])
     _patch_unet(model, weights, paths, pixel, semantic)
-    return model, _patch_vae(vae, weights.vae, path) if weights.vae else vae
+    return model, _patch_vae(vae, weights.vae, vae_paths) if vae_paths else vae
 
 
-def _paths_of_base(model: ModelPatcher, path: Path, weights: OneStepWeights) -> dict[str, str]:
+def _paths_of_base(model: ModelPatcher, path: Path, file: OneStepFile) -> dict[str, str]:
     """Return diffusers' name -> ComfyUI's path of the UNet's parameters, after checking that the file fits them."""
     base = model.model
     if not isinstance(base, comfy.model_base.BaseModel) or base.model_type != comfy.model_base.ModelType.EPS:
@@ -92,10 +94,10 @@ def _paths_of_base(model: ModelPatcher, path: Path, weights: OneStepWeights) -> 
     names = comfy.utils.unet_to_diffusers(base.model_config.unet_config)
     paths = {name: f"{_UNET}{inner}" for name, inner in names.items() if f"{_UNET}{inner}" in state}
     shapes = {name: tuple(state[path].shape) for name, path in paths.items()}
-    for loras in (weights.unet, weights.semantic) if weights.semantic else (weights.unet,):
+    for loras in (file.unet, file.semantic) if file.semantic else (file.unet,):
         require_complete(path, loras, shapes)
-    for name, tensor in weights.replaced.items():
-        if tuple(tensor.shape) != shapes.get(name):
+    for name, stored in file.replaced.items():
+        if file.file[stored].shape != shapes.get(name):
             raise SeeSRError(f"The model does not fit '{path.name}': {name} has another shape. {FITTING_CHECKPOINTS}")
     return paths
 
@@ -114,8 +116,8 @@ def _patch_unet(
         add_second_pass(model, second if semantic and pixel != semantic else {}, pixel, semantic)
 
 
-def _patch_vae(vae: VAE, loras: Loras, path: Path) -> VAE:
-    """Return a VAE with a patcher of its own, for the same weights."""
+def _paths_of_vae(vae: VAE, path: Path, loras: StoredLoras) -> dict[str, str]:
+    """Return diffusers' name -> ComfyUI's path of the VAE's weights, after checking that the LoRAs fit them."""
     names = [f"{name}.weight" for name in loras]
     converted = comfy.diffusers_convert.convert_vae_state_dict({name: torch.empty(1, 1) for name in names})
     paths = dict(zip(names, converted, strict=True))
@@ -124,10 +126,15 @@ def _patch_vae(vae: VAE, loras: Loras, path: Path) -> VAE:
         weight, shape = weights.get(paths[f"{name}.weight"]), lora.weight_shape
         if weight is None or tuple(weight.shape) not in (shape, (*shape, 1, 1)):
             raise SeeSRError(f"The VAE does not fit '{path.name}' at {name}: use the VAE of the SD 2 checkpoint.")
-    vae = copy.copy(vae)
-    vae.patcher = vae.patcher.clone()
     if not vae.patcher.patches.keys().isdisjoint(paths.values()):
         raise SeeSRError("The VAE has the LoRA of a one-step model already: connect the checkpoint's own VAE.")
+    return paths
+
+
+def _patch_vae(vae: VAE, loras: Loras, paths: dict[str, str]) -> VAE:
+    """Return a VAE with a patcher of its own, for the same weights."""
+    vae = copy.copy(vae)
+    vae.patcher = vae.patcher.clone()
     vae.patcher.add_patches(_patches(loras, paths))
     return vae
 
