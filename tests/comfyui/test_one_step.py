@@ -11,11 +11,13 @@ import builders
 import comfy.model_base
 import comfy.model_management
 import comfy.samplers
+import comfy.sd
 import folder_paths
 import nodes
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from comfy.taesd.taesd import TAESD
 from comfy_extras.nodes_custom_sampler import BasicGuider, KSamplerSelect, RandomNoise, SamplerCustomAdvanced
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from likeness import assert_alike, assert_same_tensors
@@ -345,6 +347,20 @@ def test_a_picture_is_encoded_and_decoded_once_by_the_one_vae(
     latent, *_ = LREmbed.execute(image, patched, 2.0, 64, "lr").args
     VAEDecode.execute(latent, patched)
     assert calls == ["encode", "decode"]
+
+
+@torch.inference_mode()
+def test_comfyuis_taesd_decodes_the_latent(osediff: Any) -> None:
+    """With random weights."""
+    scale = {"vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)}
+    weights = TAESD().state_dict()
+    brightness = list(weights)[-1]  # without it, the picture would be black
+    taesd = comfy.sd.VAE(sd={**weights, **scale, brightness: torch.full_like(weights[brightness], 0.5)})
+    latent = {"samples": tiled(osediff)}
+    (decoded,) = VAEDecode.execute(latent, taesd).args
+    assert decoded.shape == (2, 64, 96, 3)
+    assert_alike(decoded, taesd.decode(latent["samples"]))
+    assert decoded.std() > 0
 
 
 def test_a_missing_file_is_told_before_the_run() -> None:

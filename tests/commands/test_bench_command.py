@@ -102,7 +102,7 @@ def test_the_presets_keep_to_their_share_of_the_cost() -> None:
     assert balanced.value > 0.25
     assert rows["guidance interval: saved of it"].value == pytest.approx(9 / 36, rel=0.01)
     with_vae = {name: rows[f"preset {name}: with the VAE"].value for name in ("onestep", "onestep_pisa")}
-    # the UNet's 402 and the VAE's 542 + 1,274 GMAC; OSEDiff's paper counts 2,265 with the text encoder
+    # the UNet's 402 and the VAE's 558 + 1,257 GMAC; OSEDiff's paper counts 2,265 with the text encoder
     assert [round(value) for value in with_vae.values()] == [2218, 2218]
     assert rows["preset onestep: with the VAE, share of published"].bound == 0.03
     downloads = [rows[f"preset {name}: download"].value for name in ("published", "onestep", "onestep_pisa")]
