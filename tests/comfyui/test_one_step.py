@@ -353,7 +353,8 @@ def test_a_picture_is_encoded_and_decoded_once_by_the_one_vae(
 def test_comfyuis_taesd_decodes_the_latent(osediff: Any) -> None:
     """With random weights."""
     scale = {"vae_scale": torch.tensor(0.18215), "vae_shift": torch.tensor(0.0)}
-    weights = TAESD().state_dict()
+    shapes = {name: tensor.shape for name, tensor in TAESD().state_dict().items()}
+    weights = {name: 0.03 * random(shape.numel()).reshape(shape) for name, shape in shapes.items()}
     brightness = list(weights)[-1]  # without it, the picture would be black
     taesd = comfy.sd.VAE(sd={**weights, **scale, brightness: torch.full_like(weights[brightness], 0.5)})
     latent = {"samples": tiled(osediff)}
