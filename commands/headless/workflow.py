@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +23,13 @@ Nodes = dict[str, dict[str, Any]]
 CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", "SeeSR_LREmbed.upscale", "LoadImage.image"
 """Inputs are named NODE.INPUT: the class of the node, then the input."""
 
-MODEL_FILES = {"checkpoints": CHECKPOINT, "seesr": "SeeSR_LoadModel.seesr", "rams": "SeeSR_LoadDAPE.ram"}
-"""Model folder -> the input that names the file in it."""
+MODEL_FILES = {
+    "checkpoint": CHECKPOINT,
+    "seesr": "SeeSR_LoadModel.seesr",
+    "dape": "SeeSR_LoadDAPE.ram",
+    "onestep": "SeeSR_LoadOneStep.file",
+}
+"""What a file holds -> the input that names it."""
 
 FILE_INPUTS = ("ckpt_name", "model_name", "seesr", "ram", "dape", "file")
 """Inputs of loaders that name model files."""
@@ -66,6 +71,11 @@ class Workflow:
             raise SeeSRError(f"{setting} cannot be set to {value}: the workflow has no such input; see {WORKFLOWS}.")
         for inputs in found:
             inputs[name] = value
+
+    def set_models(self, files: Mapping[str, Path]) -> None:
+        """Name model files: what a file holds, as in ``MODEL_FILES`` -> the file."""
+        for content, file in files.items():
+            self.set_input(MODEL_FILES[content], file.name)
 
     def with_photo(self, name: str) -> Workflow:
         """Return a copy that loads the photo of this name."""

@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("trained", "synthetic"),
         default="trained",
         help="synthetic: untrained weights of the published sizes, to try this machine before downloading "
-        "(writes 4.5 GB of temporary files; the picture is noise; the default preset is then balanced)",
+        "(writes up to 4.5 GB of temporary files; the picture is noise; the default preset is then balanced)",
     )
     add(
         "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"
