@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from ..seesr_modules.comfyui.loading import folders
 from ..seesr_modules.comfyui.other_copy import warn_of_other_copy
 from .build_prompts import BuildPrompts
+from .clean_first import CleanFirst
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
@@ -33,6 +34,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadOneStep,
     Tagger,
     BuildPrompts,
+    CleanFirst,
     LREmbed,
     ControlNetApply,
     TiledSampler,

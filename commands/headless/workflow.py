@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import missing_file_message
+from ...seesr_modules.published import UPSCALERS, missing_file_message
 
 if TYPE_CHECKING:
     from .session import HeadlessComfyUI
@@ -20,7 +20,8 @@ WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
 Nodes = dict[str, dict[str, Any]]
 """Node id -> ``{"class_type", "inputs", "_meta"}``, as ComfyUI's server takes it."""
 
-CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", "SeeSR_LREmbed.upscale", "LoadImage.image"
+EMBED = "SeeSR_LREmbed"
+CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", f"{EMBED}.upscale", "LoadImage.image"
 """Inputs are named NODE.INPUT: the class of the node, then the input."""
 
 MODEL_FILES = {"checkpoints": CHECKPOINT, "seesr": "SeeSR_LoadModel.seesr", "rams": "SeeSR_LoadDAPE.ram"}
@@ -73,6 +74,19 @@ class Workflow:
         named.set_input(PHOTO, name)
         return named
 
+    def add_first_stage(self, name: str) -> None:
+        """Put Clean First between the photo and LR Embed.
+
+        Args:
+            name: A file in ``models/upscale_models``.
+        """
+        loader, cleaner = (str(max(map(int, self.nodes)) + more) for more in (1, 2))
+        for embed in self.inputs_of(EMBED):
+            inputs = {"upscale_model": [loader, 0], "image": embed["image"], "strength": 1.0}
+            self.nodes[loader] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": name}}
+            self.nodes[cleaner] = {"class_type": "SeeSR_CleanFirst", "inputs": inputs}
+            embed["image"] = [cleaner, 0]
+
     @property
     def scale(self) -> float:
         """The enlargement; 1 if the workflow does not set it."""
@@ -124,6 +138,8 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     def upscale_model(inputs: dict[str, str]) -> list[str]:
         name, there = inputs["model_name"], comfyui.choices("UpscaleModelLoader", "model_name")
         if name not in there:
+            if any(name == file.path for file in UPSCALERS):
+                raise SeeSRError(missing_file_message("upscale_models", name))
             folder = comfyui.model_folder("upscale_models")
             raise SeeSRError(f"There is no {name} in {folder}: put it there, or choose from {there}.")
         return [name]

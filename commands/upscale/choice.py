@@ -56,8 +56,14 @@ def is_nano(workflow: Workflow) -> bool:
     return bool(workflow.inputs_of("SeeSR_LoadNano"))
 
 
-def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
+def _load(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
     workflow = load_preset(preset, options)
+    comfyui.require_nodes(workflow.nodes)
+    return workflow
+
+
+def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
+    workflow = _load(comfyui, options, preset)
     try:
         names = workflow.check_models(comfyui)
     except SeeSRError as error:
@@ -71,7 +77,7 @@ def _with_synthetic_models(comfyui: HeadlessComfyUI, options: argparse.Namespace
     preset = options.preset or "balanced"
     if preset == "nano" or PRESETS[preset].one_step:
         raise SeeSRError("--model synthetic stands for the full model: choose --preset published, balanced or turbo.")
-    workflow = load_preset(preset, options)
+    workflow = _load(comfyui, options, preset)
     from ..headless.synthetic import write_synthetic
 
     say(ABOUT_SYNTHETIC)

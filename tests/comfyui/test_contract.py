@@ -78,6 +78,9 @@ CONTRACT = {
     "SeeSR_BuildPrompts": Node(
         "Build Prompts", {"clip": "CLIP"}, {"tags": "", **PROMPTS}, {**CONDS, "positive_text": "STRING"}
     ),
+    "SeeSR_CleanFirst": Node(
+        "Clean First", {"upscale_model": "UPSCALE_MODEL", "image": "IMAGE"}, {"strength": 1.0}, {"image": "IMAGE"}
+    ),
     "SeeSR_LREmbed": Node(
         "LR Embed",
         {"image": "IMAGE", "vae": "VAE"},
