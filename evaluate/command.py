@@ -202,6 +202,7 @@ def _upscale_all(methods: Sequence[Method], photos: Sequence[Photo]) -> dict[str
     with tempfile.TemporaryDirectory(prefix="seesr-") as scratch:
         comfyui = HeadlessComfyUI.start(Path(scratch))
         for method in methods:
+            method.workflow.use_classic_loader()
             comfyui.require_nodes(method.workflow.nodes)
             method.workflow.check_models(comfyui)
         return {method.name: {photo.name: _run(comfyui, method, photo) for photo in photos} for method in methods}

@@ -14,6 +14,7 @@ from .degrade import Degrade
 from .fidelity import Fidelity
 from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
+from .load_classic_upscaler import LoadClassicUpscaler
 from .load_dape import LoadDape
 from .load_nano import LoadNano
 from .load_one_step import LoadOneStep
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadDape,
     LoadNano,
     LoadOneStep,
+    LoadClassicUpscaler,
     Tagger,
     BuildPrompts,
     CleanFirst,

@@ -34,7 +34,8 @@ class CleanFirst(io.ComfyNode):
             ],
             inputs=[
                 io.UpscaleModel.Input(
-                    "upscale_model", tooltip="From Load Upscale Model, of any factor; x1 models are cleaners."
+                    "upscale_model",
+                    tooltip="From ComfyUI's loader of upscale models, of any factor; x1 models are cleaners.",
                 ),
                 io.Image.Input("image", tooltip="The photo."),
                 io.Float.Input(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from builders import GOLDEN, load_synth
+from builders import GOLDEN, load_synth, synthetic
 from spandrel.architectures.IPT import IPT
 from spandrel.architectures.SwinIR import SwinIR
 from torch import Tensor
@@ -135,3 +136,37 @@ def save_layout(name: str, file: Path) -> int:
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(build(), file)
     return scale
+
+
+def srcnn(channels: int = 1, kernels: tuple[int, int, int] = (9, 1, 5), width: int = 4) -> dict[str, Tensor]:
+    """Return an SRCNN."""
+    sizes = ((width, channels), (width, width), (channels, width))
+    layers = zip((1, 2, 3), sizes, kernels, strict=True)
+    return {
+        name: tensor
+        for number, size, side in layers
+        for name, tensor in convolutions({f"conv{number}": size}, side).items()
+    }
+
+
+def srresnet(scale: int, width: int = 4) -> dict[str, Tensor]:
+    """Return an SRResNet of two blocks."""
+    enlarging = {"upconv1": 4, "upconv2": 4} if scale == 4 else {"upconv1": scale**2}
+    channels = {f"body.{block}.conv{number}": (width, width) for block in (0, 1) for number in (1, 2)}
+    channels |= {"conv_first": (width, 3), "conv_hr": (width, width), "conv_last": (3, width)}
+    return convolutions(channels | {name: (times * width, width) for name, times in enlarging.items()})
+
+
+def dasr(half: str) -> dict[str, Tensor]:
+    """Return DASR's ``net_g`` or ``net_p``."""
+    return dict(synthetic(GOLDEN, f"dasr_{half}_tiny"))
+
+
+CLASSIC: dict[str, tuple[int, Callable[[], dict[str, Tensor]]]] = {
+    "SRCNN of Y": (3, srcnn),
+    "SRCNN of colours, 9-5-5": (3, lambda: srcnn(3, (9, 5, 5))),
+    **{f"SRResNet x{scale}": (scale, partial(srresnet, scale)) for scale in (2, 3, 4)},
+    "net_g": (4, lambda: dasr("net_g")),
+    "net_p": (4, lambda: dasr("net_p")),
+}
+"""Classic upscaler -> its factor, which the user gives for SRCNN, and its file's contents."""

@@ -87,6 +87,15 @@ class Workflow:
             self.nodes[cleaner] = {"class_type": "SeeSR_CleanFirst", "inputs": inputs}
             embed["image"] = [cleaner, 0]
 
+    def use_classic_loader(self) -> None:
+        """Load SRCNN, SRResNet and DASR with Load Classic Upscaler, since ComfyUI's own loader refuses them."""
+        from ...seesr_modules.comfyui.loading.classic import is_classic
+
+        for node in self.nodes.values():
+            name = node["inputs"].get("model_name")
+            if node["class_type"] == "UpscaleModelLoader" and isinstance(name, str) and is_classic(name):
+                node |= {"class_type": "SeeSR_LoadClassicUpscaler", "inputs": {"file": name, "scale": 4}}
+
     @property
     def scale(self) -> float:
         """The enlargement; 1 if the workflow does not set it."""
@@ -128,6 +137,7 @@ def title_of(node: dict[str, Any]) -> str:
 def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, str]], list[str]], list[str]]]:
     """Return loader class -> (its inputs to the names of its files, the model folders that it searches)."""
     from ...seesr_modules.comfyui.loading.choices import find_seesr, find_tagger
+    from ...seesr_modules.comfyui.loading.classic import find_classic
     from ...seesr_modules.comfyui.loading.one_step import find_one_step
 
     def checkpoint(inputs: dict[str, str]) -> list[str]:
@@ -150,6 +160,9 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     def one_step(inputs: dict[str, str]) -> list[str]:
         return [find_one_step(inputs["file"]).name]
 
+    def classic(inputs: dict[str, str]) -> list[str]:
+        return [path.name for path in find_classic(inputs["file"])]
+
     def tagger(inputs: dict[str, str]) -> list[str]:
         return [path.name for path in find_tagger(inputs["ram"], inputs["dape"]) if path]
 
@@ -158,5 +171,6 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
         "SeeSR_LoadModel": (seesr, ["seesr"]),
         "SeeSR_LoadDAPE": (tagger, ["rams", "seesr"]),
         "SeeSR_LoadOneStep": (one_step, ["seesr"]),
+        "SeeSR_LoadClassicUpscaler": (classic, []),
         "UpscaleModelLoader": (upscale_model, []),
     }

@@ -58,6 +58,7 @@ def is_nano(workflow: Workflow) -> bool:
 
 def _load(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
     workflow = load_preset(preset, options)
+    workflow.use_classic_loader()
     comfyui.require_nodes(workflow.nodes)
     return workflow
 

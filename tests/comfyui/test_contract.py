@@ -63,6 +63,13 @@ CONTRACT = {
         {"file": ["osediff.pkl", "pisa_sr.pkl"], **SLIDERS},
         {"model": "MODEL", "vae": "VAE"},
     ),
+    "SeeSR_LoadClassicUpscaler": Node(
+        "Load Classic Upscaler",
+        {},
+        {"file": ["net_g.pth"], "scale": 4},
+        {"upscale_model": "UPSCALE_MODEL", "damage": "STRING"},
+        {"image": "IMAGE"},
+    ),
     "SeeSR_PisaSliders": Node(
         "PiSA-SR Sliders",
         {"latent": "LATENT", "pixel_pass": "LATENT", "both_pass": "LATENT"},
@@ -148,6 +155,7 @@ CONTRACT = {
 }
 OPTIONAL = {
     ("SeeSR_Tagger", "pin"),
+    ("SeeSR_LoadClassicUpscaler", "image"),
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),
     ("SeeSR_TiledSampler", "seed_per_image"),
