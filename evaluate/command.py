@@ -19,6 +19,7 @@ from ..commands.arguments import add_workflow_options, load_preset
 from ..commands.headless.workflow import Workflow
 from ..commands.presets import PRESETS
 from ..commands.terminal import end_progress, say, set_up_logging, show_progress
+from ..seesr_modules.config import DAMAGES
 from ..seesr_modules.errors import SeeSRError
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     add("--size", type=int, default=512, help="side of the results, which are square, in pixels (512)")
     add("--crop", action="store_true", help="cut the squares out of the photos without shrinking the photos first")
     add("--seed", type=int, default=0, help="seed of the degradation (0)")
+    add(
+        "--degradation",
+        choices=DAMAGES,
+        default=DAMAGES[0],
+        help="whose training damages the photos (realesrgan, which is SeeSR's)",
+    )
     add(
         "--preset",
         action="append",
@@ -121,7 +128,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     files = find_photos(options.places)
     methods = methods_of(options)
-    photos, left_out = read_photos(files, options.size, options.crop, options.seed)
+    photos, left_out = read_photos(files, options.size, options.crop, options.seed, options.degradation)
     for reason in left_out.values():
         say(f"{reason}\n")
     if left_out:
@@ -136,7 +143,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     about = f"{ABOUT_METRICS} {without}".strip()
     sys.stdout.write(f"{format_table(scores, metrics)}\n{about}\n")
 
-    settings = {"size": options.size, "crop": options.crop, "seed": options.seed}
+    settings = {name: getattr(options, name) for name in ("size", "crop", "seed", "degradation")}
     summary = {"mean": means(scores), "mean_of": counts(scores)}
     report = {"about": about, **settings, "left_out": left_out, **summary, "photos": scores}
     ends = {

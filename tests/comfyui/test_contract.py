@@ -150,11 +150,15 @@ CONTRACT = {
         {"mask": "MASK", "image": "IMAGE"},
     ),
     "SeeSR_Degrade": Node(
-        "Degrade", {"image": "IMAGE"}, {"scale": 4, "strength": 1.0, "seed": 0}, {"degraded": "IMAGE", "clean": "IMAGE"}
+        "Degrade",
+        {"image": "IMAGE"},
+        {"scale": 4, "strength": 1.0, "seed": 0, "family": ["realesrgan", "bsrgan", "bsrgan_plus", "dasr"]},
+        {"degraded": "IMAGE", "clean": "IMAGE"},
     ),
 }
 OPTIONAL = {
     ("SeeSR_Tagger", "pin"),
+    ("SeeSR_Degrade", "family"),
     ("SeeSR_LoadClassicUpscaler", "image"),
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),

@@ -186,7 +186,7 @@ def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch, invention_map, "map_invention", "SeeSR_InventionMap", image=image, other=reference, **how
     )
     assert_holds(noted, image=image.movedim(-1, 1), other=reference.movedim(-1, 1), **how)
-    damage = {"scale": 2, "strength": 0.4, "seed": 8}
+    damage = {"scale": 2, "strength": 0.4, "seed": 8, "family": "dasr"}
     noted = given(monkeypatch, degrade, "degrade_and_crop", "SeeSR_Degrade", image=image, **damage)
     assert_holds(noted, image=image.movedim(-1, 1), **damage)
 
