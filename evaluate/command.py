@@ -20,6 +20,7 @@ from ..commands.arguments import add_workflow_options, load_preset
 from ..commands.headless.workflow import Workflow
 from ..commands.presets import PRESETS
 from ..commands.terminal import end_progress, say, set_up_logging, show_progress
+from ..seesr_modules.config import DAMAGES
 from ..seesr_modules.errors import SeeSRError
 
 if TYPE_CHECKING:
@@ -73,6 +74,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--crop", action="store_true", help="cut the squares out of the photos without shrinking the photos first")
     add("--seed", type=int, default=0, help="seed of the degradation (0)")
+    add(
+        "--degradation",
+        choices=DAMAGES,
+        default=DAMAGES[0],
+        help="whose training damages the photos (realesrgan, which is SeeSR's)",
+    )
     add(
         "--preset",
         action="append",
@@ -155,8 +162,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         scale, metrics, size = SCALE, [*METRICS], DEFAULT_SIZE_PX if options.size is None else options.size
         files = find_photos(options.places)
         methods = methods_of(options, scale)
-        photos, left_out = read_photos(files, size, options.crop, options.seed)
-        settings = {"size": size, "crop": options.crop, "seed": options.seed}
+        photos, left_out = read_photos(files, size, options.crop, options.seed, options.degradation)
+        settings = {"size": size, "crop": options.crop, "seed": options.seed, "degradation": options.degradation}
     for reason in left_out.values():
         say(f"{reason}\n")
     if left_out:
@@ -258,6 +265,7 @@ def _upscale_all(methods: Sequence[Method], photos: Sequence[Photo]) -> dict[str
     with tempfile.TemporaryDirectory(prefix="seesr-") as scratch:
         comfyui = HeadlessComfyUI.start(Path(scratch))
         for method in methods:
+            method.workflow.use_classic_loader()
             comfyui.require_nodes(method.workflow.nodes)
             method.workflow.check_models(comfyui)
         return {method.name: {photo.name: _run(comfyui, method, photo) for photo in photos} for method in methods}

@@ -56,8 +56,15 @@ def is_nano(workflow: Workflow) -> bool:
     return bool(workflow.inputs_of("SeeSR_LoadNano"))
 
 
-def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
+def _load(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
     workflow = load_preset(preset, options)
+    workflow.use_classic_loader()
+    comfyui.require_nodes(workflow.nodes)
+    return workflow
+
+
+def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
+    workflow = _load(comfyui, options, preset)
     try:
         names = workflow.check_models(comfyui)
     except SeeSRError as error:
@@ -73,7 +80,7 @@ def _with_synthetic_models(comfyui: HeadlessComfyUI, options: argparse.Namespace
         raise SeeSRError(
             "--model synthetic stands for the full models: choose another --preset than nano, which is here."
         )
-    workflow = load_preset(preset, options)
+    workflow = _load(comfyui, options, preset)
     from ..headless.synthetic import write_synthetic
 
     say(ABOUT_SYNTHETIC)

@@ -190,6 +190,8 @@ def test_missing_upscale_model_is_told_at_once(tmp_path: Path) -> None:
     evaluate.upscale_model_workflow("x4.pth").check_models(ComfyUI(tmp_path, 1))
     with pytest.raises(SeeSRError, match=r"no x2\.pth .*upscale_models.*x4\.pth"):
         evaluate.upscale_model_workflow("x2.pth").check_models(ComfyUI(tmp_path, 1))
+    with pytest.raises(SeeSRError, match=r"BSRGAN\.pth is missing: run `python run\.py download bsrgan`"):
+        evaluate.upscale_model_workflow("BSRGAN.pth").check_models(ComfyUI(tmp_path, 1))
 
 
 def test_missing_package_and_missing_photo_are_told(

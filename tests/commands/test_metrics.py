@@ -135,6 +135,8 @@ def test_degradation_goes_by_name_and_seed(tmp_path: Path) -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other_seed)
     assert not np.array_equal(first, other_name)
+    (photo,), _ = read_photos([tmp_path / "a.png"], 96, False, 0, "bsrgan")
+    assert not np.array_equal(first, photo.degraded)
 
 
 def test_gray_and_turned_photos_are_read_as_seen(tmp_path: Path) -> None:

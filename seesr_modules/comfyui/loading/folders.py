@@ -20,6 +20,8 @@ RAMS = "rams"
 LORAS = "loras"
 """ComfyUI's own folder, where people put the files of one-step models."""
 ONE_STEP_FOLDERS = (SEESR, LORAS)
+UPSCALE_MODELS = "upscale_models"
+"""ComfyUI's own folder."""
 
 _LOADERS = {
     "seesr": ((SEESR,), "Load SeeSR: there is no '{}' under models/seesr."),
@@ -82,6 +84,11 @@ def one_step_choices() -> list[str]:
     files = [name for kind in ONE_STEP_FOLDERS for name in folder_paths.get_filename_list(kind)]
     published = [file.path for file in ONE_STEP]
     return list(dict.fromkeys([*published, *filter(_is_named_as_one_step, files)]))
+
+
+def classic_choices() -> list[str]:
+    """Return DASR's file, there or not, and the files in ``models/upscale_models``."""
+    return list(dict.fromkeys(["net_g.pth", *folder_paths.get_filename_list(UPSCALE_MODELS)]))
 
 
 def _is_named_as_one_step(name: str) -> bool:
