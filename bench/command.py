@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..commands.presets import PRESETS
 from ..seesr_modules.errors import SeeSRError
 
 SECTIONS = ("cost", "dape", "step", "memory", "loading")
@@ -35,6 +36,16 @@ def parser() -> argparse.ArgumentParser:
         default=9,
         help="timed pairs of the section step (9); a single one is off by up to a tenth",
     )
+    add(
+        "--photo",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="PX",
+        help="section cost: also time a whole photo of these sides with each preset (on a CPU, hours)",
+    )
+    full_size = [name for name, preset in PRESETS.items() if preset.checkpoint]
+    add("--presets", nargs="+", choices=full_size, default=full_size, help="presets for --photo (all but nano)")
     add("--sizes", type=int, nargs="+", default=[512, 768, 2048, 4096], help="sides for the section memory")
     add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return command
@@ -53,10 +64,11 @@ def main(arguments: Sequence[str]) -> int:
     from . import loading, memory
     from .cost import count_cost
     from .figures import Figure, format_table
+    from .photo import measure_photos
     from .step import measure_dape, measure_step
 
     measure: dict[str, Callable[[], list[Figure]]] = {
-        "cost": count_cost,
+        "cost": lambda: count_cost() + (measure_photos(options.photo, options.presets) if options.photo else []),
         "dape": measure_dape,
         "step": lambda: measure_step(options.size, options.rounds),
         "memory": lambda: memory.measure(options.sizes),

@@ -1,7 +1,7 @@
 """Count the multiply-adds of the denoiser on meta tensors: for one evaluation, and for one image.
 
-Convolutions, linear layers and attention of UNet and ControlNet are counted, for one sample. The VAE, the text
-encoder and DAPE run once per image and are not counted.
+Convolutions, linear layers and attention of UNet and ControlNet are counted, for one sample, and those of the VAE. The
+text encoder and DAPE run once per image and are not counted.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import re
 from dataclasses import dataclass
 
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..commands.headless.synthetic import VAE
 from ..seesr_modules.config import LATENT_PX, SD2, TEXT_TOKENS, EncoderSizes
 from ..seesr_modules.dape.config import PUBLISHED_DAPE
 from ..seesr_modules.errors import SeeSRError
@@ -78,3 +80,11 @@ def count_gmac(height_px: int, width_px: int, encoder: EncoderSizes = SD2) -> St
 def image_gmac(step: StepGmac, evaluations: int) -> float:
     """Return the 10^9 multiply-adds of the denoiser for one image; the stem runs once."""
     return evaluations * step.per_evaluation + step.controlnet_stem
+
+
+def vae_gmac(height_px: int, width_px: int) -> float:
+    """Return the 10^9 multiply-adds of encoding and decoding a picture of this size with Stable Diffusion's VAE."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        vae = AutoencoderKL(ddconfig=VAE, embed_dim=VAE["z_channels"])
+        vae.decode(vae.encode(torch.empty(1, VAE["in_channels"], height_px, width_px)))
+    return counter.get_total_flops() / FLOP_PER_GMAC

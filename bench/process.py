@@ -22,6 +22,7 @@ _PAGE_BYTES = 4096
 
 _START = """
 import importlib.util, sys
+sys.path = [path for path in sys.path if path]  # the current folder may have a folder nodes, too
 launcher, module, *arguments = sys.argv[1:]
 spec = importlib.util.spec_from_file_location("run", launcher)
 sys.modules["run"] = importlib.util.module_from_spec(spec)

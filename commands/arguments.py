@@ -33,6 +33,11 @@ def add_workflow_options(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help="seed of the noise")
     add("--prompt", help="words to add to the tags found in the photo, taken literally")
     add("--checkpoint", metavar="NAME", help="a Stable Diffusion 2 base in models/checkpoints")
+    add(
+        "--first-stage",
+        metavar="FILE",
+        help="clean the photo with this upscale model in models/upscale_models first, such as RealESRGAN_x4plus.pth",
+    )
     add("--tiling", choices=("gaussian", "reference", "off"), help="how large photos are cut into tiles")
     add(
         "--set",
@@ -54,6 +59,8 @@ def load_preset(name: str, options: argparse.Namespace) -> Workflow:
     workflow = Workflow.read(WORKFLOWS / f"{PRESETS[name].workflow}.json")
     given = {option: getattr(options, option) for option in OPTIONS}
     settings = {OPTIONS[option]: value for option, value in given.items() if value is not None}
+    if options.first_stage is not None:
+        workflow.add_first_stage(options.first_stage)
     if options.prompt is not None:
         settings[LITERAL] = True
     for setting, value in {**settings, **dict(options.settings)}.items():

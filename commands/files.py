@@ -51,5 +51,8 @@ def same_file(one: Path, other: Path) -> bool:
 def write(file: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads a half-written one."""
     fresh = file.with_name(f"{file.name}.{os.getpid()}")
-    fresh.write_text(text, "utf-8")
-    fresh.replace(file)
+    try:
+        fresh.write_text(text, "utf-8")
+        fresh.replace(file)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Install quietly: pip with one line on the terminal and its output in a log file, and what interrupted runs left.
 
-Only the standard library is used, since run.py calls this before there is an environment.
+Only the standard library and terminal.py are used, since run.py calls this before there is an environment.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .terminal import say, show_progress
+
 ACTIVITIES = (
     (r"Collecting ([\w.-]+)", r"\1"),
     (r"Processing .*?([\w.]+)-[^/\\]*$", r"\1"),
@@ -23,6 +25,16 @@ ACTIVITIES = (
     (r"Installing collected packages: (.*)", "unpacking"),
 )
 """What a line of pip's output says about the work at hand: pattern -> text."""
+
+MET = r"(?:Collecting|Requirement already satisfied:) ([\w.-]+)"
+"""A line of pip's output about a package that it has found to be needed."""
+
+HERE = (
+    r"Requirement already satisfied: ([\w.-]+)",
+    r"\s*(?:Downloading|Using cached) (?:\S*/)?([\w.-]+?)-\d\S*(?<!\.metadata)(?: |$)",
+    r"Processing (?:.*[/\\])?([\w.-]+?)-\d",
+)
+"""Lines about a package that is installed, or whose file is on this machine or about to be."""
 
 LACKING = """
 import importlib.util, sys, sysconfig
@@ -38,7 +50,8 @@ REFRESH_S = 0.5
 def run_quietly(command: Sequence[str], title: str, log: Path) -> int:
     """Run a program to its end, its output in a log file that is written anew.
 
-    On a terminal, a line says what it is doing and for how long. Elsewhere, only the title is printed.
+    On a terminal, a line says what it is doing and for how long, with a bar if it is pip. Elsewhere, only the title is
+    printed.
 
     Returns:
         The exit code; 128 and the signal's number for a program that a signal ended, also one that this process was
@@ -48,37 +61,74 @@ def run_quietly(command: Sequence[str], title: str, log: Path) -> int:
         KeyboardInterrupt: Ctrl-C. The program has ended.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    live, start, activity = sys.stderr.isatty(), time.monotonic(), ""
+    live, start, told = sys.stderr.isatty(), time.monotonic(), PipOutput(list_requirements(command))
     if not live:
-        _show(f"{title} ...\n")
+        say(f"{title} ...\n")
     with log.open("wb") as output, log.open(encoding="utf-8", errors="replace") as written:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
             while (code := _wait(process)) is None:
-                activity = find_activity(written) or activity
+                told.read(written)
                 if live:
-                    now = f": {activity}" if activity else ""
-                    _show_line(f"{title}{now}, {format_seconds(time.monotonic() - start)}")
+                    text = f"{title}: {told.activity}" if told.activity else title
+                    unit = " packages" if told.total else ""
+                    note = f"{unit}, {format_seconds(time.monotonic() - start)}"
+                    show_progress(text, len(told.here), told.total, note)
         except KeyboardInterrupt:
             process.terminate()
             process.wait()
             raise
         finally:
             if live:
-                _show("\n")
+                say("\n")
             signal.signal(signal.SIGTERM, before)
     return code if code >= 0 else 128 - code
 
 
-def find_activity(lines: Iterable[str]) -> str:
-    """Return what pip is doing after these lines of its output, or an empty string if they do not say."""
-    activity = ""
-    for line in lines:
-        for pattern, text in ACTIVITIES:
-            if found := re.match(pattern, line.rstrip()):
-                activity = found.expand(text)
-    return activity
+class PipOutput:
+    """What pip's output says so far.
+
+    Attributes:
+        activity: What pip is doing, in words; empty if it has not said.
+        here: Names of the packages that are installed, downloaded or being downloaded.
+
+    Args:
+        listed: Names of the packages that pip was asked for. It finds more, which these need.
+    """
+
+    def __init__(self, listed: Iterable[str]) -> None:
+        """Start before the first line."""
+        self.activity = ""
+        self.here: set[str] = set()
+        self._needed = {_normalise(name) for name in listed}
+
+    @property
+    def total(self) -> int:
+        """How many packages are needed, as far as pip has found out; 0 if it is one or none, which needs no bar."""
+        total = len(self._needed | self.here)
+        return total if total > 1 else 0
+
+    def read(self, lines: Iterable[str]) -> None:
+        """Read more lines."""
+        for line in map(str.rstrip, lines):
+            for pattern, text in ACTIVITIES:
+                if found := re.match(pattern, line):
+                    self.activity = found.expand(text)
+            if found := re.match(MET, line):
+                self._needed.add(_normalise(found[1]))
+            self.here |= {_normalise(found[1]) for pattern in HERE if (found := re.match(pattern, line))}
+
+
+def list_requirements(command: Sequence[str]) -> list[str]:
+    """Return the names of the packages in the requirement files of a call of pip, ``--requirement=FILE``."""
+    names = []
+    for argument in command:
+        option, _, file = argument.partition("=")
+        if option == "--requirement":
+            lines = Path(file).read_text("utf-8").splitlines()
+            names += [found[0] for line in lines if (found := re.match(r"\w[\w.-]*", line.strip()))]
+    return names
 
 
 def read_reason(log: Path) -> str:
@@ -118,12 +168,6 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
     return None
 
 
-def _show_line(text: str) -> None:
-    """Write over the line on the terminal."""
-    width = shutil.get_terminal_size().columns - 1
-    _show(f"\r{text[:width]:<{width}}")
-
-
-def _show(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+def _normalise(name: str) -> str:
+    """Return a package's name in the one form of its many spellings, as PEP 503 defines it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

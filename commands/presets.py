@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..seesr_modules.published import SD2_BASE, SD21_BASE, SD_TURBO
+from ..seesr_modules.published import OSEDIFF, PISA_SR, SD2_BASE, SD21_BASE, SD_TURBO, PublishedFile
 
 
 class Preset(NamedTuple):
@@ -22,7 +22,7 @@ class Preset(NamedTuple):
     guided_steps: int  # steps inside ``guidance``; 0 if cfg is 1
     guidance: tuple[float, float] = (0.0, 1.0)  # start and end of the guidance interval, as shares of the timesteps
     checkpoint: str | None = SD2_BASE.path  # file in models/checkpoints; None if nothing needs to be downloaded
-    one_step: bool = False  # a one-step model in place of SeeSR: no ControlNet
+    one_step: PublishedFile | None = None  # file of a one-step model in place of SeeSR: no ControlNet
     download: str = "seesr base"  # arguments of `run.py download` that fetch the files
 
     @property
@@ -51,13 +51,13 @@ PRESETS = {
     "onestep": Preset(
         *("seesr_onestep", "one step with OSEDiff, SeeSR's successor", 1, 1.0, "euler", "seesr", 0),
         checkpoint=SD21_BASE.path,
-        one_step=True,
+        one_step=OSEDIFF,
         download="base21 onestep",
     ),
     "onestep_pisa": Preset(
         *("seesr_onestep_pisa", "one step with PiSA-SR, without tags", 1, 1.0, "euler", "seesr", 0),
         checkpoint=SD21_BASE.path,
-        one_step=True,
+        one_step=PISA_SR,
         download="base21",
     ),
 }

@@ -1,7 +1,7 @@
 """Temporary folders that never stay: removed after use, when the process stops at once, or by the next run.
 
 Each folder holds a locked file. The system frees the lock when its process dies, even by kill -9, so a free lock marks
-a folder that nobody will remove. The package filelock comes with torch.
+a folder that nobody will remove.
 """
 
 from __future__ import annotations

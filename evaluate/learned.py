@@ -10,7 +10,13 @@ import torch
 from .metrics import Metric
 from .photos import Pixels
 
-LEARNED = (("LPIPS", "lpips", True), ("MUSIQ", "musiq", False), ("CLIPIQA", "clipiqa", False))
+LEARNED = (
+    ("LPIPS", "lpips", True),
+    ("DISTS", "dists", True),
+    ("MUSIQ", "musiq", False),
+    ("MANIQA", "maniqa-pipal", False),
+    ("CLIPIQA", "clipiqa", False),
+)
 """Name, pyiqa's name, whether it compares with the clean photo."""
 
 

@@ -14,8 +14,10 @@ from PIL import Image, ImageOps
 
 from ..commands.photos.formats import list_photos
 from ..commands.photos.reading import open_photo
+from ..seesr_modules.config import DAMAGES
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.method.degrade import degrade
+from ..seesr_modules.method.families import FAMILIES
 
 Pixels = NDArray[np.uint8]
 """A picture, [H, W, 3], RGB."""
@@ -28,11 +30,21 @@ SMALLEST_PX = 96
 
 
 class Photo(NamedTuple):
-    """A photo's name, the clean square, and the degraded one at a quarter of its size."""
+    """A photo's name, the clean picture, and the degraded one, which is smaller by a whole number."""
 
     name: str
     clean: Pixels
     degraded: Pixels
+
+    @property
+    def scale(self) -> int:
+        """How many times as large the clean picture is."""
+        return self.clean.shape[0] // self.degraded.shape[0]
+
+    def enlarge(self, method: Image.Resampling) -> Pixels:
+        """Return the degraded picture at the size of the clean one."""
+        height, width, _ = self.clean.shape
+        return np.asarray(Image.fromarray(self.degraded).resize((width, height), method))
 
 
 def find_photos(places: Sequence[Path]) -> list[Path]:
@@ -54,7 +66,7 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
     return files
 
 
-def read_photo(file: Path, size_px: int, crop_only: bool, seed: int) -> Photo:
+def read_photo(file: Path, size_px: int, crop_only: bool, seed: int, family: str = DAMAGES[0]) -> Photo:
     """Read a photo and degrade it as the training pairs are.
 
     Args:
@@ -64,6 +76,7 @@ def read_photo(file: Path, size_px: int, crop_only: bool, seed: int) -> Photo:
         crop_only: Cut the middle out without shrinking the photo first.
         seed: Seeds the degradation together with the file's name, so a photo's degradation does not depend on the
             other photos.
+        family: A name of :data:`..seesr_modules.method.families.FAMILIES`.
 
     Raises:
         SeeSRError: The file is not a picture, or the photo is too small.
@@ -79,11 +92,14 @@ def read_photo(file: Path, size_px: int, crop_only: bool, seed: int) -> Photo:
         square = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     clean = np.asarray(square)
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{file.name}".encode()))
-    degraded = degrade(torch.from_numpy(clean.copy()).permute(2, 0, 1)[None] / 255, generator, scale=SCALE)
+    images = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None] / 255
+    degraded = degrade(images, generator, FAMILIES[family], SCALE)
     return Photo(file.stem, clean, (degraded[0].permute(1, 2, 0) * 255).round().byte().numpy())
 
 
-def read_photos(files: Sequence[Path], size_px: int, crop_only: bool, seed: int) -> tuple[list[Photo], dict[str, str]]:
+def read_photos(
+    files: Sequence[Path], size_px: int, crop_only: bool, seed: int, family: str = DAMAGES[0]
+) -> tuple[list[Photo], dict[str, str]]:
     """Read photos as :func:`read_photo` does, without those that cannot be used.
 
     Returns:
@@ -96,15 +112,9 @@ def read_photos(files: Sequence[Path], size_px: int, crop_only: bool, seed: int)
     left_out: dict[str, str] = {}
     for file in files:
         try:
-            photos.append(read_photo(file, size_px, crop_only, seed))
+            photos.append(read_photo(file, size_px, crop_only, seed, family))
         except SeeSRError as error:
             left_out[str(file)] = str(error)
     if not photos:
         raise SeeSRError("\n".join([*left_out.values(), "No photo is left to compare upscalers on: give others."]))
     return photos, left_out
-
-
-def enlarge(picture: Pixels, method: Image.Resampling) -> Pixels:
-    """Enlarge a picture by :data:`SCALE`."""
-    height, width, _ = picture.shape
-    return np.asarray(Image.fromarray(picture).resize((width * SCALE, height * SCALE), method))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 
@@ -88,6 +90,24 @@ def format_table(scores: Scores, metrics: Sequence[Metric]) -> str:
             cells = "".join(f"{_format_cell(row, metric) + note.get(metric.name, ''):>12}" for metric in metrics)
             lines.append(f"{f'  {method}':<{width}}{cells}".rstrip())
     return "\n".join(lines)
+
+
+def format_markdown(scores: Scores, metrics: Sequence[Metric]) -> str:
+    """Return the means as a table in Markdown."""
+    rows = [["", *(metric.name for metric in metrics)], ["---", *["---:"] * len(metrics)]]
+    rows += [[method, *(_format_cell(row, metric) for metric in metrics)] for method, row in means(scores).items()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def format_csv(scores: Scores, metrics: Sequence[Metric]) -> str:
+    """Return the scores of each photo as CSV, one line per method and photo, unrounded; empty where not defined."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "photo", *(metric.name for metric in metrics)])
+    for method, rows in scores.items():
+        for photo, row in rows.items():
+            writer.writerow([method, photo, *(row.get(metric.name) for metric in metrics)])
+    return text.getvalue()
 
 
 def _format_cell(row: Row, metric: Metric) -> str:

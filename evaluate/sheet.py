@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .photos import Photo, Pixels, enlarge
+from .photos import Photo, Pixels
 from .report import CLEAN
 
 CELL_PX = 320
@@ -20,7 +20,7 @@ GAP_PX = 4
 def contact_sheet(photos: Sequence[Photo], results: Mapping[str, Mapping[str, Pixels]]) -> Image.Image:
     """Return the sheet: the degraded photos, the results (method -> photo -> picture), the clean photos."""
     rows: dict[str, Mapping[str, Pixels]] = {
-        "degraded": {photo.name: enlarge(photo.degraded, Image.Resampling.NEAREST) for photo in photos},
+        "degraded": {photo.name: photo.enlarge(Image.Resampling.NEAREST) for photo in photos},
         **results,
         CLEAN: {photo.name: photo.clean for photo in photos},
     }

@@ -7,12 +7,14 @@ from comfy_api.latest import ComfyExtension, io
 from ..seesr_modules.comfyui.loading import folders
 from ..seesr_modules.comfyui.other_copy import warn_of_other_copy
 from .build_prompts import BuildPrompts
+from .clean_first import CleanFirst
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
 from .fidelity import Fidelity
 from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
+from .load_classic_upscaler import LoadClassicUpscaler
 from .load_dape import LoadDape
 from .load_nano import LoadNano
 from .load_one_step import LoadOneStep
@@ -31,8 +33,10 @@ NODES: list[type[io.ComfyNode]] = [
     LoadDape,
     LoadNano,
     LoadOneStep,
+    LoadClassicUpscaler,
     Tagger,
     BuildPrompts,
+    CleanFirst,
     LREmbed,
     ControlNetApply,
     TiledSampler,

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from ..seesr_modules.comfyui.sockets import schema, seed_input
 from ..seesr_modules.comfyui.steps.degrade import degrade_and_crop
+from ..seesr_modules.config import DAMAGES
 
 
 class Degrade(io.ComfyNode):
@@ -32,9 +33,17 @@ class Degrade(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="1 damages as SeeSR's training does, less is milder, 0 only shrinks the picture.",
+                    tooltip="1 damages as the training does, less is milder, 0 only shrinks the picture.",
                 ),
                 seed_input("Selects the damage; the same seed gives the same picture."),
+                io.Combo.Input(
+                    "family",
+                    options=list(DAMAGES),
+                    default=DAMAGES[0],
+                    optional=True,
+                    tooltip="Whose training is followed: realesrgan is SeeSR's; bsrgan and bsrgan_plus shuffle the "
+                    "steps; dasr is mild in three of ten pictures.",
+                ),
             ],
             outputs=[
                 io.Image.Output("degraded", display_name="degraded", tooltip="The damaged picture, for LR Embed."),
@@ -47,7 +56,9 @@ class Degrade(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image: torch.Tensor, scale: int, strength: float, seed: int) -> io.NodeOutput:
+    def execute(
+        cls, image: torch.Tensor, scale: int, strength: float, seed: int, family: str = DAMAGES[0]
+    ) -> io.NodeOutput:
         """Damage the pictures."""
-        degraded, clean = degrade_and_crop(from_comfyui(image), scale, strength, seed)
+        degraded, clean = degrade_and_crop(from_comfyui(image), scale, strength, seed, family)
         return io.NodeOutput(to_comfyui(degraded), to_comfyui(clean))

@@ -32,6 +32,9 @@ TEXT_TOKENS = 77
 
 POSITIVE_QUALITY = "clean, high-resolution, 8k"
 NEGATIVE_QUALITY = "dotted, noise, blur, lowres, smooth"
+
+DAMAGES = ("realesrgan", "bsrgan", "bsrgan_plus", "dasr")
+"""Names of the families of damage, see ``method/families.py``; the first is SeeSR's."""
 """The published quality prompts (method, section "Prompt")."""
 
 MAX_SIZE = 2**20

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-Kind = Literal["checkpoints", "seesr", "rams"]
-KINDS: tuple[Kind, ...] = ("checkpoints", "seesr", "rams")
+Kind = Literal["checkpoints", "seesr", "rams", "upscale_models"]
+KINDS: tuple[Kind, ...] = ("checkpoints", "seesr", "rams", "upscale_models")
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,7 @@ class PublishedFile:
 
 
 APACHE_2 = Licence("Apache-2.0", "https://www.apache.org/licenses/LICENSE-2.0")
+BSD_3 = Licence("BSD-3-Clause", "https://github.com/xinntao/Real-ESRGAN/blob/master/LICENSE")
 OPENRAIL = Licence(
     "CreativeML Open RAIL++-M", "https://github.com/Stability-AI/stablediffusion/blob/main/LICENSE-MODEL"
 )
@@ -284,6 +285,57 @@ PISA_SR = PublishedFile(
 
 ONE_STEP = (OSEDIFF, PISA_SR)
 
+
+def _upscaler(
+    title: str, page: str, release: str, size_bytes: int, licence: Licence, sha256: str, is_exact: bool = True
+) -> PublishedFile:
+    """Return a file of a release on GitHub. ``release`` is its tag and the file's name."""
+    return PublishedFile(
+        title=title,
+        kind="upscale_models",
+        path=release.rpartition("/")[2],
+        sources=(WebSource(f"https://github.com/{page}/releases/download/{release}", f"https://github.com/{page}"),),
+        licence=licence,
+        approx_bytes=size_bytes,
+        size_bytes=size_bytes if is_exact else None,
+        sha256=sha256,
+    )
+
+
+REAL_ESRGAN = _upscaler(
+    *("Real-ESRGAN x4plus", "xinntao/Real-ESRGAN", "v0.1.0/RealESRGAN_x4plus.pth", 67_040_989, BSD_3),
+    "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+)
+REAL_ESRGAN_GENERAL = _upscaler(
+    *("Real-ESRGAN general x4v3", "xinntao/Real-ESRGAN", "v0.2.5.0/realesr-general-x4v3.pth", 4_885_111, BSD_3),
+    "8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+)
+BSRGAN = _upscaler(
+    *("BSRGAN", "cszn/KAIR", "v1.0/BSRGAN.pth", 67_046_751, APACHE_2),
+    "5d505a0766160921e0388d76e1ddf08cb114303990f9080432bf2b1c988b1c54",
+)
+BSRNET = _upscaler(
+    *("BSRNet", "cszn/KAIR", "v1.0/BSRNet.pth", 67_046_751, APACHE_2),
+    "fa633d80ff4db5a546740ae8e3baebe925fc84d3c03e3e9002493acc5e88c3ec",
+    is_exact=False,  # no public text states the size; the network is BSRGAN's
+)
+SWINIR = _upscaler(
+    *("SwinIR", "JingyunLiang/SwinIR", "v0.0/003_realSR_BSRGAN_DFO_s64w8_SwinIR-M_x4_GAN.pth", 67_129_861, APACHE_2),
+    "b9afb61e65e04eb7f8aba5095d070bbe9af28df76acd0c9405aeb33b814bcfc6",
+)
+# The hub states its checksum when it is asked.
+DIFFBIR_STAGE_1 = PublishedFile(
+    title="DiffBIR, stage 1",
+    kind="upscale_models",
+    path="realesrgan_s4_swinir_100k.pth",
+    sources=(HubSource("lxq007/DiffBIR-v2", "realesrgan_s4_swinir_100k.pth"),),
+    licence=APACHE_2,
+    approx_bytes=90_200_000,
+    names=("conv_first.1.weight", "conv_last.weight"),
+)
+
+UPSCALERS = (REAL_ESRGAN, REAL_ESRGAN_GENERAL, BSRGAN, BSRNET, SWINIR, DIFFBIR_STAGE_1)
+
 Catalogue = Mapping[str, tuple[PublishedFile, ...]]
 
 _SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
@@ -294,7 +346,13 @@ CATALOGUE: Catalogue = {
     "turbo": (SD_TURBO,),
     "onestep": (*TAG_LISTS, DAPE, OSEDIFF, RAM),
     "tags": TAG_LISTS,
-    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO, OSEDIFF),
+    "realesrgan": (REAL_ESRGAN,),
+    "realesr-general": (REAL_ESRGAN_GENERAL,),
+    "bsrgan": (BSRGAN,),
+    "bsrnet": (BSRNET,),
+    "swinir": (SWINIR,),
+    "diffbir-stage1": (DIFFBIR_STAGE_1,),
+    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO, OSEDIFF, *UPSCALERS),
 }
 
 
@@ -381,4 +439,4 @@ def _command(target: str) -> str:
 
 
 def _smallest_targets(kind: Kind) -> list[str]:
-    return [t for t in ("seesr", "base", "turbo") if any(file.kind == kind for file in CATALOGUE[t])]
+    return [t for t in ("seesr", "base", "turbo", "realesrgan") if any(file.kind == kind for file in CATALOGUE[t])]

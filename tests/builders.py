@@ -20,6 +20,7 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
 from seesr_pack.commands.headless.synthetic import VAE
+from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.published import RAM
 from torch import Tensor
 
@@ -112,6 +113,18 @@ def pisa_sr(golden: Path, unet: str, lora: str) -> dict[str, Any]:
     lists = {f"unet_lora_{p}_modules_{k}": plan[p] for p in ("encoder", "decoder", "others") for k in ("pix", "sem")}
     ranks = {name: rank for name, rank in plan.items() if name.startswith("lora_rank_unet_")}
     return {**ranks, **lists, "state_dict_unet": state}
+
+
+@cache
+def small_unet(text_width: int = TEXT_WIDTH) -> dict[str, Tensor]:
+    """Return synthetic weights of a UNet of two levels, in diffusers' names. It is quicker than the golden ones."""
+    sizes = EncoderSizes(4, 64, (1, 1), (1, 1), (1, 0), 1, text_width)
+    other = {"out_channels": 4, "adm_in_channels": None, "use_temporal_attention": False}
+    config = comfy.supported_models.SD20({**sizes.comfyui_config(), **other})
+    network = comfy.model_base.BaseModel(config, device=torch.device("meta")).diffusion_model.state_dict()
+    names = comfy.utils.unet_to_diffusers(config.unet_config)
+    shapes = {name: tuple(network[path].shape) for name, path in names.items() if path in network}
+    return load_synth(GOLDEN).synthetic_state_dict(shapes)
 
 
 def one_step(unet: Mapping[str, tuple[int, ...]], is_pisa: bool) -> dict[str, dict[str, Tensor]]:

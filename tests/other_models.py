@@ -13,25 +13,6 @@ from safetensors.torch import save_file
 from seesr_pack.seesr_modules.config import EncoderSizes
 from torch import Tensor
 
-GROWTH = 32
-"""Channels that each convolution in a dense block of Real-ESRGAN adds. ComfyUI's loader accepts no other number."""
-
-
-def save_upscaler(file: Path, width: int = 4) -> None:
-    """Write a 4x upscale model in Real-ESRGAN's published layout, with a single block."""
-    shapes: dict[str, tuple[int, ...]] = {"conv_first": (width, 3), "conv_body": (width, width)}
-    for dense in (1, 2, 3):
-        for number in range(1, 6):
-            outputs = width if number == 5 else GROWTH
-            shapes[f"body.0.rdb{dense}.conv{number}"] = (outputs, width + (number - 1) * GROWTH)
-    shapes |= dict.fromkeys(("conv_up1", "conv_up2", "conv_hr"), (width, width)) | {"conv_last": (3, width)}
-    synth = load_synth(GOLDEN)
-    weights: dict[str, Tensor] = {}
-    for name, shape in shapes.items():
-        weights[f"{name}.weight"] = synth.synthetic_tensor(f"{name}.weight", (*shape, 3, 3))
-        weights[f"{name}.bias"] = torch.zeros(shape[0])
-    torch.save({"params_ema": weights}, file)
-
 
 def save_controlnet(file: Path, sizes: EncoderSizes) -> None:
     """Write a ControlNet for a UNet of these sizes, in the layout of the ControlNets for Stable Diffusion 2."""

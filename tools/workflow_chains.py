@@ -24,20 +24,11 @@ UPSCALE_MODEL_FIRST = (
         "Clean 清理",
         {
             "upscaler": node("UpscaleModelLoader", model_name="RealESRGAN_x4plus.pth"),
-            "enlarged": node(
-                "ImageUpscaleWithModel", upscale_model=("upscaler", "UPSCALE_MODEL"), image=("photo", "IMAGE")
-            ),
-            "cleaned": node(
-                "ImageScaleBy",
-                "Shrink back 缩回原尺寸",
-                image=("enlarged", "IMAGE"),
-                upscale_method="area",
-                scale_by=0.25,
-            ),
+            "cleaned": node("SeeSR_CleanFirst", upscale_model=("upscaler", "UPSCALE_MODEL"), image=("photo", "IMAGE")),
         },
         before=PREPARE,
     )
-    .set_inputs(embed={"image": ("cleaned", "IMAGE")})
+    .set_inputs(embed={"image": ("cleaned", "image")})
 )
 
 DETAIL: Group = {

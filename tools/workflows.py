@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..seesr_modules.published import CATALOGUE, HubSource
+from ..seesr_modules.published import CATALOGUE, REAL_ESRGAN, HubSource, PublishedFile
 from .workflow_chains import CHAINS
 from .workflow_graphs import GRAPHS, Graph
 
@@ -23,12 +23,6 @@ ALL_GRAPHS = (*GRAPHS, *CHAINS)
 # Modules of comfy_extras whose nodes the workflows use, without their prefix.
 EXTRAS = ("canny", "custom_sampler", "mask", "preview_any", "primitive", "string", "upscale_model")
 PACK_ID, COMFYUI_ID = "seesr", "comfy-core"  # ids in the registry: where a user who lacks a node can get it
-# The page links model files of the Hugging Face hub and a few others, of which this is one.
-UPSCALER = {
-    "name": "RealESRGAN_x4plus.pth",
-    "url": "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.0/RealESRGAN_x4plus.pth",
-    "directory": "upscale_models",
-}
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 # Geometry of the page, in its pixels. A node's position is that of its body, below the title. Above the title the
@@ -302,16 +296,19 @@ def linked(part: Part) -> Iterator[dict[str, str]]:
     """Yield name, folder and address of the model files that a node names; the page offers to download them.
 
     Files behind ``auto`` are left out: one of two sets of files is enough, and the page would report the other missing.
-    So are files that are not on the hub, which no page downloads.
+    So are files that are not on the hub, which no page downloads, but for Real-ESRGAN, whose address the page knows.
     """
-    if UPSCALER["name"] in part.values.values():
-        yield UPSCALER
     for file in CATALOGUE["all"]:
-        source = file.sources[0]
-        if file.path in part.values.values() and isinstance(source, HubSource):
-            url = f"{source.page}/resolve/{source.revision}/{source.path}"
+        if file.path in part.values.values() and (url := _url(file)):
             known = {"hash": file.sha256, "hash_type": "SHA256"} if file.sha256 else {}
             yield {"name": file.path, "url": url, **known, "directory": file.kind}
+
+
+def _url(file: PublishedFile) -> str | None:
+    source = file.sources[0]
+    if isinstance(source, HubSource):
+        return f"{source.page}/resolve/{source.revision}/{source.path}"
+    return source.url if file == REAL_ESRGAN else None
 
 
 # ------------------------------------------------------------------------------------- places on the page

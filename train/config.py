@@ -32,6 +32,8 @@ class PhotoSettings(Settings):
     """Sharpen the clean pictures first, as in the paper. The published code has it commented out."""
     mild_share: Share = 0
     """Share of the pairs that are degraded less, with a strength drawn uniformly from 0 to 1 (published: 1)."""
+    degradation: Literal["realesrgan", "bsrgan", "bsrgan_plus", "dasr"] = "realesrgan"
+    """Whose training damages the pictures; SeeSR's is Real-ESRGAN's."""
     pool: int = Field(default=0, ge=0)
     """Number of pairs that are drawn once and used again and again; 0 draws new pairs each time."""
     pool_file: Path | None = None

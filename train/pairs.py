@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.method.degrade import degrade, sharpen
+from ..seesr_modules.method.families import FAMILIES
 from .config import PhotoSettings
 from .photos import PhotoCrops
 
@@ -43,6 +44,7 @@ class Pairs(Dataset[Pair]):
         if not (settings.pool and settings.pool_file and settings.pool_file.exists()):
             self._crops.leave_out_unusable()
         self._seed, self._sharpen, self._mild_share = seed, settings.sharpen, settings.mild_share
+        self._family = FAMILIES[settings.degradation]
         self._pool = _load_pool(self, settings, seed) if settings.pool else None
 
     @property
@@ -69,7 +71,7 @@ class Pairs(Dataset[Pair]):
             clean = sharpen(clean)
         mild, strength = torch.rand(2, generator=generator).tolist()
         strength = strength if mild < self._mild_share else 1.0
-        degraded = degrade(clean[None], generator, scale=SCALE, strength=strength)[0]
+        degraded = degrade(clean[None], generator, self._family, SCALE, strength)[0]
         return {"clean": _to_bytes(clean), "degraded": _to_bytes(degraded), "labels": crop["labels"]}
 
 
@@ -100,10 +102,10 @@ def _load_pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
     path = settings.pool_file
     if path is None:
         raise SeeSRError("photos.pool: the pool needs a file: set photos.pool_file.")
-    asked = {**settings.model_dump(include={"crop_px", "pool", "sharpen", "mild_share"}), "seed": seed}
+    asked = {**settings.model_dump(include={"crop_px", "pool", "sharpen", "mild_share", "degradation"}), "seed": seed}
     if path.exists():
         made = torch.load(path, weights_only=True, mmap=True)
-        if made.pop("settings") != asked:
+        if {"degradation": "realesrgan", **made.pop("settings")} != asked:  # older pools do not name it
             raise SeeSRError(f"photos.pool_file: {path} was made with other settings: delete it, or name another.")
         return {name: made[key] for name, key in _POOL_KEYS.items()}
     logger.info("making %d pairs of crops for %s", settings.pool, path)

@@ -67,8 +67,8 @@ def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
     parser.add_argument(
         "--pack",
         action="store_true",
-        help="then pack SeeSR and DAPE into two small files, as `run.py pack` does, and delete what was packed; what "
-        "is packed already is not fetched",
+        help="then pack SeeSR, DAPE and OSEDiff into a small file each, as `run.py pack` does, and delete what was "
+        "packed; what is packed already is not fetched",
     )
     parser.add_argument("--keep", action="store_true", help="with --pack: delete nothing")
     parser.add_argument("--accept-license", action="store_true", help="accept the licences that ask for it")
@@ -84,9 +84,11 @@ def _fetch_and_pack(files: list[PublishedFile], folders: Folders, args: argparse
     from .replaced import delete, list_replaced
 
     parts = pack.parts_of(files)
-    there = {kind for kind in parts if pack.find_packed(folders, kind)}
+    kinds = pack.kinds_of(parts)
+    parts = {kind: parts[kind] for kind in kinds}
+    there = {kind for kind in kinds if pack.find_packed(folders, kind)}
     wanted = [file for file in files if not any(file in parts[kind] for kind in there)]
-    packed_bytes = sum(size for kind, size in pack.PACKED_BYTES.items() if kind not in there)
+    packed_bytes = sum(pack.PACKED_BYTES[kind] for kind in kinds if kind not in there)
     if args.keep:
         parts = {}
     packable = [kind for kind in parts if kind not in there or pack.can_pack(folders, kind)]
@@ -107,7 +109,7 @@ def _fetch_and_pack(files: list[PublishedFile], folders: Folders, args: argparse
     if fetched is None:
         return _fail("Nothing was packed: run the same command again once everything can be fetched.")
     spare = {kind: list_replaced(parts[kind], folders, fetched, _say) for kind in packable}
-    pack.pack_published(folders, _say, anew=[kind for kind, paths in spare.items() if paths])
+    pack.pack_published(folders, _say, kinds, anew=[kind for kind, paths in spare.items() if paths])
     for paths in spare.values():
         delete(paths, folders, _say)
     return 0

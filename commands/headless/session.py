@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...seesr_modules.comfyui.device import device_flags, start_comfyui
 from ...seesr_modules.errors import SeeSRError
+from ..starting import uncollected
 from .exchange import GIVE, TAKE, Exchange
 from .workflow import Nodes, title_of
 
@@ -49,11 +51,13 @@ class HeadlessComfyUI:
         Raises:
             SeeSRError: ComfyUI cannot load the pack.
         """
-        return cls([*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])], scratch)
+        with uncollected():
+            return cls([*device_flags(), *json.loads(os.environ["SEESR_COMFYUI_FLAGS"])], scratch)
 
     def __init__(self, flags: Sequence[str], scratch: Path, pack: Path = _PACK) -> None:
         """Start ComfyUI. Its folder must be on ``sys.path``, and none of its modules imported yet."""
         start_comfyui(flags)
+        self._flags = flags
         import folder_paths
 
         set_folder = {
@@ -112,6 +116,12 @@ class HeadlessComfyUI:
             asyncio.run(self._nodes.init_builtin_extra_nodes())
         if missing():
             raise SeeSRError(f"The workflow has a node {min(missing())}, which neither ComfyUI nor this pack has.")
+
+    @property
+    def machine(self) -> list[str]:
+        """What the speed depends on: the device, the threads of a CPU, ComfyUI's arguments."""
+        device = self._management.get_torch_device_name(self._management.get_torch_device())
+        return [device, str(torch.get_num_threads()), *self._flags]
 
     @property
     def loading_s(self) -> float:

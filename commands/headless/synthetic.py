@@ -6,8 +6,9 @@ The files hold every tensor of the published ones, in the layouts that people us
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from ...seesr_modules.dape.tagger import Dape
 from ...seesr_modules.dape.tags import Vocabulary
 from ...seesr_modules.dape.weights import published_name
 from ...seesr_modules.method.image_attention import ImageAttention
-from ...seesr_modules.published import Kind
+from ...seesr_modules.published import PISA_SR
 from ...seesr_modules.weights import write_safetensors
 from ...seesr_modules.weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, unet_image_attention_names
-from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, vocabulary_metadata
+from ...seesr_modules.weights.names import PARTS
+from ...seesr_modules.weights.one_step import UNTRAINED
+from ...seesr_modules.weights.packed_format import FORMAT, FORMAT_KEY, ONE_STEP_KIND, vocabulary_metadata
+from ..presets import Preset
 
 DAPE = replace(PUBLISHED_DAPE, num_classes=PUBLISHED_DAPE.num_classes - 1)
 """One class fewer than published, since only the published tag lists are accepted for the published number."""
@@ -37,7 +41,7 @@ DAPE = replace(PUBLISHED_DAPE, num_classes=PUBLISHED_DAPE.num_classes - 1)
 THRESHOLD = 0.97
 """Threshold of every tag. The random logits of a picture then give some tags, but not hundreds."""
 
-VAE = {
+VAE: dict[str, Any] = {
     "double_z": True,
     "z_channels": 4,
     "resolution": 256,
@@ -52,30 +56,52 @@ VAE = {
 """Sizes of Stable Diffusion's autoencoder."""
 
 
-def write_synthetic(folder: Path) -> dict[Kind, Path]:
-    """Write a base checkpoint, a packed SeeSR and a packed DAPE, 4.5 GB in float16, each below its model folder.
+def synthetic_files(folder: Path, preset: Preset) -> dict[str, Path]:
+    """Return the files of a preset: what a file holds, as in ``MODEL_FILES`` of :mod:`.workflow` -> the file.
+
+    Args:
+        folder: Their folder, which has the folders ``checkpoints``, ``seesr`` and ``rams``.
+        preset: Any preset but nano.
+    """
+    places = {"checkpoint": "checkpoints/synthetic.safetensors"}
+    if preset.one_step is None:
+        places["seesr"] = "seesr/synthetic.safetensors"
+    else:
+        places["onestep"] = f"seesr/{ONE_STEP_KIND}_synthetic_{Path(preset.one_step.path).stem}.safetensors"
+    if preset.one_step is not PISA_SR:
+        places["dape"] = "rams/synthetic.safetensors"
+    return {content: folder / place for content, place in places.items()}
+
+
+def write_synthetic(folder: Path, preset: Preset) -> dict[str, Path]:
+    """Write those of the files of a preset that are not there yet, in float16: up to 4.5 GB.
 
     Args:
         folder: An existing folder. The folders ``checkpoints``, ``seesr`` and ``rams`` are made in it.
+        preset: Any preset but nano.
 
     Returns:
-        Model folder -> the file in it.
+        The files, as from :func:`synthetic_files`.
 
     Raises:
         SeeSRError: The disk is full or not writable.
     """
     words = Vocabulary(tag_words(), (THRESHOLD,) * DAPE.num_classes, None)
-    contents: dict[Kind, tuple[Shapes, dict[str, str]]] = {
-        "checkpoints": (checkpoint_shapes(), {}),
-        "seesr": (packed_shapes(), {}),
-        "rams": (tagger_shapes(), {FORMAT_KEY: FORMAT, **vocabulary_metadata(words)}),
+    headers = {"dape": {FORMAT_KEY: FORMAT, **vocabulary_metadata(words)}}
+    shapes_of_content: dict[str, Callable[[], Shapes]] = {
+        "checkpoint": checkpoint_shapes,
+        "seesr": packed_shapes,
+        "onestep": partial(one_step_shapes, is_pisa=preset.one_step is PISA_SR),
+        "dape": tagger_shapes,
     }
-    files = {}
-    for kind, (shapes, header) in contents.items():
-        files[kind] = folder / kind / f"synthetic_{kind}.safetensors"
-        files[kind].parent.mkdir()
+    files = synthetic_files(folder, preset)
+    for content, file in files.items():
+        if file.exists():
+            continue
+        shapes = shapes_of_content[content]()
+        file.parent.mkdir(exist_ok=True)
         tensors = ((name, tensor.half()) for name, tensor in random_tensors(shapes))
-        write_safetensors(files[kind], shapes, torch.float16, tensors, header)
+        write_safetensors(file, shapes, torch.float16, tensors, headers.get(content, {}))
     return files
 
 
@@ -86,7 +112,7 @@ def random_tensors(shapes: Shapes, seed: int = 0) -> Iterator[tuple[str, Tensor]
         if len(shape) < 2:
             yield name, torch.full(shape, float(name.endswith("weight")))
         else:
-            bound = (3 / math.prod(shape[1:])) ** 0.5
+            bound = (3 / math.prod(shape[1:])) ** 0.5 * (0.1 if ".lora_B." in name else 1.0)
             yield name, torch.empty(shape).uniform_(-bound, bound, generator=generator)
 
 
@@ -108,9 +134,7 @@ def seesr_shapes() -> dict[str, Shapes]:
     _, unet = _base()
     config = SD2.comfyui_config()
     paths = transformer_paths(config)
-    base = {
-        name: tuple(unet[path].shape) for name, path in comfy.utils.unet_to_diffusers(config).items() if path in unet
-    }
+    base = _base_shapes()
     encoder = {n: s for n, s in base.items() if not n.startswith(("up_blocks.", "conv_norm_out.", "conv_out."))}
 
     def image_attention(names: list[str]) -> Shapes:
@@ -143,6 +167,55 @@ def packed_shapes() -> Shapes:
     }
 
 
+def one_step_shapes(is_pisa: bool, rank: int = 4) -> Shapes:
+    """Return name -> shape of a packed PiSA-SR or OSEDiff, with LoRAs of the published rank."""
+    unet, vae = PARTS
+    base = {name: shape for name, shape in _base_shapes().items() if len(shape) > 1}
+    adapted = {name: shape for name, shape in base.items() if not any(part in name for part in UNTRAINED)}
+    if is_pisa:
+        return {**_lora_shapes(unet, adapted, rank, "_pix"), **_lora_shapes(unet, adapted, rank, "_sem")}
+    first = base["conv_in.weight"]
+    return {
+        f"{unet}.conv_in.base_layer.weight": first,
+        f"{unet}.conv_in.base_layer.bias": first[:1],
+        **_lora_shapes(unet, adapted, rank, ""),
+        **_lora_shapes(vae, _vae_encoder_shapes(), rank, ""),
+    }
+
+
+def _lora_shapes(part: str, weights: Shapes, rank: int, suffix: str) -> Shapes:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (out, *inner) in weights.items():
+        sides = {"A": (rank, *inner), "B": (out, rank, *[1] * (len(inner) - 1))}
+        for side, shape in sides.items():
+            shapes[f"{part}.{name.removesuffix('.weight')}.lora_{side}.default_encoder{suffix}.weight"] = shape
+    return shapes
+
+
+def _vae_encoder_shapes() -> Shapes:
+    """Return name -> shape of the weights of the VAE's encoder that have more than one dimension."""
+    first, *_, last = widths = [VAE["ch"] * factor for factor in VAE["ch_mult"]]
+    moments = 2 * VAE["z_channels"]
+    blocks = [(f"encoder.mid_block.resnets.{i}", last) for i in range(2)]
+    shapes: dict[str, tuple[int, ...]] = {"encoder.conv_in.weight": (VAE["ch"], VAE["in_channels"], 3, 3)}
+    for level in reversed(range(len(widths))):
+        blocks[:0] = [(f"encoder.down_blocks.{level}.resnets.{i}", widths[level]) for i in range(VAE["num_res_blocks"])]
+    before = first
+    for block, width in blocks:
+        shapes[f"{block}.conv1.weight"] = (width, before, 3, 3)
+        shapes[f"{block}.conv2.weight"] = (width, width, 3, 3)
+        if before != width:
+            shapes[f"{block}.conv_shortcut.weight"] = (width, before, 1, 1)
+        before = width
+    for level, width in enumerate(widths[:-1]):
+        shapes[f"encoder.down_blocks.{level}.downsamplers.0.conv.weight"] = (width, width, 3, 3)
+    for layer in ("to_q", "to_k", "to_v", "to_out.0"):
+        shapes[f"encoder.mid_block.attentions.0.{layer}.weight"] = (last, last)
+    shapes["encoder.conv_out.weight"] = (moments, last, 3, 3)
+    shapes["quant_conv.weight"] = (moments, moments, 1, 1)
+    return shapes
+
+
 def tagger_shapes() -> Shapes:
     """Return published name -> shape of the tagger's parameters in RAM's file."""
     tagger = shapes_of(Dape(DAPE, device="meta").state_dict())
@@ -165,6 +238,13 @@ def _base() -> tuple[Any, dict[str, Tensor]]:
     config = comfy.supported_models.SD20({**SD2.comfyui_config(), **unet})
     model = comfy.model_base.BaseModel(config, device=torch.device("meta"))
     return config, model.diffusion_model.state_dict()
+
+
+def _base_shapes() -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of Stable Diffusion 2's UNet in diffusers' names."""
+    _, unet = _base()
+    names = comfy.utils.unet_to_diffusers(SD2.comfyui_config())
+    return {name: tuple(unet[path].shape) for name, path in names.items() if path in unet}
 
 
 def _skip_widths() -> Iterator[int]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import missing_file_message
+from ...seesr_modules.published import UPSCALERS, missing_file_message
 
 if TYPE_CHECKING:
     from .session import HeadlessComfyUI
@@ -20,11 +20,17 @@ WORKFLOWS = Path(__file__).parents[2] / "workflows" / "api"
 Nodes = dict[str, dict[str, Any]]
 """Node id -> ``{"class_type", "inputs", "_meta"}``, as ComfyUI's server takes it."""
 
-CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", "SeeSR_LREmbed.upscale", "LoadImage.image"
+EMBED = "SeeSR_LREmbed"
+CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", f"{EMBED}.upscale", "LoadImage.image"
 """Inputs are named NODE.INPUT: the class of the node, then the input."""
 
-MODEL_FILES = {"checkpoints": CHECKPOINT, "seesr": "SeeSR_LoadModel.seesr", "rams": "SeeSR_LoadDAPE.ram"}
-"""Model folder -> the input that names the file in it."""
+MODEL_FILES = {
+    "checkpoint": CHECKPOINT,
+    "seesr": "SeeSR_LoadModel.seesr",
+    "dape": "SeeSR_LoadDAPE.ram",
+    "onestep": "SeeSR_LoadOneStep.file",
+}
+"""What a file holds -> the input that names it."""
 
 FILE_INPUTS = ("ckpt_name", "model_name", "seesr", "ram", "dape", "file")
 """Inputs of loaders that name model files."""
@@ -67,11 +73,38 @@ class Workflow:
         for inputs in found:
             inputs[name] = value
 
+    def set_models(self, files: Mapping[str, Path]) -> None:
+        """Name model files: what a file holds, as in ``MODEL_FILES`` -> the file."""
+        for content, file in files.items():
+            self.set_input(MODEL_FILES[content], file.name)
+
     def with_photo(self, name: str) -> Workflow:
         """Return a copy that loads the photo of this name."""
         named = copy.deepcopy(self)
         named.set_input(PHOTO, name)
         return named
+
+    def add_first_stage(self, name: str) -> None:
+        """Put Clean First between the photo and LR Embed.
+
+        Args:
+            name: A file in ``models/upscale_models``.
+        """
+        loader, cleaner = (str(max(map(int, self.nodes)) + more) for more in (1, 2))
+        for embed in self.inputs_of(EMBED):
+            inputs = {"upscale_model": [loader, 0], "image": embed["image"], "strength": 1.0}
+            self.nodes[loader] = {"class_type": "UpscaleModelLoader", "inputs": {"model_name": name}}
+            self.nodes[cleaner] = {"class_type": "SeeSR_CleanFirst", "inputs": inputs}
+            embed["image"] = [cleaner, 0]
+
+    def use_classic_loader(self) -> None:
+        """Load SRCNN, SRResNet and DASR with Load Classic Upscaler, since ComfyUI's own loader refuses them."""
+        from ...seesr_modules.comfyui.loading.classic import is_classic
+
+        for node in self.nodes.values():
+            name = node["inputs"].get("model_name")
+            if node["class_type"] == "UpscaleModelLoader" and isinstance(name, str) and is_classic(name):
+                node |= {"class_type": "SeeSR_LoadClassicUpscaler", "inputs": {"file": name, "scale": 4}}
 
     @property
     def scale(self) -> float:
@@ -114,6 +147,7 @@ def title_of(node: dict[str, Any]) -> str:
 def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, str]], list[str]], list[str]]]:
     """Return loader class -> (its inputs to the names of its files, the model folders that it searches)."""
     from ...seesr_modules.comfyui.loading.choices import find_seesr, find_tagger
+    from ...seesr_modules.comfyui.loading.classic import find_classic
     from ...seesr_modules.comfyui.loading.one_step import find_one_step
 
     def checkpoint(inputs: dict[str, str]) -> list[str]:
@@ -124,6 +158,8 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     def upscale_model(inputs: dict[str, str]) -> list[str]:
         name, there = inputs["model_name"], comfyui.choices("UpscaleModelLoader", "model_name")
         if name not in there:
+            if any(name == file.path for file in UPSCALERS):
+                raise SeeSRError(missing_file_message("upscale_models", name))
             folder = comfyui.model_folder("upscale_models")
             raise SeeSRError(f"There is no {name} in {folder}: put it there, or choose from {there}.")
         return [name]
@@ -134,6 +170,9 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     def one_step(inputs: dict[str, str]) -> list[str]:
         return [find_one_step(inputs["file"]).name]
 
+    def classic(inputs: dict[str, str]) -> list[str]:
+        return [path.name for path in find_classic(inputs["file"])]
+
     def tagger(inputs: dict[str, str]) -> list[str]:
         return [path.name for path in find_tagger(inputs["ram"], inputs["dape"]) if path]
 
@@ -142,5 +181,6 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
         "SeeSR_LoadModel": (seesr, ["seesr"]),
         "SeeSR_LoadDAPE": (tagger, ["rams", "seesr"]),
         "SeeSR_LoadOneStep": (one_step, ["seesr"]),
+        "SeeSR_LoadClassicUpscaler": (classic, []),
         "UpscaleModelLoader": (upscale_model, []),
     }

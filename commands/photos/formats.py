@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +65,46 @@ FORMATS = {
 
 
 def list_photos(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return the photos in a folder by name, without hidden files and folders."""
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in READ_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
+    """Return the photos in a folder, with ``recursive`` those in its subfolders too; see :func:`match_files`."""
+    return match_files(folder, "**/*" if recursive else "*")
+
+
+def match_files(folder: Path, pattern: str, suffixes: tuple[str, ...] = READ_SUFFIXES) -> list[Path]:
+    """Return the files below a folder that match a pattern, in natural order.
+
+    Names that begin with a dot are left out. Links to folders are not followed. A folder that cannot be read and a text
+    that is no pattern give nothing.
+
+    Args:
+        folder: The folder.
+        pattern: As :meth:`pathlib.Path.glob` takes it.
+        suffixes: Suffixes in lower case that the files may have; empty for any.
+    """
+    try:
+        found = [
+            path
+            for path in folder.glob(pattern)
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+            and (not suffixes or path.suffix.lower() in suffixes)
+            and is_file(path)
+        ]
+    except (ValueError, NotImplementedError, OSError):
+        return []
+    return sorted(found, key=_natural_order)
+
+
+def _natural_order(path: Path) -> tuple[list[list[int | str]], str]:
+    """Return a key that sorts photo2 before photo10."""
+    names = [re.split(r"(\d+)", name.casefold()) for name in path.parts]
+    return [[int(part) if part.isdecimal() else part for part in name] for name in names], str(path)
+
+
+def is_file(path: Path) -> bool:
+    """Return True for a file; False also for a name that is too long, or that has a null character."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def default_suffix(frames: int, animated: bool) -> str:

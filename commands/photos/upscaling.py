@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +25,14 @@ Upscaler = Callable[[Tensor, int], Tensor]
 """Takes a picture [1, 3, h, w] in [0, 1] and its number in the photo, from 1. Returns [1, 3, H, W]."""
 
 
-PutPicture = Callable[["int | None"], Put]
-"""Takes the number of a result, as in :func:`upscale_photo`, or None for a comparison. Returns what names its file."""
+PutPicture = Callable[[int, bool], Put]
+"""Takes the number of a result, as in :func:`upscale_photo`, and whether the file is its comparison.
+
+Returns what names the file.
+"""
 
 
-def _beside(number: int | None) -> Put:
+def _beside(number: int, is_comparison: bool) -> Put:
     return put_beside
 
 
@@ -56,7 +59,8 @@ def upscale_photo(
     upscaler: Upscaler,
     wishes: Wishes,
     workflow: Mapping[str, Any] | None = None,
-    finished: Collection[int] = (),
+    finished: Mapping[int, Path] = MappingProxyType({}),
+    uncompared: Collection[int] = (),
 ) -> Iterator[Path]:
     """Upscale a photo's pictures, one in memory at a time, and yield the path of each written file.
 
@@ -65,7 +69,8 @@ def upscale_photo(
         upscaler: Enlarges a picture.
         wishes: How to write the results.
         workflow: The workflow, to be noted in the files.
-        finished: Numbers, from 1, of pictures that are left out because an earlier run wrote their files.
+        finished: Number of a picture, from 1 -> its result, which an earlier run wrote. It is not upscaled again.
+        uncompared: Numbers of finished pictures whose comparison is missing. Only that is written.
 
     Raises:
         SeeSRError: The photo is damaged, or a result cannot be written.
@@ -74,25 +79,31 @@ def upscale_photo(
     def write(path: Path, results: Iterable[Picture], number: int) -> Path:
         layers = (to_layer(result, photo.gray) for result in results)
         noted = {"workflow": workflow} if wishes.metadata else {}
-        return write_photo(path, layers, photo, metadata=wishes.metadata, put=wishes.put(number), **noted)
+        return write_photo(path, layers, photo, metadata=wishes.metadata, put=wishes.put(number, False), **noted)
 
-    compare = partial(_compare, photo, wishes.put(None))
+    def compare(path: Path, befores: Iterable[Picture], afters: Iterable[Picture], number: int = 1) -> Iterator[Path]:
+        pictures = frames if frames > 1 and not wishes.single else 1
+        return _compare(photo, wishes.put(number, True), comparison_path(path, pictures), befores, afters)
+
     frames = len(photo.sizes)
     if frames > 1 and not wishes.single:
-        results = (upscale_picture(picture, upscaler, number) for number, picture in enumerate(photo.pictures(), 1))
-        path = write(wishes.output.path(photo), results, 1)
-        yield path
-        if wishes.compare:
-            yield from compare(comparison_path(path, frames), photo.pictures(), open_photo(path).pictures())
+        path = finished.get(1)
+        if path is None:
+            results = (upscale_picture(picture, upscaler, number) for number, picture in enumerate(photo.pictures(), 1))
+            path = write(wishes.output.path(photo), results, 1)
+            yield path
+        if wishes.compare and (1 in uncompared or 1 not in finished):
+            yield from compare(path, photo.pictures(), open_photo(path).pictures())
         return
     for number, picture in enumerate(photo.pictures(), 1):
-        if number in finished:
-            continue
-        result = upscale_picture(picture, upscaler, number)
-        path = write(wishes.output.path(photo, number if frames > 1 else None), [result], number)
-        yield path
-        if wishes.compare:
-            yield from compare(comparison_path(path, 1), [picture], [result])
+        if number not in finished:
+            result = upscale_picture(picture, upscaler, number)
+            path = write(wishes.output.path(photo, number if frames > 1 else None), [result], number)
+            yield path
+            if wishes.compare:
+                yield from compare(path, [picture], [result], number)
+        elif number in uncompared:
+            yield from compare(finished[number], [picture], open_photo(finished[number]).pictures(), number)
 
 
 def upscale_picture(picture: Picture, upscaler: Upscaler, number: int = 1) -> Picture:

@@ -8,20 +8,22 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
 from ..headless.workflow import Workflow, title_of
-from ..photos.places import Put, numbered, prepare_folder, put_beside, put_over, require_output
+from ..photos.places import numbered, prepare_folder, put_beside, put_over, require_output
 from ..photos.reading import UNREADABLE, Photo, open_photo
-from ..photos.upscaling import Upscaler, Wishes, upscale_photo
+from ..photos.upscaling import PutPicture, Upscaler, Wishes, upscale_photo
 from ..temporary import PREFIX, claim
 from ..terminal import end_progress, print_path, say
 from .find import Found
-from .manifest import manifest_of
+from .manifest import Finished, manifest_of
 from .progress import Progress
 from .report import Outcome
+from .speeds import Speeds
 from .stopping import Stop
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ class Batch:
         workflow: The workflow.
         wishes: How to write the results. ``output`` is the folder below which they go, ``put`` is not used.
         settings: See :func:`fingerprint`.
+        speeds: How long earlier runs of this kind took. This run's speed is added.
         overwrite: Whether to replace files that this run has not written.
         stop: Asked before each step.
     """
@@ -86,12 +89,13 @@ class Batch:
         workflow: Workflow,
         wishes: Wishes,
         settings: str,
+        speeds: Speeds,
         overwrite: bool,
         stop: Stop,
     ) -> None:
         """Start without photos."""
         self.comfyui, self.workflow, self.wishes, self.settings = comfyui, workflow, wishes, settings
-        self.overwrite, self.stop = overwrite, stop
+        self.speeds, self.overwrite, self.stop = speeds, overwrite, stop
         self._written: set[Path] = set()  # by this run, or by an earlier one that this run goes on with
         self._prepared: set[Path] = set()
         self._unnoted = False
@@ -100,17 +104,20 @@ class Batch:
         """Mark the photos whose results are there, and return the others."""
         remaining = []
         for task in tasks:
-            there, whole = self._finished(task)
-            self._written.update(path.absolute() for path in there.values())
-            if whole:
+            finished = self._find(task)
+            there = [self.wishes.output.folder / task.found.folder / name for name in finished.results.values()]
+            self._written.update(path.absolute() for path in there)
+            if finished.whole:
                 task.outcome.status = "done before"
-                task.outcome.results = [str(path) for path in there.values()]
+                task.outcome.results = [str(path) for path in there]
             else:
                 remaining.append(task)
         return remaining
 
     def run(self, tasks: Sequence[Task], pixels: Mapping[Path, float], before: int, redo: bool) -> None:
-        """Upscale photos, and mark what becomes of each. A full disk ends the run, since nothing more can be written.
+        """Say how long it may take, upscale photos, and mark what becomes of each.
+
+        A full disk ends the run, since nothing more can be written.
 
         Args:
             tasks: The photos.
@@ -122,9 +129,21 @@ class Batch:
             KeyboardInterrupt: The run was stopped.
         """
         mean = sum(pixels.values()) / max(len(pixels), 1)
-        areas = [max(pixels.get(task.found.path, mean) * self.workflow.scale**2, LEAST_PIXELS) for task in tasks]
+        shares = [1.0 if redo else self._find(task).left for task in tasks]
+        areas = [pixels.get(task.found.path, mean) * self.workflow.scale**2 for task in tasks]
+        efforts = [share * max(area, LEAST_PIXELS) for share, area in zip(shares, areas, strict=True)]
+        if any(efforts):
+            area = sum(share * area for share, area in zip(shares, areas, strict=True))
+            say(f"{self.speeds.estimate(sum(map(bool, shares)), area, sum(efforts))}\n")
         titles = {title_of(node) for node in self.workflow.nodes.values() if "Sampler" in node["class_type"]}
-        progress = Progress(areas, before, titles, lambda: self.comfyui.loading_s)
+        progress = Progress(efforts, before, titles, lambda: self.comfyui.loading_s)
+        try:
+            self._run(tasks, progress, redo)
+        finally:
+            if progress.seconds_per_pixel:
+                self.speeds.note(progress.seconds_per_pixel, self.comfyui.loading_s)
+
+    def _run(self, tasks: Sequence[Task], progress: Progress, redo: bool) -> None:
         for task in tasks:
             self.stop.check()
             progress.begin(task.found.path.name)
@@ -152,18 +171,20 @@ class Batch:
             self._prepared.add(folder)
         key = hashlib.sha256(json.dumps([str(path.absolute()), self.settings]).encode()).hexdigest()[:16]
         with claim(folder / f".{PREFIX}{key}") as mine:
-            there, whole = ({}, False) if redo else self._finished(task)
-            if whole or not mine:
-                outcome.status = "done before" if whole else "left to another run"
+            finished = Finished() if redo else self._find(task)
+            if finished.whole or not mine:
+                outcome.status = "done before" if finished.whole else "left to another run"
                 say(f"{progress.head}: {outcome.status}\n")
                 return
             photo = open_photo(path)
             output = self.wishes.output._replace(folder=folder)
             require_output(output, photo, self.workflow.scale, self.wishes.single)
-            wishes = self.wishes._replace(output=output, put=lambda number: self._put(path, photo, number))
+            there = {number: folder / name for number, name in finished.results.items()}
+            wishes = self.wishes._replace(output=output, put=self._put(photo, dict(there)))
             workflow = self.workflow.with_photo(path.name).nodes
             outcome.results = [str(result) for result in there.values()]
-            for written in upscale_photo(photo, self._upscaler(photo, progress), wishes, workflow, there):
+            upscaler = self._upscaler(photo, progress)
+            for written in upscale_photo(photo, upscaler, wishes, workflow, there, finished.uncompared):
                 outcome.results.append(str(written))
                 print_path(written)
             outcome.status, outcome.seconds = "done", round(progress.seconds, 2)
@@ -185,36 +206,39 @@ class Batch:
 
         return upscale
 
-    def _put(self, source: Path, photo: Photo, number: int | None) -> Put:
-        """Return what names a finished file, and notes a result in its folder's manifest."""
+    def _put(self, photo: Photo, results: dict[int, Path]) -> PutPicture:
+        """Return what names a photo's finished files, and notes each in its folder's manifest.
 
-        def put(file: Path, path: Path) -> Path:
+        ``results`` has the results that are there, and gets the others.
+        """
+
+        def put(file: Path, path: Path, number: int, is_comparison: bool) -> Path:
             with self.stop.finishing:
                 if self.overwrite:
-                    result = put_over(
+                    named = put_over(
                         file, next(name for name in numbered(path) if name.absolute() not in self._written)
                     )
                 else:
-                    result = put_beside(file, path)
-                self._written.add(result.absolute())
-                if number is not None:
-                    self._note(source, result, number, len(photo.sizes) if self.wishes.single else 1)
-            return result
+                    named = put_beside(file, path)
+                self._written.add(named.absolute())
+                result = results[number] if is_comparison else results.setdefault(number, named)
+                self._note(photo, result, number, is_comparison)
+            return named
 
-        return put
+        return lambda number, is_comparison: partial(put, number=number, is_comparison=is_comparison)
 
-    def _note(self, source: Path, result: Path, number: int, pictures: int) -> None:
+    def _note(self, photo: Photo, result: Path, number: int, compared: bool) -> None:
+        pictures = len(photo.sizes) if self.wishes.single else 1
         try:
-            manifest_of(result.parent).note(source, result, self.settings, number, pictures, self.wishes.compare)
+            manifest_of(result.parent).note(photo.path, result, self.settings, number, pictures, compared)
         except OSError as error:
             if not self._unnoted:
                 logger.warning("What is done cannot be noted in %s, so a new run starts over: %s", result.parent, error)
             self._unnoted = True
 
-    def _finished(self, task: Task) -> tuple[dict[int, Path], bool]:
+    def _find(self, task: Task) -> Finished:
         folder = self.wishes.output.folder / task.found.folder
-        names, whole = manifest_of(folder).find(task.found.path, self.settings, self.wishes.compare)
-        return {number: folder / name for number, name in names.items()}, whole
+        return manifest_of(folder).find(task.found.path, self.settings, self.wishes.compare)
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

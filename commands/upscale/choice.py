@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...seesr_modules.errors import SeeSRError
 from ..arguments import load_preset
-from ..headless.workflow import MODEL_FILES, Workflow
+from ..headless.workflow import Workflow
 from ..presets import PRESETS
 from ..terminal import say
 
@@ -56,8 +56,15 @@ def is_nano(workflow: Workflow) -> bool:
     return bool(workflow.inputs_of("SeeSR_LoadNano"))
 
 
-def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
+def _load(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
     workflow = load_preset(preset, options)
+    workflow.use_classic_loader()
+    comfyui.require_nodes(workflow.nodes)
+    return workflow
+
+
+def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
+    workflow = _load(comfyui, options, preset)
     try:
         names = workflow.check_models(comfyui)
     except SeeSRError as error:
@@ -69,16 +76,17 @@ def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: 
 
 def _with_synthetic_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, scratch: Path) -> Workflow:
     preset = options.preset or "balanced"
-    if preset == "nano" or PRESETS[preset].one_step:
-        raise SeeSRError("--model synthetic stands for the full model: choose --preset published, balanced or turbo.")
-    workflow = load_preset(preset, options)
+    if preset == "nano":
+        raise SeeSRError(
+            "--model synthetic stands for the full models: choose another --preset than nano, which is here."
+        )
+    workflow = _load(comfyui, options, preset)
     from ..headless.synthetic import write_synthetic
 
     say(ABOUT_SYNTHETIC)
     folder = scratch / "models"
     folder.mkdir()
-    files = write_synthetic(folder)
+    files = write_synthetic(folder, PRESETS[preset])
     comfyui.add_models(folder)
-    for kind, file in files.items():
-        workflow.set_input(MODEL_FILES[kind], file.name)
+    workflow.set_models(files)
     return workflow

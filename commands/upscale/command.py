@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ...seesr_modules.errors import SeeSRError
 from ..arguments import add_workflow_options
 from ..presets import PRESETS
+from ..starting import uncollected
 from ..terminal import print_path, say, set_up_logging
 from .find import Found, find_photos, may_mean_photos
 from .report import Report
@@ -78,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
         choices=("trained", "synthetic"),
         default="trained",
         help="synthetic: untrained weights of the published sizes, to try this machine before downloading "
-        "(writes 4.5 GB of temporary files; the picture is noise; the default preset is then balanced)",
+        "(writes up to 4.5 GB of temporary files; the picture is noise; the default preset is then balanced)",
     )
     add(
         "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"
@@ -157,10 +158,11 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
     Raises:
         SeeSRError: The input is wrong, or a model file is missing.
     """
-    from ..photos.places import prepare_folder, read_output
-    from ..photos.upscaling import Wishes
-    from ..temporary import clear_abandoned, temporary_folder
-    from .batch import Batch, Task, fingerprint, look
+    with uncollected():
+        from ..photos.places import prepare_folder, read_output
+        from ..photos.upscaling import Wishes
+        from ..temporary import clear_abandoned, temporary_folder
+        from .batch import Batch, Task, fingerprint, look
 
     output = read_output(options.output, len(photos))
     wishes = Wishes(output, options.frames, not options.no_comparison, not options.no_metadata)
@@ -175,26 +177,28 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         os.environ["TMPDIR"] = str(scratch)  # libvips looks there each time it needs a file; Python has looked already
         from ..headless.session import HeadlessComfyUI
         from .choice import AFTER_NANO, choose_workflow, is_nano
+        from .speeds import Speeds, settings_of
 
         comfyui = HeadlessComfyUI.start(scratch)
         workflow = choose_workflow(comfyui, options, scratch)
-        settings = fingerprint(workflow, workflow.check_models(comfyui), wishes)
+        models = workflow.check_models(comfyui)
+        settings = fingerprint(workflow, models, wishes)
         report.settings |= {"fingerprint": settings, "workflow": workflow.nodes}
-        batch = Batch(comfyui, workflow, wishes, settings, options.overwrite, stop)
+        speeds = Speeds(settings_of(workflow, models, comfyui.machine))
+        batch = Batch(comfyui, workflow, wishes, settings, speeds, options.overwrite, stop)
         remaining = tasks if options.redo else batch.leave_out_done(tasks)
-        _announce(tasks, len(report.outcomes))
+        _announce_done(tasks, len(report.outcomes))
         with stop.gently(comfyui.interrupt):
             batch.run(remaining, pixels, len(report.outcomes) - len(remaining), options.redo)
         if is_nano(workflow) and report.count("done"):
             say(AFTER_NANO)
 
 
-def _announce(tasks: Sequence[Task], total: int) -> None:
-    """Say how many photos there are, and which were done before."""
+def _announce_done(tasks: Sequence[Task], total: int) -> None:
+    """Say how many photos were done before, and print their results."""
     before = [task for task in tasks if task.outcome.status == "done before"]
-    if total > 1:
-        done = f": {len(before)} were done before (--redo upscales them again)" if before else ""
-        say(f"{total} photos{done}\n")
+    if before and total > 1:
+        say(f"{total} photos: {len(before)} were done before (--redo upscales them again)\n")
     elif before:
         say("This photo was upscaled before with the same settings (--redo does it again).\n")
     if total == 1 or not sys.stdout.isatty():

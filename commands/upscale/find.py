@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..photos.formats import READ_SUFFIXES
+from ..photos.formats import READ_SUFFIXES, is_file, list_photos, match_files
 from .manifest import manifest_of
 
 MAGIC = re.compile(r"[*?[]")
@@ -43,7 +43,7 @@ def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) ->
 
     A file is taken whatever it is called. A folder means the photos in it. A pattern is expanded as a shell would;
     ``**`` stands for any folders. Folders and patterns give photos in natural order, without names that begin with a
-    dot and without results of SeeSR. Links to folders inside a folder are not followed, so loops do no harm.
+    dot and without results of SeeSR.
 
     Args:
         arguments: Paths and patterns.
@@ -55,11 +55,11 @@ def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) ->
     results = 0
     for text in arguments:
         path = Path(text)
-        if _is_file(path):
+        if is_file(path):
             photos.setdefault(path.absolute(), Found(path))
             continue
         is_folder = _is_folder(path)
-        listed = _list_folder(path, recursive) if is_folder else _expand(text)
+        listed = list_photos(path, recursive) if is_folder else _expand(text)
         home = Path(f"{path.resolve().name}_seesr") if is_folder and own_folders else Path()
         wanted = [file for file in listed if not _is_result(file)]
         results += len(listed) - len(wanted)
@@ -73,17 +73,7 @@ def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) ->
 
 def may_mean_photos(text: str) -> bool:
     """Return True if an argument is a file, a folder or a pattern."""
-    return _is_file(Path(text)) or _is_folder(Path(text)) or bool(MAGIC.search(text))
-
-
-def natural_order(path: Path) -> tuple[list[list[int | str]], str]:
-    """Return a key that sorts photo2 before photo10."""
-    names = [re.split(r"(\d+)", name.casefold()) for name in path.parts]
-    return [[int(part) if part.isdecimal() else part for part in name] for name in names], str(path)
-
-
-def _list_folder(folder: Path, recursive: bool) -> list[Path]:
-    return _match(folder, "**/*" if recursive else "*", READ_SUFFIXES)
+    return is_file(Path(text)) or _is_folder(Path(text)) or bool(MAGIC.search(text))
 
 
 def _expand(pattern: str) -> list[Path]:
@@ -93,23 +83,9 @@ def _expand(pattern: str) -> list[Path]:
     if fixed == len(parts):
         return []
     suffix = Path(pattern).suffix
-    return _match(
+    return match_files(
         Path(*parts[:fixed]), str(Path(*parts[fixed:])), () if suffix and not MAGIC.search(suffix) else READ_SUFFIXES
     )
-
-
-def _match(folder: Path, pattern: str, suffixes: tuple[str, ...]) -> list[Path]:
-    try:
-        found = [
-            path
-            for path in folder.glob(pattern)
-            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-            and (not suffixes or path.suffix.lower() in suffixes)
-            and _is_file(path)
-        ]
-    except (ValueError, NotImplementedError, OSError):  # not a pattern, or a folder that cannot be read
-        return []
-    return sorted(found, key=natural_order)
 
 
 def _is_result(path: Path) -> bool:
@@ -128,13 +104,6 @@ def _explain(text: str, is_folder: bool, recursive: bool, has_results: bool) -> 
     if MAGIC.search(text):
         return f"no photo matches {text}"
     return f"there is no file {text}"
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or that has a null character
-        return False
 
 
 def _is_folder(path: Path) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Mapping, Set
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 NAME = ".seesr.jsonl"
@@ -24,7 +26,7 @@ class Made(NamedTuple):
         settings: Fingerprint of the settings.
         picture: Number of the picture in the photo, from 1.
         pictures: How many results the photo has with these settings.
-        compared: Whether a comparison was wanted.
+        compared: Whether its comparison is in place. It is written after the result, so a line of its own says so.
     """
 
     result: str
@@ -35,6 +37,25 @@ class Made(NamedTuple):
     picture: int = 1
     pictures: int = 1
     compared: bool = False
+
+
+class Finished(NamedTuple):
+    """What is there of a photo.
+
+    Attributes:
+        results: Number of the picture in the photo, from 1 -> name of its result.
+        uncompared: Numbers of the results that lack their comparison, if comparisons are wanted.
+        left: Share of the photo's pictures that have no result.
+    """
+
+    results: Mapping[int, str] = MappingProxyType({})
+    uncompared: Set[int] = frozenset()
+    left: float = 1.0
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.left and not self.uncompared
 
 
 class Manifest:
@@ -53,30 +74,29 @@ class Manifest:
         """Return the names of all results, without suffixes."""
         return {Path(name).stem for name in self._made}
 
-    def find(self, photo: Path, settings: str, compared: bool) -> tuple[dict[int, str], bool]:
-        """Return which results of a photo are there, and whether they are all.
+    def find(self, photo: Path, settings: str, compared: bool) -> Finished:
+        """Return which results of a photo are there.
 
         A result counts if the photo has not changed since, and the file has the size that was noted.
 
         Args:
             photo: The photo.
             settings: Fingerprint of the settings.
-            compared: Whether results without a comparison do not count.
-
-        Returns:
-            Number of the picture in the photo, from 1 -> name of its result; True if none is missing.
+            compared: Whether comparisons are wanted.
         """
         self._read()
         made = self._by_photo.get((self._name(photo), _stamp(photo), settings), {}).values()
-        there = {
-            each.picture: each.result
-            for each in made
-            if (each.compared or not compared) and _size(self._folder / each.result) == each.size
-        }
-        return there, bool(there) and len(there) == max(each.pictures for each in made)
+        there = [each for each in made if _size(self._folder / each.result) == each.size]
+        if not there:
+            return Finished()
+        return Finished(
+            {each.picture: each.result for each in there},
+            {each.picture for each in there if compared and not each.compared},
+            1 - len(there) / max(each.pictures for each in made),
+        )
 
     def note(self, photo: Path, result: Path, settings: str, picture: int, pictures: int, compared: bool) -> None:
-        """Add a line for a result that is in place.
+        """Add a line for a result that is in place, or whose comparison is in place now.
 
         Raises:
             OSError: The manifest cannot be written.

@@ -19,7 +19,7 @@ class Progress:
     comes from the share of the sampling that is done. Loading models is not counted, since it happens once.
 
     Args:
-        pixels: Pixels of the results of each photo to do.
+        pixels: Pixels of the results of each photo to do; 0 for a photo that needs only a comparison.
         before: How many of the run's photos are already done or failed.
         samplers: Titles of the nodes that sample.
         loading_s: Returns the seconds spent so far on what happens once.
@@ -62,15 +62,20 @@ class Progress:
 
     def end(self) -> str:
         """Finish a photo that was upscaled, and return a line about it."""
-        self._finished_s += self._elapsed_s()
-        self._finished_pixels += self._pixels[self._index]
-        left_s = self._finished_s / self._finished_pixels * self._ahead[self._index + 1]
-        return f"{self.head}: {self.seconds:.0f} s{self._note(left_s)}"
+        if self._pixels[self._index]:
+            self._finished_s += self._elapsed_s()
+            self._finished_pixels += self._pixels[self._index]
+        return f"{self.head}: {self.seconds:.0f} s{self._note(self.seconds_per_pixel * self._ahead[self._index + 1])}"
+
+    @property
+    def seconds_per_pixel(self) -> float:
+        """Seconds that the finished photos took for a pixel of their results; 0 if none is finished."""
+        return self._finished_s / self._finished_pixels if self._finished_pixels else 0.0
 
     def left_s(self) -> float:
         """Return how many seconds are left; 0 if that is not known yet."""
         here = self._pixels[self._index]
-        seconds_per_pixel = self._finished_s / self._finished_pixels if self._finished_pixels else self._whole_s / here
+        seconds_per_pixel = self.seconds_per_pixel or (self._whole_s / here if here else 0.0)
         return max(seconds_per_pixel * here - self._elapsed_s(), 0) + seconds_per_pixel * self._ahead[self._index + 1]
 
     def _elapsed_s(self) -> float:

@@ -1,5 +1,7 @@
 """Degrades clean pictures as in SeeSR's training, by the two stages of Real-ESRGAN.
 
+Other families of damage are in ``families.py``; :func:`degrade` takes any of them.
+
 Pictures are processed one by one on the CPU, so that each gets its own random draws.
 
 Source: Real-ESRGAN, arXiv 2107.10833, and its published ``realesrgan_dataset.py`` and ``realesrnet_model.py``;
@@ -12,8 +14,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +24,8 @@ from torch import Generator, Tensor
 from torch.nn.functional import interpolate, pad
 
 from ..errors import SeeSRError
+from .draws import Range, choose, draw_uniform, happens, interpolate_range
 from .sizes import resize_bicubic
-
-Range = tuple[float, float]
-"""Lowest and highest value of a uniform draw."""
 
 KERNELS = (
     ("gaussian", True, 0.45),
@@ -72,26 +72,43 @@ class Stage:
     gray_prob: float = 0.4
     """Probability that noise is the same in all channels."""
     jpeg_quality: Range = (30, 95)
+    kernels: tuple[tuple[str, bool, float], ...] | None = None
+    """Kinds of bell-shaped kernels, as in ``KERNELS``, which None stands for."""
 
     def milder(self, strength: float) -> Stage:
         """Return the stage with its ranges moved towards no degradation; see :func:`degrade`."""
         return replace(
             self,
-            blur_sigma=_interpolate(NO_BLUR, self.blur_sigma, strength),
-            resize=_interpolate(1, self.resize, strength),
-            gaussian_sigma=_interpolate(0, self.gaussian_sigma, strength),
-            poisson_scale=_interpolate(0, self.poisson_scale, strength),
+            blur_sigma=interpolate_range(NO_BLUR, self.blur_sigma, strength),
+            resize=interpolate_range(1, self.resize, strength),
+            gaussian_sigma=interpolate_range(0, self.gaussian_sigma, strength),
+            poisson_scale=interpolate_range(0, self.poisson_scale, strength),
             sinc_prob=self.sinc_prob * strength,
-            jpeg_quality=_interpolate(100, self.jpeg_quality, strength),
+            jpeg_quality=interpolate_range(100, self.jpeg_quality, strength),
         )
+
+
+Self = TypeVar("Self")
+
+
+class Family(Protocol):
+    """A kind of damage, with its ranges."""
+
+    def milder(self: Self, strength: float) -> Self:
+        """Return it with its ranges moved towards no degradation; see :func:`degrade`."""
+        ...
+
+    def damage(self, picture: Tensor, size: tuple[int, int], generator: Generator) -> Tensor:
+        """Damage one picture [3, H, W] and shrink it to ``size``, height and width."""
+        ...
 
 
 @dataclass(frozen=True)
 class Degradation:
-    """Both stages, and the final low pass."""
+    """Both stages, and the final low pass. Without a second stage there is no final low pass either."""
 
     first: Stage
-    second: Stage
+    second: Stage | None
     final_sinc_prob: float = 0.8
     """Probability of one more ringing low pass on the small picture."""
     final_kernel_px: int = 21
@@ -103,10 +120,34 @@ class Degradation:
         return replace(
             self,
             first=self.first.milder(strength),
-            second=self.second.milder(strength),
+            second=self.second.milder(strength) if self.second else None,
             final_sinc_prob=self.final_sinc_prob * strength,
             smooth_resize_prob=1 + (self.smooth_resize_prob - 1) * strength,
         )
+
+    def damage(self, picture: Tensor, size: tuple[int, int], generator: Generator) -> Tensor:
+        """Damage one picture [3, H, W] and shrink it to ``size``, height and width."""
+        height, width = picture.shape[1:]
+        first, second, smooth = self.first, self.second, self.smooth_resize_prob
+        picture = _blur_randomly(picture, first, generator)
+        picture = _rescale(picture, (height, width), first, smooth, generator)
+        picture = _add_noise(picture, first, generator)
+        picture = _compress_randomly(picture, first, generator)
+        if second is None:
+            return _resize_to(picture, size, smooth, generator)
+        picture = _blur_randomly(picture, second, generator)
+        picture = _rescale(picture, size, second, smooth, generator)
+        picture = _add_noise(picture, second, generator)
+        compress_first = happens(0.5, generator)
+        if compress_first:
+            picture = _compress_randomly(picture, second, generator)
+        picture = _resize_to(picture, size, smooth, generator)
+        if happens(self.final_sinc_prob, generator):
+            kernel_px = _kernel_px(self.final_kernel_px, generator)
+            picture = blur(picture, sinc_kernel(kernel_px, draw_uniform((math.pi / 3, math.pi), generator)))
+        if not compress_first:
+            picture = _compress_randomly(picture, second, generator)
+        return picture
 
 
 PUBLISHED = Degradation(
@@ -135,7 +176,7 @@ PUBLISHED = Degradation(
 def degrade(
     images: Tensor,
     generator: Generator,
-    degradation: Degradation = PUBLISHED,
+    degradation: Family = PUBLISHED,
     scale: int = 4,
     strength: float = 1.0,
 ) -> Tensor:
@@ -146,7 +187,7 @@ def degrade(
     Args:
         images: [B, 3, H, W] clean pictures, RGB in [0, 1]; the sides are multiples of ``scale``.
         generator: On the CPU. It gives one seed per picture, so a picture's draws do not depend on the batch size.
-        degradation: The ranges to draw from.
+        degradation: The kind of damage and the ranges to draw from.
         scale: How many times smaller the result is, a whole number from 1.
         strength: 1 draws from the given ranges, lower values from ranges closer to no degradation. 0 only shrinks the
             pictures (antialiased bicubic).
@@ -169,7 +210,7 @@ def degrade(
 def degrade_one(
     image: Tensor,
     generator: Generator,
-    degradation: Degradation = PUBLISHED,
+    degradation: Family = PUBLISHED,
     scale: int = 4,
     strength: float = 1.0,
 ) -> Tensor:
@@ -185,28 +226,10 @@ def degrade_one(
     size = (height // scale, width // scale)
     picture = image.detach().to("cpu", torch.float32).clamp(0, 1)
     if strength == 0:
-        return _round_to_8_bits(_shrink(picture, size)).to(image.device)
+        return round_to_8_bits(shrink(picture, size)).to(image.device)
 
-    degradation = degradation.milder(strength)
-    first, second = degradation.first, degradation.second
-    smooth = degradation.smooth_resize_prob
-    picture = _blur_randomly(picture, first, generator)
-    picture = _rescale(picture, (height, width), first, smooth, generator)
-    picture = _add_noise(picture, first, generator)
-    picture = _compress_randomly(picture, first, generator)
-    picture = _blur_randomly(picture, second, generator)
-    picture = _rescale(picture, size, second, smooth, generator)
-    picture = _add_noise(picture, second, generator)
-    compress_first = _happens(0.5, generator)
-    if compress_first:
-        picture = _compress_randomly(picture, second, generator)
-    picture = _resize_to(picture, size, smooth, generator)
-    if _happens(degradation.final_sinc_prob, generator):
-        kernel_px = _kernel_px(degradation.final_kernel_px, generator)
-        picture = blur(picture, sinc_kernel(kernel_px, _draw_uniform((math.pi / 3, math.pi), generator)))
-    if not compress_first:
-        picture = _compress_randomly(picture, second, generator)
-    return _round_to_8_bits(picture).to(image.device)
+    picture = degradation.milder(strength).damage(picture, size, generator)
+    return round_to_8_bits(picture).to(image.device)
 
 
 def sharpen(images: Tensor, weight: float = 0.5, kernel_px: int = 51, threshold: float = 10) -> Tensor:
@@ -262,14 +285,20 @@ def sinc_kernel(kernel_px: int, cutoff: float) -> Tensor:
     return (kernel / kernel.sum()).float()
 
 
-def blur(images: Tensor, kernel: Tensor) -> Tensor:
-    """Filter [..., 3, H, W] with a kernel [k, k], k odd, that is symmetric about its middle.
+def blur(images: Tensor, kernel: Tensor, mirrored: bool = False) -> Tensor:
+    """Convolve [..., 3, H, W] with a kernel [k, k], k odd.
 
     On a CPU the Fourier transform takes a sixth of the time of a convolution with 21 pixels.
+
+    Args:
+        images: Any pictures.
+        kernel: The kernel, which a convolution turns by 180 degrees.
+        mirrored: Mirror the edges, without repeating the last pixel, instead of replicating them.
     """
     height, width = images.shape[-2:]
     margin = kernel.shape[-1] // 2
-    padded = pad(images.flatten(0, -3).unsqueeze(0), [margin] * 4, mode="replicate")
+    flat = images.flatten(0, -3).unsqueeze(0)
+    padded = _mirror(flat, margin) if mirrored else pad(flat, [margin] * 4, mode="replicate")
     # Fourier transforms are fast for sides with small factors.
     size = [-(-side // 32) * 32 for side in padded.shape[-2:]]
     spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)
@@ -291,7 +320,7 @@ def add_poisson_noise(picture: Tensor, scale: float, gray: bool, generator: Gene
     channels get the noise of the gray picture.
     """
     source = (picture * torch.tensor(GRAY).view(3, 1, 1)).sum(0, keepdim=True) if gray else picture
-    source = _round_to_8_bits(source)
+    source = round_to_8_bits(source)
     different = int(torch.bincount((source * 255).round().int().flatten()).count_nonzero())
     levels = 2 ** math.ceil(math.log2(different))
     noise = torch.poisson(source * levels, generator=generator) / levels - source
@@ -310,17 +339,18 @@ def compress(picture: Tensor, quality: int) -> Tensor:
 def draw_kernel(stage: Stage, generator: Generator) -> Tensor:
     """Draw a blur kernel [k, k]: its size, its kind and its parameters."""
     kernel_px = _kernel_px(stage.kernel_px, generator)
-    if _happens(stage.sinc_prob, generator):
+    if happens(stage.sinc_prob, generator):
         lowest = math.pi / 3 if kernel_px < 13 else math.pi / 5
-        return sinc_kernel(kernel_px, _draw_uniform((lowest, math.pi), generator))
-    profile, isotropic, _ = KERNELS[_choose([weight for *_, weight in KERNELS], generator)]
-    sigma, angle = _draw_uniform(stage.blur_sigma, generator), 0.0
+        return sinc_kernel(kernel_px, draw_uniform((lowest, math.pi), generator))
+    kernels = stage.kernels or KERNELS
+    profile, isotropic, _ = kernels[choose([weight for *_, weight in kernels], generator)]
+    sigma, angle = draw_uniform(stage.blur_sigma, generator), 0.0
     sigmas = (sigma, sigma)
     if not isotropic:
-        sigmas = (sigma, _draw_uniform(stage.blur_sigma, generator))
-        angle = _draw_uniform((-math.pi, math.pi), generator)
+        sigmas = (sigma, draw_uniform(stage.blur_sigma, generator))
+        angle = draw_uniform((-math.pi, math.pi), generator)
     least, greatest = SHAPES[profile]
-    beta = _draw_uniform((least, 1) if _happens(0.5, generator) else (1, greatest), generator)
+    beta = draw_uniform((least, 1) if happens(0.5, generator) else (1, greatest), generator)
     return bell_kernel(kernel_px, sigmas, angle, beta, plateau=profile == "plateau")
 
 
@@ -328,11 +358,11 @@ def draw_resize(stage: Stage, generator: Generator) -> float:
     """Draw the factor of a stage's resize."""
     shrinking, growing = stage.resize
     ranges = ((1, growing), (shrinking, 1), (1, 1))
-    return _draw_uniform(ranges[_choose(stage.resize_weights, generator)], generator)
+    return draw_uniform(ranges[choose(stage.resize_weights, generator)], generator)
 
 
 def _blur_randomly(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
-    return blur(picture, draw_kernel(stage, generator)) if _happens(stage.blur_prob, generator) else picture
+    return blur(picture, draw_kernel(stage, generator)) if happens(stage.blur_prob, generator) else picture
 
 
 def _rescale(picture: Tensor, base: tuple[int, int], stage: Stage, smooth: float, generator: Generator) -> Tensor:
@@ -342,30 +372,41 @@ def _rescale(picture: Tensor, base: tuple[int, int], stage: Stage, smooth: float
 
 
 def _resize_to(picture: Tensor, size: tuple[int, int], smooth: float, generator: Generator) -> Tensor:
-    if _happens(smooth, generator):
-        return _shrink(picture, size)
-    mode = FILTERS[_choose([1] * len(FILTERS), generator)]
+    if happens(smooth, generator):
+        return shrink(picture, size)
+    mode = FILTERS[choose([1] * len(FILTERS), generator)]
     return interpolate(picture.unsqueeze(0), size, mode=mode).squeeze(0)
 
 
 def _add_noise(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
     picture = picture.clamp(0, 1)  # bicubic overshoots
-    gray = _happens(stage.gray_prob, generator)
-    if _happens(stage.gaussian_prob, generator):
-        return add_gaussian_noise(picture, _draw_uniform(stage.gaussian_sigma, generator), gray, generator)
-    return add_poisson_noise(picture, _draw_uniform(stage.poisson_scale, generator), gray, generator)
+    gray = happens(stage.gray_prob, generator)
+    if happens(stage.gaussian_prob, generator):
+        return add_gaussian_noise(picture, draw_uniform(stage.gaussian_sigma, generator), gray, generator)
+    return add_poisson_noise(picture, draw_uniform(stage.poisson_scale, generator), gray, generator)
 
 
 def _compress_randomly(picture: Tensor, stage: Stage, generator: Generator) -> Tensor:
-    return compress(picture, round(_draw_uniform(stage.jpeg_quality, generator)))
+    return compress(picture, round(draw_uniform(stage.jpeg_quality, generator)))
 
 
-def _shrink(picture: Tensor, size: tuple[int, int]) -> Tensor:
+def shrink(picture: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize [C, H, W] with the antialiased bicubic filter to ``size``, height and width."""
     return resize_bicubic(picture.unsqueeze(0), size[1], size[0]).squeeze(0)
 
 
-def _round_to_8_bits(picture: Tensor) -> Tensor:
+def round_to_8_bits(picture: Tensor) -> Tensor:
+    """Round to steps of 1/255, in [0, 1]."""
     return (picture * 255).round().clamp(0, 255) / 255
+
+
+def _mirror(pictures: Tensor, margin: int) -> Tensor:
+    """Pad [..., H, W] by its mirror image, again and again where the margin is wider than the picture."""
+    for axis in (-1, -2):
+        last = pictures.shape[axis] - 1
+        places = torch.arange(-margin, last + margin + 1).abs() % max(1, 2 * last)
+        pictures = pictures.index_select(axis, torch.where(places > last, 2 * last - places, places))
+    return pictures
 
 
 def _grid(kernel_px: int) -> tuple[Tensor, Tensor]:
@@ -373,26 +414,9 @@ def _grid(kernel_px: int) -> tuple[Tensor, Tensor]:
     return line.unsqueeze(1), line.unsqueeze(0)
 
 
-def _interpolate(harmless: float, values: Range, strength: float) -> Range:
-    least, greatest = (harmless * (1 - strength) + value * strength for value in values)
-    return least, greatest
-
-
 def _spawn(generator: Generator) -> Generator:
     seed = torch.randint(2**63 - 1, (), generator=generator)
     return Generator().manual_seed(int(seed))
-
-
-def _draw_uniform(values: Range, generator: Generator) -> float:
-    return values[0] + (values[1] - values[0]) * torch.rand((), generator=generator).item()
-
-
-def _happens(probability: float, generator: Generator) -> bool:
-    return torch.rand((), generator=generator).item() < probability
-
-
-def _choose(weights: Sequence[float], generator: Generator) -> int:
-    return int(torch.multinomial(torch.tensor(weights, dtype=torch.float32), 1, generator=generator))
 
 
 def _kernel_px(largest: int, generator: Generator) -> int:

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from ..config import ImageAttentionPlace, Shapes, image_attention_places
 from ..errors import SeeSRError
+from .names import PARTS
 from .value_checks import cast_checked
 
 logger = logging.getLogger(__name__)
 
 UNET_PREFIX = "unet."
 CONTROLNET_PREFIX = "controlnet."
+ONE_STEP_PREFIX = f"{PARTS[0]}."
 
 _BLOCK = r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\."
 _IMAGE_ATTENTION = re.compile(_BLOCK + r"image_attentions\.")
@@ -90,6 +92,7 @@ def describe(shapes: Shapes) -> str:
 
     known = (
         (is_packed(shapes), "a packed SeeSR"),
+        (any(name.startswith(ONE_STEP_PREFIX) for name in names), "a one-step model"),
         (has("controlnet_cond_embedding."), "a ControlNet in diffusers' layout"),
         (has(".image_attentions."), "the SeeSR UNet"),
         (has("model.diffusion_model."), "a whole checkpoint (UNet, VAE and text encoder)"),

@@ -20,11 +20,10 @@ from ..published import FETCH_TAGS
 from . import WeightFile, open_weights, write_safetensors
 from .base_fingerprint import FINGERPRINT_KEY, read_fingerprint, to_json
 from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, controlnet_names, unet_image_attention_names
-from .packed_format import FORMAT, FORMAT_KEY, open_seesr_folder, vocabulary_metadata
+from .names import PARTS
+from .one_step import open_one_step
+from .packed_format import FORMAT, FORMAT_KEY, NAMES, ONE_STEP_KIND, open_seesr_folder, vocabulary_metadata
 from .value_checks import cast_checked
-
-NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
-"""Dtype of a packed file -> its part of the file name."""
 
 
 def pack_seesr(folder: Path, dtype: str, output: Path) -> Path:
@@ -78,9 +77,8 @@ def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Pa
         SeeSRError: A file is of another kind or incomplete, or the packed file cannot be written.
     """
     ram_file, dape_file = open_weights(ram), open_weights(dape)
-    packed = next((file for file in (ram_file, dape_file) if FORMAT_KEY in file.metadata), None)
-    if packed is not None:
-        raise SeeSRError(f"'{packed.path.name}' is packed already: give the published files.")
+    for file in (ram_file, dape_file):
+        _require_unpacked(file)
     weights = DapeWeights(ram_file, dape_file)
     lists = tag_files(tags)
     if lists is None:
@@ -97,6 +95,38 @@ def pack_dape(ram: Path, dape: Path, tags: Path, dtype: str, output: Path) -> Pa
     return _write(
         "dape", dtype, output, shapes, tensors, asdict(weights.config), sources, vocabulary_metadata(vocabulary)
     )
+
+
+def pack_one_step(path: Path, dtype: str, output: Path) -> Path:
+    """Write ``onestep_NAME_fp16.safetensors``, or its like in another dtype, from a published one-step model.
+
+    Args:
+        path: ``osediff.pkl``, ``pisa_sr.pkl`` or another file of such a model. Its stem is NAME.
+        dtype: One of ``NAMES``; float32 is exact.
+        output: Folder for the file, made if it is missing. A file of that name is replaced.
+
+    Returns:
+        The file.
+
+    Raises:
+        SeeSRError: It is of another kind, incomplete or packed already, or the packed file cannot be written.
+    """
+    opened = open_one_step(path)
+    file, names = opened.file, opened.names
+    _require_unpacked(file)
+    shapes = {name: file[name].shape for name in names}
+    tensors = (
+        (name, cast_checked(tensor, getattr(torch, dtype), name, repr(path.name)))
+        for name, tensor in file.tensors(names)
+    )
+    counts = {f"{part}_parameters": _count(file, (n for n in names if n.startswith(f"{part}."))) for part in PARTS}
+    sizes = {"model": opened.kind, **counts}
+    return _write(f"{ONE_STEP_KIND}_{path.stem}", dtype, output, shapes, tensors, sizes, {"one_step": file.files}, {})
+
+
+def _require_unpacked(file: WeightFile) -> None:
+    if FORMAT_KEY in file.metadata:
+        raise SeeSRError(f"'{file.path.name}' is packed already: give the published files.")
 
 
 def _write(

@@ -1,8 +1,9 @@
-"""Packed weights: the contents of the two files that `run.py pack` makes, and how they are opened.
+"""Packed weights: the contents of the files that `run.py pack` makes, and how they are opened.
 
 ``seesr_fp16.safetensors`` holds the UNet's image attention under ``unet.`` and the ControlNet under
 ``controlnet.``, each tensor under its published name. ``dape_fp16.safetensors`` holds the tagger under RAM's
-names with DAPE's LoRA merged, and its vocabulary in the header.
+names with DAPE's LoRA merged, and its vocabulary in the header. ``onestep_NAME_fp16.safetensors`` holds what is read of
+NAME.pkl, the published file of a one-step model (see :mod:`.one_step`).
 
 Headers: ``seesr_packed`` (the version of this format), ``dtype``, ``sizes`` and ``sources``; for a SeeSR
 ``base_fingerprint`` (see :mod:`.base_fingerprint`); for a DAPE ``tags_english``, ``tags_chinese`` and
@@ -24,6 +25,11 @@ from .checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, TensorSource, describe, 
 
 FORMAT = "1"
 FORMAT_KEY = "seesr_packed"
+ONE_STEP_KIND = "onestep"
+"""Begins the names of packed one-step models."""
+
+NAMES = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32"}
+"""Dtype of a packed file -> its part of the file name."""
 
 _ENGLISH, _CHINESE, _THRESHOLDS = "tags_english", "tags_chinese", "tag_thresholds"
 
@@ -40,6 +46,12 @@ def is_named_as_packed(kind: Literal["seesr", "dape", "onestep"], name: str) -> 
     """Tell whether a file has a name that `run.py pack` gives to a packed SeeSR, DAPE or one-step model."""
     file = Path(name)
     return file.suffix == ".safetensors" and file.stem.startswith(f"{kind}_")
+
+
+def packed_one_step_names(name: str) -> list[str]:
+    """Return the names of the files that `run.py pack` makes of a published one-step file, such as ``osediff.pkl``."""
+    file = Path(name)
+    return [file.with_name(f"{ONE_STEP_KIND}_{file.stem}_{dtype}.safetensors").as_posix() for dtype in NAMES.values()]
 
 
 def seesr_parts(folder: Path) -> dict[str, str]:
@@ -131,6 +143,16 @@ def is_packed_dape(path: Path) -> bool:
         return False
 
 
+def require_version(file: WeightFile, must_be_packed: bool = False) -> None:
+    """Check that a file, if it is a packed one, was packed in this version of the format.
+
+    Raises:
+        SeeSRError: It was packed in another one; or it says nothing of it, and ``must_be_packed``.
+    """
+    if file.metadata.get(FORMAT_KEY, None if must_be_packed else FORMAT) != FORMAT:
+        raise SeeSRError(f"'{file.path.name}' was packed by another version: {PACK_AGAIN}.")
+
+
 def vocabulary_metadata(vocabulary: Vocabulary) -> dict[str, str]:
     """Return a vocabulary as text for the header."""
     lists = {_ENGLISH: vocabulary.english, _CHINESE: vocabulary.chinese, _THRESHOLDS: vocabulary.thresholds}
@@ -146,8 +168,7 @@ def packed_vocabulary(files: DapeFiles, num_classes: int) -> Vocabulary | None:
     file = next((file for file in files if file is not None and _ENGLISH in file.metadata), None)
     if file is None:
         return None
-    if file.metadata.get(FORMAT_KEY) != FORMAT:
-        raise SeeSRError(f"'{file.path.name}' was packed by another version: {PACK_AGAIN}.")
+    require_version(file, must_be_packed=True)
     english, chinese, thresholds = (_list(file, key) for key in (_ENGLISH, _CHINESE, _THRESHOLDS))
     vocabulary = Vocabulary(tuple(english), tuple(thresholds), tuple(chinese) if chinese else None)
     if len(vocabulary.english) != num_classes:

@@ -55,6 +55,7 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
     ``TestCheckpoint`` stands for Load Checkpoint. ``TestValue`` gives any object: ``run_graph.values[key]``.
     """
     extras = {"SamplerCustom": "custom_sampler", "RebatchImages": "rebatch", "LatentBatchSeedBehavior": "latent"}
+    extras["ImageUpscaleWithModel"] = "upscale_model"
     for node, file in extras.items():
         if node not in nodes.NODE_CLASS_MAPPINGS:
             path = Path(nodes.__file__).parent / "comfy_extras" / f"nodes_{file}.py"

@@ -63,6 +63,13 @@ CONTRACT = {
         {"file": ["osediff.pkl", "pisa_sr.pkl"], **SLIDERS},
         {"model": "MODEL", "vae": "VAE"},
     ),
+    "SeeSR_LoadClassicUpscaler": Node(
+        "Load Classic Upscaler",
+        {},
+        {"file": ["net_g.pth"], "scale": 4},
+        {"upscale_model": "UPSCALE_MODEL", "damage": "STRING"},
+        {"image": "IMAGE"},
+    ),
     "SeeSR_PisaSliders": Node(
         "PiSA-SR Sliders",
         {"latent": "LATENT", "pixel_pass": "LATENT", "both_pass": "LATENT"},
@@ -77,6 +84,9 @@ CONTRACT = {
     ),
     "SeeSR_BuildPrompts": Node(
         "Build Prompts", {"clip": "CLIP"}, {"tags": "", **PROMPTS}, {**CONDS, "positive_text": "STRING"}
+    ),
+    "SeeSR_CleanFirst": Node(
+        "Clean First", {"upscale_model": "UPSCALE_MODEL", "image": "IMAGE"}, {"strength": 1.0}, {"image": "IMAGE"}
     ),
     "SeeSR_LREmbed": Node(
         "LR Embed",
@@ -140,11 +150,16 @@ CONTRACT = {
         {"mask": "MASK", "image": "IMAGE"},
     ),
     "SeeSR_Degrade": Node(
-        "Degrade", {"image": "IMAGE"}, {"scale": 4, "strength": 1.0, "seed": 0}, {"degraded": "IMAGE", "clean": "IMAGE"}
+        "Degrade",
+        {"image": "IMAGE"},
+        {"scale": 4, "strength": 1.0, "seed": 0, "family": ["realesrgan", "bsrgan", "bsrgan_plus", "dasr"]},
+        {"degraded": "IMAGE", "clean": "IMAGE"},
     ),
 }
 OPTIONAL = {
     ("SeeSR_Tagger", "pin"),
+    ("SeeSR_Degrade", "family"),
+    ("SeeSR_LoadClassicUpscaler", "image"),
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),
     ("SeeSR_TiledSampler", "seed_per_image"),

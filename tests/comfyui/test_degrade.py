@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from graphs import photo
+from seesr_pack.seesr_modules.method.families import FAMILIES
 
 
 def graph(**changes: Any) -> dict[str, dict[str, Any]]:
@@ -34,12 +35,18 @@ def test_seed_strength_and_scale_change_the_pictures(run_graph: Any) -> None:
     run_graph.values["image"] = photo()
     (first,), (again,), (other,), (mild,), (large,) = (
         run_graph(graph(**changes), BOTH[0])
-        for changes in ({}, {}, {"seed": 2**64 - 1}, {"strength": 0.0}, {"scale": 2})
+        for changes in ({}, {"family": "realesrgan"}, {"seed": 2**64 - 1}, {"strength": 0.0}, {"scale": 2})
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first, mild)
     assert large.shape[1] == 2 * first.shape[1]
+
+
+def test_families_differ(run_graph: Any) -> None:
+    run_graph.values["image"] = photo()
+    found = [run_graph(graph(family=family), BOTH[0])[0] for family in FAMILIES]
+    assert len({float(degraded.mean()) for degraded in found}) == 4
 
 
 def test_a_picture_too_small_for_the_scale_is_refused(run_graph: Any) -> None:

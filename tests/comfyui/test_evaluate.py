@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from seesr_pack.commands.headless.workflow import Workflow
 from seesr_pack.evaluate import command as evaluate
-from seesr_pack.evaluate.photos import Photo, enlarge
+from seesr_pack.evaluate.photos import Photo
 from seesr_pack.seesr_modules.errors import SeeSRError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_methods_are_run_scored_and_written(tmp_path: Path) -> None:
             with Image.open(output / method / f"{photo}.png") as image:
                 pictures[method] = np.asarray(image)
         assert pictures["truth"].shape == (96, 96, 3)
-        assert np.array_equal(pictures["repeated"], enlarge(pictures["degraded"], Image.Resampling.NEAREST))
+        assert np.array_equal(pictures["repeated"], pictures["degraded"].repeat(4, 0).repeat(4, 1))
         assert np.array_equal(pictures["compact"], pictures["repeated"])
     scores = json.loads((tmp_path / "scores" / "all.json").read_text("utf-8"))
     assert list(scores["mean"]) == ["bicubic", "compact", "repeated", "truth"]
@@ -128,16 +128,16 @@ def options(*arguments: str) -> Any:
 def test_presets_are_those_of_the_command_upscale(capsys: pytest.CaptureFixture[str]) -> None:
     """With its options that change the workflow, and no others."""
     more = ("--options", "--steps 7 --set SeeSR_LREmbed.upscale=2")
-    methods = evaluate.methods_of(options("--preset", "turbo", "--preset", "balanced", *more))
+    methods = evaluate.methods_of(options("--preset", "turbo", "--preset", "balanced", *more), 4)
     assert [method.name for method in methods] == ["turbo", "balanced"]
     for method in methods:
         (sampler,) = method.workflow.inputs_of("SeeSR_TiledSampler")
         assert (sampler["steps"], method.workflow.scale) == (7, 2)
-    (method,) = evaluate.methods_of(options())
+    (method,) = evaluate.methods_of(options(), 4)
     assert method.name == "nano" and method.workflow.inputs_of("SeeSR_LoadNano")
-    assert evaluate.methods_of(options("--preset", "none")) == []
+    assert evaluate.methods_of(options("--preset", "none"), 4) == []
     with pytest.raises(SystemExit):
-        evaluate.methods_of(options("--options", "--steps 7 --frames"))
+        evaluate.methods_of(options("--options", "--steps 7 --frames"), 4)
     assert "run.py eval --options: error: unrecognized arguments: --frames" in capsys.readouterr().err
 
 
@@ -157,7 +157,7 @@ def test_workflows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     file.write_text(json.dumps(REPEATING))
     twice = options("--preset", "none", "--workflow", str(file), "--upscale-model", "two.pth")
     with pytest.raises(SeeSRError, match="called two"):
-        evaluate.methods_of(twice)
+        evaluate.methods_of(twice, 4)
 
 
 class ComfyUI:
@@ -182,12 +182,16 @@ def test_result_of_another_size_is_refused(tmp_path: Path) -> None:
     assert evaluate._run(ComfyUI(tmp_path, 96), method, photo).shape == (96, 96, 3)
     with pytest.raises(SeeSRError, match=r"twice made cat 48x48 px.*to 96x96"):
         evaluate._run(ComfyUI(tmp_path, 48), method, photo)
+    upscaler = evaluate.Method("x2", Workflow(REPEATING), own_scale=True)
+    assert evaluate._run(ComfyUI(tmp_path, 48), upscaler, photo).shape == (96, 96, 3), "upscale models are resized"
 
 
 def test_missing_upscale_model_is_told_at_once(tmp_path: Path) -> None:
     evaluate.upscale_model_workflow("x4.pth").check_models(ComfyUI(tmp_path, 1))
     with pytest.raises(SeeSRError, match=r"no x2\.pth .*upscale_models.*x4\.pth"):
         evaluate.upscale_model_workflow("x2.pth").check_models(ComfyUI(tmp_path, 1))
+    with pytest.raises(SeeSRError, match=r"BSRGAN\.pth is missing: run `python run\.py download bsrgan`"):
+        evaluate.upscale_model_workflow("BSRGAN.pth").check_models(ComfyUI(tmp_path, 1))
 
 
 def test_missing_package_and_missing_photo_are_told(

@@ -20,6 +20,7 @@ import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.utils
 import execution
 import folder_paths
@@ -372,6 +373,7 @@ class _Patcher:
 class _Model:
     current_patcher = _Patcher()
     latent_format = comfy.latent_formats.SD15()
+    model_sampling = comfy.model_sampling.ModelSamplingDiscrete()
 
     def memory_required(self, _shape: list[int]) -> float:
         return 1.0

@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.conds
 import comfy.latent_formats
+import comfy.model_sampling
 import comfy.samplers
 import pytest
 import torch
@@ -23,6 +24,7 @@ class _Pointwise:
     """A model that works on single cells, so that tiling does not change its result."""
 
     latent_format = comfy.latent_formats.SD15()
+    model_sampling = comfy.model_sampling.ModelSamplingDiscrete()
     current_patcher = patcher_for(torch.nn.Identity())
 
     def memory_required(self, _shape: list[int], **_given: Any) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import comfy.latent_formats
+import comfy.model_sampling
 import pytest
 import torch
 from seams import largest_steps
@@ -15,6 +16,7 @@ from torch import Tensor
 
 class _Model:
     latent_format = comfy.latent_formats.SD15()
+    model_sampling = comfy.model_sampling.ModelSamplingDiscrete()
 
     def memory_required(self, _shape: list[int]) -> int:
         return 0

@@ -12,6 +12,7 @@ import torch
 from pack_nodes import NODES
 from scenes import Tiny, make_scene
 from seesr_pack.nodes import (
+    clean_first,
     color_fix,
     controlnet_apply,
     degrade,
@@ -163,6 +164,10 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None:
     image, reference = pictures(1), pictures(2)
+    noted = given(
+        monkeypatch, clean_first, "clean_first", "SeeSR_CleanFirst", upscale_model="u", image=image, strength=0.3
+    )
+    assert_holds(noted, upscale_model="u", image=image.movedim(-1, 1), strength=0.3)
     sizes = {"upscale": 2.0, "process_size": 64, "start": "noise"}
     noted = given(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
     assert_holds(noted, image=image.movedim(-1, 1), vae="v", **sizes)
@@ -181,7 +186,7 @@ def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch, invention_map, "map_invention", "SeeSR_InventionMap", image=image, other=reference, **how
     )
     assert_holds(noted, image=image.movedim(-1, 1), other=reference.movedim(-1, 1), **how)
-    damage = {"scale": 2, "strength": 0.4, "seed": 8}
+    damage = {"scale": 2, "strength": 0.4, "seed": 8, "family": "dasr"}
     noted = given(monkeypatch, degrade, "degrade_and_crop", "SeeSR_Degrade", image=image, **damage)
     assert_holds(noted, image=image.movedim(-1, 1), **damage)
 

@@ -11,12 +11,14 @@ import comfy.model_detection
 import pytest
 import torch
 from seesr_pack.commands.headless import synthetic
+from seesr_pack.commands.presets import PRESETS
 from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.steps.tagging import tag
 from seesr_pack.seesr_modules.config import EncoderSizes, Shapes
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 from seesr_pack.seesr_modules.weights.checkpoint import unet_image_attention_names
+from seesr_pack.seesr_modules.weights.one_step import open_one_step
 
 SYNTH = builders.load_synth(builders.GOLDEN)
 
@@ -63,10 +65,38 @@ def test_the_files_load_and_are_reproducible(small: None, tmp_path: Path) -> Non
     written = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        files = synthetic.write_synthetic(tmp_path / name)
-        assert files.keys() == {"checkpoints", "seesr", "rams"}
+        files = synthetic.write_synthetic(tmp_path / name, PRESETS["published"])
+        assert files.keys() == {"checkpoint", "seesr", "dape"}
         written.append({kind: file.read_bytes() for kind, file in files.items()})
     assert written[0] == written[1]
     load_seesr_path(files["seesr"], "float32")
-    dape = load_dape_path(files["rams"], None, "float32")
+    dape = load_dape_path(files["dape"], None, "float32")
     assert tag(dape, torch.rand(1, 3, 64, 64)).soft_prompt.isfinite().all()
+
+
+def test_one_step_files_have_the_published_loras() -> None:
+    """Their number and size are those that the published lists of layers give for Stable Diffusion 2."""
+    osediff, pisa = synthetic.one_step_shapes(is_pisa=False), synthetic.one_step_shapes(is_pisa=True)
+
+    def count(shapes: Shapes, text: str) -> tuple[int, int]:
+        sizes = [math.prod(shape) for name, shape in shapes.items() if text in name and ".lora_" in name]
+        return len(sizes) // 2, sum(sizes)
+
+    assert count(osediff, "state_dict_unet.") == count(pisa, "_pix.") == count(pisa, "_sem.") == (258, 4_055_712)
+    assert count(osediff, "state_dict_vae.") == (32, 369_356)
+    assert osediff["state_dict_unet.conv_in.base_layer.weight"] == (320, 4, 3, 3)
+
+
+def test_each_one_step_preset_has_its_files(small: None, tmp_path: Path) -> None:
+    """Files that are there stay."""
+    kinds = {}
+    for preset in ("onestep", "onestep_pisa"):
+        files = synthetic.write_synthetic(tmp_path, PRESETS[preset])
+        kinds[preset] = (open_one_step(files["onestep"]).kind, sorted(files))
+    assert kinds == {
+        "onestep": ("OSEDiff", ["checkpoint", "dape", "onestep"]),
+        "onestep_pisa": ("PiSA-SR", ["checkpoint", "onestep"]),
+    }
+    files["checkpoint"].write_bytes(b"here before")
+    synthetic.write_synthetic(tmp_path, PRESETS["onestep"])
+    assert files["checkpoint"].read_bytes() == b"here before"

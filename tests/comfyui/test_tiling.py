@@ -10,6 +10,7 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
+import comfy.model_sampling
 import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
@@ -44,6 +45,7 @@ def run_tiled(
 
 class _NoModel:
     latent_format = comfy.latent_formats.SD15()
+    model_sampling = comfy.model_sampling.ModelSamplingDiscrete()
 
     def memory_required(self, shape: list[int]) -> int:
         return 0

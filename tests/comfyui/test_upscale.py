@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ run = importlib.util.module_from_spec(spec)
 sys.modules["run"] = run
 spec.loader.exec_module(run)
 run.pack_module("commands.arguments").WORKFLOWS = Path()
+run.pack_module("commands.upscale.speeds").FILE = Path("speeds.json")
 os.environ[run.INSIDE] = "1"
 if os.environ.get("STOP_AFTER"):
     batch, stopping = (run.pack_module(f"commands.upscale.{name}") for name in ("batch", "stopping"))
@@ -90,7 +92,8 @@ def test_photos_come_out_beside_each_other(tmp_path: Path) -> None:
             assert image.size == size
             difference = ImageChops.difference(image.convert("RGB"), Image.new("RGB", size, colour))
         assert max(most for _, most in difference.getextrema()) <= 2  # JPEG
-    assert "3 photos\n[1/3] a.jpg: " in done.stderr and "3 photos: 3 done.\n" in done.stderr
+    told = "3 photos, 0.1 megapixels out; the time left is told after the first steps"
+    assert f"{told}\n[1/3] a.jpg: " in done.stderr and "3 photos: 3 done.\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(Path(folder_paths.base_path, "input").glob("*")) == before
 
@@ -171,6 +174,8 @@ def test_a_stopped_run_goes_on_and_bad_photos_are_named(tmp_path: Path) -> None:
         "failed": 2,
     }
     assert "6 photos: 2 were done before" in second.stderr
+    known = r"^2 photos, 0\.1 megapixels out, about \d+ (s|min) \(by the last run on this machine\)$"
+    assert re.search(known, second.stderr, re.MULTILINE)
     assert "[5/6] 3.tif: " in second.stderr and "[4/6]" not in second.stderr
     assert "Failed, 2 of 6:\n" in second.stderr
     assert {Path(photo["source"]).name for photo in report["photos"] if photo["reason"]} == {"1.png", "header.jpg"}

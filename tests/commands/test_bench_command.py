@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from seesr_pack.bench import command as bench
-from seesr_pack.bench import cost, loading, memory
+from seesr_pack.bench import cost, loading, memory, photo
 from seesr_pack.bench import step as measure
 from seesr_pack.bench.cost import count_cost
 from seesr_pack.bench.figures import Figure, format_table
@@ -101,3 +101,40 @@ def test_the_presets_keep_to_their_share_of_the_cost() -> None:
     assert (published.value, balanced.bound, turbo.bound) == (1.0, 0.30, 0.04)
     assert balanced.value > 0.25
     assert rows["guidance interval: saved of it"].value == pytest.approx(9 / 36, rel=0.01)
+    with_vae = {name: rows[f"preset {name}: with the VAE"].value for name in ("onestep", "onestep_pisa")}
+    # the UNet's 402 and the VAE's 558 + 1,257 GMAC; OSEDiff's paper counts 2,265 with the text encoder
+    assert [round(value) for value in with_vae.values()] == [2218, 2218]
+    assert rows["preset onestep: with the VAE, share of published"].bound == 0.03
+    downloads = [rows[f"preset {name}: download"].value for name in ("published", "onestep", "onestep_pisa")]
+    assert downloads == pytest.approx([17.3, 10.9, 5.2], abs=0.05)
+
+
+def test_photos_are_timed_on_demand_and_compared_with_the_published_preset(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written, seconds = [], {"published": 100.0, "onestep": 4.0}
+    monkeypatch.setattr(photo, "write_synthetic", lambda _folder, preset: written.append(preset.workflow))
+    monkeypatch.setattr(photo, "require_free", lambda *_: None)
+    monkeypatch.setattr(photo, "answer_of", lambda _work, preset, side, _folder: [seconds[preset], int(side) * 2**21])
+    monkeypatch.setattr(cost, "count_cost", list)
+    monkeypatch.setattr(device, "start_comfyui", lambda _flags: None)
+    assert bench.main(["cost", "--photo", "512", "2048", "--presets", "published", "onestep"]) == 1
+    assert written == ["seesr_upscale", "seesr_onestep"]
+    lines = [line.removeprefix("cost  preset ").split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[3] == ["onestep,", "512", "px:", "time", "of", "a", "photo", "4", "s"]
+    assert lines[10] == ["onestep,", "2048", "px:", "peak", "memory", "4", "GiB"]
+    assert lines[5] == [
+        "onestep,",
+        "512",
+        "px:",
+        "share",
+        "of",
+        "published",
+        "0.04",
+        "x",
+        "at",
+        "most",
+        "0.03:",
+        "MISSED",
+    ]
+    assert len(lines) == 12

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
+import torch
 from seesr_pack.commands.download.check import find_defect
 from seesr_pack.seesr_modules.published import (
     CATALOGUE,
+    DIFFBIR_STAGE_1,
     OSEDIFF,
     SD2_BASE,
     SD21_BASE,
@@ -34,13 +36,13 @@ def test_every_file_has_something_to_recognise_a_wrong_one(file: PublishedFile) 
         assert file.sha256 is None
         assert re.fullmatch("[0-9a-f]{40}", file.git_sha1)
     elif file.sha256 is None:
-        assert PurePosixPath(file.path).suffix in (".safetensors", ".json")
+        assert PurePosixPath(file.path).suffix in (".safetensors", ".json", ".pth")
         assert file.names
     else:
         assert re.fullmatch("[0-9a-f]{64}", file.sha256)
     for source in file.sources:
         if isinstance(source, WebSource):
-            assert file.git_sha1 or (file.sha256 and file.size_bytes)
+            assert file.checksum
         else:
             assert source.revision == "main" or re.fullmatch("[0-9a-f]{40}", source.revision)
 
@@ -65,10 +67,29 @@ def test_a_file_of_a_git_repository_is_recognised_by_gits_checksum(tmp_path: Pat
     assert find_defect(path, replace(OSEDIFF, git_sha1=sha1), lambda _line: None) is None
 
 
+def test_a_torch_file_without_a_published_checksum_is_recognised_by_its_names(tmp_path: Path) -> None:
+    """Another model, a damaged copy and one that is cut short are told apart without unpickling."""
+
+    def defect() -> str:
+        return find_defect(path, DIFFBIR_STAGE_1, lambda _line: None) or ""
+
+    path = tmp_path / "stage1.pth"
+    torch.save(dict.fromkeys(DIFFBIR_STAGE_1.names, torch.ones(64)), path)
+    assert not defect()
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(torch.ones(64).numpy().tobytes(), bytes(256)))
+    assert "damaged" in defect()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert "it is no complete pth file" in defect()
+    torch.save({"conv_last.weight": torch.ones(1)}, path)
+    assert defect() == "it has no conv_first.1.weight"
+
+
 def test_the_targets_together_hold_every_file_once() -> None:
     all_files = CATALOGUE["all"]
-    assert len({(file.kind, file.path) for file in all_files}) == len(all_files) == 13
-    targets = ("seesr", "base", "base21", "turbo", "onestep")
+    assert len({(file.kind, file.path) for file in all_files}) == len(all_files) == 19
+    upscalers = ("realesrgan", "realesr-general", "bsrgan", "bsrnet", "swinir", "diffbir-stage1")
+    targets = ("seesr", "base", "base21", "turbo", "onestep", *upscalers)
     assert set(all_files) == {file for target in targets for file in CATALOGUE[target]}
     assert set(TAG_LISTS) < set(CATALOGUE["seesr"])
 
@@ -138,6 +159,8 @@ def test_names_and_size_of_seesr_files_are_those_of_the_published_layout(part: s
             "sd-turbo",
             "sd_turbo.safetensors.",
         ),
+        ("upscale_models", "BSRNet.pth", "download bsrnet`", "cszn/KAIR", "models/upscale_models/BSRNet.pth."),
+        ("upscale_models", "mine.pth", "download realesrgan`", "models/upscale_models:", "mine.pth"),
         ("checkpoints", "mine.safetensors", "download base`", "download turbo", "models/checkpoints:"),
     ],
 )

@@ -65,26 +65,68 @@ def test_on_a_terminal_one_line_says_what_is_being_done(tmp_path: Path, monkeypa
     script = f"import os, time\nprint({PIP!r}, flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
     assert run(script, tmp_path / "log") == 0
     assert shown[-1] == "\n" and shown[-2].startswith("\rInstalling packages: torch, 780.4 MB, ")
+    assert "[" not in shown[-2], "no bar for one package"
     assert all(text.startswith("\r") and "\n" not in text for text in shown[:-1])
 
 
 def test_the_output_of_pip_is_told_in_words() -> None:
+    def find_activity(*lines: str) -> str:
+        output = installing.PipOutput([])
+        output.read(lines)
+        return output.activity
+
     lines = PIP.splitlines()
-    assert [installing.find_activity([line]) for line in lines] == ["", "", "torch", "torch, 780.4 MB"]
-    assert installing.find_activity(lines) == "torch, 780.4 MB"
+    assert [find_activity(line) for line in lines] == ["", "", "torch", "torch, 780.4 MB"]
+    assert find_activity(*lines, "other words") == "torch, 780.4 MB"
     for line, activity in (
         ("Processing /wheels/numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.whl (from -r host.txt (line 6))", "numpy"),
         (r"Processing C:\wheels\numpy-2.4.6-cp311-cp311-win_amd64.whl", "numpy"),
         ("Installing collected packages: numpy, torch", "unpacking"),
         ("  Preparing metadata (pyproject.toml): started", "building a package"),
     ):
-        assert installing.find_activity([line]) == activity
+        assert find_activity(line) == activity
     assert [installing.format_seconds(seconds) for seconds in (0.9, 59, 60, 200)] == [
         "0 s",
         "59 s",
         "1 min 0 s",
         "3 min 20 s",
     ]
+
+
+def test_packages_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are here, of those that are needed as far as pip knows. Spellings of a name are one."""
+    listed = tmp_path / "requirements.txt"
+    listed.write_text(
+        "# comment\nPillow_Heif>=1.8  # HEIC\npyvips[binary]\n\n--hash=sha256:0\nrawpy; os_name == 'nt'\n"
+    )
+    names = installing.list_requirements(["pip", f"--requirement={listed}", "--no-deps"])
+    assert names == ["Pillow_Heif", "pyvips", "rawpy"]
+    output = installing.PipOutput(names)
+    steps = [
+        ("Looking in indexes: https://example.org/simple-1", 0, 3),
+        ("Collecting pillow-heif>=1.8 (from -r requirements.txt (line 2))", 0, 3),
+        ("  Downloading pillow_heif-1.8.0-cp311-cp311-manylinux_2_28_x86_64.whl.metadata (9.6 kB)", 0, 3),
+        ("Collecting cffi (from pyvips)", 0, 4),
+        ("Requirement already satisfied: numpy in ./lib (2.4.6)", 1, 5),
+        ("  Using cached pillow_heif-1.8.0-cp311-cp311-manylinux_2_28_x86_64.whl (5.5 MB)", 2, 5),
+        ("Downloading pyvips-3.1.tar.gz (58 kB)", 3, 5),
+        ("Processing /wheels/raw.py-0.24.whl", 4, 6),
+        (r"Processing C:\wheels\cffi-2.0-cp311-win_amd64.whl", 5, 6),
+        ("  Downloading https://example.org/simple-1/rawpy-0.25-py3-none-any.whl (1 MB)", 6, 6),
+        ("Installing collected packages: rawpy, cffi", 6, 6),
+    ]
+    for line, here, total in steps:
+        output.read([f"{line}\n"])
+        assert (len(output.here), output.total) == (here, total), line
+    shown = Terminal(live=True)
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setattr(installing, "REFRESH_S", 0.01)
+    monkeypatch.setattr(installing, "list_requirements", lambda _command: ["torch", "numpy", "scipy", "tqdm"])
+    go = tmp_path / "go"
+    monkeypatch.setattr(shown, "write", lambda text: (shown.append(text), "1/4" in text and go.touch()))
+    script = f"import os, time\nprint({PIP!r}, flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)"
+    assert run(script, tmp_path / "log") == 0
+    assert "\rInstalling packages: torch, 780.4 MB [#####...............] 1/4 packages, " in shown[-2]
 
 
 def test_a_program_that_said_nothing(tmp_path: Path) -> None:
@@ -105,10 +147,10 @@ def test_a_signal_ends_the_program_at_once(tmp_path: Path, number: int, code: in
         "time.sleep(600)"
     )
     script = (
-        "import importlib.util as u, signal, sys\n"
+        "import signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # in the background it may be ignored
-        f"spec = u.spec_from_file_location('installing', {installing.__file__!r})\n"
-        "module = u.module_from_spec(spec); spec.loader.exec_module(module)\n"
+        f"sys.path.insert(0, {str(Path(installing.__file__).parents[1])!r})\n"
+        "from commands import installing as module\n"
         "from pathlib import Path\n"
         "try:\n"
         f"    code = module.run_quietly([sys.executable, '-c', {child!r}], 'x', Path({str(tmp_path / 'log')!r}))\n"

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from scipy.special import gamma
 from seesr_pack.evaluate import learned, niqe
 from seesr_pack.evaluate.metrics import METRICS, Metric, luma, psnr_luma, psnr_rgb, ssim_luma
-from seesr_pack.evaluate.photos import Photo, enlarge, find_photos, read_photo, read_photos
+from seesr_pack.evaluate.photos import Photo, find_photos, read_photo, read_photos
 from seesr_pack.evaluate.report import counts, format_table, means, score_all
 from seesr_pack.evaluate.sheet import CELL_PX, GAP_PX, LINE_PX, contact_sheet
 from seesr_pack.seesr_modules.errors import SeeSRError
@@ -41,13 +41,15 @@ def test_ssim_is_the_published_formula() -> None:
     def mean(values: torch.Tensor) -> torch.Tensor:
         return conv2d(values[None, None], window)
 
-    x, y = (torch.from_numpy(luma(picture)) for picture in (result, clean))
+    x, y = (torch.from_numpy(luma(picture).round()) for picture in (result, clean))
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mx, my = mean(x), mean(y)
     spread = mean(x * x) - mx**2 + mean(y * y) - my**2
-    both = (2 * mx * my + c1) * (2 * (mean(x * y) - mx * my) + c2) / ((mx**2 + my**2 + c1) * (spread + c2))
+    structure = ((2 * (mean(x * y) - mx * my) + c2) / (spread + c2)).clamp(min=0)
+    both = (2 * mx * my + c1) / (mx**2 + my**2 + c1) * structure
     assert ssim_luma(result, clean) == pytest.approx(float(both.mean()), rel=1e-9)
     assert 0.1 < ssim_luma(result, clean) < ssim_luma(clean, clean) == 1
+    assert ssim_luma(255 - clean, clean) == pytest.approx(0, abs=1e-6), "pictures that vary against each other"
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,8 @@ def test_degradation_goes_by_name_and_seed(tmp_path: Path) -> None:
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other_seed)
     assert not np.array_equal(first, other_name)
+    (photo,), _ = read_photos([tmp_path / "a.png"], 96, False, 0, "bsrgan")
+    assert not np.array_equal(first, photo.degraded)
 
 
 def test_gray_and_turned_photos_are_read_as_seen(tmp_path: Path) -> None:
@@ -180,10 +184,11 @@ def test_photos_that_cannot_be_used_are_left_out_and_named(tmp_path: Path) -> No
         read_photos([tmp_path / "broken.jpg", tmp_path / "low.png"], 96, False, 0)
 
 
-def test_baselines_are_four_times_as_large() -> None:
-    low = noise(24)
-    assert np.array_equal(enlarge(low, Image.Resampling.NEAREST)[::4, ::4], low)
-    assert enlarge(low, Image.Resampling.BICUBIC).shape == enlarge(low, Image.Resampling.NEAREST).shape == (96, 96, 3)
+def test_baselines_have_the_size_of_the_clean_photo() -> None:
+    photo = Photo("photo", noise(96), noise(24))
+    assert photo.scale == 4
+    assert np.array_equal(photo.enlarge(Image.Resampling.NEAREST)[::4, ::4], photo.degraded)
+    assert photo.enlarge(Image.Resampling.BICUBIC).shape == (96, 96, 3)
 
 
 def photos() -> list[Photo]:
@@ -241,7 +246,7 @@ def test_equal_pictures_have_no_finite_psnr() -> None:
 
 def test_every_metric_scores_a_photo() -> None:
     (photo,) = photos()[:1]
-    scores = score_all([photo], {"nearest": {photo.name: enlarge(photo.degraded, Image.Resampling.NEAREST)}}, METRICS)
+    scores = score_all([photo], {"nearest": {photo.name: photo.enlarge(Image.Resampling.NEAREST)}}, METRICS)
     assert list(scores["nearest"][photo.name]) == ["PSNR-Y", "PSNR-RGB", "SSIM-Y", "NIQE"]
     assert list(scores["truth"][photo.name]) == ["NIQE"]
 
@@ -249,9 +254,7 @@ def test_every_metric_scores_a_photo() -> None:
 def test_sheet_shows_the_middle_of_each_picture_in_its_place() -> None:
     wide = noise(CELL_PX + 40)
     taken = [*photos()[:6], Photo("wide", wide, noise(90))]
-    sheet = contact_sheet(
-        taken, {"bicubic": {photo.name: enlarge(photo.degraded, Image.Resampling.BICUBIC) for photo in taken}}
-    )
+    sheet = contact_sheet(taken, {"bicubic": {photo.name: photo.enlarge(Image.Resampling.BICUBIC) for photo in taken}})
     step = CELL_PX + GAP_PX
     assert sheet.height == 2 * (LINE_PX + 3 * step)
     left = sheet.width - 6 * step
@@ -260,12 +263,15 @@ def test_sheet_shows_the_middle_of_each_picture_in_its_place() -> None:
     last = np.asarray(sheet)[sheet.height - step :, left:][:CELL_PX, :CELL_PX]
     assert np.array_equal(last, wide[20:-20, 20:-20])
     degraded = np.asarray(sheet)[LINE_PX:, left:][:96, :96]
-    assert np.array_equal(degraded, enlarge(taken[0].degraded, Image.Resampling.NEAREST))
+    assert np.array_equal(degraded, taken[0].enlarge(Image.Resampling.NEAREST))
 
 
 def test_learned_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "find_spec", lambda name: None)
-    assert learned.load_learned_metrics() == ([], "Without LPIPS, MUSIQ, CLIPIQA: pyiqa is not installed.")
+    assert learned.load_learned_metrics() == (
+        [],
+        "Without LPIPS, DISTS, MUSIQ, MANIQA, CLIPIQA: pyiqa is not installed.",
+    )
 
 
 def test_learned_metrics_that_load_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,5 +287,15 @@ def test_learned_metrics_that_load_are_taken(monkeypatch: pytest.MonkeyPatch) ->
     metrics, without = learned.load_learned_metrics()
     assert without == "Without MUSIQ: pyiqa cannot load it (no network)."
     white, black = np.full((8, 8, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
-    assert {metric.name: metric.score(white, white) for metric in metrics} == {"LPIPS": 2, "CLIPIQA": 1}
-    assert {metric.name: metric.score(white, black) for metric in metrics} == {"LPIPS": 1, "CLIPIQA": 1}
+    assert {metric.name: metric.score(white, white) for metric in metrics} == {
+        "LPIPS": 2,
+        "DISTS": 2,
+        "MANIQA": 1,
+        "CLIPIQA": 1,
+    }
+    assert {metric.name: metric.score(white, black) for metric in metrics} == {
+        "LPIPS": 1,
+        "DISTS": 1,
+        "MANIQA": 1,
+        "CLIPIQA": 1,
+    }

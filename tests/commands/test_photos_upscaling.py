@@ -110,7 +110,7 @@ def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
 def test_equal_photos_get_a_result_each_and_nothing_is_replaced(tmp_path: Path) -> None:
     names = [upscale(PHOTOS / "plain.png", tmp_path)[0].name for _ in range(3)]
     assert names == ["plain_seesr.png", "plain_seesr_2.png", "plain_seesr_3.png"]
-    replaced = upscale(PHOTOS / "plain.png", tmp_path, put=lambda number: put_over, compare=False)
+    replaced = upscale(PHOTOS / "plain.png", tmp_path, put=lambda number, is_comparison: put_over, compare=False)
     assert [path.name for path in replaced] == ["plain_seesr.png"]
 
 

@@ -427,12 +427,12 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "out.png").exists() and not list(tmp_path.glob(".seesr*"))
 
 
-def test_folders_are_searched_without_hidden_files(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a.heic", "._a.heic", ".hidden/c.png", "deep/d.tif", "deep/._d.tif", "notes.txt"):
+def test_folders_are_searched_in_natural_order_without_hidden_files(tmp_path: Path) -> None:
+    for name in ("a10.JPG", "a9.heic", "._a.heic", ".hidden/c.png", "deep/d.tif", "deep/._d.tif", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in list_photos(tmp_path)] == ["a.heic", "b.JPG"]
-    assert [path.name for path in list_photos(tmp_path, recursive=True)] == ["a.heic", "b.JPG", "d.tif"]
+    assert [path.name for path in list_photos(tmp_path)] == ["a9.heic", "a10.JPG"]
+    assert [path.name for path in list_photos(tmp_path, recursive=True)] == ["a9.heic", "a10.JPG", "d.tif"]
 
 
 # ------------------------------------------------------------------------------------------ memory

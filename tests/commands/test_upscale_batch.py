@@ -23,10 +23,12 @@ from seesr_pack.commands.photos.places import Output, prepare_folder
 from seesr_pack.commands.photos.upscaling import Wishes
 from seesr_pack.commands.temporary import LOCK, clear_abandoned, remove_all, temporary_folder
 from seesr_pack.commands.upscale import batch as module
+from seesr_pack.commands.upscale import speeds
 from seesr_pack.commands.upscale.batch import Batch, Task, fingerprint, look
 from seesr_pack.commands.upscale.find import find_photos
 from seesr_pack.commands.upscale.manifest import NAME
 from seesr_pack.commands.upscale.report import Report
+from seesr_pack.commands.upscale.speeds import Speeds
 from seesr_pack.commands.upscale.stopping import Stop
 
 PHOTOS = Path(__file__).resolve().parents[1] / "photos"
@@ -60,7 +62,8 @@ class Run:
         photos = find_photos(arguments or ["in"], recursive=True, own_folders=False).photos
         self.tasks = [Task(found, self.report.add(found.path.name)) for found in photos]
         self.batch = Batch(
-            cast(Any, self.comfyui), WORKFLOW, wishes, settings, options.get("overwrite", False), self.stop
+            *(cast(Any, self.comfyui), WORKFLOW, wishes, settings, Speeds("twice")),
+            *(options.get("overwrite", False), self.stop),
         )
         self.redo = options.get("redo", False)
 
@@ -78,6 +81,7 @@ class Run:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(terminal, "QUIET_S", math.inf)  # however long the tests take
+    monkeypatch.setattr(speeds, "FILE", tmp_path / ".cache" / "speeds.json")
     (tmp_path / "in" / "sub").mkdir(parents=True)
     return tmp_path
 
@@ -102,7 +106,7 @@ def test_the_tree_is_mirrored_and_equal_neighbours_get_a_result_each(capsys: pyt
     results = ["a_seesr", "a_seesr_2", "b_seesr", long, "sub/a_seesr"]
     assert written() == sorted(f"{name}{end}" for name in results for end in (".png", "_compare.jpg"))
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 5 and lines[1].startswith("[2/5] a.png: ")
+    assert len(lines) == 6 and lines[0].startswith("5 photos, ") and lines[2].startswith("[2/5] a.png: ")
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no such names")
@@ -131,13 +135,68 @@ def test_a_stopped_run_goes_on_where_it_was() -> None:
 def test_what_was_made_otherwise_is_made_anew() -> None:
     make("a.png")
     Run().start()
-    assert Run(compare=True).start().comfyui.runs == 1, "without a comparison"
-    assert Run().start().comfyui.runs == 0, "a comparison too many"
+    assert Run().start().comfyui.runs == 0
     assert Run(models=["other"]).start().comfyui.runs == 1
     assert Run(models=["other"], redo=True).start().comfyui.runs == 1
-    assert written() == ["a_seesr.png", "a_seesr_2.png", "a_seesr_2_compare.jpg", "a_seesr_3.png", "a_seesr_4.png"]
+    assert written() == ["a_seesr.png", "a_seesr_2.png", "a_seesr_3.png"]
     make("a.png")
     assert Run().start().comfyui.runs == 1, "the photo has changed"
+
+
+@pytest.mark.parametrize("frames", [False, True])
+def test_a_missing_comparison_is_made_alone(frames: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run was killed between a result and its comparison, or its comparisons were not wanted."""
+    make("a.png")
+    shutil.copy(PHOTOS / "anim.gif", "in")
+    whole = Run(compare=True, frames=frames).start()
+    wanted = {path: path.read_bytes() for path in Path("out").glob("*_compare*")}
+    assert len(wanted) == (4 if frames else 2)
+    shutil.rmtree("out")
+    first = Run(compare=True, frames=frames)
+    note = first.batch._note
+
+    class Killed(BaseException):
+        pass
+
+    def note_and_die(*given: Any) -> None:
+        note(*given)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(first.batch, "_note", note_and_die)
+        first.start()
+    assert written() == ["a_seesr.png"]
+    made = Path("out/a_seesr.png").stat().st_mtime_ns
+    Run(frames=frames).start()
+    last = Run(compare=True, frames=frames).start()
+    assert last.comfyui.runs == 0 and whole.comfyui.runs == 4
+    assert list(last.told.values()) == ["done", "done"] and len(last.report.outcomes[0].results) == 2
+    assert Path("out/a_seesr.png").stat().st_mtime_ns == made
+    assert {path: path.read_bytes() for path in Path("out").glob("*_compare*")} == wanted, "the same levels are encoded"
+    assert list(Run(compare=True, frames=frames).start().told.values()) == ["done before", "done before"]
+
+
+def test_the_time_is_estimated_by_the_last_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A photo takes 60 s and loading 10 s. Photos that only lack a comparison count for nothing."""
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    make("a.png", "b.png")
+
+    def tell(*arguments: str, **options: Any) -> str:
+        run = Run(*arguments, **options)
+        run.comfyui.before = lambda: now.__setitem__(0, now[0] + 60)
+        run.comfyui.loading_s = 10.0
+        run.start()
+        return capsys.readouterr().err.splitlines()[0]
+
+    assert tell("in/a.png") == "1 photo, 0.1 megapixels out; the time left is told after the first steps"
+    assert tell().startswith("1 photo, 0.1 megapixels out, about 1 min (by the last run on this machine)")
+    assert tell(redo=True).startswith("2 photos, 0.1 megapixels out, about 2 min")
+    known = speeds.FILE.read_text("utf-8")
+    assert tell(compare=True).startswith("[1/2] a.png")
+    assert speeds.FILE.read_text("utf-8") == known
 
 
 def test_overwriting_spares_what_this_run_wrote() -> None:

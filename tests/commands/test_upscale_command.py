@@ -90,6 +90,20 @@ def test_set_reads_json_and_text(photo: Path) -> None:
     assert (dape["dape"], dape["ram"]) == ("none", [1])
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_first_stage_stands_between_the_photo_and_lr_embed(photo: Path, preset: str) -> None:
+    """The tagger still gets the photo, or the hint, as without it."""
+    workflow = load(photo, "--preset", preset, "--first-stage", "x1.pth", "--set", "SeeSR_CleanFirst.strength=0.4")
+    cleaner, embed = (values(workflow, name) for name in ("SeeSR_CleanFirst", "SeeSR_LREmbed"))
+    source, loader = (workflow.nodes[cleaner[name][0]] for name in ("image", "upscale_model"))
+    assert source["class_type"] == "LoadImage" and cleaner["strength"] == 0.4
+    assert loader == {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "x1.pth"}}
+    assert workflow.nodes[embed["image"][0]]["inputs"] is cleaner
+    without = load(photo, "--preset", preset)
+    for inputs in (*without.inputs_of("SeeSR_Tagger"), *without.inputs_of("LoadImage")):
+        assert inputs in (*workflow.inputs_of("SeeSR_Tagger"), *workflow.inputs_of("LoadImage"))
+
+
 @pytest.mark.parametrize("setting", ["NoSuchNode.steps=1", "SeeSR_TiledSampler.stepz=1"])
 def test_unknown_setting_is_told(photo: Path, setting: str) -> None:
     with pytest.raises(SeeSRError, match=setting.partition("=")[0]):
@@ -100,6 +114,9 @@ class ComfyUI:
     """Stands for ComfyUI: which checkpoints it lists, where its models lie."""
 
     checkpoints: tuple[str, ...] = ()
+
+    def require_nodes(self, nodes: dict[str, Any]) -> None:
+        """All nodes are there."""
 
     def choices(self, class_type: str, name: str) -> list[str]:
         assert (class_type, name) == ("CheckpointLoaderSimple", "ckpt_name")

@@ -20,7 +20,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if "seesr_pack" not in sys.modules:  # run as a program: import ComfyUI and the pack as the tests do
     import conftest  # noqa: F401
 
-from fuzz import damaged_files, forged_models
+from fuzz import damaged_files, forged_models, one_step_files
 from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.errors import SeeSRError
+
+KINDS = {"damaged": damaged_files, "forged": forged_models, "onestep": one_step_files}
+WEIGHTS = {"damaged": 5, "forged": 5, "onestep": 1}
+"""How often a file is of each kind, if all are tried."""
 
 FILES_PER_CHILD = 2500
 WARM_UP = 100
@@ -71,7 +75,14 @@ class Tally:
         )
 
 
-def fuzz(first: int, stop: int, seed: int, folder: Path, watch: Callable[[int], None] = lambda _: None) -> Tally:
+def fuzz(
+    first: int,
+    stop: int,
+    seed: int,
+    folder: Path,
+    watch: Callable[[int], None] = lambda _: None,
+    kinds: Sequence[str] = tuple(KINDS),
+) -> Tally:
     """Make and load the files ``first`` to ``stop - 1`` in a folder. ``watch`` is called with each number."""
     tally = Tally()
     case = folder / "case"
@@ -80,7 +91,8 @@ def fuzz(first: int, stop: int, seed: int, folder: Path, watch: Callable[[int], 
         rng = random.Random(f"{seed}-{number}")
         shutil.rmtree(case, ignore_errors=True)
         case.mkdir()
-        load = rng.choice((damaged_files, forged_models)).make(rng, case)
+        (kind,) = rng.choices(kinds, weights=[WEIGHTS[kind] for kind in kinds])
+        load = KINDS[kind].make(rng, case)
         started = time.perf_counter()
         try:
             load()
@@ -108,7 +120,7 @@ def _sentence(message: str, folder: Path) -> str:
 # --- the run -----------------------------------------------------------------------------------------
 
 
-def _child(first: int, stop: int, seed: int, seconds: float, current: Any, results: Any) -> None:
+def _child(first: int, stop: int, seed: int, kinds: Sequence[str], seconds: float, current: Any, results: Any) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     folders.register()
@@ -119,7 +131,7 @@ def _child(first: int, stop: int, seed: int, seconds: float, current: Any, resul
 
     with tempfile.TemporaryDirectory() as folder:
         for number in range(first, stop):
-            results.put(fuzz(number, number + 1, seed, Path(folder), watch))
+            results.put(fuzz(number, number + 1, seed, Path(folder), watch, kinds))
         faulthandler.cancel_dump_traceback_later()
 
 
@@ -132,11 +144,11 @@ def _memory_mib(pid: int) -> float:
         return 0.0
 
 
-def _fuzz_in_child(first: int, stop: int, seed: int, seconds: float, limit_mib: float) -> Tally:
+def _fuzz_in_child(first: int, stop: int, seed: int, kinds: Sequence[str], seconds: float, limit_mib: float) -> Tally:
     """Try files in a new child process until one of them ends the process."""
     context = multiprocessing.get_context("spawn")
     current, results = context.Value("q", first), context.SimpleQueue()
-    child = context.Process(target=_child, args=(first, stop, seed, seconds, current, results))
+    child = context.Process(target=_child, args=(first, stop, seed, kinds, seconds, current, results))
     child.start()
     tally, usual, growth = Tally(), 0.0, 0.0
     while child.is_alive() or not results.empty():
@@ -166,13 +178,14 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="only files of these kinds")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for one file before it counts as hanging")
     parser.add_argument("--memory", type=float, default=512.0, help="MiB that a child may grow by")
     args = parser.parse_args()
     total, first, stop = Tally(), args.first, args.first + args.files
     while first < stop:
         last = min(stop, first + FILES_PER_CHILD)
-        total.add(_fuzz_in_child(first, last, args.seed, args.seconds, args.memory))
+        total.add(_fuzz_in_child(first, last, args.seed, args.kinds, args.seconds, args.memory))
         first = args.first + total.tried
         print(total, file=sys.stderr)
     for sentence, count in total.sentences.most_common():

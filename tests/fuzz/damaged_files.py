@@ -80,7 +80,7 @@ def make(rng: random.Random, folder: Path) -> Callable[[], object]:
         _make_shards(rng, folder)
         return lambda: _read_all(folder)
     data = _originals()[kind]
-    forge = {"a.safetensors": _forge_header, "b.safetensors": _forge_header, "c.pth": _forge_archive}.get(kind)
+    forge = {"a.safetensors": forge_header, "b.safetensors": forge_header, "c.pth": forge_archive}.get(kind)
     if forge and rng.random() < 0.6:
         data = forge(rng, data)
     if kind == "d.pth" and rng.random() < 0.6:
@@ -196,7 +196,7 @@ def damage(rng: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
-def _forge_header(rng: random.Random, data: bytes) -> bytes:
+def forge_header(rng: random.Random, data: bytes) -> bytes:
     """Change the JSON header of a safetensors file. The length field is mostly right."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -238,7 +238,7 @@ def _forge_json(rng: random.Random, node: Any) -> None:
         return
 
 
-def _forge_archive(rng: random.Random, data: bytes) -> bytes:
+def forge_archive(rng: random.Random, data: bytes) -> bytes:
     """Rewrite a torch archive with one record changed. The checksums are right."""
     forged = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as source, zipfile.ZipFile(forged, "w") as target:

@@ -95,7 +95,7 @@ def _text_encoder(width: int) -> dict[str, tuple[int, ...]]:
     return {**shapes, f"{layer}self_attn.out_proj.weight": (width, width), f"{layer}self_attn.out_proj.bias": (width,)}
 
 
-def _write(path: Path, header: Header, metadata: dict[str, str] | None = None) -> None:
+def write(path: Path, header: Header, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file of zeros."""
     described: dict[str, Any] = {"__metadata__": metadata} if metadata is not None else {}
     end = 0
@@ -111,7 +111,7 @@ def _write(path: Path, header: Header, metadata: dict[str, str] | None = None) -
         file.truncate(8 + len(text) + end)
 
 
-def _overwrite_sometimes(rng: random.Random, path: Path) -> None:
+def overwrite_sometimes(rng: random.Random, path: Path) -> None:
     """In some files, overwrite a few bytes of the header or of the values, which may become NaN or infinite."""
     if rng.random() < 0.2:
         with path.open("r+b") as file:
@@ -121,7 +121,7 @@ def _overwrite_sometimes(rng: random.Random, path: Path) -> None:
                 file.write(rng.choice((b"\x00\x00\xc0\x7f", b"\x00\x00\x80\xff", b"\xff" * 8, rng.randbytes(4))))
 
 
-def _forge(rng: random.Random, header: Header) -> Header:
+def forge(rng: random.Random, header: Header) -> Header:
     """Change names, shapes or dtypes up to three times."""
     header = dict(header)
     for _ in range(rng.choice((0, 1, 1, 1, 1, 2, 3))):
@@ -196,19 +196,19 @@ def _seesr(rng: random.Random, folder: Path) -> Callable[[], object]:
         headers = dict(zip(headers, reversed(headers.values()), strict=True))
     for part in headers:
         if rng.random() < 0.6:
-            headers[part] = _forge(rng, headers[part])
+            headers[part] = forge(rng, headers[part])
     layout = rng.choice(("packed", "files", "folders"))
     if layout == "packed":
         packed = {f"{part}.{name}": described for part in headers for name, described in headers[part].items()}
-        _write(folder / "seesr.safetensors", _forge(rng, packed) if rng.random() < 0.2 else packed)
-        _overwrite_sometimes(rng, folder / "seesr.safetensors")
+        write(folder / "seesr.safetensors", forge(rng, packed) if rng.random() < 0.2 else packed)
+        overwrite_sometimes(rng, folder / "seesr.safetensors")
         return lambda: load_seesr_path(folder / "seesr.safetensors", "float32")
     for part, header in headers.items():
         if layout == "folders":
             (folder / part).mkdir()
         path = folder / (f"{part}.safetensors" if layout == "files" else f"{part}/any.safetensors")
-        _write(path, header)
-        _overwrite_sometimes(rng, path)
+        write(path, header)
+        overwrite_sometimes(rng, path)
     return lambda: load_seesr_path(folder, "float32")
 
 
@@ -218,13 +218,13 @@ def _dape(rng: random.Random, folder: Path) -> Callable[[], object]:
         headers = dict(zip(headers, reversed(headers.values()), strict=True))
     for part in headers:
         if rng.random() < 0.6:
-            headers[part] = _forge(rng, headers[part])
+            headers[part] = forge(rng, headers[part])
     metadata = None
     if rng.random() < 0.3:
         metadata = _words(rng, _originals()["ram"]["label_embed"][1][0])
     for part, header in headers.items():
-        _write(folder / f"{part}.safetensors", header, metadata if part == "ram" else None)
-        _overwrite_sometimes(rng, folder / f"{part}.safetensors")
+        write(folder / f"{part}.safetensors", header, metadata if part == "ram" else None)
+        overwrite_sometimes(rng, folder / f"{part}.safetensors")
     _write_tag_lists(folder, _originals()["ram"]["label_embed"][1][0])
     dape = None if rng.random() < 0.3 else folder / "dape.safetensors"
     return lambda: load_dape_path(folder / "ram.safetensors", dape, "float32")
@@ -240,8 +240,8 @@ def _nano(rng: random.Random, folder: Path) -> Callable[[], object]:
     if rng.random() < 0.1:
         del metadata[rng.choice(list(metadata))]
     words = _words(rng, _originals()["ram"]["label_embed"][1][0], 0.3)
-    _write(folder / "nano.safetensors", _forge(rng, header), {**metadata, **words})
-    _overwrite_sometimes(rng, folder / "nano.safetensors")
+    write(folder / "nano.safetensors", forge(rng, header), {**metadata, **words})
+    overwrite_sometimes(rng, folder / "nano.safetensors")
     return lambda: load_nano(folder / "nano.safetensors")
 
 
@@ -273,7 +273,7 @@ def _packed_words(rng: random.Random, folder: Path) -> Callable[[], object]:
     metadata: Any = _words(rng, classes)
     if rng.random() < 0.1:  # not a text, as the format requires
         metadata = rng.choice((3, [], None, {**metadata, "tags_english": rng.choice((None, 3, ["a"], {}))}))
-    _write(path, {"label_embed": ("F32", (classes, 2))}, metadata)
+    write(path, {"label_embed": ("F32", (classes, 2))}, metadata)
 
     def load() -> None:
         vocabulary = packed_vocabulary(open_dape(path, None), classes)

@@ -10,6 +10,7 @@ import pytest
 from builders import GOLDEN
 
 KINDS = {"forward", "sample", "dape", "color_fix", "size_plan", "ldl_map", "desra_map", "osediff", "pisasr"}
+KINDS |= {"dasr", "srresnet", "srcnn", "bsrgan_operators"}
 """Those that the tests beside this one are marked with."""
 
 

@@ -298,7 +298,7 @@ def test_each_step_is_taken_as_often_as_published(monkeypatch: pytest.MonkeyPatc
 
 def test_every_draw_is_from_its_published_range(monkeypatch: pytest.MonkeyPatch) -> None:
     """The arguments of all uniform draws, chances and weighted choices are exactly the published ones."""
-    draws: dict[str, set[Any]] = {"_draw_uniform": set(), "_happens": set(), "_choose": set()}
+    draws: dict[str, set[Any]] = {"draw_uniform": set(), "happens": set(), "choose": set()}
 
     def recording(name: str) -> None:
         draw = getattr(module, name)
@@ -317,9 +317,9 @@ def test_every_draw_is_from_its_published_range(monkeypatch: pytest.MonkeyPatch)
     blur_sigmas, factors = {(0.2, 3), (0.2, 1.5)}, {(1, 1.5), (0.15, 1), (1, 1.2), (0.3, 1), (1, 1)}
     shapes, cutoffs = {(1, 1), (0.5, 1), (1, 4), (1, 2)}, {(math.pi / 3, math.pi), (math.pi / 5, math.pi)}
     noises = {(1, 30), (1, 25), (0.05, 3), (0.05, 2.5)}
-    assert draws["_draw_uniform"] == blur_sigmas | factors | shapes | cutoffs | noises | {(30, 95), (-math.pi, math.pi)}
-    assert draws["_happens"] == {1.0, 0.8, 0.1, 0.5, 0.4, 0.0}
-    assert draws["_choose"] == {(0.2, 0.7, 0.1), (0.3, 0.4, 0.3), (1, 1, 1), (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)}
+    assert draws["draw_uniform"] == blur_sigmas | factors | shapes | cutoffs | noises | {(30, 95), (-math.pi, math.pi)}
+    assert draws["happens"] == {1.0, 0.8, 0.1, 0.5, 0.4, 0.0}
+    assert draws["choose"] == {(0.2, 0.7, 0.1), (0.3, 0.4, 0.3), (1, 1, 1), (0.45, 0.25, 0.12, 0.03, 0.12, 0.03)}
 
 
 def test_filters_and_resizes_do_not_shift_the_picture() -> None:

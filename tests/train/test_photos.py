@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from seesr_pack.seesr_modules.config import DAMAGES
 from seesr_pack.seesr_modules.errors import SeeSRError
+from seesr_pack.seesr_modules.method.degrade import degrade
+from seesr_pack.seesr_modules.method.families import FAMILIES
 from seesr_pack.train import command, photos
 from seesr_pack.train.config import PhotoSettings
 from seesr_pack.train.labels import COMPUTED_TAGS
@@ -199,6 +202,26 @@ def test_a_pool_needs_its_photos_no_more(tmp_path: Path, caplog: pytest.LogCaptu
     made = Pairs(settings, 0)[0]
     (folder / "good.png").write_bytes(b"broken since")
     assert torch.equal(Pairs(settings, 0)[0]["clean"], made["clean"])
+    with pytest.raises(SeeSRError, match="made with other settings"):
+        Pairs(settings.model_copy(update={"degradation": "bsrgan"}), 0)
+    stored = torch.load(settings.pool_file)
+    del stored["settings"]["degradation"]  # as pools from before the other families have it
+    torch.save(stored, settings.pool_file)
+    assert torch.equal(Pairs(settings, 0)[0]["clean"], made["clean"])
+
+
+def test_the_pairs_are_damaged_as_the_family_does(tmp_path: Path) -> None:
+    noise(90, 60).save(tmp_path / "good.png")
+    found = []
+    for family in DAMAGES:
+        settings = PhotoSettings(folder=tmp_path, crop_px=CROP_PX, degradation=family)
+        pair = Pairs(settings, 0)[0]
+        generator = torch.Generator().manual_seed(0)
+        torch.rand(2, generator=generator)
+        expected = degrade(pair["clean"][None] / 255, generator, FAMILIES[family])[0]
+        assert torch.equal(pair["degraded"], (expected * 255).round().byte())
+        found.append(pair["degraded"].float().std())
+    assert len(set(found)) == len(DAMAGES)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")

@@ -12,7 +12,7 @@ import torch
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.one_step import RULES, Lora, attach_loras, mix_passes
 from seesr_pack.seesr_modules.weights import open_weights
-from seesr_pack.seesr_modules.weights.one_step import read_one_step
+from seesr_pack.seesr_modules.weights.one_step import open_one_step
 from torch import nn
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -69,14 +69,23 @@ def test_a_file_of_two_state_dicts_keeps_their_names_in_front() -> None:
 
 def test_osediff_is_read_as_it_was_saved() -> None:
     saved = torch.load(OSEDIFF, weights_only=True)
-    weights = read_one_step(OSEDIFF)
+    file = open_one_step(OSEDIFF)
+    weights = file.read()
     modules = {name for part in ("encoder", "decoder", "others") for name in saved[f"unet_lora_{part}_modules"]}
-    assert weights.kind == "OSEDiff"
+    assert file.kind == "OSEDiff"
     assert weights.unet.keys() == modules
     assert weights.vae.keys() == set(saved["vae_lora_encoder_modules"]), "which names most modules twice"
     down = saved[UNET]["mid_block.resnets.0.conv1.lora_A.default_others.weight"]
     assert torch.equal(weights.unet["mid_block.resnets.0.conv1"].down, down)
     assert weights.replaced.keys() == {"conv_in.weight", "conv_in.bias"}
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, Any]:
+    """The golden file with a few of its layers, since torch takes long to read many tensors."""
+    tree = torch.load(OSEDIFF, weights_only=True)
+    kept = ("conv_in.", "conv_out.", "encoder.conv_in.")
+    return {part: {name: t.clone() for name, t in tree[part].items() if name.startswith(kept)} for part in (UNET, VAE)}
 
 
 def drop(part: str, text: str) -> Callable[[dict[str, Any]], None]:
@@ -94,10 +103,18 @@ def put(part: str, name: str, tensor: torch.Tensor) -> Callable[[dict[str, Any]]
     return lambda tree: tree[part].update({name: tensor})
 
 
+def rank(size: int) -> dict[str, torch.Tensor]:
+    shapes = {"A": (size, 64, 3, 3), "B": (4, size, 1, 1)}
+    return {f"conv_out.lora_{side}.default_decoder.weight": torch.ones(shape) for side, shape in shapes.items()}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda tree: tree.pop(UNET), "no one-step model: it has no LoRAs under state_dict_unet"),
+        (
+            lambda tree: tree.pop(UNET),
+            "encoder.conv_in.lora_A.default_encoder.weight'), no one-step model: it has no LoRAs under state_dict_unet",
+        ),
         (lambda tree: tree.pop(VAE), "incomplete: the LoRA of the VAE's encoder or the trained conv_in is missing"),
         (drop(UNET, "base_layer"), "the LoRA of the VAE's encoder or the trained conv_in is missing"),
         (drop(UNET, "conv_out.lora_A"), "incomplete: one half of the LoRA of conv_out is missing; download it again"),
@@ -110,15 +127,25 @@ def put(part: str, name: str, tensor: torch.Tensor) -> Callable[[dict[str, Any]]
             put(UNET, "conv_out.lora_B.default_decoder.weight", torch.full((4, 4, 1, 1), torch.nan)),
             "values that are NaN or infinite",
         ),
+        (
+            put(UNET, "conv_out.lora_A.default_others.weight", torch.ones(4, 64, 3, 3)),
+            "holds the LoRA of conv_out twice",
+        ),
+        (
+            lambda tree: tree[UNET].update(rank(0)),
+            "the LoRA of conv_out has the rank 0, which has to be 1 to 1024",
+        ),
     ],
 )
-def test_a_file_that_is_incomplete_or_another_is_refused(change: Any, sentence: str, tmp_path: Path) -> None:
-    tree = torch.load(OSEDIFF, weights_only=True)
+def test_a_file_that_is_incomplete_or_another_is_refused(
+    small: dict[str, Any], change: Any, sentence: str, tmp_path: Path
+) -> None:
+    tree = {part: dict(held) for part, held in small.items()}
     change(tree)
     path = tmp_path / "osediff.pkl"
     torch.save(tree, path)
     with pytest.raises(SeeSRError, match=re.escape(sentence)) as caught:
-        read_one_step(path)
+        open_one_step(path).read()
     assert path.name in str(caught.value)
 
 
@@ -126,4 +153,4 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "osediff.pkl"
     path.write_bytes(OSEDIFF.read_bytes()[:-1000])
     with pytest.raises(SeeSRError, match=r"osediff\.pkl is cut short"):
-        read_one_step(path)
+        open_one_step(path).read()

@@ -106,19 +106,20 @@ def test_loops_of_links_end(here: Path) -> None:
 def test_what_is_done_is_known_again(here: Path) -> None:
     make("photos/a.png", "out/a_seesr.png")
     photo, folder = Path("photos/a.png"), Path("out")
-    assert Manifest(folder).find(photo, "s", compared=False) == ({}, False)
+    assert Manifest(folder).find(photo, "s", compared=False) == ({}, set(), 1)
     Manifest(folder).note(photo, folder / "a_seesr.png", "s", 1, 1, compared=False)
     known = Manifest(folder)
-    assert known.find(photo, "s", compared=False) == ({1: "a_seesr.png"}, True)
-    assert known.find(photo.absolute(), "s", compared=False)[1]
-    assert not known.find(photo, "other", compared=False)[1], "other settings"
-    assert not known.find(photo, "s", compared=True)[1], "a comparison is missing"
+    assert known.find(photo, "s", compared=False) == ({1: "a_seesr.png"}, set(), 0)
+    assert known.find(photo.absolute(), "s", compared=False).whole
+    assert not known.find(photo, "other", compared=False).whole, "other settings"
+    assert known.find(photo, "s", compared=True) == ({1: "a_seesr.png"}, {1}, 0), "a comparison is missing"
+    assert not known.find(photo, "s", compared=True).whole
     (folder / "a_seesr.png").write_text("cut")
-    assert not known.find(photo, "s", compared=False)[1], "the result is another file now"
+    assert not known.find(photo, "s", compared=False).whole, "the result is another file now"
     make("out/a_seesr.png")
-    assert known.find(photo, "s", compared=False)[1]
+    assert known.find(photo, "s", compared=False).whole
     photo.write_text("a new photo")
-    assert not known.find(photo, "s", compared=False)[1]
+    assert not known.find(photo, "s", compared=False).whole
 
 
 def test_the_pictures_of_a_photo_are_known_one_by_one(here: Path) -> None:
@@ -126,9 +127,10 @@ def test_the_pictures_of_a_photo_are_known_one_by_one(here: Path) -> None:
     for number in (1, 3):
         Manifest(here).note(Path("a.gif"), Path(f"a_seesr_{number}.png"), "s", number, 3, compared=True)
     known = Manifest(here)
-    assert known.find(Path("a.gif"), "s", compared=True) == ({1: "a_seesr_1.png", 3: "a_seesr_3.png"}, False)
+    found = known.find(Path("a.gif"), "s", compared=True)
+    assert found == ({1: "a_seesr_1.png", 3: "a_seesr_3.png"}, set(), pytest.approx(1 / 3)) and not found.whole
     known.note(Path("a.gif"), Path("a_seesr_2.png"), "s", 2, 3, compared=True)
-    assert known.find(Path("a.gif"), "s", compared=True)[1]
+    assert known.find(Path("a.gif"), "s", compared=True).whole
 
 
 def test_a_result_that_was_overwritten_is_that_of_the_last(here: Path) -> None:
@@ -136,11 +138,11 @@ def test_a_result_that_was_overwritten_is_that_of_the_last(here: Path) -> None:
     known = Manifest(here)
     known.note(Path("a.png"), Path("x.png"), "s", 1, 1, compared=True)
     known.note(Path("b.png"), Path("x.png"), "s", 1, 1, compared=True)
-    assert not known.find(Path("a.png"), "s", compared=True)[1]
-    assert known.find(Path("b.png"), "s", compared=True)[1]
+    assert not known.find(Path("a.png"), "s", compared=True).whole
+    assert known.find(Path("b.png"), "s", compared=True).whole
     known.note(Path("b.png"), Path("y.png"), "s", 1, 1, compared=True)
     known.note(Path("a.png"), Path("x.png"), "s", 1, 1, compared=True)
-    assert known.find(Path("b.png"), "s", compared=True) == ({1: "y.png"}, True), "the newer one stays"
+    assert known.find(Path("b.png"), "s", compared=True).results == {1: "y.png"}, "the newer one stays"
 
 
 def test_damaged_lines_do_no_harm(here: Path) -> None:
@@ -154,8 +156,8 @@ def test_damaged_lines_do_no_harm(here: Path) -> None:
         file.write(b'{"result": "half')  # killed while it wrote
     Manifest(here).note(Path("b.png"), Path("b_seesr.png"), "s", 1, 1, compared=True)
     for manifest in (known, Manifest(here)):  # the first reads on, as another run does
-        assert manifest.find(Path("a.png"), "s", compared=True)[1]
-        assert manifest.find(Path("b.png"), "s", compared=True)[1]
+        assert manifest.find(Path("a.png"), "s", compared=True).whole
+        assert manifest.find(Path("b.png"), "s", compared=True).whole
 
 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="no such names")
@@ -164,7 +166,7 @@ def test_names_that_are_no_text(here: Path) -> None:
     for each in (name, "r.png"):
         Path(each).touch()
     Manifest(here).note(Path(name), Path("r.png"), "s", 1, 1, compared=True)
-    assert Manifest(here).find(Path(name), "s", compared=True)[1]
+    assert Manifest(here).find(Path(name), "s", compared=True).whole
     assert found(".") == [name]
     report = Report(here / "report.json", [name])
     report.add(name).fail("broken")
@@ -237,6 +239,16 @@ def test_the_time_left_follows_from_the_pixels(clock: list[float]) -> None:
     assert progress.left_s() == pytest.approx(20 * 3 + 20)
     clock[0] += 100
     assert progress.left_s() == pytest.approx(20), "never less than what the others take"
+
+
+def test_a_photo_that_needs_only_a_comparison_does_not_count(clock: list[float]) -> None:
+    progress = Progress([0, 100], 0, {"Sampler"}, lambda: 0.0)
+    for name, seconds in (("a.png", 7), ("b.png", 50)):
+        progress.begin(name)
+        assert progress.left_s() == 0
+        clock[0] += seconds
+        assert progress.end().endswith(f"{name}: {seconds} s")
+    assert progress.seconds_per_pixel == 0.5
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

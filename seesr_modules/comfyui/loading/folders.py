@@ -19,11 +19,14 @@ SEESR = "seesr"
 RAMS = "rams"
 LORAS = "loras"
 """ComfyUI's own folder, where people put the files of one-step models."""
+ONE_STEP_FOLDERS = (SEESR, LORAS)
+UPSCALE_MODELS = "upscale_models"
+"""ComfyUI's own folder."""
 
 _LOADERS = {
     "seesr": ((SEESR,), "Load SeeSR: there is no '{}' under models/seesr."),
     "dape": ((RAMS, SEESR), "Load DAPE: there is no '{}' under models/rams or models/seesr."),
-    "onestep": ((SEESR, LORAS), "Load One-Step: there is no '{}' under models/seesr or models/loras."),
+    "onestep": (ONE_STEP_FOLDERS, "Load One-Step: there is no '{}' under models/seesr or models/loras."),
 }
 """The folders that each loader searches, and its sentence for a name that is in none of them."""
 
@@ -78,9 +81,14 @@ def dape_choices() -> list[str]:
 
 def one_step_choices() -> list[str]:
     """Return the published one-step files, there or not, then others in ``models/seesr`` and ``models/loras``."""
-    files = [name for kind in (SEESR, LORAS) for name in folder_paths.get_filename_list(kind)]
+    files = [name for kind in ONE_STEP_FOLDERS for name in folder_paths.get_filename_list(kind)]
     published = [file.path for file in ONE_STEP]
     return list(dict.fromkeys([*published, *filter(_is_named_as_one_step, files)]))
+
+
+def classic_choices() -> list[str]:
+    """Return DASR's file, there or not, and the files in ``models/upscale_models``."""
+    return list(dict.fromkeys(["net_g.pth", *folder_paths.get_filename_list(UPSCALE_MODELS)]))
 
 
 def _is_named_as_one_step(name: str) -> bool:

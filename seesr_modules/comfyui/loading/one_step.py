@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,18 @@ from comfy.weight_adapter import LoRAAdapter
 from ...errors import SeeSRError
 from ...method.image_attention import FITTING_CHECKPOINTS
 from ...method.one_step import LORA_ALPHA, RULES, Lora
-from ...published import ONE_STEP_BY_HAND
-from ...weights.one_step import Loras, OneStepWeights, read_one_step, require_complete
+from ...published import ONE_STEP, ONE_STEP_BY_HAND
+from ...weights.one_step import Loras, OneStepFile, OneStepWeights, StoredLoras, open_one_step, require_complete
+from ...weights.packed_format import packed_one_step_names
 from ..steps.one_step import add_second_pass, one_step_kind, sample_in_one_step
-from .folders import require_model
+from ..wrappers import WRAPPER_KEY
+from .folders import ONE_STEP_FOLDERS, find, require_model
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
     from comfy.sd import VAE
+
+logger = logging.getLogger(__name__)
 
 _UNET = "diffusion_model."
 
@@ -30,10 +35,15 @@ _UNET = "diffusion_model."
 def find_one_step(name: str) -> Path:
     """Return the file for a choice of Load One-Step: a name under ``models/seesr`` or ``models/loras``.
 
+    Where a published file is missing, the file that was packed from it is taken.
+
     Raises:
-        SeeSRError: It is missing.
+        SeeSRError: Both are missing.
     """
-    return require_model("onestep", name, ONE_STEP_BY_HAND)
+    published = {file.path for file in ONE_STEP}
+    packed = packed_one_step_names(name) if name in published and not find(name, *ONE_STEP_FOLDERS) else []
+    found = next((choice for choice in packed if find(choice, *ONE_STEP_FOLDERS)), name)
+    return require_model("onestep", found, ONE_STEP_BY_HAND)
 
 
 def load_one_step(
@@ -50,24 +60,29 @@ def load_one_step(
 
     Raises:
         SeeSRError: The file is damaged, incomplete or of another kind; model or VAE does not fit it or has a one-step
-            file already; or sliders are set for OSEDiff.
+            file or SeeSR already; or sliders are set for OSEDiff.
     """
     if (loaded := one_step_kind(model)) is not None:
         raise SeeSRError(f"The model is {loaded} already: use one Load One-Step for each model.")
-    weights = read_one_step(path)
-    if weights.kind == "OSEDiff" and (pixel, semantic) != (1.0, 1.0):
+    if model.get_additional_models_with_key(WRAPPER_KEY):
+        raise SeeSRError("The model has SeeSR applied to it: connect the checkpoint's own model to Load One-Step.")
+    file = open_one_step(path)
+    logger.info("Load One-Step: %s from %s.", file.kind, path.name)
+    if file.kind == "OSEDiff" and (pixel, semantic) != (1.0, 1.0):
         raise SeeSRError(
             f"pixel is {pixel:g} and semantic {semantic:g}: OSEDiff has no such sliders, so set both to 1, or choose "
             "the file of PiSA-SR."
         )
-    paths = _paths_of_base(model, path, weights)
+    paths = _paths_of_base(model, path, file)
+    vae_paths = _paths_of_vae(vae, path, file.vae) if file.vae else {}
+    weights = file.read()
     model = model.clone()
-    sample_in_one_step(model, RULES[weights.kind])
+    sample_in_one_step(model, RULES[file.kind])
     _patch_unet(model, weights, paths, pixel, semantic)
-    return model, _patch_vae(vae, weights.vae, path) if weights.vae else vae
+    return model, _patch_vae(vae, weights.vae, vae_paths) if vae_paths else vae
 
 
-def _paths_of_base(model: ModelPatcher, path: Path, weights: OneStepWeights) -> dict[str, str]:
+def _paths_of_base(model: ModelPatcher, path: Path, file: OneStepFile) -> dict[str, str]:
     """Return diffusers' name -> ComfyUI's path of the UNet's parameters, after checking that the file fits them."""
     base = model.model
     if not isinstance(base, comfy.model_base.BaseModel) or base.model_type != comfy.model_base.ModelType.EPS:
@@ -79,10 +94,10 @@ def _paths_of_base(model: ModelPatcher, path: Path, weights: OneStepWeights) -> 
     names = comfy.utils.unet_to_diffusers(base.model_config.unet_config)
     paths = {name: f"{_UNET}{inner}" for name, inner in names.items() if f"{_UNET}{inner}" in state}
     shapes = {name: tuple(state[path].shape) for name, path in paths.items()}
-    for loras in (weights.unet, weights.semantic) if weights.semantic else (weights.unet,):
+    for loras in (file.unet, file.semantic) if file.semantic else (file.unet,):
         require_complete(path, loras, shapes)
-    for name, tensor in weights.replaced.items():
-        if tuple(tensor.shape) != shapes.get(name):
+    for name, stored in file.replaced.items():
+        if file.file[stored].shape != shapes.get(name):
             raise SeeSRError(f"The model does not fit '{path.name}': {name} has another shape. {FITTING_CHECKPOINTS}")
     return paths
 
@@ -101,8 +116,8 @@ def _patch_unet(
         add_second_pass(model, second if semantic and pixel != semantic else {}, pixel, semantic)
 
 
-def _patch_vae(vae: VAE, loras: Loras, path: Path) -> VAE:
-    """Return a VAE with a patcher of its own, for the same weights."""
+def _paths_of_vae(vae: VAE, path: Path, loras: StoredLoras) -> dict[str, str]:
+    """Return diffusers' name -> ComfyUI's path of the VAE's weights, after checking that the LoRAs fit them."""
     names = [f"{name}.weight" for name in loras]
     converted = comfy.diffusers_convert.convert_vae_state_dict({name: torch.empty(1, 1) for name in names})
     paths = dict(zip(names, converted, strict=True))
@@ -111,10 +126,15 @@ def _patch_vae(vae: VAE, loras: Loras, path: Path) -> VAE:
         weight, shape = weights.get(paths[f"{name}.weight"]), lora.weight_shape
         if weight is None or tuple(weight.shape) not in (shape, (*shape, 1, 1)):
             raise SeeSRError(f"The VAE does not fit '{path.name}' at {name}: use the VAE of the SD 2 checkpoint.")
-    vae = copy.copy(vae)
-    vae.patcher = vae.patcher.clone()
     if not vae.patcher.patches.keys().isdisjoint(paths.values()):
         raise SeeSRError("The VAE has the LoRA of a one-step model already: connect the checkpoint's own VAE.")
+    return paths
+
+
+def _patch_vae(vae: VAE, loras: Loras, paths: dict[str, str]) -> VAE:
+    """Return a VAE with a patcher of its own, for the same weights."""
+    vae = copy.copy(vae)
+    vae.patcher = vae.patcher.clone()
     vae.patcher.add_patches(_patches(loras, paths))
     return vae
 

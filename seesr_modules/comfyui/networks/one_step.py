@@ -43,5 +43,5 @@ class OneStepSampling(comfy.model_sampling.ModelSamplingDiscrete):
 
 def published_window(model: Any) -> BlendMode:
     """Return how the published code of ComfyUI's model blends tiles: SeeSR's way if it is no one-step model."""
-    sampling = getattr(model, "model_sampling", None)
+    sampling = model.model_sampling
     return sampling.rule.window if isinstance(sampling, OneStepSampling) else "reference"

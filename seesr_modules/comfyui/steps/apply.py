@@ -28,6 +28,7 @@ from ..networks.controlnet import SeeSRControlNet, transformer_paths
 from ..wrappers import WRAPPER_KEY, replace_callback, replace_wrapper
 from .base_check import warn_of_other_base
 from .latent_check import latent_check
+from .one_step import one_step_kind
 from .sampling import start_from_lr
 
 if TYPE_CHECKING:
@@ -76,9 +77,14 @@ def apply_seesr(
         settings: Strengths, and the ControlNet's part of the run.
 
     Raises:
-        SeeSRError: SeeSR was trained with other text transformers than the model's, or soft prompt or texts do not
-            fit the hints or the image attention.
+        SeeSRError: SeeSR was trained with other text transformers than the model's, the model is a one-step model, or
+            soft prompt or texts do not fit the hints or the image attention.
     """
+    if (kind := one_step_kind(model)) is not None:
+        raise SeeSRError(
+            f"The model is {kind}, which restores without SeeSR: connect Load One-Step to the sampler, or the "
+            "checkpoint's own model to this node."
+        )
     _check_soft_prompt(soft_prompt, len(hint), seesr.image_attention.model.places[0].context_dim)
     _check_texts("positive", positive, len(hint))
     _check_texts("negative", negative, len(hint))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...errors import SeeSRError
 from ...method.one_step import Lora, OneStepKind, OneStepRule, attach_loras, mix_passes
+from ..networks.controlnet import SeeSRControlNet
 from ..networks.one_step import OneStepSampling
 from ..wrappers import replace_wrapper
 
@@ -35,7 +36,8 @@ def one_step_kind(model: ModelPatcher) -> OneStepKind | None:
 def sample_in_one_step(model: ModelPatcher, rule: OneStepRule) -> None:
     """Make every sampler compute the rule's x0 from the latent that it gets, in one prediction.
 
-    While it samples, the MODEL raises :class:`SeeSRError` if the run has more steps, guidance or an empty latent.
+    While it samples, the MODEL raises :class:`SeeSRError` if the run has more steps, guidance, SeeSR's ControlNet or an
+    empty latent.
     """
     model.add_object_patch("model_sampling", OneStepSampling(rule, model.model.model_config))
     replace_wrapper(model, WrappersMP.SAMPLER_SAMPLE, _check_run(rule.kind), ONE_STEP_KEY)
@@ -67,12 +69,28 @@ def _check_run(kind: OneStepKind) -> Callable[..., Tensor]:
         if name in _UNFIT:
             shown = name.removeprefix("sample_").removesuffix("_function")
             raise SeeSRError(f"The sampler {shown} cannot take the single step of {kind}: choose euler.")
+        if _have_seesr_control(guider.conds):
+            raise SeeSRError(
+                f"The conditioning comes from SeeSR ControlNet Apply, which {kind} works without: connect Build "
+                "Prompts to the sampler."
+            )
         if not torch.count_nonzero(latent_image):
             raise SeeSRError(f"The latent is empty: {kind} starts from the picture, so set start of LR Embed to lr.")
         sigmas = torch.stack([sampling.sigma_max, torch.zeros_like(sampling.sigma_max)]).to(sigmas)
         return executor(guider, sigmas, extra_args, callback, noise, latent_image, *args, **kwargs)
 
     return wrapper
+
+
+def _have_seesr_control(conds: Mapping[str, list[dict[str, Any]]]) -> bool:
+    """Tell whether SeeSR's ControlNet is among the ControlNets of ComfyUI's conds."""
+    for cond in (cond for group in conds.values() for cond in group):
+        control = cond.get("control")
+        while control is not None:
+            if isinstance(control, SeeSRControlNet):
+                return True
+            control = control.previous_controlnet
+    return False
 
 
 def add_second_pass(model: ModelPatcher, semantic_loras: Mapping[str, Lora], pixel: float, semantic: float) -> None:
