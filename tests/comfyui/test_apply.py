@@ -187,7 +187,7 @@ def test_the_strength_of_the_soft_prompt_reaches_the_controlnet(
 
 
 def test_image_attention_uses_attention_set_by_other_nodes(tiny: Tiny, seesr: Any, scene: Scene) -> None:
-    """Sage Attention and similar nodes set this option. It reaches all 16 blocks of the UNet."""
+    """Sage Attention and similar nodes set this option. It reaches all blocks of the UNet."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     tokens: list[int] = []
 
@@ -197,7 +197,7 @@ def test_image_attention_uses_attention_set_by_other_nodes(tiny: Tiny, seesr: An
 
     model.model_options["transformer_options"]["optimized_attention_override"] = override
     predict(model, positive, negative, scene, steps=1)
-    assert tokens.count(scene.soft_prompt.shape[1]) == 16
+    assert tokens.count(scene.soft_prompt.shape[1]) == len(seesr.image_attention.model.places)
 
 
 @pytest.mark.parametrize("through", [lambda conds: conds, rebuilt], ids=["conds", "model"])
