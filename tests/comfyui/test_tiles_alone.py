@@ -153,7 +153,7 @@ def test_comfyuis_controlnet_gets_its_crop_beside_ours(
 @TILE_BATCHES
 def test_hooks_apply_in_every_tile(tiny: Tiny, seesr: Any, scene: Scene, tile_batch: int) -> None:
     """The LoRA is attached only to the positive."""
-    key = "diffusion_model.output_blocks.11.1.proj_out.weight"
+    key = "diffusion_model.middle_block.1.proj_out.weight"
     shape = tiny.model.model_state_dict()[key].shape
     hooks = comfy.hooks.create_hook_model_as_lora(None, None, 1.0, 1.0)
     hooks.hooks[0].weights = {key: ("diff", (torch.ones(shape) * 0.1,))}
