@@ -13,6 +13,7 @@ from .degrade import Degrade
 from .fidelity import Fidelity
 from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
+from .load_cfw import LoadCFW
 from .load_dape import LoadDape
 from .load_nano import LoadNano
 from .load_one_step import LoadOneStep
@@ -42,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     GuidanceInterval,
     Fidelity,
     PisaSliders,
+    LoadCFW,
     VAEDecode,
     ColorFix,
     InventionMap,

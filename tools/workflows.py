@@ -37,7 +37,7 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 # Below a zoom of 0.57 the classic canvas writes no text, so columns are narrow and about equally high.
 TITLE, ROW, WIDGET, TEXT_AREA = 30, 20, 24, 74
 TALLER = 40
-GAP, MARGIN, GROUP_HEAD, COLUMN = TALLER, 10, 52, 1000
+GAP, MARGIN, GROUP_HEAD, COLUMN = TALLER, 10, 52, 1040
 NODE_WIDTH, TEXT_WIDTH, NOTE_WIDTH = 280, 320, 320
 PICTURE = 220  # least height that the page gives a picture
 ROOM = {  # for the photo, for results and previews

@@ -15,6 +15,7 @@ CATEGORY = "SeeSR"
 
 SeeSRModelSocket = io.Custom("SEESR_MODEL")
 DapeSocket = io.Custom("SEESR_DAPE")
+CfwSocket = io.Custom("SEESR_CFW")
 SoftPromptSocket = io.Custom("SEESR_SOFT_PROMPT")
 
 _KNOWN_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}

@@ -125,7 +125,18 @@ CONTRACT = {
         {"model": "MODEL"},
         {"mask": "MASK"},
     ),
-    "SeeSR_VAEDecode": Node("VAE Decode (auto tiles)", {"latent": "LATENT", "vae": "VAE"}, {}, {"image": "IMAGE"}),
+    "SeeSR_LoadCFW": Node(
+        "Load CFW",
+        {},
+        {"cfw": ["vqgan_cfw_00011.ckpt"], "weight_dtype": WEIGHT_DTYPES[:4]},
+        {"cfw": "SEESR_CFW"},
+    ),
+    "SeeSR_VAEDecode": Node(
+        "VAE Decode (auto tiles)",
+        {"latent": "LATENT", "vae": "VAE", "cfw": "SEESR_CFW", "hint": "IMAGE"},
+        {"fidelity": 0.5},
+        {"image": "IMAGE"},
+    ),
     "SeeSR_ColorFix": Node(
         "Color Fix",
         {"image": "IMAGE", "reference": "IMAGE"},
@@ -151,12 +162,14 @@ OPTIONAL = {
     ("SeeSR_Scheduler", "spacing"),
     ("SeeSR_ColorFix", "gray"),
     ("SeeSR_Fidelity", "mask"),
+    *(("SeeSR_VAEDecode", name) for name in ("cfw", "hint", "fidelity")),
     ("SeeSR_ColorFix", "levels"),
     ("SeeSR_ColorFix", "mask"),
 }
 ADVANCED = {
     "SeeSR_LoadModel": {"weight_dtype"},
     "SeeSR_LoadDAPE": {"weight_dtype"},
+    "SeeSR_LoadCFW": {"weight_dtype"},
     "SeeSR_Tagger": {"max_tags"},
     "SeeSR_BuildPrompts": {"single_chunk"},
     "SeeSR_ControlNetApply": {"start_percent", "end_percent"},

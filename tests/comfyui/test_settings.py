@@ -23,6 +23,7 @@ from seesr_pack.nodes import (
     tile_tagger,
     tiled_model,
     tiled_sampler,
+    vae_decode,
 )
 from seesr_pack.seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, add_controlnet
@@ -198,6 +199,16 @@ def test_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
     part = {"start_percent": 0.2, "end_percent": 0.7}
     noted = given(monkeypatch, fidelity, "hold_to_photo", "SeeSR_Fidelity", **inputs, **numbers, **part)
     assert_holds(noted, **inputs, settings=FidelitySettings(**numbers, percent_range=(0.2, 0.7)))
+
+
+def test_vae_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint is read only with CFW."""
+    hint, latent = pictures(), torch.zeros(1, 4, 1, 1)
+    inputs = {"latent": {"samples": latent}, "vae": "v", "hint": hint, "fidelity": 0.7}
+    noted = given(monkeypatch, vae_decode, "decode_with_photo", "SeeSR_VAEDecode", **inputs, cfw="c")
+    assert_holds(noted, vae="v", latent=latent, cfw="c", hint=hint.movedim(-1, 1), fidelity=0.7)
+    noted = given(monkeypatch, vae_decode, "decode", "SeeSR_VAEDecode", **{**inputs, "hint": hint[:0]})
+    assert_holds(noted, vae="v", latent=latent)
 
 
 # ------------------------------------------------------------------------------------- ControlNet
