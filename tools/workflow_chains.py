@@ -104,7 +104,7 @@ OWN_CAPTION = (
         ),
         joined=node("StringConcatenate", string_a=("caption", "STRING"), string_b=("tagger", "tags"), delimiter=", "),
     )
-    .set_inputs(prompts={"tags": ("joined", "STRING"), "literal": True})
+    .set_inputs(prompts={"tags": ("joined", "STRING"), "literal": True, "repair_words": True})
 )
 
 EXTRA_CONTROLNET = (

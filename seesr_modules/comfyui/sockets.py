@@ -114,6 +114,13 @@ def prompt_inputs() -> list[io.Input]:
             tooltip="On takes brackets, weights and embedding names in all texts as plain words, as published; off "
             "reads them as ComfyUI does.",
         ),
+        io.Boolean.Input(
+            "repair_words",
+            default=False,
+            optional=True,
+            tooltip="On turns words for damage in tags and your own words into their opposites, such as blurry into "
+            "clear: for captions of a degraded photo. Off leaves every word.",
+        ),
     ]
 
 

@@ -38,6 +38,7 @@ PROMPTS = {
     "negative_prompt": "dotted, noise, blur, lowres, smooth",
     "single_chunk": False,
     "literal": False,
+    "repair_words": False,
 }
 TILE = {"tile_px": 768, "overlap_px": 128}
 TILING = {**TILE, "tile_batch": 0, "tiling": ["gaussian", "reference", "off"]}
@@ -158,6 +159,7 @@ OPTIONAL = {
     ("SeeSR_Tagger", "pin"),
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),
+    *((node_id, "repair_words") for node_id in ("SeeSR_BuildPrompts", "SeeSR_TileTagger")),
     ("SeeSR_TiledSampler", "seed_per_image"),
     ("SeeSR_Scheduler", "spacing"),
     ("SeeSR_ColorFix", "gray"),

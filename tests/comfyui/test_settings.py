@@ -137,6 +137,7 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = given(monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **chosen)
     assert_holds(noted, dape="d", images=image.movedim(-1, 1), settings=TagSettings(**chosen))
     words = {"user_prompt": "u", "quality_prompt": "q", "negative_prompt": "n", "single_chunk": True}
+    words |= {"literal": True, "repair_words": True}
     size = {"tile_px": 512, "overlap_px": 64, "context": 0.3}
     noted = given(
         monkeypatch,

@@ -20,6 +20,7 @@ from builders import GOLDEN, one_step, synthetic
 from comfy_api.latest import io
 from likeness import assert_alike
 from other_models import save_controlnet, save_lora, save_upscaler
+from other_nodes import CAPTIONERS
 from PIL import Image
 from seesr_pack.seesr_modules import published
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -449,6 +450,27 @@ def test_the_own_caption_stands_in_front_of_the_tags(run_small: Callable[..., li
     text, tags = run_small(graph, ("Build Prompts", 2), ("DAPE Tagger", 0))
     caption = graph[node_named(graph, "Caption")]["inputs"]["value"]
     assert caption and tags and text.startswith(f"{caption}, {tags}, ,")
+
+
+def test_a_captioners_text_may_stand_in_its_place(
+    run_small: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its damage repaired; for a batch also linked to the tags' input alone."""
+    for name, (captioner, photo_input, slot, wanted) in CAPTIONERS.items():
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, captioner)
+        graph = api("seesr_own_caption")
+        photo = [node_named(graph, "Load Image"), 0]
+        two = {"image1": photo, "image2": photo}
+        graph["two"] = {"class_type": "ImageBatch", "inputs": two, "_meta": {"title": "Two"}}
+        graph["captioner"] = {"class_type": name, "inputs": {photo_input: photo}, "_meta": {"title": name}}
+        graph[node_named(graph, "Concatenate")]["inputs"]["string_a"] = ["captioner", slot]
+        text, tags = run_small(graph, ("Build Prompts", 2), ("DAPE Tagger", 0))
+        assert text.startswith(f"{wanted.format(0)}, {tags}, ,")
+        graph["captioner"]["inputs"][photo_input] = ["two", 0]
+        graph[node_named(graph, "Build Prompts")]["inputs"]["tags"] = ["captioner", slot]
+        text, positive = run_small(graph, ("Build Prompts", 2), ("Build Prompts", 0))
+        assert [line.partition(", ,")[0] for line in text.split("\n")] == [wanted.format(0), wanted.format(1)], name
+        assert len(positive[0][0]) == 2
 
 
 def test_the_other_controlnet_works_beside_seesrs(run_small: Callable[..., list[Any]]) -> None:
