@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from seesr_pack.tools import other_nodes
 from torch import Tensor
 
 Sockets = dict[str, dict[str, Any]]
@@ -63,3 +64,25 @@ CAPTIONERS = {
     "WD14Tagger|pysssss": (WD14Tagger, "image", 0, "thing {}, clear"),
 }
 """Class name -> class, its input, its output with the texts, and each picture's text once it is repaired."""
+
+
+class FaceRestoreModelLoader(other_nodes.FaceRestoreModelLoader):
+    """Loads nothing."""
+
+    def load_model(self, model_name: str) -> tuple[str]:
+        return (model_name,)
+
+
+class FaceRestoreCFWithModel(other_nodes.FaceRestoreCFWithModel):
+    """Inverts the picture."""
+
+    def restore_face(
+        self, facerestore_model: str, image: Tensor, facedetection: str, codeformer_fidelity: float
+    ) -> tuple[Tensor]:
+        assert (facerestore_model, facedetection) == ("codeformer.pth", "retinaface_resnet50")
+        assert 0 <= codeformer_fidelity <= 1
+        return (1 - image,)
+
+
+FACE_NODES = {node.__name__: node for node in (FaceRestoreModelLoader, FaceRestoreCFWithModel)}
+"""Those of facerestore_cf that a shipped workflow uses."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..seesr_modules.published import CATALOGUE, HubSource
+from .other_nodes import NODE_CLASS_MAPPINGS, PACK_IDS
 from .workflow_chains import CHAINS
 from .workflow_graphs import GRAPHS, Graph
 
@@ -128,7 +129,7 @@ class Part(NamedTuple):
 
 
 def load_node_classes() -> dict[str, Any]:
-    """Return id -> class of ComfyUI's nodes and of this pack's; ComfyUI has to be on ``sys.path``."""
+    """Return id -> class of ComfyUI's nodes, of this pack's and of others'; ComfyUI has to be on ``sys.path``."""
     from comfy.cli_args import args
 
     args.cpu = True
@@ -140,7 +141,7 @@ def load_node_classes() -> dict[str, Any]:
         file = Path(nodes.__file__).parent / "comfy_extras" / f"nodes_{module}.py"
         asyncio.run(nodes.load_custom_node(str(file), module_parent="comfy_extras"))
     own = asyncio.run(SeeSRExtension().get_node_list())
-    return {**nodes.NODE_CLASS_MAPPINGS, **{node.GET_SCHEMA().node_id: node for node in own}}
+    return {**NODE_CLASS_MAPPINGS, **nodes.NODE_CLASS_MAPPINGS, **{node.GET_SCHEMA().node_id: node for node in own}}
 
 
 def define(type_: str, node: Any) -> Definition:
@@ -288,7 +289,7 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
         ],
         **({} if part.title == part.definition.title else {"title": part.title}),
         "properties": {
-            "cnr_id": PACK_ID if part.type.startswith("SeeSR_") else COMFYUI_ID,
+            "cnr_id": PACK_ID if part.type.startswith("SeeSR_") else PACK_IDS.get(part.type, COMFYUI_ID),
             "Node name for S&R": part.type,
             **({"models": models} if models else {}),
         },
