@@ -11,6 +11,7 @@ from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
 from .fidelity import Fidelity
+from .flat_regions import FlatRegions
 from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
 from .load_cfw import LoadCFW
@@ -42,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     Scheduler,
     GuidanceInterval,
     Fidelity,
+    FlatRegions,
     PisaSliders,
     LoadCFW,
     VAEDecode,

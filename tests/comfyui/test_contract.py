@@ -126,6 +126,7 @@ CONTRACT = {
         {"model": "MODEL"},
         {"mask": "MASK"},
     ),
+    "SeeSR_FlatRegions": Node("Flat Regions", {"image": "IMAGE"}, {"sensitivity": 1.0}, {"mask": "MASK"}),
     "SeeSR_LoadCFW": Node(
         "Load CFW",
         {},

@@ -16,6 +16,7 @@ from seesr_pack.nodes import (
     controlnet_apply,
     degrade,
     fidelity,
+    flat_regions,
     guidance_interval,
     invention_map,
     lr_embed,
@@ -200,6 +201,12 @@ def test_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
     part = {"start_percent": 0.2, "end_percent": 0.7}
     noted = given(monkeypatch, fidelity, "hold_to_photo", "SeeSR_Fidelity", **inputs, **numbers, **part)
     assert_holds(noted, **inputs, settings=FidelitySettings(**numbers, percent_range=(0.2, 0.7)))
+
+
+def test_flat_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pictures(2)
+    noted = given(monkeypatch, flat_regions, "find_flat_regions", "SeeSR_FlatRegions", image=image, sensitivity=0.5)
+    assert_holds(noted, image=image.movedim(-1, 1), sensitivity=0.5)
 
 
 def test_vae_decode(monkeypatch: pytest.MonkeyPatch) -> None:
