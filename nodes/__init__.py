@@ -12,8 +12,10 @@ from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
 from .fidelity import Fidelity
+from .flat_regions import FlatRegions
 from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
+from .load_cfw import LoadCFW
 from .load_classic_upscaler import LoadClassicUpscaler
 from .load_dape import LoadDape
 from .load_nano import LoadNano
@@ -45,7 +47,9 @@ NODES: list[type[io.ComfyNode]] = [
     Scheduler,
     GuidanceInterval,
     Fidelity,
+    FlatRegions,
     PisaSliders,
+    LoadCFW,
     VAEDecode,
     ColorFix,
     InventionMap,

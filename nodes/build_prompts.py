@@ -61,12 +61,13 @@ class BuildPrompts(io.ComfyNode):
         negative_prompt: list[str],
         single_chunk: list[bool],
         literal: Sequence[bool] = (False,),
+        repair_words: Sequence[bool] = (False,),
     ) -> io.NodeOutput:
         """Encode the negative texts, and one positive text per picture; pictures of a batch are encoded together."""
         texts = []
         for i, batch in enumerate(split_batches(tags)):
             user, quality = (words[min(i, len(words) - 1)] for words in (user_prompt, quality_prompt))
-            texts.append([positive_text(text, user, quality) for text in batch])
+            texts.append([positive_text(text, user, quality, repair_words[0]) for text in batch])
         how = single_chunk[0], literal[0]
         return io.NodeOutput(
             [encode_texts(clip[0], batch, *how) for batch in texts],

@@ -1,13 +1,16 @@
-"""VAE Decode (auto tiles): ComfyUI's VAE, in tiles if the picture is too large for free memory."""
+"""VAE Decode (auto tiles): ComfyUI's VAE, in tiles if the picture is too large for free memory; with CFW if wanted."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 
-from ..seesr_modules.comfyui.images import to_comfyui
-from ..seesr_modules.comfyui.sockets import schema
+from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
+from ..seesr_modules.comfyui.loading.cfw import CfwModel
+from ..seesr_modules.comfyui.sockets import CfwSocket, schema
+from ..seesr_modules.comfyui.steps.cfw import decode_with_photo
 from ..seesr_modules.comfyui.steps.vae import decode
 
 
@@ -21,16 +24,44 @@ class VAEDecode(io.ComfyNode):
             "SeeSR_VAEDecode",
             "VAE Decode (auto tiles)",
             description="Decodes the latent into a picture. If the whole does not fit into free memory, decodes in the "
-            "largest tiles that fit.",
-            search_aliases=["vae decode", "vae decode tiled"],
+            "largest tiles that fit. With StableSR's CFW it also takes features of the photo.",
+            search_aliases=["vae decode", "vae decode tiled", "stablesr", "cfw"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The sampled latent."),
                 io.Vae.Input("vae", tooltip="The VAE of the SD2-type checkpoint."),
+                CfwSocket.Input(
+                    "cfw",
+                    optional=True,
+                    tooltip="From Load CFW: makes the result truer to the photo, damage included. Without it, "
+                    "decoding is plain.",
+                ),
+                io.Image.Input(
+                    "hint", optional=True, tooltip="The plain upscale from LR Embed, which CFW reads; else unused."
+                ),
+                io.Float.Input(
+                    "fidelity",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    tooltip="How much of the photo CFW adds: 0.5 as published, 0 decodes plainly.",
+                ),
             ],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The decoded picture.")],
         )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], vae: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        latent: dict[str, Any],
+        vae: Any,
+        cfw: CfwModel | None = None,
+        hint: torch.Tensor | None = None,
+        fidelity: float = 0.5,
+    ) -> io.NodeOutput:
         """Decode."""
-        return io.NodeOutput(to_comfyui(decode(vae, latent["samples"])))
+        if cfw is None:
+            return io.NodeOutput(to_comfyui(decode(vae, latent["samples"])))
+        photo = None if hint is None else from_comfyui(hint, "hint")
+        return io.NodeOutput(to_comfyui(decode_with_photo(vae, latent["samples"], cfw, photo, fidelity)))

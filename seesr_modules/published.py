@@ -91,6 +91,11 @@ STABILITY = Licence(
     "https://huggingface.co/stabilityai/sd-turbo/blob/main/LICENSE.md",
     must_accept=True,
 )
+S_LAB = Licence(
+    "S-Lab License 1.0, for non-commercial use only",
+    "https://github.com/IceClear/StableSR/blob/main/LICENSE.txt",
+    must_accept=True,
+)
 
 _SEESR_MIRROR_REVISION = "4059ae0246bf52f5ac5017821bb6e59a6849a758"
 
@@ -336,6 +341,18 @@ DIFFBIR_STAGE_1 = PublishedFile(
 
 UPSCALERS = (REAL_ESRGAN, REAL_ESRGAN_GENERAL, BSRGAN, BSRNET, SWINIR, DIFFBIR_STAGE_1)
 
+# The only licence here that forbids commercial use, so it is in no other target.
+CFW = PublishedFile(
+    title="StableSR's CFW",
+    kind="seesr",
+    path="vqgan_cfw_00011.ckpt",
+    sources=(HubSource("Iceclear/StableSR", "vqgan_cfw_00011.ckpt"),),
+    licence=S_LAB,
+    approx_bytes=959_719_471,
+    size_bytes=959_719_471,
+    sha256="5b20ed9a80e9bdbf9e76ff1642a6a5428ca3427b08b779248a88bfbba2e74e8e",
+)
+
 Catalogue = Mapping[str, tuple[PublishedFile, ...]]
 
 _SEESR_ALL = (*TAG_LISTS, DAPE, *SEESR, RAM)  # small files first
@@ -345,6 +362,7 @@ CATALOGUE: Catalogue = {
     "base21": (SD21_BASE,),
     "turbo": (SD_TURBO,),
     "onestep": (*TAG_LISTS, DAPE, OSEDIFF, RAM),
+    "cfw": (CFW,),
     "tags": TAG_LISTS,
     "realesrgan": (REAL_ESRGAN,),
     "realesr-general": (REAL_ESRGAN_GENERAL,),
@@ -383,13 +401,17 @@ ONE_STEP_BY_HAND = (
     f"github.com/cswry/OSEDiff (preset/models); get {PISA_SR.path} by the link in github.com/csslc/PiSA-SR. Both go "
     "into models/seesr."
 )
+CFW_BY_HAND = (
+    f"Run `python run.py download cfw --accept-license` in the pack's folder, or put {CFW.path} "
+    f"({CFW.sources[0].page.removeprefix('https://')}) into models/seesr; its licence is for non-commercial use only."
+)
 """What to put where without the command."""
 
 
 def is_published(path: Path) -> bool:
     """Tell whether a file is, to the byte, one of those whose checksum is published."""
     size = path.stat().st_size
-    digests = {file.sha256 for file in CATALOGUE["all"] if file.size_bytes == size}
+    digests = {file.sha256 for files in CATALOGUE.values() for file in files if file.size_bytes == size}
     return bool(digests) and hash_file(path) in digests
 
 
@@ -404,7 +426,7 @@ def hash_file(path: Path) -> str:
 
 def find_page(path: Path) -> str:
     """Return the page of the published file of this name; DAPE's, which is SeeSR's, for any other name."""
-    named = [file for file in CATALOGUE["all"] if PurePosixPath(file.path).stem == path.stem]
+    named = [file for files in CATALOGUE.values() for file in files if PurePosixPath(file.path).stem == path.stem]
     return (named or [DAPE])[0].sources[0].page
 
 

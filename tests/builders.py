@@ -88,7 +88,12 @@ def sd_vae(weights: Mapping[str, Tensor]) -> comfy.sd.VAE:
     levels = sum(name.endswith("resnets.0.conv1.weight") and ".down_blocks." in name for name in weights)
     widths = [weights[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0] for i in range(levels)]
     blocks = sum(name.startswith("encoder.down_blocks.0.resnets.") and ".conv1.w" in name for name in weights)
-    sizes = {**VAE, "ch": channels, "ch_mult": [width // channels for width in widths], "num_res_blocks": blocks}
+    return vae_of(weights, channels, [width // channels for width in widths], blocks)
+
+
+def vae_of(weights: Mapping[str, Tensor], channels: int, channel_mult: list[int], blocks: int = 2) -> comfy.sd.VAE:
+    """Build ComfyUI's VAE from weights in diffusers' names or in ComfyUI's."""
+    sizes = {**VAE, "ch": channels, "ch_mult": channel_mult, "num_res_blocks": blocks}
     config = {"params": {"ddconfig": sizes, "embed_dim": 4}}
     return comfy.sd.VAE(sd=dict(weights), config=config, dtype=torch.float32)
 

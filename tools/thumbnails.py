@@ -56,6 +56,8 @@ MOTIFS = {
     "seesr_detail_inpaint": Motif(("second pass",), "chelsea", ((370, 175, 480, 290),)),
     "seesr_extra_controlnet": Motif(("+ Canny",)),
     "seesr_invention_map": Motif(("what is invented?",), "astronaut", ((150, 110, 330, 300),)),
+    "seesr_faces": Motif(("+ CodeFormer",), "astronaut", ((190, 60, 350, 230),)),
+    "seesr_two_passes": Motif(("2x, then 2x",), "chelsea"),
     "seesr_regional_prompts": Motif(("cup | wooden table",), frames=((110, 60, 440, 330),)),
 }
 

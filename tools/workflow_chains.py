@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .workflow_graphs import PREPARE, RESTORE, SAVE, UPSCALE, Group, node
+from dataclasses import replace
+
+from .workflow_graphs import PREPARE, RESTORE, SAVE, UPSCALE, Graph, Group, Node, node
 
 LORA = (
     UPSCALE.named("seesr_lora")
@@ -95,7 +97,7 @@ OWN_CAPTION = (
         ),
         joined=node("StringConcatenate", string_a=("caption", "STRING"), string_b=("tagger", "tags"), delimiter=", "),
     )
-    .set_inputs(prompts={"tags": ("joined", "STRING"), "literal": True})
+    .set_inputs(prompts={"tags": ("joined", "STRING"), "literal": True, "repair_words": True})
 )
 
 EXTRA_CONTROLNET = (
@@ -208,4 +210,74 @@ INVENTION_MAP = (
     .set_inputs(fix={"mask": ("map", "mask")})
 )
 
-CHAINS = (LORA, UPSCALE_MODEL_FIRST, DETAIL_INPAINT, OWN_CAPTION, EXTRA_CONTROLNET, REGIONAL_PROMPTS, INVENTION_MAP)
+FACES = (
+    UPSCALE.named("seesr_faces")
+    .remove("decode", "fix")
+    .add_group(
+        "Faces 人脸",
+        {
+            **{key: UPSCALE.groups[SAVE][key] for key in ("decode", "fix")},
+            "face_model": node("FaceRestoreModelLoader"),
+            "faces": node(
+                "FaceRestoreCFWithModel",
+                facerestore_model=("face_model", "FACERESTORE_MODEL"),
+                image=("fix", "image"),
+                codeformer_fidelity=0.7,
+            ),
+            "composite": node(
+                "ImageCompositeMasked",
+                destination=("fix", "image"),
+                source=("faces", "IMAGE"),
+                x=0,
+                y=0,
+                resize_source=True,
+                mask=("photo", "MASK"),
+            ),
+        },
+        before=SAVE,
+    )
+    .add_nodes(
+        after="save", before_faces=node("PreviewImage", "Without the face pass 不修人脸", images=("fix", "image"))
+    )
+    .set_inputs(save={"images": ("composite", "IMAGE")})
+)
+
+FIRST = {
+    "embed": "First LR Embed 第一遍嵌入",
+    "apply": "First apply 第一遍应用",
+    "sampler": "First sampler 第一遍采样",
+    "decode": "First decode 第一遍解码",
+    "fix": "Colours of the first pass 第一遍颜色",
+}
+"""Node -> its title in the first of two passes."""
+
+
+def in_two_passes(graph: Graph, name: str, upscale: float) -> Graph:
+    """Return a workflow that does twice what ``graph`` does once, with the photo's tags and soft prompt both times."""
+    held = {key: found for group in graph.groups.values() for key, found in group.items()}
+    repeated = ["embed", *graph.groups[RESTORE], "decode", "fix"]
+
+    def first(key: str) -> Node:
+        inputs = {
+            slot: (f"first_{value[0]}", value[1]) if isinstance(value, tuple) and value[0] in repeated else value
+            for slot, value in held[key].inputs.items()
+        }
+        return replace(held[key], inputs=inputs, title=FIRST.get(key))
+
+    passed = {f"first_{key}": first(key) for key in repeated}
+    look = node("PreviewImage", "After the first pass 第一遍之后", images=("first_fix", "image"))
+    return (
+        graph.named(name)
+        .add_nodes(after="embed", first_embed=passed.pop("first_embed"))
+        .remove("embed", "plain")
+        .add_group("First pass 第一遍", {**passed, "look": look, "embed": held["embed"]}, before=RESTORE)
+        .set_inputs(first_embed={"upscale": upscale}, embed={"image": ("first_fix", "image"), "upscale": upscale})
+    )
+
+
+TWO_PASSES = in_two_passes(UPSCALE, "seesr_two_passes", 2.0)
+
+CHAINS = (
+    *(LORA, UPSCALE_MODEL_FIRST, DETAIL_INPAINT, OWN_CAPTION, EXTRA_CONTROLNET, REGIONAL_PROMPTS, INVENTION_MAP),
+    *(FACES, TWO_PASSES),
+)

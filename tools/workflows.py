@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..seesr_modules.published import CATALOGUE, REAL_ESRGAN, HubSource, PublishedFile
+from .other_nodes import NODE_CLASS_MAPPINGS, PACK_IDS
 from .workflow_chains import CHAINS
 from .workflow_graphs import GRAPHS, Graph
 
@@ -31,7 +32,7 @@ WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 # Below a zoom of 0.57 the classic canvas writes no text, so columns are narrow and about equally high.
 TITLE, ROW, WIDGET, TEXT_AREA = 30, 20, 24, 74
 TALLER = 40
-GAP, MARGIN, GROUP_HEAD, COLUMN = TALLER, 10, 52, 1000
+GAP, MARGIN, GROUP_HEAD, COLUMN = TALLER, 10, 52, 1040
 NODE_WIDTH, TEXT_WIDTH, NOTE_WIDTH = 280, 320, 320
 PICTURE = 220  # least height that the page gives a picture
 ROOM = {  # for the photo, for results and previews
@@ -122,7 +123,7 @@ class Part(NamedTuple):
 
 
 def load_node_classes() -> dict[str, Any]:
-    """Return id -> class of ComfyUI's nodes and of this pack's; ComfyUI has to be on ``sys.path``."""
+    """Return id -> class of ComfyUI's nodes, of this pack's and of others'; ComfyUI has to be on ``sys.path``."""
     from comfy.cli_args import args
 
     args.cpu = True
@@ -134,7 +135,7 @@ def load_node_classes() -> dict[str, Any]:
         file = Path(nodes.__file__).parent / "comfy_extras" / f"nodes_{module}.py"
         asyncio.run(nodes.load_custom_node(str(file), module_parent="comfy_extras"))
     own = asyncio.run(SeeSRExtension().get_node_list())
-    return {**nodes.NODE_CLASS_MAPPINGS, **{node.GET_SCHEMA().node_id: node for node in own}}
+    return {**NODE_CLASS_MAPPINGS, **nodes.NODE_CLASS_MAPPINGS, **{node.GET_SCHEMA().node_id: node for node in own}}
 
 
 def define(type_: str, node: Any) -> Definition:
@@ -282,7 +283,7 @@ def editor_node(part: Part, box: list[int], links: list[list]) -> dict[str, Any]
         ],
         **({} if part.title == part.definition.title else {"title": part.title}),
         "properties": {
-            "cnr_id": PACK_ID if part.type.startswith("SeeSR_") else COMFYUI_ID,
+            "cnr_id": PACK_ID if part.type.startswith("SeeSR_") else PACK_IDS.get(part.type, COMFYUI_ID),
             "Node name for S&R": part.type,
             **({"models": models} if models else {}),
         },

@@ -146,6 +146,7 @@ def title_of(node: dict[str, Any]) -> str:
 
 def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, str]], list[str]], list[str]]]:
     """Return loader class -> (its inputs to the names of its files, the model folders that it searches)."""
+    from ...seesr_modules.comfyui.loading.cfw import find_cfw
     from ...seesr_modules.comfyui.loading.choices import find_seesr, find_tagger
     from ...seesr_modules.comfyui.loading.classic import find_classic
     from ...seesr_modules.comfyui.loading.one_step import find_one_step
@@ -173,6 +174,9 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     def classic(inputs: dict[str, str]) -> list[str]:
         return [path.name for path in find_classic(inputs["file"])]
 
+    def cfw(inputs: dict[str, str]) -> list[str]:
+        return [find_cfw(inputs["cfw"]).name]
+
     def tagger(inputs: dict[str, str]) -> list[str]:
         return [path.name for path in find_tagger(inputs["ram"], inputs["dape"]) if path]
 
@@ -182,5 +186,6 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
         "SeeSR_LoadDAPE": (tagger, ["rams", "seesr"]),
         "SeeSR_LoadOneStep": (one_step, ["seesr"]),
         "SeeSR_LoadClassicUpscaler": (classic, []),
+        "SeeSR_LoadCFW": (cfw, ["seesr"]),
         "UpscaleModelLoader": (upscale_model, []),
     }

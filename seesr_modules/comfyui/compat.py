@@ -11,18 +11,19 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 
-def patcher_for(network: nn.Module, disable_dynamic: bool = False) -> ModelPatcher:
+def patcher_for(network: nn.Module, disable_dynamic: bool = False, for_vae: bool = False) -> ModelPatcher:
     """Return a patcher for a network. ComfyUI then loads, offloads and counts the network like its own models.
 
-    Newer versions of ComfyUI have a patcher for dynamic memory; ``disable_dynamic`` asks for the plain one.
+    Newer versions of ComfyUI have a patcher for dynamic memory; ``disable_dynamic`` asks for the plain one. A network
+    that works with the VAE has the devices of VAEs, which a flag of ComfyUI may put elsewhere.
     """
+    management = comfy.model_management
+    devices = (management.get_torch_device(), management.unet_offload_device())
+    if for_vae:
+        devices = (management.vae_device(), management.vae_offload_device())
     newest = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)
     patcher_class = ModelPatcher if disable_dynamic else newest
-    return patcher_class(
-        network,
-        load_device=comfy.model_management.get_torch_device(),
-        offload_device=comfy.model_management.unet_offload_device(),
-    )
+    return patcher_class(network, *devices)
 
 
 def reloadable_patcher(load: Callable[[], nn.Module], disable_dynamic: bool = False) -> ModelPatcher:

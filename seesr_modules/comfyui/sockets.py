@@ -15,6 +15,7 @@ CATEGORY = "SeeSR"
 
 SeeSRModelSocket = io.Custom("SEESR_MODEL")
 DapeSocket = io.Custom("SEESR_DAPE")
+CfwSocket = io.Custom("SEESR_CFW")
 SoftPromptSocket = io.Custom("SEESR_SOFT_PROMPT")
 
 _KNOWN_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
@@ -112,6 +113,13 @@ def prompt_inputs() -> list[io.Input]:
             optional=True,
             tooltip="On takes brackets, weights and embedding names in all texts as plain words, as published; off "
             "reads them as ComfyUI does.",
+        ),
+        io.Boolean.Input(
+            "repair_words",
+            default=False,
+            optional=True,
+            tooltip="On turns words for damage in tags and your own words into their opposites, such as blurry into "
+            "clear: for captions of a degraded photo. Off leaves every word.",
         ),
     ]
 

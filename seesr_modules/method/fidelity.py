@@ -12,9 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 
 LowPass = Callable[[Tensor], Tensor]
+
+_GRAY = (0.299, 0.587, 0.114)
+_SOBEL = ((-1.0, -2.0, -1.0), (0.0, 0.0, 0.0), (1.0, 2.0, 1.0))
 
 
 def draw_towards(predicted: Tensor, photo: Tensor, low_pass: LowPass, strength: float | Tensor) -> Tensor:
@@ -27,3 +32,25 @@ def draw_towards(predicted: Tensor, photo: Tensor, low_pass: LowPass, strength: 
         strength: 0 keeps the prediction, 1 takes the photo's low frequencies. A weight for each cell: [B, 1, h, w].
     """
     return predicted + strength * low_pass(photo - predicted)
+
+
+def find_flat_regions(image: Tensor, sensitivity: float = 1.0) -> Tensor:
+    """Return where a picture is flat: 1 where it has no edges, near 0 on strong ones, in blocks of 2x2 pixels.
+
+    Args:
+        image: [B, 3, H, W] in [0, 1].
+        sensitivity: Scales the gradients; more takes weaker edges for edges.
+
+    Returns:
+        [B, 1, H, W], 0 to 1.
+
+    Source: the weight of DiffBIR's restoration guidance, 1 - tanh of the summed Sobel magnitudes of a block.
+    Deviations: the edge pixel goes on outside, and blocks of odd sides are filled up.
+    """
+    height, width = image.shape[2:]
+    gray = 2 * torch.einsum("bchw,c->bhw", image, image.new_tensor(_GRAY)).unsqueeze(1) - 1
+    down = image.new_tensor(_SOBEL)
+    gradients = conv2d(pad(gray, [1] * 4, mode="replicate"), torch.stack([down, down.T]).unsqueeze(1))
+    strength = pad(gradients.norm(dim=1, keepdim=True), [0, width % 2, 0, height % 2], mode="replicate")
+    flat = 1 - torch.tanh(sensitivity * 4 * avg_pool2d(strength, 2))
+    return interpolate(flat, scale_factor=2, mode="nearest")[..., :height, :width]

@@ -2,19 +2,64 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ..config import TEXT_TOKENS
 
+_OPPOSITES = {
+    "blurry|blurred|unclear": "clear",
+    "out[- ]of[- ]focus|unfocused|unsharp": "sharp",
+    "noisy|grainy": "clean",
+    "pixelated|pixelised|pixelized": "detailed",
+    "low[- ]res(?:olution)?|lowres": "high-resolution",
+    "(?:low|poor|bad)[- ]quality": "high-quality",
+}
+"""Words for damage, as captioners use them -> the word for the photo as it is to become."""
 
-def positive_text(tags: str, user_prompt: str, quality_prompt: str) -> str:
+_UNLESS = "(?<!not )(?<!not an )(?<!not a )(?<!n't )(?<!never )(?<!non-)(?<!embedding:)"
+_OPPOSITE_OF = {
+    re.compile(rf"{_UNLESS}\b(?:(a)n? )?(?:{words})\b", re.IGNORECASE): word for words, word in _OPPOSITES.items()
+}
+_DAMAGE_TAG = re.compile(
+    "blur|noise|pixelation|(?:motion|gaussian) blur|(?:image|film|digital) (?:noise|grain)"
+    "|(?:jpeg|compression) artifacts?",
+    re.IGNORECASE,
+)
+"""Tags that name damage and nothing else."""
+
+
+def positive_text(tags: str, user_prompt: str, quality_prompt: str, repair: bool = False) -> str:
     """Join tags, the user's words and the quality words as published.
 
-    With tags, the comma after them stays even if the user's prompt is empty, as published.
+    With tags, the comma after them stays even if the user's prompt is empty, as published. With ``repair``, tags and
+    the user's words go through :func:`repair_words` first.
     Source: published ``test_seesr.py``.
     """
+    if repair:
+        tags, user_prompt = repair_words(tags), repair_words(user_prompt)
     described = f"{tags}, {user_prompt}" if tags else user_prompt
     return f"{described},{quality_prompt}" if described else quality_prompt
+
+
+def repair_words(text: str) -> str:
+    """Turn words for damage into their opposites, and leave out tags that name nothing but damage.
+
+    A captioner calls a degraded photo blurry, and the model would then paint it so. What follows a "not" stays. Tags
+    are what commas separate.
+
+    Source: PASD, published ``test_pasd.py``, which does this with two words, blurry and noisy.
+    """
+    tags = [tag for tag in text.split(",") if not _DAMAGE_TAG.fullmatch(tag.strip())]
+    text = ",".join(tags).lstrip()
+    for damage, opposite in _OPPOSITE_OF.items():
+
+        def repair(found: re.Match[str], opposite: str = opposite) -> str:
+            word = f"{found[1]} {opposite}" if found[1] else opposite
+            return word if found[0][0].islower() else word[0].upper() + word[1:]
+
+        text = damage.sub(repair, text)
+    return text
 
 
 def literal(text: str) -> str:

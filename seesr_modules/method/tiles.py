@@ -66,6 +66,13 @@ class TileLayout:
         """All tiles, row by row."""
         return tuple(Tile(y, x, self.tile_height, self.tile_width) for y in self.rows for x in self.columns)
 
+    def in_pixels(self) -> TileLayout:
+        """Return the same grid over the picture, 8 pixels to a latent cell."""
+        height, width = LATENT_PX * self.height, LATENT_PX * self.width
+        tile_height, tile_width = LATENT_PX * self.tile_height, LATENT_PX * self.tile_width
+        rows, columns = (tuple(LATENT_PX * start for start in axis) for axis in (self.rows, self.columns))
+        return TileLayout(height, width, tile_height, tile_width, rows, columns, self.mode)
+
 
 @dataclass(frozen=True)
 class TileSettings:

@@ -73,6 +73,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("comfyui")
     (folder / "custom_nodes").mkdir()
     (folder / "custom_nodes" / "ComfyUI-SeeSR").symlink_to(ROOT, target_is_directory=True)
+    shutil.copy(ROOT / "tools" / "other_nodes.py", folder / "custom_nodes")
     names = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
     for name in (*names, *USERS_FILES):
         (folder / "models" / name).parent.mkdir(parents=True, exist_ok=True)

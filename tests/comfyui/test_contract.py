@@ -38,6 +38,7 @@ PROMPTS = {
     "negative_prompt": "dotted, noise, blur, lowres, smooth",
     "single_chunk": False,
     "literal": False,
+    "repair_words": False,
 }
 TILE = {"tile_px": 768, "overlap_px": 128}
 TILING = {**TILE, "tile_batch": 0, "tiling": ["gaussian", "reference", "off"]}
@@ -135,7 +136,19 @@ CONTRACT = {
         {"model": "MODEL"},
         {"mask": "MASK"},
     ),
-    "SeeSR_VAEDecode": Node("VAE Decode (auto tiles)", {"latent": "LATENT", "vae": "VAE"}, {}, {"image": "IMAGE"}),
+    "SeeSR_FlatRegions": Node("Flat Regions", {"image": "IMAGE"}, {"sensitivity": 1.0}, {"mask": "MASK"}),
+    "SeeSR_LoadCFW": Node(
+        "Load CFW",
+        {},
+        {"cfw": ["vqgan_cfw_00011.ckpt"], "weight_dtype": WEIGHT_DTYPES[:4]},
+        {"cfw": "SEESR_CFW"},
+    ),
+    "SeeSR_VAEDecode": Node(
+        "VAE Decode (auto tiles)",
+        {"latent": "LATENT", "vae": "VAE", "cfw": "SEESR_CFW", "hint": "IMAGE"},
+        {"fidelity": 0.5},
+        {"image": "IMAGE"},
+    ),
     "SeeSR_ColorFix": Node(
         "Color Fix",
         {"image": "IMAGE", "reference": "IMAGE"},
@@ -162,16 +175,19 @@ OPTIONAL = {
     ("SeeSR_LoadClassicUpscaler", "image"),
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),
+    *((node_id, "repair_words") for node_id in ("SeeSR_BuildPrompts", "SeeSR_TileTagger")),
     ("SeeSR_TiledSampler", "seed_per_image"),
     ("SeeSR_Scheduler", "spacing"),
     ("SeeSR_ColorFix", "gray"),
     ("SeeSR_Fidelity", "mask"),
+    *(("SeeSR_VAEDecode", name) for name in ("cfw", "hint", "fidelity")),
     ("SeeSR_ColorFix", "levels"),
     ("SeeSR_ColorFix", "mask"),
 }
 ADVANCED = {
     "SeeSR_LoadModel": {"weight_dtype"},
     "SeeSR_LoadDAPE": {"weight_dtype"},
+    "SeeSR_LoadCFW": {"weight_dtype"},
     "SeeSR_Tagger": {"max_tags"},
     "SeeSR_BuildPrompts": {"single_chunk"},
     "SeeSR_ControlNetApply": {"start_percent", "end_percent"},

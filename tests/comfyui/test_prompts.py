@@ -99,3 +99,19 @@ def test_build_prompts_takes_all_its_texts_literally_or_none(tiny: Tiny, literal
         assert torch.equal(conditioning[0][0], expected[0][0])
         other = encode_texts(tiny.clip, [plain if literal_input else text], False)
         assert not torch.equal(conditioning[0][0], other[0][0])
+
+
+def test_build_prompts_repairs_captions_of_every_kind(tiny: Tiny) -> None:
+    """One text, one for each picture, and the list as one value that Florence-2 gives for a batch."""
+
+    def built(tags: list[Any], repair: bool) -> tuple[list[str], int]:
+        empty = {"quality_prompt": ["8k"], "negative_prompt": ["blurry"], "single_chunk": [False]}
+        inputs: dict[str, Any] = {"clip": [tiny.clip], "tags": tags, "user_prompt": ["noisy"], **empty}
+        positive, _, lines = BuildPrompts.execute(**inputs, repair_words=[repair]).args
+        return lines, len(positive[0][0][0])
+
+    assert built(["a blurry cat"], False) == (["a blurry cat, noisy,8k"], 1)
+    assert built(["a blurry cat"], True) == (["a clear cat, clean,8k"], 1)
+    expected = (["a clear cat, clean,8k\na dog, clean,8k"], 2)
+    assert built(["a blurry cat", "a dog"], True) == expected
+    assert built([["a blurry cat", "a dog"]], True) == expected

@@ -140,6 +140,14 @@ def test_denoise_uses_the_end_of_a_longer_schedule(tiny: Tiny, scheduler: str) -
     assert torch.equal(sampler_sigmas(tiny.model, "euler", scheduler, 2, 0.25), whole[-3:])
 
 
+def test_denoise_starts_near_pasds_timestep(tiny: Tiny) -> None:
+    """The help of Tiled Sampler says so."""
+    levels = tiny.model.get_model_object("model_sampling").sigmas
+    for scheduler, timestep in (("seesr", 883), ("seesr_trailing", 908)):
+        start = sampler_sigmas(tiny.model, "ddpm", scheduler, 50, 0.9)[0]
+        assert int((levels - start).abs().argmin()) == timestep
+
+
 @pytest.mark.parametrize("scheduler", SEESR_SCHEDULERS)
 def test_more_steps_than_timesteps_left_by_denoise_are_refused(tiny: Tiny, scheduler: str) -> None:
     """The run must not start at a higher noise level than requested."""

@@ -17,6 +17,7 @@ from seesr_pack.nodes import (
     controlnet_apply,
     degrade,
     fidelity,
+    flat_regions,
     guidance_interval,
     invention_map,
     lr_embed,
@@ -24,6 +25,7 @@ from seesr_pack.nodes import (
     tile_tagger,
     tiled_model,
     tiled_sampler,
+    vae_decode,
 )
 from seesr_pack.seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, add_controlnet
@@ -137,6 +139,7 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
     noted = given(monkeypatch, tagger, "tag", "SeeSR_Tagger", dape="d", image=image, **chosen)
     assert_holds(noted, dape="d", images=image.movedim(-1, 1), settings=TagSettings(**chosen))
     words = {"user_prompt": "u", "quality_prompt": "q", "negative_prompt": "n", "single_chunk": True}
+    words |= {"literal": True, "repair_words": True}
     size = {"tile_px": 512, "overlap_px": 64, "context": 0.3}
     noted = given(
         monkeypatch,
@@ -203,6 +206,22 @@ def test_fidelity(monkeypatch: pytest.MonkeyPatch) -> None:
     part = {"start_percent": 0.2, "end_percent": 0.7}
     noted = given(monkeypatch, fidelity, "hold_to_photo", "SeeSR_Fidelity", **inputs, **numbers, **part)
     assert_holds(noted, **inputs, settings=FidelitySettings(**numbers, percent_range=(0.2, 0.7)))
+
+
+def test_flat_regions(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pictures(2)
+    noted = given(monkeypatch, flat_regions, "find_flat_regions", "SeeSR_FlatRegions", image=image, sensitivity=0.5)
+    assert_holds(noted, image=image.movedim(-1, 1), sensitivity=0.5)
+
+
+def test_vae_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint is read only with CFW."""
+    hint, latent = pictures(), torch.zeros(1, 4, 1, 1)
+    inputs = {"latent": {"samples": latent}, "vae": "v", "hint": hint, "fidelity": 0.7}
+    noted = given(monkeypatch, vae_decode, "decode_with_photo", "SeeSR_VAEDecode", **inputs, cfw="c")
+    assert_holds(noted, vae="v", latent=latent, cfw="c", hint=hint.movedim(-1, 1), fidelity=0.7)
+    noted = given(monkeypatch, vae_decode, "decode", "SeeSR_VAEDecode", **{**inputs, "hint": hint[:0]})
+    assert_holds(noted, vae="v", latent=latent)
 
 
 # ------------------------------------------------------------------------------------- ControlNet

@@ -84,8 +84,10 @@ def test_the_text_of_each_tile_has_its_tags(tiny: Tiny, monkeypatch: pytest.Monk
 def test_literal_applies_to_the_texts_of_tiles_and_whole(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, literal: bool
 ) -> None:
-    found = tag_three_tiles(tiny, monkeypatch, 0.5, PromptInputs("(dog:1.3)", "clean", "(noise)", False, literal))
-    texts = [positive_text(tag, "(dog:1.3)", "clean") for tag in ("sky", "tree")]
+    """And damage in the words is repaired."""
+    words = PromptInputs("noisy (dog:1.3)", "clean", "(noise)", False, literal, repair_words=True)
+    found = tag_three_tiles(tiny, monkeypatch, 0.5, words)
+    texts = [positive_text(tag, "clean (dog:1.3)", "clean") for tag in ("sky", "tree")]
     expected = [encode_texts(tiny.clip, [text], False, literal)[0][0][0] for text in (*texts, "(noise)")]
     assert not torch.equal(expected[0], encode_texts(tiny.clip, texts[:1], False, not literal)[0][0][0])
     prompts = found.positive[0][1][TILE_PROMPTS_KEY]

@@ -20,6 +20,7 @@ from builders import GOLDEN, one_step, synthetic
 from comfy_api.latest import io
 from likeness import assert_alike
 from other_models import save_controlnet, save_lora
+from other_nodes import CAPTIONERS, FACE_NODES
 from PIL import Image
 from seesr_pack.seesr_modules import published
 from seesr_pack.seesr_modules.config import EncoderSizes
@@ -76,7 +77,7 @@ def models(tmp_path: Path, classes: dict[str, type], monkeypatch: pytest.MonkeyP
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
     monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
-    for name, node in classes.items():
+    for name, node in {**classes, **FACE_NODES}.items():
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
     return tmp_path
 
@@ -400,7 +401,8 @@ def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_small: Ca
     if name == "dape_tagging":
         assert isinstance(result, str)
     else:
-        assert result.shape == (1, 48, 80, 3)
+        factor = 4 if name == "seesr_two_passes" else 2
+        assert result.shape == (1, factor * 24, factor * 40, 3)
         assert torch.isfinite(result).all() and result.std() > 0
 
 
@@ -443,11 +445,54 @@ def test_the_second_look_changes_the_picture_inside_the_mask_alone(
     assert_alike(after[:, :, middle + 8 :], before[:, :, middle + 8 :])
 
 
+def test_the_face_pass_changes_the_result_inside_the_mask_alone(
+    models: Path, run_small: Callable[..., list[Any]]
+) -> None:
+    graph = api("seesr_faces")
+    ends = (("Color Fix", 0), ("ImageCompositeMasked", 0))
+    before, after = run_small(graph, *ends)
+    assert_alike(after, before)  # nothing painted
+    paint_mask(models)
+    before, after = run_small(graph, *ends)
+    middle = before.shape[2] // 2
+    assert_alike(after[:, :, : middle - 8], 1 - before[:, :, : middle - 8])
+    assert_alike(after[:, :, middle + 8 :], before[:, :, middle + 8 :])
+
+
+def test_the_second_pass_starts_from_the_first_ones_result(run_small: Callable[..., list[Any]]) -> None:
+    graph = api("seesr_two_passes")
+    first, hint, result = run_small(graph, ("Colours of the first pass", 0), ("LR Embed", 1), ("Color Fix", 0))
+    assert first.shape == (1, 48, 80, 3) and result.shape == (1, 96, 160, 3)
+    enlarged = torch.nn.functional.interpolate(first.movedim(-1, 1), hint.shape[1:3], mode="bicubic").movedim(1, -1)
+    assert (hint - enlarged).abs().mean() < 0.1 * first.std()
+
+
 def test_the_own_caption_stands_in_front_of_the_tags(run_small: Callable[..., list[Any]]) -> None:
     graph = api("seesr_own_caption")
     text, tags = run_small(graph, ("Build Prompts", 2), ("DAPE Tagger", 0))
     caption = graph[node_named(graph, "Caption")]["inputs"]["value"]
     assert caption and tags and text.startswith(f"{caption}, {tags}, ,")
+
+
+def test_a_captioners_text_may_stand_in_its_place(
+    run_small: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its damage repaired; for a batch also linked to the tags' input alone."""
+    for name, (captioner, photo_input, slot, wanted) in CAPTIONERS.items():
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, captioner)
+        graph = api("seesr_own_caption")
+        photo = [node_named(graph, "Load Image"), 0]
+        two = {"image1": photo, "image2": photo}
+        graph["two"] = {"class_type": "ImageBatch", "inputs": two, "_meta": {"title": "Two"}}
+        graph["captioner"] = {"class_type": name, "inputs": {photo_input: photo}, "_meta": {"title": name}}
+        graph[node_named(graph, "Concatenate")]["inputs"]["string_a"] = ["captioner", slot]
+        text, tags = run_small(graph, ("Build Prompts", 2), ("DAPE Tagger", 0))
+        assert text.startswith(f"{wanted.format(0)}, {tags}, ,")
+        graph["captioner"]["inputs"][photo_input] = ["two", 0]
+        graph[node_named(graph, "Build Prompts")]["inputs"]["tags"] = ["captioner", slot]
+        text, positive = run_small(graph, ("Build Prompts", 2), ("Build Prompts", 0))
+        assert [line.partition(", ,")[0] for line in text.split("\n")] == [wanted.format(0), wanted.format(1)], name
+        assert len(positive[0][0]) == 2
 
 
 def test_the_other_controlnet_works_beside_seesrs(run_small: Callable[..., list[Any]]) -> None:

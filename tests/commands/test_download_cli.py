@@ -289,7 +289,7 @@ def test_wrong_usage_is_explained(argv: list[str], capsys: pytest.CaptureFixture
 
 def test_help_lists_the_targets(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
-    assert "seesr, base, base21, turbo, onestep, tags, all" in capsys.readouterr().out
+    assert "seesr, base, base21, turbo, onestep, cfw, tags, all" in capsys.readouterr().out
 
 
 def test_a_folder_without_comfyui_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 from seesr_pack.commands.download.check import find_defect
 from seesr_pack.seesr_modules.published import (
     CATALOGUE,
+    CFW,
     DIFFBIR_STAGE_1,
     OSEDIFF,
     SD2_BASE,
@@ -124,8 +125,11 @@ def test_sd21_base_is_the_published_file() -> None:
     ]
 
 
-def test_only_turbo_asks_to_accept_its_licence() -> None:
-    assert [file for file in CATALOGUE["all"] if file.licence.must_accept] == [SD_TURBO]
+def test_turbo_and_cfw_ask_to_accept_their_licences() -> None:
+    """CFW's forbids commercial use, so it is fetched only by its own name."""
+    asking = {file for files in CATALOGUE.values() for file in files if file.licence.must_accept}
+    assert asking == {SD_TURBO, CFW}
+    assert CFW not in CATALOGUE["all"] and "non-commercial" in CFW.licence.name
 
 
 @pytest.mark.parametrize("part", ["unet", "controlnet"])

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from seesr_pack.seesr_modules.method.fidelity import draw_towards
+from seesr_pack.seesr_modules.method.fidelity import draw_towards, find_flat_regions
 from seesr_pack.seesr_modules.method.filters import blur_gaussian
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -78,3 +78,19 @@ def test_every_cell_may_have_its_own_strength() -> None:
     result = draw_towards(x0, photo, low_pass, weight)
     assert torch.equal(result[..., :4], x0[..., :4])
     assert torch.equal(result[..., 4:], draw_towards(x0, photo, low_pass, 0.5)[..., 4:])
+
+
+def test_flat_regions_are_white_and_edges_black() -> None:
+    """Each picture by itself, of odd sides too; a step of 0.2 is an edge of gradient 1.6 in both columns beside it."""
+    image = torch.full((2, 3, 5, 9), 0.3)
+    image[1, :, :, 4:] = 0.5
+    mask = find_flat_regions(image)
+    assert mask.shape == (2, 1, 5, 9)
+    assert torch.equal(mask[0], torch.ones(1, 5, 9))
+    expected = torch.ones(5, 9)
+    expected[:, 2:6] = 1 - math.tanh(2 * 1.6)
+    torch.testing.assert_close(mask[1, 0], expected)
+    softer = find_flat_regions(image, 0.25)[1, 0]
+    torch.testing.assert_close(softer[:, 2:6], torch.full((5, 4), 1 - math.tanh(0.25 * 2 * 1.6)))
+    assert torch.equal(find_flat_regions(image, 0.0), torch.ones(2, 1, 5, 9))
+    torch.testing.assert_close(find_flat_regions(image.transpose(2, 3))[1, 0], expected.T)

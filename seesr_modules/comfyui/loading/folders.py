@@ -11,7 +11,7 @@ from typing import Literal
 import folder_paths
 
 from ...errors import SeeSRError
-from ...published import HOW_TO_PACK, ONE_STEP
+from ...published import CFW, HOW_TO_PACK, ONE_STEP
 from ...weights import SUFFIXES
 from ...weights.packed_format import is_named_as_packed, missing_parts
 
@@ -22,11 +22,14 @@ LORAS = "loras"
 ONE_STEP_FOLDERS = (SEESR, LORAS)
 UPSCALE_MODELS = "upscale_models"
 """ComfyUI's own folder."""
+VAE = "vae"
+"""ComfyUI's own folder, where people put CFW, whose file holds a VAE, too."""
 
 _LOADERS = {
     "seesr": ((SEESR,), "Load SeeSR: there is no '{}' under models/seesr."),
     "dape": ((RAMS, SEESR), "Load DAPE: there is no '{}' under models/rams or models/seesr."),
     "onestep": (ONE_STEP_FOLDERS, "Load One-Step: there is no '{}' under models/seesr or models/loras."),
+    "cfw": ((SEESR, VAE), "Load CFW: there is no '{}' under models/seesr or models/vae."),
 }
 """The folders that each loader searches, and its sentence for a name that is in none of them."""
 
@@ -91,6 +94,16 @@ def classic_choices() -> list[str]:
     return list(dict.fromkeys(["net_g.pth", *folder_paths.get_filename_list(UPSCALE_MODELS)]))
 
 
+def cfw_choices() -> list[str]:
+    """Return the published CFW, there or not, then other files named so in ``models/seesr`` and ``models/vae``."""
+    files = [name for kind in (SEESR, VAE) for name in folder_paths.get_filename_list(kind)]
+    return list(dict.fromkeys([CFW.path, *filter(_is_named_as_cfw, files)]))
+
+
+def _is_named_as_cfw(name: str) -> bool:
+    return "cfw" in Path(name).name.lower() and Path(name).suffix in SUFFIXES
+
+
 def _is_named_as_one_step(name: str) -> bool:
     return name.endswith(".pkl") or is_named_as_packed("onestep", name)
 
@@ -112,14 +125,16 @@ def _weight_files(kind: str) -> list[str]:
         if Path(name).suffix in SUFFIXES
         and Path(name).parent.name not in ("unet", "controlnet")
         and not _is_named_as_one_step(name)
+        and not _is_named_as_cfw(name)
     ]
 
 
-def require_model(kind: Literal["seesr", "dape", "onestep"], name: str, remedy: str) -> Path:
+def require_model(kind: Literal["seesr", "dape", "onestep", "cfw"], name: str, remedy: str) -> Path:
     """Return the file or folder that a loader's choice names.
 
     Args:
-        kind: ``seesr`` for a choice of Load SeeSR, ``dape`` for one of Load DAPE, ``onestep`` for one of Load One-Step.
+        kind: ``seesr`` for a choice of Load SeeSR, ``dape`` for one of Load DAPE, ``onestep`` for one of Load One-Step,
+            ``cfw`` for one of Load CFW.
         name: The choice, relative to one of the loader's folders.
         remedy: How to get the file; the message for the name of a packed file says how to pack it instead.
 
@@ -129,7 +144,7 @@ def require_model(kind: Literal["seesr", "dape", "onestep"], name: str, remedy: 
     kinds, missing = _LOADERS[kind]
     path = find(name, *kinds)
     if path is None:
-        remedy = HOW_TO_PACK if is_named_as_packed(kind, name) else remedy
+        remedy = HOW_TO_PACK if kind != "cfw" and is_named_as_packed(kind, name) else remedy
         raise SeeSRError(f"{missing.format(name)} {remedy}")
     return path
 

@@ -31,8 +31,12 @@ def mark_batch(texts: Sequence[str]) -> list[str]:
     return [FirstText(texts[0]), *texts[1:]]
 
 
-def split_batches(texts: Sequence[str]) -> list[Sequence[str]]:
-    """Split texts into the batches that :func:`mark_batch` marked. Unmarked texts are one batch."""
+def split_batches(values: Sequence[str | list[str]]) -> list[Sequence[str]]:
+    """Split texts into the batches that :func:`mark_batch` marked. Unmarked texts are one batch.
+
+    Some captioners, such as Florence-2's, give the texts of a batch as one value, a list.
+    """
+    texts = [text for value in values for text in (mark_batch(value) if isinstance(value, list) else [value])]
     starts = [i for i, text in enumerate(texts) if i == 0 or isinstance(text, FirstText)]
     return [texts[start:end] for start, end in pairwise([*starts, len(texts)])]
 

@@ -39,9 +39,9 @@ def encode(vae: Any, image: Tensor) -> Tensor:
     def work(tile: int | None) -> Tensor:
         if tile is None:
             return vae.encode(pixels)
-        return vae.encode_tiled(pixels, tile_x=tile, tile_y=tile, overlap=_overlap_px(tile))
+        return vae.encode_tiled(pixels, tile_x=tile, tile_y=tile, overlap=overlap_px(tile))
 
-    return _try_tiles(work, _tiles_px(vae, vae.memory_used_encode, image.shape, 1))
+    return try_tiles(work, tiles_px(vae, vae.memory_used_encode, image.shape, 1))
 
 
 def decode(vae: Any, latent: Tensor) -> Tensor:
@@ -51,18 +51,18 @@ def decode(vae: Any, latent: Tensor) -> Tensor:
         if tile is None:
             return vae.decode(latent)
         side = tile // LATENT_PX
-        return vae.decode_tiled(latent, tile_x=side, tile_y=side, overlap=_overlap_px(tile) // LATENT_PX)
+        return vae.decode_tiled(latent, tile_x=side, tile_y=side, overlap=overlap_px(tile) // LATENT_PX)
 
-    tiles = _tiles_px(vae, vae.memory_used_decode, latent.shape, LATENT_PX)
-    return _try_tiles(work, tiles).movedim(-1, 1)
+    tiles = tiles_px(vae, vae.memory_used_decode, latent.shape, LATENT_PX)
+    return try_tiles(work, tiles).movedim(-1, 1)
 
 
-def _overlap_px(tile: int) -> int:
+def overlap_px(tile: int) -> int:
     """Return the overlap for a tile side. It stays well below half a tile, the width of ComfyUI's narrow tiles."""
     return min(OVERLAP_PX, tile // 4)
 
 
-def _tiles_px(vae: Any, needed: Any, shape: Any, px_per_cell: int) -> list[int | None]:
+def tiles_px(vae: Any, needed: Any, shape: Any, px_per_cell: int) -> list[int | None]:
     """Return the tile sides to try in turn, the largest that fits first. None stands for the whole picture."""
     free = FREE_SHARE * free_memory(vae.patcher, vae.device)
     height, width = shape[-2:]
@@ -84,7 +84,7 @@ def _tiles_px(vae: Any, needed: Any, shape: Any, px_per_cell: int) -> list[int |
     return [*tiles]
 
 
-def _try_tiles(work: Callable[[int | None], Tensor], tiles: list[int | None]) -> Tensor:
+def try_tiles(work: Callable[[int | None], Tensor], tiles: list[int | None]) -> Tensor:
     """Do the work with the first tile side, or with the next one each time memory runs out."""
     for tile, smaller in pairwise(tiles):
         try:

@@ -75,6 +75,7 @@ class PromptInputs:
     negative_prompt: str
     single_chunk: bool
     literal: bool = False
+    repair_words: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def tag_tiles(
         tile_tags.append(of_tile)
 
     def text(found: list[Tag]) -> str:
-        return positive_text(join_tags(found), prompts.user_prompt, prompts.quality_prompt)
+        return positive_text(join_tags(found), prompts.user_prompt, prompts.quality_prompt, prompts.repair_words)
 
     def encoded(texts: list[str]) -> Conditioning:
         return encode_texts(clip, texts, prompts.single_chunk, prompts.literal)

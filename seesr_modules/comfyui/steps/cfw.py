@@ -1,0 +1,93 @@
+"""Decodes with StableSR's CFW: features of the photo join the VAE's decoder, in tiles if memory demands it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...config import LATENT_PX
+from ...errors import SeeSRError
+from ...method.tiles import add_tile, blend_weights, plan_tiles
+from ..loading.cfw import CfwModel
+from .vae import decode, overlap_px, tiles_px, try_tiles
+
+_EXTRA = 1.05
+"""Memory for decoding, as a multiple of the decoder's. The features are kept meanwhile: 96 values for each pixel, where
+ComfyUI counts 2178 for the decoder."""
+
+
+def decode_with_photo(vae: Any, latent: Tensor, cfw: CfwModel, hint: Tensor | None, fidelity: float) -> Tensor:
+    """Decode latents with features of the photo, each with its own. Memory is handled as in :func:`.vae.decode`.
+
+    Args:
+        vae: ComfyUI's VAE, of Stable Diffusion 1 or 2.
+        latent: [B, 4, h, w].
+        cfw: The layers of CFW.
+        hint: The photo, enlarged: [B or 1, 3, 8h, 8w] in [0, 1].
+        fidelity: How much of the photo's features is added, 0 to 1. 0 is :func:`.vae.decode`.
+
+    Returns:
+        Pictures [B, 3, 8h, 8w] in [0, 1].
+
+    Raises:
+        SeeSRError: There is no hint, or it shows other pictures than the latent; or the VAE does not fit.
+    """
+    if fidelity == 0.0:
+        return decode(vae, latent)
+    hint = _require_hint(hint, latent)
+    _require_fit(vae, cfw)
+
+    def needed(shape: Any, dtype: torch.dtype) -> float:
+        return _EXTRA * vae.memory_used_decode(shape, dtype)
+
+    def work(tile: int | None) -> Tensor:
+        height, width = latent.shape[-2:]
+        side, overlap = (tile // LATENT_PX, overlap_px(tile) // LATENT_PX) if tile else (max(height, width), 0)
+        layout = plan_tiles(height, width, side, overlap)
+        weights = blend_weights(layout.in_pixels())
+        memory = needed((1, latent.shape[1], layout.tile_height, layout.tile_width), vae.vae_dtype)
+        patchers = [vae.patcher, cfw.patcher]
+        comfy.model_management.load_models_gpu(patchers, memory_required=memory, force_full_load=vae.disable_offload)
+        canvas = torch.zeros(len(latent), 3, *hint.shape[-2:], device=vae.output_device)
+        bar = comfy.utils.ProgressBar(len(latent) * len(weights))
+        for picture, cells, photo in zip(canvas.split(1), latent.split(1), hint.split(1), strict=True):
+            for place, weight in zip(layout.tiles, weights, strict=True):
+                comfy.model_management.throw_exception_if_processing_interrupted()
+                seen = vae.process_input(place.in_pixels().cut(photo))
+                inputs = (part.to(vae.device, vae.vae_dtype) for part in (place.cut(cells), seen))
+                decoded = cfw.patcher.model.decode(vae.first_stage_model, *inputs, fidelity).to(canvas)
+                add_tile(picture, place.in_pixels(), decoded, weight.to(canvas))
+                bar.update(1)
+        return vae.process_output(canvas)
+
+    return try_tiles(work, tiles_px(vae, needed, latent.shape, LATENT_PX))
+
+
+def _require_hint(hint: Tensor | None, latent: Tensor) -> Tensor:
+    """Return one picture of the hint for each of the latent."""
+    if hint is None:
+        raise SeeSRError("The input 'cfw' is connected and 'hint' is not: connect the hint of LR Embed.")
+    height, width = (LATENT_PX * side for side in latent.shape[-2:])
+    if tuple(hint.shape[-2:]) != (height, width) or len(hint) not in (1, len(latent)):
+        raise SeeSRError(
+            f"The latent is of {len(latent)} pictures of {width}x{height} pixels and the input 'hint' of {len(hint)} "
+            f"of {hint.shape[-1]}x{hint.shape[-2]}: take latent and hint from the same LR Embed."
+        )
+    return hint.expand(len(latent), -1, -1, -1)
+
+
+def _require_fit(vae: Any, cfw: CfwModel) -> None:
+    """Check that the VAE has the features that the layers were made for."""
+    weights = vae.first_stage_model.state_dict()
+    for level, channels in cfw.channels.items():
+        for name in (f"encoder.down.{level}.downsample.conv.weight", f"decoder.up.{level}.upsample.conv.weight"):
+            found = weights[name].shape[1] if name in weights else "none"
+            if found != channels:
+                raise SeeSRError(
+                    f"The VAE does not fit '{cfw.name}', whose layer {level} has {channels} channels; in the VAE it "
+                    f"has {found}. Connect the VAE of the SD 2 checkpoint, not compiled, or unlink 'cfw'."
+                )
