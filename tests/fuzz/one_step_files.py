@@ -71,7 +71,11 @@ def _forge_tree(rng: random.Random, tree: dict[str, Any]) -> None:
     elif action == 2:
         held[name] = rng.choice((None, "text", {"nested": tensor}, [tensor], 1.5))
     elif isinstance(tensor, torch.Tensor):
-        bad = {3: torch.full_like(tensor, rng.choice((torch.nan, torch.inf, 1e38))), 4: tensor[None], 5: tensor.long()}
+        bad = {
+            3: torch.full_like(tensor.float(), rng.choice((torch.nan, torch.inf, 1e38))),
+            4: tensor[None],
+            5: tensor.long(),
+        }
         held[name] = bad[action]
 
 
