@@ -49,10 +49,8 @@ def _between(side: int, new: int) -> Tensor:
     """Return OpenCV's shares [new, side] for ``area`` when a picture is enlarged: of two old pixels at most."""
     places = torch.arange(new, dtype=torch.float64)
     left = (places * side / new).floor()
-    share = places + 1 - (left + 1) * new / side
-    share = torch.where(share <= 0, 0, share - share.floor())
-    share = torch.where(left >= side - 1, 0, share)
-    left = left.long().clamp_max(side - 1)
+    share = (places + 1 - (left + 1) * new / side).clamp_min(0)
+    left = left.long()
     weights = torch.zeros(new, side, dtype=torch.float64)
     weights.scatter_add_(1, left[:, None], 1 - share[:, None])
     weights.scatter_add_(1, (left + 1).clamp_max(side - 1)[:, None], share[:, None])

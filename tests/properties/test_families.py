@@ -180,6 +180,8 @@ def test_area_is_the_mean_of_the_covered_pixels() -> None:
     picture = torch.arange(15.0).reshape(1, 3, 5)
     found = resize_as_opencv(picture, (3, 2), "area")
     torch.testing.assert_close(found[0, 0], torch.tensor([(0 + 1 + 1) / 2.5, (1 + 3 + 4) / 2.5]))
+    mixed = resize_as_opencv(scene(20, 5)[0], (6, 9), "area")
+    assert scene(20, 5).min() <= mixed.min() and mixed.max() <= scene(20, 5).max(), "one side grows, the other shrinks"
     torch.testing.assert_close(halve_as_matlab(torch.full((3, 6, 8), 0.7)), torch.full((3, 3, 4), 0.7))
 
 
