@@ -19,6 +19,7 @@ from .load_one_step import LoadOneStep
 from .load_seesr import LoadSeeSR
 from .lr_embed import LREmbed
 from .pisa_sliders import PisaSliders
+from .reference import Reference
 from .scheduler import Scheduler
 from .tagger import Tagger
 from .tile_tagger import TileTagger
@@ -38,6 +39,7 @@ NODES: list[type[io.ComfyNode]] = [
     TiledSampler,
     TiledModel,
     TileTagger,
+    Reference,
     Scheduler,
     GuidanceInterval,
     Fidelity,

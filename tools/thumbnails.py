@@ -56,6 +56,7 @@ MOTIFS = {
     "seesr_detail_inpaint": Motif(("second pass",), "chelsea", ((370, 175, 480, 290),)),
     "seesr_extra_controlnet": Motif(("+ Canny",)),
     "seesr_invention_map": Motif(("what is invented?",), "astronaut", ((150, 110, 330, 300),)),
+    "seesr_reference": Motif(("+ photos of the same",), "chelsea"),
     "seesr_regional_prompts": Motif(("cup | wooden table",), frames=((110, 60, 440, 330),)),
 }
 

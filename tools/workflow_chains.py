@@ -217,4 +217,28 @@ INVENTION_MAP = (
     .set_inputs(fix={"mask": ("map", "mask")})
 )
 
-CHAINS = (LORA, UPSCALE_MODEL_FIRST, DETAIL_INPAINT, OWN_CAPTION, EXTRA_CONTROLNET, REGIONAL_PROMPTS, INVENTION_MAP)
+REFERENCE = (
+    UPSCALE.named("seesr_reference")
+    .add_nodes(
+        after="tagger",
+        reference=node(
+            "SeeSR_Reference",
+            dape=("dape", "dape"),
+            image=("photo", "IMAGE"),
+            folder="input/references",
+            tags=("tagger", "tags"),
+        ),
+    )
+    .set_inputs(prompts={"tags": ("reference", "tags")}, apply={"soft_prompt": ("reference", "soft_prompt")})
+)
+
+CHAINS = (
+    LORA,
+    UPSCALE_MODEL_FIRST,
+    DETAIL_INPAINT,
+    OWN_CAPTION,
+    EXTRA_CONTROLNET,
+    REGIONAL_PROMPTS,
+    INVENTION_MAP,
+    REFERENCE,
+)

@@ -46,6 +46,7 @@ ROOM = {  # for the photo, for results and previews
     "PreviewImage": PICTURE,
     "PreviewAny": 200,
     "SeeSR_Tagger": 110,
+    "SeeSR_Reference": PICTURE,
     "SeeSR_TiledSampler": PICTURE,
     "SamplerCustomAdvanced": PICTURE,
 }

@@ -112,6 +112,13 @@ CONTRACT = {
         {**TILE, "context": 0.5, **TAGS, "max_tags": 0, **PROMPTS},
         {**CONDS, "soft_prompt": "SEESR_SOFT_PROMPT", "tile_tags": "STRING"},
     ),
+    "SeeSR_Reference": Node(
+        "Reference",
+        {"dape": "SEESR_DAPE", "image": "IMAGE"},
+        {"folder": "", "count": 2, "min_similarity": 0.8, "per_tile": False, "exclude": ""},
+        {"soft_prompt": "SEESR_SOFT_PROMPT", "tags": "STRING", "chosen": "IMAGE", **CONDS},
+        {"references": "IMAGE", "tags": "STRING", **CONDS},
+    ),
     "SeeSR_Scheduler": Node(
         "SeeSR Scheduler", {"model": "MODEL"}, {"steps": 50, "spacing": ["leading", "trailing"]}, {"sigmas": "SIGMAS"}
     ),
@@ -151,6 +158,7 @@ OPTIONAL = {
     ("SeeSR_Scheduler", "spacing"),
     ("SeeSR_ColorFix", "gray"),
     ("SeeSR_Fidelity", "mask"),
+    *(("SeeSR_Reference", name) for name in ("references", "tags", "positive", "negative")),
     ("SeeSR_ColorFix", "levels"),
     ("SeeSR_ColorFix", "mask"),
 }
@@ -164,6 +172,7 @@ ADVANCED = {
     "SeeSR_TiledSampler": {"overlap_px", "tile_batch", "tiling", "seed_per_image"},
     "SeeSR_TiledModel": {"overlap_px", "tile_batch", "tiling"},
     "SeeSR_TileTagger": {"overlap_px", "max_tags", "single_chunk"},
+    "SeeSR_Reference": {"exclude"},
     "SeeSR_ColorFix": {"gray"},
 }
 """Inputs whose widgets Nodes 2.0 shows only on demand."""
@@ -172,6 +181,7 @@ LISTS = {
     ("SeeSR_BuildPrompts", "positive"),
     ("SeeSR_BuildPrompts", "negative"),
     ("SeeSR_BuildPrompts", "positive_text"),
+    *(("SeeSR_Reference", name) for name in ("soft_prompt", "tags", "chosen", "positive", "negative")),
 }
 """Outputs with one value per picture (Build Prompts: per batch of pictures)."""
 

@@ -33,6 +33,7 @@ NAMES = [graph.name for graph in workflows.ALL_GRAPHS]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
 PAGE_WORDS = ("R", "Graph", "Open in MaskEditor", "Load Image (as Mask)")  # of the page, in bold as titles are
+REFERENCES = "input/references"
 ONE_STEP = tuple(f"seesr/{file.path}" for file in published.ONE_STEP)
 OTHERS = (*ONE_STEP, f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")
 
@@ -67,14 +68,15 @@ def classes() -> dict[str, type]:
 def models(tmp_path: Path, classes: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Model folders that hold a file under every name that the workflows name, and the picture."""
     files = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
-    for name in [*files, *OTHERS, "input/example.png"]:
+    for name in [*files, *OTHERS, "input/example.png", f"{REFERENCES}/one.png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for kind in ("checkpoints", "seesr", "rams", *(name.partition("/")[0] for name in OTHERS)):
         suffixes = folder_paths.folder_names_and_paths[kind][1]
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    for kind in ("input", "user"):
+        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
     for name, node in classes.items():
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
     return tmp_path
@@ -137,7 +139,7 @@ def test_the_widgets_values_fit_their_inputs(name: str, classes: dict[str, type]
     for node in real_nodes(editor(name)):
         values = iter(node["widgets_values"])
         for slot, (kind, options) in input_specs(classes[node["type"]]).items():
-            if kind not in WIDGET_TYPES:
+            if kind not in WIDGET_TYPES or options.get("forceInput"):
                 continue
             value = next(values)
             assert isinstance(value, WIDGET_TYPES[kind]), (node["type"], slot, value)
@@ -322,7 +324,7 @@ def test_comfyui_accepts_the_api_file_with_the_published_models(name: str, model
     valid, error, outputs, faults = asyncio.run(execution.validate_prompt("test", api(name), None))
     assert valid, (error, faults)
     assert not faults
-    ends = ("SaveImage", "PreviewImage", "PreviewAny", "SeeSR_Tagger")
+    ends = ("SaveImage", "PreviewImage", "PreviewAny", "SeeSR_Tagger", "SeeSR_Reference")
     assert set(outputs) == {number for number, node in api(name).items() if node["class_type"] in ends}
 
 
@@ -349,7 +351,8 @@ def run_small(
     It changes the graph that it is given.
     """
     unet = {name: tuple(t.shape) for name, t in synthetic(GOLDEN, "seesr_unet_tiny").items()}
-    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(models / "input" / "example.png")
+    for path in (models / "input" / "example.png", models / REFERENCES / "one.png"):
+        Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(path)
     save_lora(models / "loras" / LORA, unet)
     save_upscaler(models / "upscale_models" / UPSCALER)
     save_controlnet(models / "controlnet" / CONTROLNET, EncoderSizes.from_shapes(unet))
@@ -490,3 +493,13 @@ def test_where_two_seeds_disagree_the_result_is_the_plain_upscale(run_small: Cal
     assert mask.shape == first.shape[:3] and mask.max() == 1
     assert_alike(result[mask == 1], hint[mask == 1])
     assert (result - first).abs().max() > 1e-2
+
+
+def test_the_references_in_the_folder_are_found(models: Path, run_small: Callable[..., list[Any]]) -> None:
+    """Here the reference is the photo itself, so its tokens are the photo's."""
+    graph = api("seesr_reference")
+    wanted = (("Reference", 2), ("Reference", 0), ("DAPE Tagger", 1), ("Build Prompts", 2))
+    chosen, joined, own, text = run_small(graph, *wanted)
+    assert chosen.shape == (1, 24, 40, 3)
+    assert_alike(joined, torch.cat([own, own], dim=1))
+    assert text.endswith(", ,clean, high-resolution, 8k")
