@@ -10,6 +10,7 @@ from .build_prompts import BuildPrompts
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
+from .era import Era
 from .fidelity import Fidelity
 from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
@@ -40,6 +41,7 @@ NODES: list[type[io.ComfyNode]] = [
     TiledModel,
     TileTagger,
     Reference,
+    Era,
     Scheduler,
     GuidanceInterval,
     Fidelity,

@@ -11,14 +11,12 @@ from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from ..seesr_modules.comfyui.loading.photos import find_folder, folder_state
-from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, schema
+from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, schema, unconnected
 from ..seesr_modules.comfyui.steps.prompts import mark_batch
 from ..seesr_modules.comfyui.steps.reference import ReferenceSettings, add_tags, find_references, merge_chosen
 from ..seesr_modules.comfyui.steps.reference_index import gather_references
 from ..seesr_modules.comfyui.steps.reference_ui import ui_of_references
 from ..seesr_modules.errors import SeeSRError
-
-UNCONNECTED = "Reference passes '{0}' on: connect its input '{0}', too."
 
 
 class Reference(io.ComfyNode):
@@ -35,7 +33,6 @@ class Reference(io.ComfyNode):
             is_output_node=True,  # the node can run alone, to search
             is_input_list=True,
             search_aliases=["coser", "reference photos", "archive", "retrieval", "similar images"],
-            advanced=["exclude"],
             inputs=[
                 DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
                 io.Image.Input("image", tooltip="The degraded photo, as DAPE Tagger gets it."),
@@ -113,8 +110,10 @@ class Reference(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: Sequence[str | None] = ()) -> bool | str:
-        """Say before the run that a folder cannot be read. A linked input is checked when the node runs."""
+    def validate_inputs(cls, folder: Sequence[str | None] = (), references: Sequence[None] = ()) -> bool | str:
+        """Say before the run that a folder cannot be read. A linked input, given as None, is checked in the run."""
+        if not references and not any(name is None or name.strip() for name in folder):
+            return "Reference has nothing to search: name a folder in 'folder', or connect 'references'."
         try:
             for name in filter(None, folder):
                 find_folder(name)
@@ -162,7 +161,7 @@ class Reference(io.ComfyNode):
             [one.soft_prompt for one in found],
             [text for batch in batches for text in mark_batch([next(texts) for _ in batch])],
             [to_comfyui(one.picture) for one in chosen] or [ExecutionBlocker(None)],
-            list(positive) or [ExecutionBlocker(UNCONNECTED.format("positive"))],
-            list(negative) or [ExecutionBlocker(UNCONNECTED.format("negative"))],
+            list(positive) or [unconnected("Reference", "positive")],
+            list(negative) or [unconnected("Reference", "negative")],
             ui=ui_of_references(chosen, [name for place in places for name in place.left_out], cls),
         )

@@ -57,6 +57,8 @@ MOTIFS = {
     "seesr_extra_controlnet": Motif(("+ Canny",)),
     "seesr_invention_map": Motif(("what is invented?",), "astronaut", ((150, 110, 330, 300),)),
     "seesr_reference": Motif(("+ photos of the same",), "chelsea"),
+    "seesr_era": Motif(("1920s, 1960s, 1990s",), "astronaut"),
+    "train_era_lora": Motif(("your photos", "make a LoRA"), "chelsea"),
     "seesr_regional_prompts": Motif(("cup | wooden table",), frames=((110, 60, 440, 330),)),
 }
 

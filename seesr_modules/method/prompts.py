@@ -6,13 +6,20 @@ from collections.abc import Sequence
 
 from ..config import TEXT_TOKENS
 
+TAGS_HERE = "{tags}"
+"""Where the tags go in the user's prompt. Without this mark they come first, as published."""
+
 
 def positive_text(tags: str, user_prompt: str, quality_prompt: str) -> str:
     """Join tags, the user's words and the quality words as published.
 
-    With tags, the comma after them stays even if the user's prompt is empty, as published.
+    With tags, the comma after them stays even if the user's prompt is empty, as published. The user's prompt may say
+    with :data:`TAGS_HERE` where the tags go; that is not published.
     Source: published ``test_seesr.py``.
     """
+    if TAGS_HERE in user_prompt:
+        before, _, after = user_prompt.partition(TAGS_HERE)
+        tags, user_prompt = "", ", ".join(filter(None, (part.strip(" ,\n") for part in (before, tags, after))))
     described = f"{tags}, {user_prompt}" if tags else user_prompt
     return f"{described},{quality_prompt}" if described else quality_prompt
 

@@ -109,7 +109,7 @@ CONTRACT = {
     "SeeSR_TileTagger": Node(
         "DAPE Tile Tagger",
         {"dape": "SEESR_DAPE", "clip": "CLIP", "hint": "IMAGE"},
-        {**TILE, "context": 0.5, **TAGS, "max_tags": 0, **PROMPTS},
+        {**TILE, "context": 0.5, **TAGS, "max_tags": 0, **PROMPTS, "pin": ""},
         {**CONDS, "soft_prompt": "SEESR_SOFT_PROMPT", "tile_tags": "STRING"},
     ),
     "SeeSR_Reference": Node(
@@ -118,6 +118,24 @@ CONTRACT = {
         {"folder": "", "count": 2, "min_similarity": 0.8, "per_tile": False, "exclude": ""},
         {"soft_prompt": "SEESR_SOFT_PROMPT", "tags": "STRING", "chosen": "IMAGE", **CONDS},
         {"references": "IMAGE", "tags": "STRING", **CONDS},
+    ),
+    "SeeSR_Era": Node(
+        "Era",
+        {},
+        {
+            "era": ["1920s_print.yaml", "1960s_slide.yaml", "1990s_consumer_photo.yaml"],
+            "strength": 1.0,
+            "exclude": "",
+            "user_prompt": "",
+            "negative_prompt": PROMPTS["negative_prompt"],
+            "pin": "",
+        },
+        {
+            **dict.fromkeys(("exclude", "pin", "user_prompt", "negative_prompt", "references", "lora_name"), "STRING"),
+            "model": "MODEL",
+            "clip": "CLIP",
+        },
+        {"model": "MODEL", "clip": "CLIP"},
     ),
     "SeeSR_Scheduler": Node(
         "SeeSR Scheduler", {"model": "MODEL"}, {"steps": 50, "spacing": ["leading", "trailing"]}, {"sigmas": "SIGMAS"}
@@ -154,6 +172,8 @@ OPTIONAL = {
     ("SeeSR_Tagger", "pin"),
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),
+    ("SeeSR_TileTagger", "pin"),
+    *(("SeeSR_Era", name) for name in ("pin", "model", "clip")),
     ("SeeSR_TiledSampler", "seed_per_image"),
     ("SeeSR_Scheduler", "spacing"),
     ("SeeSR_ColorFix", "gray"),
@@ -172,7 +192,6 @@ ADVANCED = {
     "SeeSR_TiledSampler": {"overlap_px", "tile_batch", "tiling", "seed_per_image"},
     "SeeSR_TiledModel": {"overlap_px", "tile_batch", "tiling"},
     "SeeSR_TileTagger": {"overlap_px", "max_tags", "single_chunk"},
-    "SeeSR_Reference": {"exclude"},
     "SeeSR_ColorFix": {"gray"},
 }
 """Inputs whose widgets Nodes 2.0 shows only on demand."""

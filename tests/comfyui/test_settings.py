@@ -150,6 +150,7 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
         **size,
         **tags,
         **words,
+        pin="cat",
     )
     assert_holds(
         noted,
@@ -158,7 +159,7 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
         hint=image.movedim(-1, 1),
         tiles=TileSettings(64, 8),
         context=0.3,
-        settings=TagSettings(**tags),
+        settings=TagSettings(**tags, pin="cat"),
     )
     assert noted["prompts"] == PromptInputs(**words)
 

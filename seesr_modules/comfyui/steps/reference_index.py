@@ -64,7 +64,7 @@ class References:
 
 
 def gather_references(dape: DapeModel, folder: str, pictures: Sequence[Tensor], small_things: bool) -> list[References]:
-    """Return the references of a folder and of batches of pictures.
+    """Return the references of a folder and of batches of pictures; none if there is neither.
 
     Args:
         dape: The tagger.
@@ -73,15 +73,13 @@ def gather_references(dape: DapeModel, folder: str, pictures: Sequence[Tensor], 
         small_things: Also embed parts of the references.
 
     Raises:
-        SeeSRError: There is neither, or the folder cannot be read or has no photo.
+        SeeSRError: The folder cannot be read or has no photo.
     """
     parts = PARTS if small_things else 1
     found = [index_folder(dape, find_folder(folder), parts)] if folder.strip() else []
     singles = [picture for batch in pictures for picture in batch.split(1)]
     if singles:
         found.append(index_pictures(dape, singles, parts))
-    if not found:
-        raise SeeSRError("Reference has nothing to search: name a folder in 'folder', or connect 'references'.")
     return found
 
 
