@@ -334,6 +334,31 @@ def test_the_node_runs_in_a_graph(run_graph: Callable[..., list[Any]], comfyui: 
     assert result.shape == (2, 40, 60, 3) and torch.isfinite(result).all()
 
 
+def test_tiles_with_references_are_sampled(run_graph: Callable[..., list[Any]], comfyui: Path, dape: Any) -> None:
+    """The UNet gets the tokens of each tile and of its reference, for positive and negative."""
+    run_graph.values |= {"dape": dape, "image": picture(1, 32, 64).movedim(1, -1)}
+    links = {"positive": ["tiles", 0], "negative": ["tiles", 1]}
+    parts = graph(image=["embed", 1], tags=["tiles", 3], per_tile=True, **links)
+    tile = {"tile_px": 64, "overlap_px": 0}
+    words = {"user_prompt": "", "quality_prompt": "q", "negative_prompt": "n", "single_chunk": False}
+    tags = {"context": 0.5, "threshold_offset": 0.0, "exclude": "", "max_tags": 0}
+    joined = {"dape": ["dape", 0], "clip": ["checkpoint", 1], "hint": ["embed", 1]}
+    parts["tiles"] = {"class_type": "SeeSR_TileTagger", "inputs": {**joined, **tile, **tags, **words}}
+    parts["apply"]["inputs"] |= {"positive": ["reference", 3], "negative": ["reference", 4]}
+    parts["sampler"]["inputs"] |= {**tile, "tile_batch": 1}
+    seen: list[torch.Tensor] = []
+    network = run_graph.tiny.model.model.diffusion_model
+    handle = network.register_forward_pre_hook(
+        lambda _m, _a, kwargs: seen.append(kwargs["seesr_image_embeds"].clone()), with_kwargs=True
+    )
+    conditioning, _ = run_graph(parts, ("reference", 3), ("sampler", 0))
+    handle.remove()
+    prompts = conditioning[0][1]["seesr_tiles"]
+    assert len(seen) == len(prompts.tiles) > 1 and prompts.soft_prompts.shape[2] == 2 * 17
+    for found, expected in zip(seen, prompts.soft_prompts, strict=True):
+        torch.testing.assert_close(found, expected.expand(2, -1, -1))
+
+
 def test_the_node_shows_what_it_chose(comfyui: Path, dape: Any) -> None:
     """A list of two batches gives two soft prompts; each chosen photo is shown once, with its similarity."""
     given = {"folder": ["input/archive"], "count": [1], "min_similarity": [0.99], "per_tile": [False], "exclude": [""]}

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = "seesr_references"
-VERSION = "1"
+"""The key in a file's header under which its photos are: name, size and time of change of each."""
+
+LAYOUT = "1"
+"""Of the files and of the parts of photos. Files of another layout are not used."""
 
 SAME_TAGGER = 0.999
 """Least cosine of two taggers' embeddings of a fixed picture at which their embeddings count as the same. Nano's in
@@ -224,7 +227,7 @@ def _find_kept(place: Path, own: Tensor, parts: int) -> tuple[Path | None, list[
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             logger.warning("Reference: %s cannot be read and is not used (%s).", file, error)
             continue
-        fits = told.get("version") == VERSION and rows.shape == (len(keys), parts, own.shape[1])
+        fits = told.get("version") == LAYOUT and rows.shape == (len(keys), parts, own.shape[1])
         if fits and theirs.shape == own.shape and (theirs.float() * own).sum(-1).min() >= SAME_TAGGER:
             return file, keys, rows
     return None, [], torch.zeros(0, parts, own.shape[1], dtype=torch.float16)
@@ -237,7 +240,7 @@ def _save(file: Path, own: Tensor, rows: list[tuple[Key, Tensor]]) -> None:
     embeddings = torch.stack([row for _, row in rows])
     tensors = {"tagger": own.half(), "embeddings": embeddings}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    told = {"version": VERSION, FORMAT: json.dumps([key for key, _ in rows])}
+    told = {"version": LAYOUT, FORMAT: json.dumps([key for key, _ in rows])}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(file, shapes, torch.float16, tensors.items(), told)
