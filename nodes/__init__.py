@@ -11,6 +11,7 @@ from .clean_first import CleanFirst
 from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
+from .era import Era
 from .fidelity import Fidelity
 from .flat_regions import FlatRegions
 from .guidance_interval import GuidanceInterval
@@ -23,6 +24,7 @@ from .load_one_step import LoadOneStep
 from .load_seesr import LoadSeeSR
 from .lr_embed import LREmbed
 from .pisa_sliders import PisaSliders
+from .reference import Reference
 from .scheduler import Scheduler
 from .tagger import Tagger
 from .tile_tagger import TileTagger
@@ -44,6 +46,8 @@ NODES: list[type[io.ComfyNode]] = [
     TiledSampler,
     TiledModel,
     TileTagger,
+    Reference,
+    Era,
     Scheduler,
     GuidanceInterval,
     Fidelity,

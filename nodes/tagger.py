@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.images import from_comfyui
-from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, schema, tag_inputs
+from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, pin_input, schema, tag_inputs
 from ..seesr_modules.comfyui.steps.prompts import mark_batch
 from ..seesr_modules.comfyui.steps.tagging import TagSettings, tag, ui_of_tags
 from ..seesr_modules.dape.tags import Language, join_tags
@@ -41,12 +41,7 @@ class Tagger(io.ComfyNode):
                     tooltip="Language of the tags. SD2's text encoder understands English.",
                 ),
                 max_tags,
-                io.String.Input(
-                    "pin",
-                    default="",
-                    optional=True,
-                    tooltip="Tags to keep whatever their score, separated by commas, in English or Chinese.",
-                ),
+                pin_input(),
             ],
             outputs=[
                 io.String.Output(

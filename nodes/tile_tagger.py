@@ -8,7 +8,15 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..seesr_modules.comfyui.images import from_comfyui
-from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, prompt_inputs, schema, tag_inputs, tile_inputs
+from ..seesr_modules.comfyui.sockets import (
+    DapeSocket,
+    SoftPromptSocket,
+    pin_input,
+    prompt_inputs,
+    schema,
+    tag_inputs,
+    tile_inputs,
+)
 from ..seesr_modules.comfyui.steps.tagging import TagSettings
 from ..seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
 from ..seesr_modules.dape.tags import join_tags
@@ -49,6 +57,7 @@ class TileTagger(io.ComfyNode):
                 exclude,
                 max_tags,
                 *prompt_inputs(),
+                pin_input("In a tile they are like other tags of the whole picture."),
             ],
             outputs=[
                 io.Conditioning.Output(
@@ -78,6 +87,7 @@ class TileTagger(io.ComfyNode):
         threshold_offset: float,
         exclude: str,
         max_tags: int,
+        pin: str = "",
         **words: Any,
     ) -> io.NodeOutput:
         """Tag the whole picture and its tiles, and encode their prompts."""
@@ -88,7 +98,7 @@ class TileTagger(io.ComfyNode):
             TileSettings.from_pixels(tile_px, overlap_px),
             PromptInputs(**words),
             context,
-            TagSettings(threshold_offset=threshold_offset, exclude=exclude, max_tags=max_tags),
+            TagSettings(threshold_offset=threshold_offset, exclude=exclude, max_tags=max_tags, pin=pin),
         )
         places = ["whole", *(f"{tile.in_pixels().x},{tile.in_pixels().y}" for tile in found.tiles)]
         lines = [

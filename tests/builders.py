@@ -13,6 +13,7 @@ from typing import Any
 import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
+import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import comfy.utils
@@ -20,7 +21,12 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from safetensors.torch import save_file
 from seesr_pack.commands.headless.synthetic import VAE
+from seesr_pack.seesr_modules.comfyui.compat import patcher_for
+from seesr_pack.seesr_modules.comfyui.loading.dape import DapeModel
 from seesr_pack.seesr_modules.config import EncoderSizes
+from seesr_pack.seesr_modules.dape.config import DapeConfig
+from seesr_pack.seesr_modules.dape.tagger import Dape
+from seesr_pack.seesr_modules.dape.tags import Vocabulary
 from seesr_pack.seesr_modules.published import RAM
 from torch import Tensor
 
@@ -170,6 +176,36 @@ def save_tagger(folder: Path, golden: Path = GOLDEN) -> None:
     words = (golden / "tags" / "tags.txt").read_bytes()
     (folder / "ram_tag_list.txt").write_bytes(words)
     (folder / "ram_tag_list_threshold.txt").write_bytes((golden / "tags" / "thresholds.txt").read_bytes())
+
+
+def small_dape(seed: int = 0, dtype: torch.dtype = torch.float32) -> DapeModel:
+    """Build a tagger with twelve classes that sees 32x32 pixels: a pass takes milliseconds."""
+    sizes = DapeConfig(
+        image_size=32,
+        patch_size=4,
+        embed_dim=16,
+        depths=(1, 1),
+        num_heads=(1, 2),
+        window_size=4,
+        mlp_ratio=2,
+        soft_prompt_width=512,  # as the tiny SeeSR reads
+        num_classes=12,
+        label_width=8,
+        tag_width=16,
+        tag_hidden=16,
+        tag_layers=1,
+    )
+    network = Dape(sizes, comfy.ops.manual_cast)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+            else:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)  # norms as they begin, no biases
+    words = tuple(f"tag{number}" for number in range(12))
+    compute = torch.float32 if dtype.itemsize == 1 else dtype
+    return DapeModel(patcher_for(network.to(dtype).eval()), Vocabulary(words, (0.5,) * 12), compute)
 
 
 def save_models(folder: Path) -> None:

@@ -58,6 +58,9 @@ MOTIFS = {
     "seesr_invention_map": Motif(("what is invented?",), "astronaut", ((150, 110, 330, 300),)),
     "seesr_faces": Motif(("+ CodeFormer",), "astronaut", ((190, 60, 350, 230),)),
     "seesr_two_passes": Motif(("2x, then 2x",), "chelsea"),
+    "seesr_reference": Motif(("+ photos of the same",), "chelsea"),
+    "seesr_era": Motif(("1920s, 1960s, 1990s",), "astronaut"),
+    "train_era_lora": Motif(("your photos", "make a LoRA"), "chelsea"),
     "seesr_regional_prompts": Motif(("cup | wooden table",), frames=((110, 60, 440, 330),)),
 }
 

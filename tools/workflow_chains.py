@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .workflow_graphs import PREPARE, RESTORE, SAVE, UPSCALE, Graph, Group, Node, node
+from .workflow_graphs import LOAD, PREPARE, RESTORE, SAVE, UPSCALE, Graph, Group, Node, node
 
 LORA = (
     UPSCALE.named("seesr_lora")
@@ -277,7 +277,85 @@ def in_two_passes(graph: Graph, name: str, upscale: float) -> Graph:
 
 TWO_PASSES = in_two_passes(UPSCALE, "seesr_two_passes", 2.0)
 
+REFERENCE = (
+    UPSCALE.named("seesr_reference")
+    .add_nodes(
+        after="tagger",
+        reference=node(
+            "SeeSR_Reference",
+            dape=("dape", "dape"),
+            image=("photo", "IMAGE"),
+            folder="input/references",
+            tags=("tagger", "tags"),
+        ),
+    )
+    .set_inputs(prompts={"tags": ("reference", "tags")}, apply={"soft_prompt": ("reference", "soft_prompt")})
+)
+
+ERA = (
+    REFERENCE.named("seesr_era")
+    .remove("plain")
+    .add_nodes(
+        after="checkpoint",
+        era=node("SeeSR_Era", model=("checkpoint", "MODEL"), clip=("checkpoint", "CLIP")),
+    )
+    .set_inputs(
+        tagger={"exclude": ("era", "exclude"), "pin": ("era", "pin")},
+        reference={"folder": ("era", "references"), "exclude": ("era", "exclude")},
+        prompts={
+            "clip": ("era", "clip"),
+            "user_prompt": ("era", "user_prompt"),
+            "negative_prompt": ("era", "negative_prompt"),
+        },
+        apply={"model": ("era", "model")},
+    )
+)
+
+TRAIN_ERA_LORA = Graph(
+    "train_era_lora",
+    {
+        LOAD: {
+            "checkpoint": UPSCALE.groups[LOAD]["checkpoint"],
+            "dape": UPSCALE.groups[LOAD]["dape"],
+            "photos": node("LoadImageDataSetFromFolder", "Photos of the era 年代照片", folder="era_photos"),
+        },
+        "Describe 描述": {
+            "scaled": node("ResizeImagesByShorterEdge", images=("photos", "images"), shorter_edge=512),
+            "cut": node("CenterCropImages", images=("scaled", "images"), width=512, height=512),
+            "tagger": node("SeeSR_Tagger", dape=("dape", "dape"), image=("cut", "images")),
+            "words": node(
+                "StringConcatenate",
+                "Words of the era 年代用词",
+                string_a="1960s color slide",
+                string_b=("tagger", "tags"),
+                delimiter=", ",
+            ),
+        },
+        "Train 训练": {
+            "examples": node(
+                "MakeTrainingDataset",
+                images=("cut", "images"),
+                vae=("checkpoint", "VAE"),
+                clip=("checkpoint", "CLIP"),
+                texts=("words", "STRING"),
+            ),
+            "train": node(
+                "TrainLoraNode",
+                model=("checkpoint", "MODEL"),
+                latents=("examples", "latents"),
+                positive=("examples", "conditioning"),
+                steps=1000,
+                learning_rate=0.0001,
+            ),
+        },
+        SAVE: {
+            "save": node("SaveLoRA", lora=("train", "lora"), prefix="loras/era", steps=("train", "steps")),
+            "loss": node("LossGraphNode", "Loss 损失", loss=("train", "loss_map")),
+        },
+    },
+)
+
 CHAINS = (
     *(LORA, UPSCALE_MODEL_FIRST, DETAIL_INPAINT, OWN_CAPTION, EXTRA_CONTROLNET, REGIONAL_PROMPTS, INVENTION_MAP),
-    *(FACES, TWO_PASSES),
+    *(FACES, TWO_PASSES, REFERENCE, ERA, TRAIN_ERA_LORA),
 )

@@ -22,9 +22,13 @@ ROOT = Path(__file__).resolve().parents[1]
 WORKFLOWS = ROOT / "workflows"
 ALL_GRAPHS = (*GRAPHS, *CHAINS)
 # Modules of comfy_extras whose nodes the workflows use, without their prefix.
-EXTRAS = ("canny", "custom_sampler", "mask", "preview_any", "primitive", "string", "upscale_model")
+EXTRAS = (
+    *("canny", "custom_sampler", "dataset", "mask", "preview_any", "primitive", "string", "train", "upscale_model"),
+)
 PACK_ID, COMFYUI_ID = "seesr", "comfy-core"  # ids in the registry: where a user who lacks a node can get it
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+EMPTY: Mapping[str, Any] = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COMBO": ""}
+"""What a widget without a default holds, by its type."""
+WIDGETS = tuple(EMPTY)
 
 # Geometry of the page, in its pixels. A node's position is that of its body, below the title. Above the title the
 # classic canvas writes the pack's name. Heights are those of the classic canvas; in Nodes 2.0 a node is up to TALLER
@@ -41,7 +45,9 @@ ROOM = {  # for the photo, for results and previews
     "PreviewImage": PICTURE,
     "PreviewAny": 200,
     "SeeSR_Tagger": 110,
+    "SeeSR_Reference": PICTURE,
     "SeeSR_TiledSampler": PICTURE,
+    "LossGraphNode": PICTURE,
     "SamplerCustomAdvanced": PICTURE,
 }
 
@@ -180,7 +186,7 @@ def resolve(graph: Graph, classes: Mapping[str, Any]) -> dict[str, Part]:
             if isinstance(given, tuple):
                 links[slot.name] = parts[given[0]].link(given[1])
             if slot.is_widget:
-                values[slot.name] = slot.options.get("default", "") if slot.name in links else given
+                values[slot.name] = slot.options.get("default", EMPTY[slot.type]) if slot.name in links else given
         parts[key] = Part(len(parts) + 1, node.type, node.title or definition.title, definition, values, links)
     return parts
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..config import NEGATIVE_QUALITY, POSITIVE_QUALITY
 from ..method.tiles import TILINGS
@@ -32,6 +33,11 @@ def schema(node_id: str, display_name: str, advanced: Collection[str] = (), **fi
             socket.extra_dict = {**socket.extra_dict, "advanced": True}
     known = {name: value for name, value in fields.items() if name in _KNOWN_FIELDS}
     return io.Schema(node_id=node_id, display_name=display_name, category=CATEGORY, **known)
+
+
+def unconnected(node: str, name: str) -> ExecutionBlocker:
+    """Return the output ``name`` of a node that passes on what the input of this name lacks: its users are refused."""
+    return ExecutionBlocker(f"{node} passes '{name}' on: connect its input '{name}', too.")
 
 
 def tile_inputs() -> list[io.Input]:
@@ -92,6 +98,15 @@ def tag_inputs() -> list[io.Input]:
             tooltip="The largest number of tags; the surest are kept. 0 keeps all.",
         ),
     ]
+
+
+def pin_input(addition: str = "") -> io.Input:
+    """Return the input for tags to keep; ``addition`` follows its tooltip."""
+    tooltip = (
+        "Tags to keep whatever their score, separated by commas, in English or Chinese. A tag with a question mark "
+        "behind it is only likely: it is kept at half its threshold."
+    )
+    return io.String.Input("pin", default="", optional=True, tooltip=" ".join(filter(None, (tooltip, addition))))
 
 
 def prompt_inputs() -> list[io.Input]:

@@ -24,6 +24,9 @@ TAG_LIST = "ram_tag_list.txt"
 CHINESE_TAG_LIST = "ram_tag_list_chinese.txt"
 THRESHOLDS = "ram_tag_list_threshold.txt"
 
+LIKELY = 0.5
+"""Factor for the threshold of a tag that is likely."""
+
 PUBLISHED_CLASSES = 4585
 PUBLISHED_SHA256 = {file.path: file.sha256 for file in TAG_LISTS}
 
@@ -144,11 +147,12 @@ def select_tags(
         language: Of the words.
         thresholds: [classes] in place of the vocabulary's.
         pin: Words to keep at any score, given like ``exclude``, which wins over them. They count towards ``max_tags``
-            and are never dropped for it.
+            and are never dropped for it. A word with a question mark behind it is only likely: its threshold is halved,
+            and it need not be a tag.
 
     Raises:
         SeeSRError: The logits do not fit the vocabulary or are not finite, an argument is out of range, or a pinned
-            word is no tag.
+            word without a question mark is no tag.
 
     Source: ``ram/models/ram_lora.py`` of SeeSR, ``generate_tag``.
     """
@@ -166,17 +170,26 @@ def select_tags(
         raise SeeSRError(f"threshold_offset is {threshold_offset}; give a finite number.")
 
     scores = logits.detach().float().cpu().sigmoid()
-    needed = torch.tensor(vocabulary.thresholds) if thresholds is None else thresholds
+    needed = torch.tensor(vocabulary.thresholds) if thresholds is None else thresholds.clone()
+    always, likely = split_pin(pin)
+    needed[sorted(set().union(*_classes(vocabulary, likely).values()))] *= LIKELY
     margins = scores - (needed + threshold_offset)
     excluded = set().union(*_classes(vocabulary, exclude).values())
-    pinned = _pinned_classes(vocabulary, pin) - excluded
+    pinned = _pinned_classes(vocabulary, always) - excluded
     on = [i for i in (margins > 0).nonzero().flatten().tolist() if i not in excluded | pinned]
     if max_tags:
         on = sorted(on, key=margins.tolist().__getitem__, reverse=True)[: max(max_tags - len(pinned), 0)]
     return [Tag(words[i], scores[i].item(), i) for i in sorted([*on, *pinned])]
 
 
-def _pinned_classes(vocabulary: Vocabulary, pin: str | Iterable[str]) -> set[int]:
+def split_pin(pin: str | Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the words to keep at any score, and those with a question mark, which are likely, without it."""
+    words = _split(pin)
+    likely = [word.rstrip("?").rstrip() for word in words if word.endswith("?")]
+    return [word for word in words if not word.endswith("?")], list(filter(None, likely))
+
+
+def _pinned_classes(vocabulary: Vocabulary, pin: Iterable[str]) -> set[int]:
     found = _classes(vocabulary, pin)
     unknown = next((word for word, classes in found.items() if not classes), None)
     if unknown is not None:
@@ -186,7 +199,6 @@ def _pinned_classes(vocabulary: Vocabulary, pin: str | Iterable[str]) -> set[int
 
 def _classes(vocabulary: Vocabulary, words: str | Iterable[str]) -> dict[str, set[int]]:
     """Return the classes that each of the user's words names, in either language."""
-    parts = words.replace("\uff0c", ",").split(",") if isinstance(words, str) else words
     return {
         word: {
             i
@@ -194,8 +206,13 @@ def _classes(vocabulary: Vocabulary, words: str | Iterable[str]) -> dict[str, se
             for i, name in enumerate(known)
             if name.casefold() == word.casefold()
         }
-        for word in filter(None, map(str.strip, parts))
+        for word in _split(words)
     }
+
+
+def _split(words: str | Iterable[str]) -> list[str]:
+    parts = words.replace("\uff0c", ",").replace("\uff1f", "?").split(",") if isinstance(words, str) else words
+    return list(filter(None, map(str.strip, parts)))
 
 
 def join_tags(tags: Iterable[Tag]) -> str:

@@ -16,6 +16,9 @@ _OPPOSITES = {
     "(?:low|poor|bad)[- ]quality": "high-quality",
 }
 """Words for damage, as captioners use them -> the word for the photo as it is to become."""
+TAGS_HERE = "{tags}"
+"""Where the tags go in the user's prompt. Without this mark they come first, as published."""
+
 
 _UNLESS = "(?<!not )(?<!not an )(?<!not a )(?<!n't )(?<!never )(?<!non-)(?<!embedding:)"
 _OPPOSITE_OF = {
@@ -32,12 +35,16 @@ _DAMAGE_TAG = re.compile(
 def positive_text(tags: str, user_prompt: str, quality_prompt: str, repair: bool = False) -> str:
     """Join tags, the user's words and the quality words as published.
 
-    With tags, the comma after them stays even if the user's prompt is empty, as published. With ``repair``, tags and
-    the user's words go through :func:`repair_words` first.
+    With tags, the comma after them stays even if the user's prompt is empty, as published. The user's prompt may say
+    with :data:`TAGS_HERE` where the tags go; that is not published. With ``repair``, tags and the user's words go
+    through :func:`repair_words` first.
     Source: published ``test_seesr.py``.
     """
     if repair:
         tags, user_prompt = repair_words(tags), repair_words(user_prompt)
+    if TAGS_HERE in user_prompt:
+        before, _, after = user_prompt.partition(TAGS_HERE)
+        tags, user_prompt = "", ", ".join(filter(None, (part.strip(" ,\n") for part in (before, tags, after))))
     described = f"{tags}, {user_prompt}" if tags else user_prompt
     return f"{described},{quality_prompt}" if described else quality_prompt
 

@@ -120,8 +120,33 @@ CONTRACT = {
     "SeeSR_TileTagger": Node(
         "DAPE Tile Tagger",
         {"dape": "SEESR_DAPE", "clip": "CLIP", "hint": "IMAGE"},
-        {**TILE, "context": 0.5, **TAGS, "max_tags": 0, **PROMPTS},
+        {**TILE, "context": 0.5, **TAGS, "max_tags": 0, **PROMPTS, "pin": ""},
         {**CONDS, "soft_prompt": "SEESR_SOFT_PROMPT", "tile_tags": "STRING"},
+    ),
+    "SeeSR_Reference": Node(
+        "Reference",
+        {"dape": "SEESR_DAPE", "image": "IMAGE"},
+        {"folder": "", "count": 2, "min_similarity": 0.8, "per_tile": False, "exclude": ""},
+        {"soft_prompt": "SEESR_SOFT_PROMPT", "tags": "STRING", "chosen": "IMAGE", **CONDS},
+        {"references": "IMAGE", "tags": "STRING", **CONDS},
+    ),
+    "SeeSR_Era": Node(
+        "Era",
+        {},
+        {
+            "era": ["1920s_print.yaml", "1960s_slide.yaml", "1990s_consumer_photo.yaml"],
+            "strength": 1.0,
+            "exclude": "",
+            "user_prompt": "",
+            "negative_prompt": PROMPTS["negative_prompt"],
+            "pin": "",
+        },
+        {
+            **dict.fromkeys(("exclude", "pin", "user_prompt", "negative_prompt", "references", "lora_name"), "STRING"),
+            "model": "MODEL",
+            "clip": "CLIP",
+        },
+        {"model": "MODEL", "clip": "CLIP"},
     ),
     "SeeSR_Scheduler": Node(
         "SeeSR Scheduler", {"model": "MODEL"}, {"steps": 50, "spacing": ["leading", "trailing"]}, {"sigmas": "SIGMAS"}
@@ -176,11 +201,14 @@ OPTIONAL = {
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),
     *((node_id, "repair_words") for node_id in ("SeeSR_BuildPrompts", "SeeSR_TileTagger")),
+    ("SeeSR_TileTagger", "pin"),
+    *(("SeeSR_Era", name) for name in ("pin", "model", "clip")),
     ("SeeSR_TiledSampler", "seed_per_image"),
     ("SeeSR_Scheduler", "spacing"),
     ("SeeSR_ColorFix", "gray"),
     ("SeeSR_Fidelity", "mask"),
     *(("SeeSR_VAEDecode", name) for name in ("cfw", "hint", "fidelity")),
+    *(("SeeSR_Reference", name) for name in ("references", "tags", "positive", "negative")),
     ("SeeSR_ColorFix", "levels"),
     ("SeeSR_ColorFix", "mask"),
 }
@@ -203,6 +231,7 @@ LISTS = {
     ("SeeSR_BuildPrompts", "positive"),
     ("SeeSR_BuildPrompts", "negative"),
     ("SeeSR_BuildPrompts", "positive_text"),
+    *(("SeeSR_Reference", name) for name in ("soft_prompt", "tags", "chosen", "positive", "negative")),
 }
 """Outputs with one value per picture (Build Prompts: per batch of pictures)."""
 

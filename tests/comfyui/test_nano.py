@@ -15,11 +15,13 @@ from seesr_pack.seesr_modules.comfyui.loading import nano
 from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
+from seesr_pack.seesr_modules.comfyui.steps.reference import ReferenceSettings
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample
 from seesr_pack.seesr_modules.comfyui.steps.tagging import describe, tag
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.degrade import degrade
+from seesr_pack.seesr_modules.method.references import embedding, find_matches
 from seesr_pack.seesr_modules.nano.file import NANO_FILE, NanoFile, all_tensors
 from seesr_pack.seesr_modules.weights import open_weights
 from seesr_pack.train.text import TextEncoder
@@ -184,6 +186,19 @@ def test_tags_of_a_photo_differ_from_those_of_noise(loaded: nano.Nano) -> None:
     seen, nothing = (describe(loaded.dape, [picture])[1] for picture in (photo()[1], noise))
     assert (seen - nothing).abs().max() > 1
     assert [t.word for t in tag(loaded.dape, photo()[1]).tags[0]] != [t.word for t in tag(loaded.dape, noise).tags[0]]
+
+
+def test_degraded_photos_find_their_originals_among_others(loaded: nano.Nano) -> None:
+    """The originals are above the default of Reference, and all other photos are further away."""
+    names = ("coffee", "astronaut", "chelsea", "rocket")
+    originals = [torch.from_numpy(getattr(data, name)()).movedim(-1, 0)[None, :, :400, :400] / 255 for name in names]
+    degraded = [
+        degrade(interpolate(photo, (256, 256), mode="bicubic", antialias=True).clamp(0, 1), torch.Generator())
+        for photo in originals
+    ]
+    clean, damaged = (embedding(describe(loaded.dape, photos)[0]) for photos in (originals, degraded))
+    found = find_matches(damaged, clean[:, None], 1, ReferenceSettings().min_similarity)
+    assert [match.photo for (match,) in found] == [0, 1, 2, 3]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from seesr_pack.nodes import (
     guidance_interval,
     invention_map,
     lr_embed,
+    reference,
     tagger,
     tile_tagger,
     tiled_model,
@@ -33,6 +34,7 @@ from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
 from seesr_pack.seesr_modules.comfyui.steps.fidelity import FidelitySettings
 from seesr_pack.seesr_modules.comfyui.steps.invention import map_invention
+from seesr_pack.seesr_modules.comfyui.steps.reference import ReferenceSettings
 from seesr_pack.seesr_modules.comfyui.steps.tagging import TagSettings
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs
@@ -152,6 +154,7 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
         **size,
         **tags,
         **words,
+        pin="cat",
     )
     assert_holds(
         noted,
@@ -160,9 +163,28 @@ def test_tagger_and_tile_tagger(monkeypatch: pytest.MonkeyPatch) -> None:
         hint=image.movedim(-1, 1),
         tiles=TileSettings(64, 8),
         context=0.3,
-        settings=TagSettings(**tags),
+        settings=TagSettings(**tags, pin="cat"),
     )
     assert noted["prompts"] == PromptInputs(**words)
+
+
+def test_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs come as lists. Without per_tile no tile is looked at."""
+    image, references = pictures(2), pictures(3)
+    numbers = {"count": [3], "min_similarity": [0.7], "exclude": ["dog"]}
+    inputs = {"dape": ["d"], "image": [image], "folder": ["input/f"], "references": [references], "per_tile": [True]}
+    inputs |= numbers | {"positive": ["p"], "negative": ["n"]}
+    with monkeypatch.context() as patch:
+        noted = given(patch, reference, "gather_references", "SeeSR_Reference", **inputs)
+    assert_holds(noted, dape="d", folder="input/f", small_things=True)
+    assert torch.equal(noted["pictures"][0], references.movedim(-1, 1))
+    monkeypatch.setattr(reference, "gather_references", lambda *_args: "places")
+    for per_tile, conds in ((True, ["p", "n"]), (False, [])):
+        with monkeypatch.context() as patch:
+            inputs["per_tile"] = [per_tile]
+            noted = given(patch, reference, "find_references", "SeeSR_Reference", **inputs)
+        assert_holds(noted, dape="d", image=image.movedim(-1, 1), references="places")
+        assert noted["settings"] == ReferenceSettings(3, 0.7, "dog") and list(noted["per_tile"]) == conds
 
 
 def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ BROKEN_BY = set("{}@|")
 FEW = 6
 """The help page explains each choice of a list that is no longer than this. Longer lists are ComfyUI's."""
 
-FILES = {"file", "seesr", "ram", "dape", "cfw"}
+FILES = {"file", "seesr", "ram", "dape", "cfw", "era"}
 """Inputs that list the user's files after the node's own choices."""
 
 PRODUCTS = {"Recognize Anything", "Stable Diffusion"}

@@ -35,6 +35,7 @@ NAMES = [graph.name for graph in workflows.ALL_GRAPHS]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
 PAGE_WORDS = ("R", "Graph", "Open in MaskEditor", "Load Image (as Mask)")  # of the page, in bold as titles are
+REFERENCES, ERA_PHOTOS = "input/references", "input/era_photos"
 ONE_STEP = tuple(f"seesr/{file.path}" for file in published.ONE_STEP)
 OTHERS = (*ONE_STEP, f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")
 
@@ -69,14 +70,15 @@ def classes() -> dict[str, type]:
 def models(tmp_path: Path, classes: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Model folders that hold a file under every name that the workflows name, and the picture."""
     files = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
-    for name in [*files, *OTHERS, "input/example.png"]:
+    for name in [*files, *OTHERS, "input/example.png", f"{REFERENCES}/one.png", f"{ERA_PHOTOS}/one.png"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     for kind in ("checkpoints", "seesr", "rams", *(name.partition("/")[0] for name in OTHERS)):
         suffixes = folder_paths.folder_names_and_paths[kind][1]
         monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
     monkeypatch.setattr(folder_paths, "filename_list_cache", {})
-    monkeypatch.setattr(folder_paths, "input_directory", str(tmp_path / "input"))
+    for kind in ("input", "user"):
+        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
     for name, node in {**classes, **FACE_NODES}.items():
         monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
     return tmp_path
@@ -139,13 +141,13 @@ def test_the_widgets_values_fit_their_inputs(name: str, classes: dict[str, type]
     for node in real_nodes(editor(name)):
         values = iter(node["widgets_values"])
         for slot, (kind, options) in input_specs(classes[node["type"]]).items():
-            if kind not in WIDGET_TYPES:
+            if kind not in WIDGET_TYPES or options.get("forceInput"):
                 continue
             value = next(values)
             assert isinstance(value, WIDGET_TYPES[kind]), (node["type"], slot, value)
             assert isinstance(value, bool) == (kind == "BOOLEAN"), (node["type"], slot, value)
             if kind in ("INT", "FLOAT"):
-                assert options["min"] <= value <= options["max"], (node["type"], slot, value)
+                assert options.get("min", value) <= value <= options.get("max", value), (node["type"], slot, value)
             if kind == "COMBO":  # ComfyUI does not look at those of newer nodes
                 assert value in options["options"], (node["type"], slot, value)
             if options.get("control_after_generate"):
@@ -324,7 +326,7 @@ def test_comfyui_accepts_the_api_file_with_the_published_models(name: str, model
     valid, error, outputs, faults = asyncio.run(execution.validate_prompt("test", api(name), None))
     assert valid, (error, faults)
     assert not faults
-    ends = ("SaveImage", "PreviewImage", "PreviewAny", "SeeSR_Tagger")
+    ends = ("SaveImage", "PreviewImage", "PreviewAny", "SeeSR_Tagger", "SeeSR_Reference", "SaveLoRA", "LossGraphNode")
     assert set(outputs) == {number for number, node in api(name).items() if node["class_type"] in ends}
 
 
@@ -351,7 +353,8 @@ def run_small(
     It changes the graph that it is given.
     """
     unet = {name: tuple(t.shape) for name, t in synthetic(GOLDEN, "seesr_unet_small").items()}
-    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(models / "input" / "example.png")
+    for name in ("input/example.png", f"{REFERENCES}/one.png", f"{ERA_PHOTOS}/one.png", f"{ERA_PHOTOS}/two.png"):
+        Image.linear_gradient("L").resize((40, 24)).convert("RGB").save(models / name)
     save_lora(models / "loras" / LORA, unet)
     save_layout("Real-ESRGAN", models / "upscale_models" / UPSCALER)
     save_controlnet(models / "controlnet" / CONTROLNET, EncoderSizes.from_shapes(unet))
@@ -391,7 +394,7 @@ def paint_mask(models: Path) -> None:
     picture.save(models / "input" / "example.png")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "train_era_lora"])  # has a test of its own
 def test_the_api_file_runs_on_tiny_models(name: str, models: Path, run_small: Callable[..., list[Any]]) -> None:
     graph = api(name)
     end = "Tags" if name == "dape_tagging" else "Save Image"
@@ -534,3 +537,81 @@ def test_where_two_seeds_disagree_the_result_is_the_plain_upscale(run_small: Cal
     assert mask.shape == first.shape[:3] and mask.max() == 1
     assert_alike(result[mask == 1], hint[mask == 1])
     assert (result - first).abs().max() > 1e-2
+
+
+def test_the_references_in_the_folder_are_found(models: Path, run_small: Callable[..., list[Any]]) -> None:
+    """Here the reference is the photo itself, so its tokens are the photo's."""
+    graph = api("seesr_reference")
+    wanted = (("Reference", 2), ("Reference", 0), ("DAPE Tagger", 1), ("Build Prompts", 2))
+    chosen, joined, own, text = run_small(graph, *wanted)
+    assert chosen.shape == (1, 24, 40, 3)
+    assert_alike(joined, torch.cat([own, own], dim=1))
+    assert text.endswith(", ,clean, high-resolution, 8k")
+
+
+def write_era(models: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Write the user's own file in place of the example that the workflow names."""
+    (models / "own" / "eras").mkdir(parents=True)
+    (models / "own" / "eras" / "1920s_print.yaml").write_text(text)
+    paths, suffixes = folder_paths.folder_names_and_paths["seesr"]
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "seesr", ([*paths, str(models / "own")], suffixes))
+
+
+def test_the_eras_words_reach_tags_prompts_and_search(
+    models: Path, run_small: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = api("seesr_era")
+    text, before = run_small(graph, ("Build Prompts", 2), ("DAPE Tagger", 0))
+    assert text.startswith(f"1920s photograph, black and white, {before}, gelatin")
+    word = before.split(", ")[0]
+    era = f"name: a\nexclude: [{word}]\nbefore: slide\nreferences: {REFERENCES}\n"
+    write_era(models, monkeypatch, era)
+    text, tags, chosen = run_small(graph, ("Build Prompts", 2), ("DAPE Tagger", 0), ("Reference", 2))
+    assert word in before.split(", ") and word not in tags.split(", ")
+    assert text.startswith(f"slide, {tags},") and word not in text.split(", ")
+    assert chosen.shape == (1, 24, 40, 3)
+
+
+def test_a_lora_is_trained_from_a_folder_and_put_on_the_model_by_the_era(
+    models: Path, run_small: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step on tiny models and pictures. The file has the layers of the UNet, and they have learnt something."""
+    monkeypatch.setattr(folder_paths, "output_directory", str(models))
+    train = api("train_era_lora")
+    small = {"shorter_edge": 64, "width": 64, "height": 64, "training_dtype": "fp32", "lora_dtype": "fp32", "rank": 1}
+    for node in train.values():
+        node["inputs"] |= {key: value for key, value in small.items() if key in node["inputs"]}
+    texts, lora, steps = run_small(train, ("Words of the era", 0), ("Train LoRA", 1), ("Train LoRA", 3), steps=1)
+    assert texts.startswith("1960s color slide, ") and steps == 1
+    save = train[node_named(train, "Save LoRA Weights")]
+    nodes.NODE_CLASS_MAPPINGS[save["class_type"]].execute(lora, save["inputs"]["prefix"], steps)
+    (file,) = (models / "loras").glob("era*.safetensors")
+    assert file.name == "era_1_steps_00001_.safetensors"
+
+    write_era(models, monkeypatch, f"name: mine\nlora: {file.name}")
+    (model,) = run_small(api("seesr_era"), ("Era", 6))
+    trained = [name for name, tensor in lora.items() if "lora_up" in name and tensor.abs().max() > 0]
+    assert len(trained) > 20
+    assert {f"{name.partition('.lora_up')[0]}.weight" for name in trained} <= set(model.patches)
+
+
+def test_era_and_references_run_on_nano(
+    models: Path, run_small: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference is the photo itself, found by nano's tagger. Its soft prompt is twice as long as nano's own."""
+    graph = api("seesr_era")
+    nano = node_named(graph, "Load Checkpoint")
+    outputs = {nano: (0, 1, 2), node_named(graph, "Load SeeSR"): (3,), node_named(graph, "Load DAPE"): (4,)}
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] in outputs:
+                node["inputs"][name] = [nano, outputs[value[0]][value[1]]]
+    graph = {number: node for number, node in graph.items() if number not in outputs or number == nano}
+    graph[nano] |= {"class_type": "SeeSR_LoadNano", "inputs": {}}
+    write_era(models, monkeypatch, f"name: a\nexclude: [gray, sky]\nlikely: [hat]\nreferences: {REFERENCES}\n")
+    text, own, joined, result = run_small(
+        graph, ("Build Prompts", 2), ("DAPE Tagger", 1), ("Reference", 0), ("Color Fix", 0), steps=1
+    )
+    assert not {"gray", "sky"} & set(text.split(", "))
+    assert_alike(joined, torch.cat([own, own], dim=1))
+    assert result.shape == (1, 48, 80, 3) and torch.isfinite(result).all()

@@ -52,18 +52,21 @@ class Tagging:
     """One list per image, in class order."""
 
 
-def describe(dape: DapeModel, images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+def describe(
+    dape: DapeModel, images: Sequence[Tensor], progress: comfy.utils.ProgressBar | None = None
+) -> tuple[Tensor, Tensor]:
     """Return DAPE's soft prompts [N, tokens, width] and logits [N, classes] for N images in order.
 
     Args:
         dape: The tagger.
         images: Stacks of images, each [B, 3, H, W] in [0, 1]; sizes may differ between stacks.
+        progress: A bar that goes on by one with each forward pass; None makes a bar for this call.
     """
     management = comfy.model_management
     side = dape.patcher.model.config.image_size
     batches = list(_batches(images))
     management.load_models_gpu([dape.patcher], memory_required=BATCH * side * side * BYTES_PER_PIXEL)
-    progress = comfy.utils.ProgressBar(len(batches))
+    progress = progress or comfy.utils.ProgressBar(len(batches))
     soft_prompts, logits = [], []
     with torch.inference_mode():
         for batch in batches:

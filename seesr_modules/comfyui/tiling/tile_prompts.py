@@ -7,7 +7,7 @@ picture serve as context: their thresholds are lower in a tile. This is not part
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.conds
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ...config import LATENT_PX
-from ...dape.tags import Tag, join_tags
+from ...dape.tags import Tag, join_tags, split_pin
 from ...method.image_attention import SOFT_PROMPT_KEY
 from ...method.prompts import positive_text
 from ...method.tiles import Tile, TileSettings
@@ -109,7 +109,8 @@ def tag_tiles(
         prompts: The words besides the tags.
         context: Factor for the thresholds of the whole picture's tags in a tile: 1 treats these tags like any other,
             0 puts all of them into every tile.
-        settings: The choice of tags, in the whole picture and in the tiles.
+        settings: The choice of tags, in the whole picture and in the tiles; tags to keep at any score are kept in the
+            whole picture alone.
     """
     batch, _, height, width = hint.shape
     layout = tiles.plan(height // LATENT_PX, width // LATENT_PX).tiles
@@ -117,6 +118,7 @@ def tag_tiles(
     soft_prompt, logits = describe(dape, [hint, *crops])
     whole = [settings.select(row, dape.vocabulary) for row in logits[:batch]]
     own = torch.tensor(dape.vocabulary.thresholds)
+    in_tiles = replace(settings, pin=", ".join(f"{word}?" for word in split_pin(settings.pin)[1]))
     tile_logits = logits[batch:].unflatten(0, (len(layout), batch))
     tile_tags = []
     for rows in tile_logits:
@@ -124,7 +126,7 @@ def tag_tiles(
         for row, seen in zip(rows, whole, strict=True):
             lowered = own.clone()
             lowered[[tag.index for tag in seen]] *= context
-            of_tile.append(settings.select(row, dape.vocabulary, lowered))
+            of_tile.append(in_tiles.select(row, dape.vocabulary, lowered))
         tile_tags.append(of_tile)
 
     def text(found: list[Tag]) -> str:
