@@ -1,11 +1,21 @@
-"""Room on a disk, asked for before large files are written."""
+"""Room on a disk, asked for before large files are written, and checksums of files."""
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 
 from .errors import SeeSRError
+
+
+def hash_file(path: Path) -> str:
+    """Return the sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def require_free(folder: Path, needed: int, option: str = "") -> None:

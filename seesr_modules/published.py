@@ -6,11 +6,12 @@ size that no public file states is None, never a guess. A revision that no publi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
+
+from .disk import hash_file
 
 Kind = Literal["checkpoints", "seesr", "rams", "upscale_models"]
 KINDS: tuple[Kind, ...] = ("checkpoints", "seesr", "rams", "upscale_models")
@@ -54,8 +55,7 @@ class PublishedFile:
 
     ``path`` is below the model folder of ``kind``. ``git_sha1`` is git's checksum of a file in a git repository, if no
     ``sha256`` is published. ``names`` are tensor names (or words, in a JSON file) that a good copy holds; they are
-    checked if neither is. With ``any_name`` the loaders read the folder of the
-    file, whatever the weights in it are called.
+    checked if neither is. With ``any_name`` the loaders read the file's folder, whatever the weights are called.
     """
 
     title: str
@@ -339,7 +339,8 @@ DIFFBIR_STAGE_1 = PublishedFile(
     names=("conv_first.1.weight", "conv_last.weight"),
 )
 
-UPSCALERS = (REAL_ESRGAN, REAL_ESRGAN_GENERAL, BSRGAN, BSRNET, SWINIR, DIFFBIR_STAGE_1)
+UPSCALERS = {"realesrgan": REAL_ESRGAN, "realesr-general": REAL_ESRGAN_GENERAL, "bsrgan": BSRGAN, "bsrnet": BSRNET}
+UPSCALERS |= {"swinir": SWINIR, "diffbir-stage1": DIFFBIR_STAGE_1}
 
 # The only licence here that forbids commercial use, so it is in no other target.
 CFW = PublishedFile(
@@ -364,15 +365,9 @@ CATALOGUE: Catalogue = {
     "onestep": (*TAG_LISTS, DAPE, OSEDIFF, RAM),
     "cfw": (CFW,),
     "tags": TAG_LISTS,
-    "realesrgan": (REAL_ESRGAN,),
-    "realesr-general": (REAL_ESRGAN_GENERAL,),
-    "bsrgan": (BSRGAN,),
-    "bsrnet": (BSRNET,),
-    "swinir": (SWINIR,),
-    "diffbir-stage1": (DIFFBIR_STAGE_1,),
-    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO, OSEDIFF, *UPSCALERS),
+    **{target: (file,) for target, file in UPSCALERS.items()},
+    "all": (*_SEESR_ALL, SD2_BASE, SD21_BASE, SD_TURBO, OSEDIFF, *UPSCALERS.values()),
 }
-
 
 PUBLISHED_SEESR = PurePosixPath(SEESR[0].path).parts[0]
 """The folder below ``models/seesr`` that `run.py download seesr` fills."""
@@ -413,15 +408,6 @@ def is_published(path: Path) -> bool:
     size = path.stat().st_size
     digests = {file.sha256 for files in CATALOGUE.values() for file in files if file.size_bytes == size}
     return bool(digests) and hash_file(path) in digests
-
-
-def hash_file(path: Path) -> str:
-    """Return the sha256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def find_page(path: Path) -> str:

@@ -11,8 +11,9 @@ from zipfile import BadZipFile, ZipFile
 
 from safetensors import SafetensorError, safe_open
 
+from ...seesr_modules.disk import hash_file
 from ...seesr_modules.errors import SeeSRError
-from ...seesr_modules.published import PublishedFile, hash_file
+from ...seesr_modules.published import PublishedFile
 
 Say = Callable[[str], None]
 

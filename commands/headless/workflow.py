@@ -159,7 +159,7 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     def upscale_model(inputs: dict[str, str]) -> list[str]:
         name, there = inputs["model_name"], comfyui.choices("UpscaleModelLoader", "model_name")
         if name not in there:
-            if any(name == file.path for file in UPSCALERS):
+            if any(name == file.path for file in UPSCALERS.values()):
                 raise SeeSRError(missing_file_message("upscale_models", name))
             folder = comfyui.model_folder("upscale_models")
             raise SeeSRError(f"There is no {name} in {folder}: put it there, or choose from {there}.")

@@ -12,7 +12,7 @@ from scenes import Tiny
 
 @pytest.mark.parametrize(
     ("network", "transformers"),
-    [("the base model's UNet", 16), ("the UNet's image attention", 16), ("the ControlNet", 7 + 7)],
+    [("the base model's UNet", 10), ("the UNet's image attention", 10), ("the ControlNet", 4 + 4)],
 )
 def test_attention_is_at_least_float32_in_every_network(
     tiny: Tiny, seesr: Any, network: str, transformers: int

@@ -34,7 +34,13 @@ FOLDER = ROOT / "workflows"
 NAMES = [graph.name for graph in workflows.ALL_GRAPHS]
 LORA = "your_sd2_lora.safetensors"
 UPSCALER, CONTROLNET = "RealESRGAN_x4plus.pth", "control_v11p_sd21_canny.safetensors"
-PAGE_WORDS = ("R", "Graph", "Open in MaskEditor", "Load Image (as Mask)")  # of the page, in bold as titles are
+PAGE_WORDS = (
+    "R",
+    "Graph",
+    "Open in MaskEditor",
+    "Load Image (as Mask)",
+    "Load VAE",
+)  # of the page, in bold as titles are
 REFERENCES, ERA_PHOTOS = "input/references", "input/era_photos"
 ONE_STEP = tuple(f"seesr/{file.path}" for file in published.ONE_STEP)
 OTHERS = (*ONE_STEP, f"loras/{LORA}", f"upscale_models/{UPSCALER}", f"controlnet/{CONTROLNET}")

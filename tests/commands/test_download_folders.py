@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from seesr_pack.commands.download import check, folders
 from seesr_pack.commands.download.folders import find_folders
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.published import APACHE_2, PublishedFile
+from seesr_pack.seesr_modules.published import APACHE_2, KINDS, PublishedFile
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def comfyui(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_given_models_folder_is_the_only_one_used(comfyui: Path, tmp_path: Path) -> None:
     (comfyui / "extra_model_paths.yaml").write_text("a:\n  seesr: /elsewhere\n")
     found = find_folders(models=comfyui / "models")
-    assert found == {kind: (comfyui / "models" / kind,) for kind in ("checkpoints", "seesr", "rams")}
+    assert found == {kind: (comfyui / "models" / kind,) for kind in KINDS}
 
 
 def test_comfyui_is_named_by_argument_or_environment(comfyui: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +87,7 @@ def test_extra_model_paths_are_read_as_comfyui_reads_them(
         ),
         "checkpoints": (comfyui / "shared/sd", models / "checkpoints"),
         "rams": (models / "rams", tmp_path / "rams"),
+        "upscale_models": (models / "upscale_models",),
     }
 
 

@@ -56,7 +56,7 @@ def test_every_preset_takes_every_option(photo: Path, preset: str) -> None:
     """But for those that name a model file which it does not load."""
     workflow = load(photo, "--preset", preset)
     models = [setting for setting in MODEL_FILES.values() if workflow.inputs_of(setting.partition(".")[0])]
-    assert len(models) == {"nano": 0, "onestep": 2, "onestep_pisa": 1}.get(preset, 3)
+    assert len(models) == {"nano": 0, "onestep_pisa": 2}.get(preset, 3)
     others = [setting for name, setting in OPTIONS.items() if name != "checkpoint"]
     for number, setting in enumerate((*others, *models, PHOTO)):
         workflow.set_input(setting, number)
@@ -200,7 +200,7 @@ def test_the_published_models_are_used_where_they_are(
 
 
 def test_nano_is_never_synthetic(photo: Path, tmp_path: Path) -> None:
-    with pytest.raises(SeeSRError, match="choose --preset published, balanced or turbo"):
+    with pytest.raises(SeeSRError, match="choose another --preset than nano"):
         given = options(photo, "--model", "synthetic", "--preset", "nano")
         choose_workflow(cast(Any, ComfyUI()), given, tmp_path)
 
