@@ -108,11 +108,19 @@ class _DenseBlock(nn.ModuleDict):
 
 @contextmanager
 def _before(changes: Mapping[nn.Module, _Change]) -> Iterator[None]:
-    """Call a function with the input of each module before it runs. What it returns, if anything, is the new input."""
+    """Call a function with the input of each module before it runs. What it returns, if anything, is the new input.
+
+    Newer versions of ComfyUI call the modules with further arguments, which stay.
+    """
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], change: _Change) -> tuple[Any, ...] | None:
+        changed = change(args[0])
+        return None if changed is None else (changed, *args[1:])
+
     handles = []
     try:
         for module, change in changes.items():
-            handles.append(module.register_forward_pre_hook(lambda _, args, change=change: change(*args)))
+            handles.append(module.register_forward_pre_hook(partial(hook, change=change)))
         yield
     finally:
         for handle in handles:
