@@ -67,8 +67,8 @@ class Input(NamedTuple):
 
     @property
     def companion(self) -> list[str]:
-        """Value of the widget that the page adds below this one, if it adds one."""
-        if self.options.get("control_after_generate"):
+        """Value of the widget that the page adds below this one, if it adds one. It knows seeds by their name."""
+        if self.options.get("control_after_generate", self.name in ("seed", "noise_seed")):
             return ["fixed"]
         return ["image"] if self.options.get("image_upload") else []
 

@@ -66,6 +66,10 @@ def dialogs(editor: Editor) -> Locator:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in WORKFLOWS.glob("*.json")))
 def test_a_template_opens_whole(editor: Editor, name: str) -> None:
+    if name == "train_era_lora":
+        training = editor.page.evaluate("async () => (await app.api.fetchApi('/object_info/TrainLoraNode')).json()")
+        if len(training["TrainLoraNode"]["output"]) != 4:
+            pytest.skip("Train LoRA has other inputs and outputs in this ComfyUI, as the workflow's note says")
     listed = editor.page.evaluate("async () => (await app.api.fetchApi('/workflow_templates')).json()")
     assert name in listed["ComfyUI-SeeSR"]
     source = f"/workflow_templates/ComfyUI-SeeSR/{name}.json"

@@ -17,6 +17,7 @@ from likeness import assert_alike
 from real_esrgan import UnreachableError, save_real_esrgan
 from seesr_pack.commands.headless.workflow import WORKFLOWS
 from seesr_pack.evaluate.command import upscale_model_workflow
+from seesr_pack.seesr_modules.comfyui.compat import patcher_for
 from seesr_pack.seesr_modules.comfyui.steps.clean_first import clean_first
 from seesr_pack.seesr_modules.errors import SeeSRError
 from skimage import data
@@ -97,6 +98,7 @@ class Model:
     def __init__(self, scale: int = 1, channels: tuple[int, int] = (3, 3), largest: int = 1000) -> None:
         self.scale, (self.input_channels, self.output_channels), self.largest = scale, channels, largest
         self.model = torch.nn.Identity()
+        self.patcher = patcher_for(self.model)
         self.tiles: list[tuple[int, int]] = []
 
     def to(self, _device: Any) -> None:

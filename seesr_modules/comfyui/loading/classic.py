@@ -16,6 +16,7 @@ from ...errors import SeeSRError
 from ...method.classic import DASR, describe_damage
 from ...weights import open_weights
 from ...weights.classic import classic_kind, files_of, read_classic
+from ..compat import patcher_for
 from .folders import UPSCALE_MODELS, find
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def load_classic(path: Path, scale: int) -> ImageModelDescriptor:
 
     network = read_classic(path, scale)
     name = type(network).__name__
-    return ImageModelDescriptor(
+    upscaler = ImageModelDescriptor(
         network,
         network.state_dict(),
         Classic(id=name, detect=lambda _state: False),
@@ -76,6 +77,8 @@ def load_classic(path: Path, scale: int) -> ImageModelDescriptor:
         input_channels=3,
         output_channels=3,
     ).eval()
+    upscaler.patcher = patcher_for(network)  # newer versions of ComfyUI load the network through it
+    return upscaler
 
 
 @torch.no_grad()
