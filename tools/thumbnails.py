@@ -23,7 +23,7 @@ BADGE = (154, 67)  # width and height of the left top corner, which the page cov
 TOLERANCE = 65  # mean error in a square of 4 px: JPEG makes up to 42, another letter, line or dot 90 and more
 ACCENT = (38, 190, 186)
 
-CROPS = {"astronaut": (77, 80, 240), "coffee": (401, 0, 286), "chelsea": (725, 0, 286)}
+CROPS = {"astronaut": (77, 80, 240), "face": (115, 0, 160), "coffee": (401, 0, 286), "chelsea": (725, 0, 286)}
 """Photo -> left edge in PHOTOS, distance from the top of its row, side."""
 DEGRADED, NANO = 24, 672  # top edges of the rows
 
@@ -56,7 +56,7 @@ MOTIFS = {
     "seesr_detail_inpaint": Motif(("second pass",), "chelsea", ((370, 175, 480, 290),)),
     "seesr_extra_controlnet": Motif(("+ Canny",)),
     "seesr_invention_map": Motif(("what is invented?",), "astronaut", ((150, 110, 330, 300),)),
-    "seesr_faces": Motif(("+ CodeFormer",), "astronaut", ((190, 60, 350, 230),)),
+    "seesr_faces": Motif(("+ CodeFormer",), "face", ((150, 8, 440, 300),)),
     "seesr_two_passes": Motif(("2x, then 2x",), "chelsea"),
     "seesr_reference": Motif(("+ photos of the same",), "chelsea"),
     "seesr_era": Motif(("1920s, 1960s, 1990s",), "astronaut"),
