@@ -196,7 +196,7 @@ class Editor:
         if not os.environ.get("SEESR_PICTURES"):
             return
         self.page.wait_for_timeout(3000)  # animations have ended by then
-        shot = self.page.screenshot(clip=box, type="jpeg", quality=80)
+        shot = self.page.screenshot(clip=box, type="jpeg", quality=70)
         with Image.open(io.BytesIO(shot)) as image:
             wanted = box or self.page.viewport_size
             assert abs(image.width - wanted["width"]) <= 1 and abs(image.height - wanted["height"]) <= 1  # whole pixels
