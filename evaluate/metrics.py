@@ -83,10 +83,7 @@ def aligned_psnr_luma(result: Pixels, clean: Pixels) -> float:
         moved = moved[inside, inside]
         means, target_means = moved.mean((0, 1)), target.mean((0, 1))
         centred = moved - means
-        spread = (centred**2).sum((0, 1))
-        gain = np.where(
-            spread > 0, (centred * (target - target_means)).sum((0, 1)) / np.where(spread > 0, spread, 1), 0
-        )
+        gain = (centred * (target - target_means)).sum((0, 1)) / np.maximum((centred**2).sum((0, 1)), 1e-9)
         return centred * gain + target_means
 
     def error(offset: tuple[float, float]) -> float:
