@@ -135,6 +135,8 @@ def test_presets_are_those_of_the_command_upscale(capsys: pytest.CaptureFixture[
         assert (sampler["steps"], method.workflow.scale) == (7, 2)
     (method,) = evaluate.methods_of(options(), 4)
     assert method.name == "nano" and method.workflow.inputs_of("SeeSR_LoadNano")
+    (halved,) = evaluate.methods_of(options(), 2)
+    assert (method.workflow.scale, halved.workflow.scale) == (4, 2), "presets enlarge as much as the pairs need"
     assert evaluate.methods_of(options("--preset", "none"), 4) == []
     with pytest.raises(SystemExit):
         evaluate.methods_of(options("--options", "--steps 7 --frames"), 4)
