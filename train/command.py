@@ -1,7 +1,7 @@
 """Train a tagger (ram, dape), a small base model (autoencoder, base), SeeSR itself (seesr) or its decoder (decoder).
 
 All files go into the output folder that the settings name. Among them is a checkpoint, from which the same command
-continues.
+continues. Ctrl-C ends the step and saves.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..commands.arguments import key_value
 from ..seesr_modules.errors import SeeSRError
 from .stages import NAMES, build
+from .stopping import STOPPED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,18 +38,31 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train. Exit codes: 0 done, 2 wrong input."""
+    """Train. Exit codes: 0 done, 2 wrong input or no room on the disk, 130 stopped."""
     options = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        sys.stdout.write(f"{_train(options)}\n")
+    except SeeSRError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except KeyboardInterrupt as stopped:
+        sys.stderr.write(f"{stopped.args[0] if stopped.args else 'Stopped; the same command goes on.'}\n")
+        return STOPPED
+    return 0
+
+
+def _train(options: argparse.Namespace) -> Path:
+    """Train with the settings that the options name; return the output folder."""
+    from accelerate import PartialState
+
     from .config import read_training
     from .loop import train
+    from .output import claim_output
+    from .quiet import quieten_libraries
 
-    try:
-        training = read_training(options.config, options.stage, dict(options.changes))
+    quieten_libraries()
+    training = read_training(options.config, options.stage, dict(options.changes))
+    with claim_output(training.output) if PartialState().is_main_process else nullcontext():
         train(build(training), training)
-    except SeeSRError as error:
-        # A worker's error comes with its traceback; the sentence is at the end.
-        sys.stderr.write(f"{str(error).rpartition(f'{SeeSRError.__name__}: ')[2].strip()}\n")
-        return 2
-    sys.stdout.write(f"{training.output}\n")
-    return 0
+    return training.output

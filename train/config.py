@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..seesr_modules.config import STEM
+from ..seesr_modules.config import HEAD_WIDTH, LATENT_PX, STEM
 from ..seesr_modules.errors import SeeSRError
 
 Count = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Heads = Annotated[int, Field(gt=0, multiple_of=HEAD_WIDTH)]
+"""A width that splits into attention heads."""
+
+PATCH_VALUES = 3 * LATENT_PX**2
+"""Values in a patch of the linear autoencoder, which cannot have more components."""
 
 
 class Settings(BaseModel):
@@ -27,7 +34,7 @@ class PhotoSettings(Settings):
     folder: Path
     manifest: Path | None = None
     """Lists the photographs and their labels. Without a manifest, every picture in the folder is used."""
-    crop_px: Count = 512
+    crop_px: Annotated[int, Field(gt=0, multiple_of=LATENT_PX)] = 512
     sharpen: bool = False
     """Sharpen the clean pictures first, as in the paper. The published code has it commented out."""
     mild_share: Share = 0
@@ -79,6 +86,16 @@ class RamSettings(Settings):
     tag_hidden: Count
     tag_layers: Count = 2
 
+    @model_validator(mode="after")
+    def _require_heads(self) -> RamSettings:
+        """Refuse widths that do not split into the heads."""
+        if not self.depths or len(self.depths) != len(self.num_heads):
+            raise ValueError("depths and num_heads need one number each for every stage")
+        for stage, heads in enumerate(self.num_heads):
+            if heads < 1 or self.embed_dim * 2**stage % heads:
+                raise ValueError(f"num_heads: {heads} heads do not divide the width {self.embed_dim * 2**stage}")
+        return self
+
 
 class DapeSettings(Settings):
     """LoRA on a tagger, so that it sees in a degraded picture what it sees in the clean one."""
@@ -90,7 +107,7 @@ class DapeSettings(Settings):
 class AutoencoderSettings(Settings):
     """A linear autoencoder with a refiner."""
 
-    channels: Count = 32
+    channels: Annotated[int, Field(gt=0, le=PATCH_VALUES)] = 32
     refiner_width: Count = 32
     refiner_layers: Count = 4
     noise: float = Field(default=0.1, ge=0)
@@ -101,10 +118,10 @@ class BaseSettings(Settings):
     """A text-to-image model from scratch."""
 
     autoencoder: Path
-    model_channels: Count
-    channel_mult: tuple[int, ...]
+    model_channels: Heads
+    channel_mult: Annotated[tuple[Count, ...], Field(min_length=1)]
     layers_per_block: Count
-    text_width: Count
+    text_width: Heads
     text_layers: Count
     text_dropout: Share = 0.1
     degraded_share: Share = 0
@@ -141,7 +158,9 @@ class SeeSRSettings(Settings):
     dape: Path | None = None
     seesr: Path | None = None
     """Folder with unet and controlnet to continue from."""
-    stem_widths: tuple[int, ...] = STEM.widths
+    stem_widths: Annotated[tuple[Count, ...], Field(min_length=len(STEM.widths), max_length=len(STEM.widths))] = (
+        STEM.widths
+    )
     text_dropout: Share = 0.5
     degraded_share: Share = 0
     draws: Count = 1
@@ -177,13 +196,49 @@ def read_training(path: Path, stage: str, changes: dict[str, Any] | None = None)
         raise SeeSRError(f"{path} holds no settings: see nano/{stage}.yaml for an example.")
     for name, value in (changes or {}).items():
         group, _, key = name.rpartition(".")
-        (values.setdefault(group, {}) if group else values)[key] = value
+        target = (values.get(group) or values.setdefault(group, {})) if group else values
+        if not isinstance(target, dict):
+            raise SeeSRError(f"{path}: {group} is not a group of settings, so {name} cannot be set.")
+        target[key] = value
     from .stages import load_stages  # its modules import this one
 
+    kind: type[Settings] = load_stages()[stage].settings
+    faults, model = [], None
     try:
-        model = load_stages()[stage].settings.model_validate(values.pop("model", {}))
-        return Training(**values, model=model)
+        model = kind.model_validate(values.pop("model", None) or {})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise SeeSRError(f"{path}: the setting {name} is wrong: {first['msg']}.") from error
+        faults += _describe_faults(error, kind, ("model",))
+    try:
+        training = Training.model_validate(
+            {**{str(name): value for name, value in values.items()}, "model": model or {}}
+        )
+    except ValidationError as error:
+        faults += _describe_faults(error, Training, ())
+    if faults:
+        raise SeeSRError(f"{path}: {'; '.join(faults)}.")
+    return training
+
+
+def _describe_faults(error: ValidationError, kind: type[Settings], prefix: tuple[str, ...]) -> list[str]:
+    """Say what is wrong with each setting, in place of pydantic's words where it knows less."""
+    return [_describe_fault(fault, kind, (*prefix, *map(str, fault["loc"]))) for fault in error.errors()]
+
+
+def _describe_fault(fault: Mapping[str, Any], kind: type[Settings], path: Sequence[str]) -> str:
+    name = ".".join(path)
+    if fault["type"] == "missing":
+        return f"the setting {name} is missing"
+    if fault["type"] == "extra_forbidden":
+        known = list(_fields_at(kind, fault["loc"][:-1]))
+        close = difflib.get_close_matches(path[-1], known, 1)
+        return f"there is no setting {name}" + (
+            f": {'.'.join([*path[:-1], close[0]])} is meant" if close else f"; there are {', '.join(known)}"
+        )
+    return f"the setting {name} is wrong: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _fields_at(kind: type[Settings], place: Sequence[str | int]) -> Mapping[str, Any]:
+    """Return the settings of a group, which is named by its place in another."""
+    for name in place:
+        kind = kind.model_fields[str(name)].annotation  # type: ignore[assignment]
+    return kind.model_fields

@@ -13,8 +13,9 @@ from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
 from seesr_pack.seesr_modules.nano.file import NANO_FILE
 from seesr_pack.train.base_folder import save_linear
 from seesr_pack.train.config import Optimisation, Training, read_training
-from seesr_pack.train.loop import TrainingStage, learning_rate, train
+from seesr_pack.train.loop import TrainingStage, train
 from seesr_pack.train.stages import build
+from seesr_pack.train.steps import learning_rate
 from torch import Tensor
 from trainings import TINY_BASE
 
