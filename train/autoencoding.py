@@ -13,10 +13,12 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.nano.autoencoder import PatchAutoencoder
+from ..seesr_modules.nano.file import VAE_PREFIX
 from .base_folder import load_autoencoder, save_linear
 from .config import AutoencoderSettings, DecoderSettings, PhotoSettings, SeeSRSettings
 from .diffusion import SeeSRStage
 from .loop import Batch, TrainingStage
+from .nano_base import RESULT, write_trained_nano
 from .pairs import Pairs, to_float
 
 _FIT_PICTURES = 256
@@ -43,6 +45,10 @@ class AutoencoderStage(TrainingStage):
         images = to_float(batch["clean"]) * 2 - 1
         latents = add_noise(self.autoencoder.encode(images), self._noise, generator)
         return l1_loss(self.autoencoder.decode(latents), images)
+
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """Return the fitted part, which other photographs would fit differently."""
+        return {name: p.data for name, p in self.autoencoder.named_parameters() if not p.requires_grad}
 
     def save(self, folder: Path) -> None:
         """Write the autoencoder."""
@@ -99,9 +105,15 @@ class DecoderStage(TrainingStage):
         sampled = self.seesr.restore(first, self._settings.steps[int(which)], noise)
         return torch.cat([sampled.to(latents), add_noise(latents[number:], self._settings.noise, generator)])
 
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """Return the vectors of the adversary's spectral norm."""
+        return dict(self.adversary.named_buffers())
+
     def save(self, folder: Path) -> None:
-        """Write the autoencoder."""
+        """Write the autoencoder and, if the models are a nano, that nano with it."""
         save_linear(folder / "vae", self.autoencoder)
+        if self.seesr.nano:
+            write_trained_nano(self.seesr.nano, folder / RESULT, {VAE_PREFIX: self.autoencoder.state_dict()})
 
 
 class Adversary(nn.Module):

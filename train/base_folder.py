@@ -16,8 +16,13 @@ from transformers import CLIPTextModel
 
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.nano.autoencoder import PatchAutoencoder
+from ..seesr_modules.nano.file import NanoFile, all_tensors
+from ..seesr_modules.nano.kind import is_nano
 from ..seesr_modules.weights import open_weights
 from ..seesr_modules.weights.checkpoint import InMemory
+from ..seesr_modules.weights.part import reading
+from .base_checkpoint import read_checkpoint_base, sd2_schedule
+from .nano_base import read_nano_text
 from .text import TextEncoder
 
 LINEAR_FILE = "autoencoder.safetensors"
@@ -65,37 +70,67 @@ class Base:
     schedule: DDPMScheduler
 
 
-def load_base(folder: Path) -> Base:
-    """Load a base model.
+def load_base(path: Path) -> Base:
+    """Load a base model: a folder in diffusers' layout, a checkpoint file of Stable Diffusion 2, or a nano.
 
     Raises:
-        SeeSRError: A part is missing or unreadable.
+        SeeSRError: A part is missing or unreadable, or the file is of another kind.
     """
+    if is_nano(path):
+        file = NanoFile(path)
+        schedule = sd2_schedule(file.prediction_type)
+        return Base(all_tensors(file.unet, torch.float32), read_nano_text(file), load_autoencoder(path), schedule)
+    if path.is_file():
+        unet, text, autoencoder = read_checkpoint_base(path)
+        return Base(unet, TextEncoder(text), KlAutoencoder(autoencoder).requires_grad_(False), sd2_schedule())
+    return _load_base_folder(path)
+
+
+def _load_base_folder(folder: Path) -> Base:
     for part in ("unet", TEXT_FOLDER, "vae", "scheduler"):
         if not (folder / part).is_dir():
-            raise SeeSRError(f"base: {folder} has no folder {part}: give a model folder in diffusers' layout.")
+            raise SeeSRError(
+                f"base: {folder} has no folder {part}: give a model folder in diffusers' layout, the checkpoint file "
+                "that `python run.py download base` fetches, or nano/nano.safetensors."
+            )
     file = open_weights(folder / "unet")
+    with reading(folder / "scheduler"):
+        schedule = DDPMScheduler.from_pretrained(folder / "scheduler")
     return Base(
         unet=dict(file.tensors(file.shapes())),
         text=load_text(folder / TEXT_FOLDER),
         autoencoder=load_autoencoder(folder / "vae"),
-        schedule=DDPMScheduler.from_pretrained(folder / "scheduler"),
+        schedule=schedule,
     )
 
 
 def load_text(folder: Path) -> TextEncoder:
-    """Load a text encoder in transformers' layout; for a small one, with its known tokens."""
+    """Load a text encoder in transformers' layout; for a small one, with its known tokens.
+
+    Raises:
+        SeeSRError: It is damaged.
+    """
     known = folder / _KNOWN_FILE
-    tokens = torch.tensor(json.loads(known.read_text("utf-8"))) if known.exists() else None
-    return TextEncoder(CLIPTextModel.from_pretrained(folder), tokens)
+    with reading(folder):
+        tokens = torch.tensor(json.loads(known.read_text("utf-8"))) if known.exists() else None
+        return TextEncoder(CLIPTextModel.from_pretrained(folder), tokens)
 
 
-def load_autoencoder(folder: Path) -> PatchAutoencoder | KlAutoencoder:
-    """Load a linear autoencoder or one in diffusers' layout, and freeze it."""
-    linear = folder / LINEAR_FILE
-    if linear.exists():
-        return PatchAutoencoder.load(InMemory(load_file(linear)))
-    return KlAutoencoder(AutoencoderKL.from_pretrained(folder)).requires_grad_(False)
+def load_autoencoder(path: Path) -> PatchAutoencoder | KlAutoencoder:
+    """Load a linear autoencoder, that of a nano, or one in diffusers' layout, and freeze it.
+
+    Raises:
+        SeeSRError: There is none, or it is damaged.
+    """
+    if is_nano(path):
+        return PatchAutoencoder.load(NanoFile(path).vae)
+    if not path.is_dir():
+        raise SeeSRError(f"autoencoder: there is no folder {path}: give the folder vae that a training wrote.")
+    linear = path / LINEAR_FILE
+    with reading(path):
+        if linear.exists():
+            return PatchAutoencoder.load(InMemory(load_file(linear)))
+        return KlAutoencoder(AutoencoderKL.from_pretrained(path)).requires_grad_(False)
 
 
 def save_base(

@@ -11,18 +11,30 @@ from torch import Tensor
 from torch.nn.functional import interpolate, mse_loss
 from torchvision.utils import make_grid
 
-from ..seesr_modules.config import HEAD_WIDTH, NEGATIVE_QUALITY, POSITIVE_QUALITY, TRAIN_STEPS
+from ..seesr_modules.config import (
+    HEAD_WIDTH,
+    LATENT_PX,
+    NEGATIVE_QUALITY,
+    POSITIVE_QUALITY,
+    TRAIN_STEPS,
+    EncoderSizes,
+    image_attention_places,
+)
 from ..seesr_modules.dape.tagger import Dape
-from ..seesr_modules.dape.weights import load_dape
-from ..seesr_modules.method.schedule import BETA_END, BETA_START
+from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.nano.autoencoder import PatchAutoencoder
-from ..seesr_modules.weights import open_weights
+from ..seesr_modules.nano.file import TEXT_PREFIX, NanoFile
+from ..seesr_modules.nano.kind import is_nano
+from ..seesr_modules.weights import WeightFile, open_weights
+from .base_checkpoint import sd2_schedule
 from .base_folder import TEXT_FOLDER, load_autoencoder, load_base, load_text, save_base, save_text
 from .config import BaseSettings, PhotoSettings, SeeSRSettings
 from .denoiser import SeeSRDenoiser
 from .loop import Batch, TrainingStage
+from .nano_base import RESULT, write_trained_nano
 from .pairs import SCALE, Pairs, to_float
-from .taggers import TagWriter
+from .run import FLOAT_BYTES
+from .taggers import TagWriter, load_tagger
 from .text import TextEncoder
 
 _SHOWN = 4
@@ -104,7 +116,11 @@ class BaseStage(Diffusion):
         words = [word for word, _ in self.pairs.vocabulary]
         self.text = TextEncoder.small(words, settings.text_width, settings.text_layers)
         autoencoder = load_autoencoder(settings.autoencoder)
-        assert isinstance(autoencoder, PatchAutoencoder)
+        if not isinstance(autoencoder, PatchAutoencoder):
+            raise SeeSRError(
+                f"autoencoder: {settings.autoencoder} is not a linear autoencoder: give the folder vae that "
+                "`train autoencoder` wrote."
+            )
         self.autoencoder = autoencoder
         widths = [settings.model_channels * factor for factor in settings.channel_mult]
         with_text = len(widths) - 1  # all levels but the lowest
@@ -119,15 +135,7 @@ class BaseStage(Diffusion):
             attention_head_dim=[width // HEAD_WIDTH for width in widths],
             use_linear_projection=True,
         )
-        self.schedule = DDPMScheduler(
-            num_train_timesteps=TRAIN_STEPS,
-            beta_start=BETA_START,
-            beta_end=BETA_END,
-            beta_schedule="scaled_linear",
-            prediction_type="v_prediction",
-            steps_offset=1,
-            clip_sample=False,
-        )
+        self.schedule = sd2_schedule("v_prediction")
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the squared error of the prediction."""
@@ -173,20 +181,43 @@ class SeeSRStage(Diffusion):
         own_text = settings.seesr and settings.seesr / TEXT_FOLDER
         text = load_text(own_text) if own_text and own_text.is_dir() else base.text
         self.text, self.schedule = text.requires_grad_(False), base.schedule
+        used = {settings.base, settings.ram, settings.dape or settings.ram}
+        self.nano = settings.base if len(used) == 1 and is_nano(settings.base) else None
         self.autoencoder = base.autoencoder
-        ram = open_weights(settings.ram)
-        self.dape: Dape = load_dape(ram, open_weights(settings.dape) if settings.dape else None, torch.float32)
+        self.dape: Dape = load_tagger(settings.ram, settings.dape)
         if settings.seesr:
-            weights = [open_weights(settings.seesr / part) for part in ("unet", "controlnet")]
-            unet, controlnet = (dict(file.tensors(file.shapes(), torch.float32)) for file in weights)
+            unet, controlnet = (
+                dict(file.tensors(file.shapes(), torch.float32)) for file in _open_parts(settings.seesr)
+            )
             self.denoiser = SeeSRDenoiser.from_state_dicts({**base.unet, **unet}, controlnet)
         else:
             self.denoiser = SeeSRDenoiser.from_base(base.unet, settings.stem_widths, self.dape.config.soft_prompt_width)
+        self._require_fit()
         self.tag_writer = None if self.pairs.vocabulary else TagWriter(settings.ram)
         self._train_base = settings.train_base
         if settings.train_base:
             self.denoiser.requires_grad_(True)
             self.text.model.requires_grad_(True)
+
+    def _require_fit(self) -> None:
+        """Refuse parts of different models.
+
+        Raises:
+            SeeSRError: The text encoder, the autoencoder or the tagger is not that of the UNet.
+        """
+        unet = {name: tuple(tensor.shape) for name, tensor in self.denoiser.unet.state_dict().items()}
+        sizes, (place, *_) = EncoderSizes.from_shapes(unet), image_attention_places(unet)
+        latents = self.autoencoder.encode(torch.zeros(1, 3, LATENT_PX, LATENT_PX)).shape[1]
+        for name, own, wanted in (
+            ("the text encoder", self.text.model.config.hidden_size, sizes.context_dim),
+            ("the autoencoder", latents, sizes.in_channels),
+            ("the tagger's soft prompt", self.dape.config.soft_prompt_width, place.context_dim),
+        ):
+            if own != wanted:
+                raise SeeSRError(
+                    f"model: {name} has {own} channels and the UNet reads {wanted}: base, ram, dape and seesr must be "
+                    "of one model."
+                )
 
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Return the squared error of the prediction."""
@@ -223,6 +254,14 @@ class SeeSRStage(Diffusion):
             save_file(tensors, folder / name / "diffusion_pytorch_model.safetensors")
         if self._train_base:
             save_text(folder / TEXT_FOLDER, self.text)
+        if self.nano:
+            parts = {f"{name}.": tensors for name, tensors in self.denoiser.state_dicts().items()}
+            write_trained_nano(self.nano, folder / RESULT, {**parts, TEXT_PREFIX: self.text.model.state_dict()})
+
+    def saved_bytes(self) -> int:
+        """Return the bytes of both whole networks and, if it was trained, of the text encoder."""
+        networks = [self.denoiser, *([self.text] if self._train_base else [])]
+        return sum(FLOAT_BYTES * parameter.numel() for network in networks for parameter in network.parameters())
 
     def picture(self) -> Tensor:
         """Return rows of degraded, restored and clean pictures."""
@@ -235,6 +274,14 @@ class SeeSRStage(Diffusion):
     def enable_gradient_checkpointing(self) -> None:
         """Save memory by recomputing activations."""
         self.denoiser.enable_gradient_checkpointing()
+
+
+def _open_parts(seesr: Path) -> list[WeightFile]:
+    """Open the UNet and the ControlNet of a trained SeeSR: two folders, or a nano."""
+    if is_nano(seesr):
+        file = NanoFile(seesr)
+        return [file.unet, file.controlnet]
+    return [open_weights(seesr / part) for part in ("unet", "controlnet")]
 
 
 def enlarge(degraded: Tensor) -> Tensor:

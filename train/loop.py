@@ -42,8 +42,8 @@ class TrainingStage(nn.Module):
         """Return about how many bytes :meth:`save` writes."""
         return sum(FLOAT_BYTES * parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
-    def changing_buffers(self) -> dict[str, Tensor]:
-        """Return the tensors beside the parameters that training changes; a checkpoint keeps them."""
+    def kept_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors beside the trained parameters that a checkpoint keeps, such as fitted ones."""
         return {}
 
     def picture(self) -> Tensor | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +14,11 @@ from torch.utils.data import DataLoader, Dataset
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.method.degrade import degrade, sharpen
 from ..seesr_modules.method.families import FAMILIES
+from ..seesr_modules.weights.part import reading
 from .config import PhotoSettings
+from .output import telling_full_disk
 from .photos import PhotoCrops
+from .workers import telling_worker_errors
 
 SCALE = 4
 
@@ -104,16 +109,36 @@ def _load_pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
         raise SeeSRError("photos.pool: the pool needs a file: set photos.pool_file.")
     asked = {**settings.model_dump(include={"crop_px", "pool", "sharpen", "mild_share", "degradation"}), "seed": seed}
     if path.exists():
-        made = torch.load(path, weights_only=True, mmap=True)
+        made = _read_pool(path)
         if {"degradation": "realesrgan", **made.pop("settings")} != asked:  # older pools do not name it
             raise SeeSRError(f"photos.pool_file: {path} was made with other settings: delete it, or name another.")
         return {name: made[key] for name, key in _POOL_KEYS.items()}
     logger.info("making %d pairs of crops for %s", settings.pool, path)
     loader = DataLoader(_FirstPairs(pairs, settings.pool), batch_size=64, num_workers=os.cpu_count() or 1)
-    batches = list(loader)
+    with telling_worker_errors():
+        batches = list(loader)
     made = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    torch.save({**{key: made[name] for name, key in _POOL_KEYS.items()}, "settings": asked}, part)
-    part.replace(path)
+    _write_pool(path, {**{key: made[name] for name, key in _POOL_KEYS.items()}, "settings": asked})
     return made
+
+
+def _read_pool(path: Path) -> dict[str, Any]:
+    with reading(path):
+        made: dict[str, Any] = torch.load(path, weights_only=True, mmap=True)
+    if not isinstance(made, dict) or not {*_POOL_KEYS.values(), "settings"} <= made.keys():
+        raise SeeSRError(f"photos.pool_file: {path} is no pool of pairs: delete it, or name another.")
+    return made
+
+
+def _write_pool(path: Path, content: dict[str, Any]) -> None:
+    """Write the pool, whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with telling_full_disk(path.parent), part.open("wb") as file:
+            torch.save(content, file)
+        part.replace(path)
+    except OSError as error:
+        raise SeeSRError(
+            f"photos.pool_file: {path} cannot be written ({error.strerror or error}): name another."
+        ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import os
@@ -21,6 +19,8 @@ from ..commands.photos.formats import list_photos
 from ..commands.photos.reading import open_photo
 from ..seesr_modules.errors import SeeSRError
 from .labels import COMPUTED_TAGS, Box, computed_labels, region_labels
+from .manifest import locate_photos, read_manifest
+from .workers import telling_worker_errors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,9 +79,11 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         if manifest is None:
             self.photos: list[dict[str, Any]] = [{"file": path} for path in list_photos(folder, recursive=True)]
         else:
-            listed = _read_manifest(manifest)
+            listed = read_manifest(manifest)
             self.vocabulary = [(entry["tag"], entry["tag_zh"]) for entry in listed["vocabulary"]]
-            self.photos = _locate_photos(folder, [photo for photo in listed["photos"] if photo["split"] == split])
+            self.photos = locate_photos(
+                manifest, folder, [photo for photo in listed["photos"] if photo["split"] == split]
+            )
         if not self.photos:
             raise SeeSRError(f"No photos to train on in {folder} (split {split!r}); put image files there.")
         self._tags = [tag for tag, _ in self.vocabulary]
@@ -99,7 +101,8 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         """
         logger.info("checking %d photos", len(self.photos))
         workers = min(os.cpu_count() or 1, len(self.photos) // PHOTOS_PER_WORKER)
-        reasons = list(DataLoader(_Faults(self), batch_size=None, num_workers=workers))
+        with telling_worker_errors():
+            reasons = list(DataLoader(_Faults(self), batch_size=None, num_workers=workers))
         for reason in filter(None, reasons):
             logger.warning("left out: %s", reason)
         usable = [photo for photo, reason in zip(self.photos, reasons, strict=True) if not reason]
@@ -208,43 +211,3 @@ class _Faults(Dataset[str]):
 
     def __getitem__(self, which: int) -> str:
         return self._crops.find_fault(which)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """Read the ``vocabulary`` and ``photos`` of a manifest.
-
-    Raises:
-        SeeSRError: The manifest cannot be read, or its vocabulary lacks a tag.
-    """
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SeeSRError(f"The manifest {path} cannot be read ({error}); nano/photos.json is one.") from error
-    needed = {region["tag"] for photo in listed["photos"] for region in photo["regions"]} | set(COMPUTED_TAGS)
-    lacking = sorted(needed - {entry["tag"] for entry in listed["vocabulary"]})
-    if lacking:
-        raise SeeSRError(f"The manifest {path} lacks tags in its vocabulary: {', '.join(lacking)}. Add them.")
-    return listed
-
-
-def _locate_photos(folder: Path, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the photos of the manifest, with ``file`` as the path of each.
-
-    Raises:
-        SeeSRError: Photos are missing, or a file differs from the manifest's.
-    """
-    places = {path.name: path for path in list_photos(folder, recursive=True)}
-    missing = [photo for photo in photos if photo["file"] not in places]
-    if missing:
-        names = ", ".join(f"{photo['file']} (Debian package {photo['package']})" for photo in missing)
-        raise SeeSRError(
-            f"Photos of the manifest are missing below {folder}: {names}. tools/nano_photos.py gathers them."
-        )
-    for photo in photos:
-        place = places[photo["file"]]
-        if hashlib.sha256(place.read_bytes()).hexdigest() != photo["sha256"]:
-            raise SeeSRError(
-                f"Photo {place} is not the manifest's: its SHA-256 differs. "
-                f"Take the file of that name from Debian package {photo['package']}."
-            )
-    return [{**photo, "file": places[photo["file"]]} for photo in photos]

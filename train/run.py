@@ -147,8 +147,8 @@ class Run:
         with torch.no_grad():
             for name, parameter in self.trained.items():
                 parameter.copy_(state["weights"][name])
-            for name, buffer in self.stage.changing_buffers().items():
-                buffer.copy_(state.get("buffers", {}).get(name, buffer))
+            for name, tensor in self.stage.kept_tensors().items():
+                tensor.copy_(state.get("kept", {}).get(name, tensor))
         self.optimizer.load_state_dict(state["optimizer"])
         for group in self.optimizer.param_groups:
             group["weight_decay"] = self.training.optimisation.weight_decay
@@ -187,7 +187,7 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "average": average.state_dict() if average is not None else None,
             "scaler": scaler.state_dict() if scaler is not None else None,
-            "buffers": self.stage.changing_buffers(),
+            "kept": self.stage.kept_tensors(),
             "settings": settings_of(self.training),
             "row": self.progress.row,
             "loss": loss,

@@ -16,7 +16,9 @@ from ..seesr_modules.dape.tagger import Dape
 from ..seesr_modules.dape.tags import CHINESE_TAG_LIST, TAG_LIST, THRESHOLDS, read_vocabulary, select_tags, tag_files
 from ..seesr_modules.dape.weights import load_dape, published_name, size_telling_mask
 from ..seesr_modules.errors import SeeSRError
-from ..seesr_modules.weights import open_weights
+from ..seesr_modules.nano.file import NanoFile
+from ..seesr_modules.nano.kind import is_nano
+from ..seesr_modules.weights import WeightFile, open_weights
 from .config import DapeSettings, PhotoSettings, RamSettings
 from .loop import Batch, TrainingStage
 from .pairs import SCALE, Pairs, to_float
@@ -26,6 +28,21 @@ DAPE_FILE = "DAPE.pth"
 
 _JUDGED = 256
 """Number of pictures on which the thresholds are chosen."""
+
+
+def load_tagger(ram: Path, dape: Path | None = None) -> Dape:
+    """Load a tagger from the files that the settings name. That of a nano has its DAPE merged in.
+
+    Raises:
+        SeeSRError: See :func:`.load_dape`.
+    """
+    if dape is not None and is_nano(dape):
+        return load_dape(_open_ram(dape), dtype=torch.float32)
+    return load_dape(_open_ram(ram), open_weights(dape) if dape else None, torch.float32)
+
+
+def _open_ram(path: Path) -> WeightFile:
+    return NanoFile(path).dape if is_nano(path) else open_weights(path)
 
 
 class RamStage(TrainingStage):
@@ -103,7 +120,10 @@ class TagWriter(nn.Module):
             SeeSRError: See :func:`.load_dape` and :func:`.read_vocabulary`; or the tag lists are missing.
         """
         super().__init__()
-        self.ram = load_dape(open_weights(ram), dtype=torch.float32)
+        self.ram = load_tagger(ram)
+        if is_nano(ram):
+            self._vocabulary = NanoFile(ram).vocabulary
+            return
         files = tag_files(ram.parent)
         if files is None:
             raise SeeSRError(
@@ -145,8 +165,7 @@ class DapeStage(TrainingStage):
         """Load the RAM twice, as teacher and as student, and add the LoRA."""
         super().__init__()
         self.pairs = Pairs(photos, seed)
-        self.teacher = load_dape(open_weights(settings.ram), dtype=torch.float32)
-        self.student = load_dape(open_weights(settings.ram), dtype=torch.float32)
+        self.teacher, self.student = load_tagger(settings.ram), load_tagger(settings.ram)
         weights = dict(self.student.named_parameters())
         shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
         stems = {name: stem for name, (stem,) in lora_stems(weights, ()).items()}
@@ -171,6 +190,7 @@ class DapeStage(TrainingStage):
         tensors: dict[str, Tensor] = {}
         for stem, lora in self._loras.items():
             tensors |= {f"{stem}.{name}": tensor.clone() for name, tensor in lora.state_dict().items()}
-        torch.save(tensors, folder / DAPE_FILE)
+        with (folder / DAPE_FILE).open("wb") as file:  # torch tells a full disk only for a file that Python has opened
+            torch.save(tensors, file)
         if self.pairs.vocabulary:
             write_tag_lists(folder, self.pairs, self.student)

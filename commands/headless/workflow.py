@@ -149,6 +149,8 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     from ...seesr_modules.comfyui.loading.cfw import find_cfw
     from ...seesr_modules.comfyui.loading.choices import find_seesr, find_tagger
     from ...seesr_modules.comfyui.loading.classic import find_classic
+    from ...seesr_modules.comfyui.loading.folders import OWN_NANO
+    from ...seesr_modules.comfyui.loading.nano import find_nano
     from ...seesr_modules.comfyui.loading.one_step import find_one_step
 
     def checkpoint(inputs: dict[str, str]) -> list[str]:
@@ -164,6 +166,9 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
             folder = comfyui.model_folder("upscale_models")
             raise SeeSRError(f"There is no {name} in {folder}: put it there, or choose from {there}.")
         return [name]
+
+    def nano(inputs: dict[str, str]) -> list[str]:
+        return [find_nano(inputs.get("file", OWN_NANO)).name]
 
     def seesr(inputs: dict[str, str]) -> list[str]:
         return [find_seesr(inputs["seesr"]).name]
@@ -183,6 +188,7 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
     return {
         "CheckpointLoaderSimple": (checkpoint, ["checkpoints"]),
         "SeeSR_LoadModel": (seesr, ["seesr"]),
+        "SeeSR_LoadNano": (nano, ["seesr"]),
         "SeeSR_LoadDAPE": (tagger, ["rams", "seesr"]),
         "SeeSR_LoadOneStep": (one_step, ["seesr"]),
         "SeeSR_LoadClassicUpscaler": (classic, []),

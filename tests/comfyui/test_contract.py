@@ -55,7 +55,7 @@ CONTRACT = {
     "SeeSR_LoadNano": Node(
         "Load Nano",
         {},
-        {},
+        {"file": ANY_FILE},
         {"model": "MODEL", "clip": "CLIP", "vae": "VAE", "seesr": "SEESR_MODEL", "dape": "SEESR_DAPE"},
     ),
     "SeeSR_LoadOneStep": Node(
@@ -198,6 +198,7 @@ OPTIONAL = {
     ("SeeSR_Tagger", "pin"),
     ("SeeSR_Degrade", "family"),
     ("SeeSR_LoadClassicUpscaler", "image"),
+    ("SeeSR_LoadNano", "file"),
     ("SeeSR_BuildPrompts", "literal"),
     ("SeeSR_TileTagger", "literal"),
     *((node_id, "repair_words") for node_id in ("SeeSR_BuildPrompts", "SeeSR_TileTagger")),

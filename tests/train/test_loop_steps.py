@@ -114,7 +114,7 @@ def test_steps_and_average_follow_their_definition(linear: Callable[..., Trainin
     weight, average = expected_weights(stage, OPTIONS, OPTIONS["steps"])
     state = torch.load(training.output / CHECKPOINT, weights_only=True)
     assert state["step"] == OPTIONS["steps"]
-    assert set(state) == {"step", "weights", "optimizer", "average", "scaler", "buffers", "settings", "row", "loss"}
+    assert set(state) == {"step", "weights", "optimizer", "average", "scaler", "kept", "settings", "row", "loss"}
     torch.testing.assert_close(state["weights"]["weight"], weight, rtol=1e-5, atol=1e-6)
     saved = torch.load(training.output / SAVED, weights_only=True)
     torch.testing.assert_close(saved, average, rtol=1e-5, atol=1e-6)

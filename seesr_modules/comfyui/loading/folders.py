@@ -11,12 +11,15 @@ from typing import Literal
 import folder_paths
 
 from ...errors import SeeSRError
+from ...nano.kind import is_nano
 from ...published import CFW, HOW_TO_PACK, ONE_STEP
 from ...weights import SUFFIXES
 from ...weights.packed_format import is_named_as_packed, missing_parts
 
 SEESR = "seesr"
 RAMS = "rams"
+OWN_NANO = "nano"
+"""Choice of Load Nano: the file that comes with the pack."""
 LORAS = "loras"
 """ComfyUI's own folder, where people put the files of one-step models."""
 ONE_STEP_FOLDERS = (SEESR, LORAS)
@@ -100,6 +103,16 @@ def cfw_choices() -> list[str]:
     return list(dict.fromkeys([CFW.path, *filter(_is_named_as_cfw, files)]))
 
 
+def nano_choices() -> list[str]:
+    """Return the choices of Load Nano: the one that comes with the pack, then the nanos in ``models/seesr``."""
+    return [OWN_NANO, *(name for name in folder_paths.get_filename_list(SEESR) if _is_nano(name))]
+
+
+def _is_nano(name: str) -> bool:
+    path = find(name, SEESR)
+    return path is not None and is_nano(path)
+
+
 def _is_named_as_cfw(name: str) -> bool:
     return "cfw" in Path(name).name.lower() and Path(name).suffix in SUFFIXES
 
@@ -126,6 +139,7 @@ def _weight_files(kind: str) -> list[str]:
         and Path(name).parent.name not in ("unet", "controlnet")
         and not _is_named_as_one_step(name)
         and not _is_named_as_cfw(name)
+        and not _is_nano(name)
     ]
 
 

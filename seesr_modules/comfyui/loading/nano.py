@@ -15,11 +15,15 @@ from ...dape.weights import load_dape
 from ...errors import SeeSRError
 from ...nano.autoencoder import PatchAutoencoder
 from ...nano.file import NANO_FILE, PREDICTIONS, NanoFile
+from ...nano.kind import is_nano
+from ...weights import open_weights
+from ...weights.checkpoint import describe
 from ..compat import patcher_for
 from ..networks.base_model import base_model
 from ..networks.nano_parts import PatchLatents, build_clip, build_vae
 from .dape import DapeModel
 from .dtypes import storage_dtypes
+from .folders import OWN_NANO, SEESR, find
 from .seesr import SeeSRModel, load_seesr
 
 
@@ -31,6 +35,25 @@ class Nano(NamedTuple):
     vae: comfy.sd.VAE
     seesr: SeeSRModel
     dape: DapeModel
+
+
+def find_nano(name: str) -> Path:
+    """Return the file for a choice of Load Nano.
+
+    Raises:
+        SeeSRError: It is missing, or of another kind.
+    """
+    if name == OWN_NANO:
+        return NANO_FILE
+    path = find(name, SEESR)
+    if path is None or not path.is_file():
+        raise SeeSRError(
+            f"Load Nano: there is no '{name}' under models/seesr. Put it there, or choose {OWN_NANO}, which comes with "
+            "the pack."
+        )
+    if not is_nano(path):
+        raise SeeSRError(f"Load Nano: {name} is {describe(open_weights(path).shapes())}, not a nano: choose another.")
+    return path
 
 
 def load_nano(path: Path = NANO_FILE) -> Nano:
