@@ -8,37 +8,28 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..commands.arguments import add_workflow_options, load_preset
-from ..commands.headless.workflow import Workflow
 from ..commands.presets import PRESETS
-from ..commands.terminal import end_progress, say, set_up_logging, show_progress
+from ..commands.terminal import end_progress, say, set_up_logging
+from ..commands.upscale.stopping import STOPPED, Stop
 from ..seesr_modules.config import DAMAGES
 from ..seesr_modules.errors import SeeSRError
+from .methods import Method, Results, methods_of, prepare, upscale_all
 
 if TYPE_CHECKING:
-    from ..commands.headless.session import HeadlessComfyUI
+    from .metrics import Metric
     from .photos import Photo, Pixels
+    from .report import Scores
+    from .writing import Output
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements" / "train.txt"
 PACKAGES = ("skimage", "iqa")  # as they are imported
 DEFAULT_SIZE_PX = 512
-
-
-class Method(NamedTuple):
-    """An upscaler: the name of its row in the table, and a workflow with one LoadImage and one SaveImage."""
-
-    name: str
-    workflow: Workflow
-    own_scale: bool = False
-    """Whether its results may have another size than the clean photos; then they are resized."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -123,20 +114,28 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """Upscale, score and write.
 
-    Exit codes: 0 done, 1 done without the photos that cannot be read, 2 wrong input, a missing file or a workflow that
-    failed.
+    Exit codes: 0 done, 1 done without the photos that cannot be read or the pictures that failed, 2 wrong input or a
+    missing file, 130 stopped.
     """
     options = parser().parse_args(arguments)
     set_up_logging(options.verbose)
+    from ..commands.temporary import remove_all
+
+    stop = Stop(remove_all)
+    return stop.run(lambda: _run(options, stop))
+
+
+def _run(options: argparse.Namespace, stop: Stop) -> int:
     try:
-        return _evaluate(options)
+        return _evaluate(options, stop)
     except SeeSRError as error:
         end_progress()
         say(f"{error}\n")
         return 2
 
 
-def _evaluate(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace, stop: Stop) -> int:
+    """Check all that can be checked before the first step, then upscale, score and write."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise SeeSRError(
@@ -145,54 +144,115 @@ def _evaluate(options: argparse.Namespace) -> int:
     from PIL.Image import Resampling
 
     from .learned import load_learned_metrics
-    from .metrics import ABOUT_METRICS, ALIGNED, GRADIENT_ERROR, METRICS
-    from .pairs import read_pairs, read_results
-    from .photos import SCALE, find_photos, read_photos
-    from .report import CLEAN, counts, format_csv, format_markdown, format_table, means, score_all
-    from .sheet import contact_sheet
+    from .pairs import read_results
+    from .report import CLEAN, score_all
+    from .writing import Output
 
     _require_one_source(options)
+    task = _read_task(options)
+    photos = task.photos
+    for reason in task.left_out.values():
+        say(f"{reason}\n")
+    if task.left_out:
+        say(f"{len(task.left_out)} of {len(task.left_out) + len(photos)} photos are left out.\n")
+    others = {"bicubic": {photo.name: photo.enlarge(Resampling.BICUBIC) for photo in photos}}
+    others |= {name: read_results(folder, photos) for name, folder in options.results}
+    output = Output(options)
+    output.require_room(photos, len(others) + len(task.methods))
+    ends = {"degraded": {photo.name: photo.degraded for photo in photos}}
+    ends[CLEAN] = {photo.name: photo.clean for photo in photos}
+    for method, pictures in {**others, **ends}.items():
+        for name, picture in pictures.items():
+            output.keep(method, name, picture)
+    made = _upscale(task, output, stop)
+    learned, without = load_learned_metrics()
+    metrics = [*task.metrics, *learned]
+    pictures = {**others, **made.pictures}
+    _write_report(options, output, task, made, pictures, score_all(photos, pictures, metrics), metrics, without)
+    if made.stopped:
+        done, all_of_them = sum(map(len, made.pictures.values())), len(task.methods) * len(photos)
+        say(f"Stopped: {done} of {all_of_them} pictures were made, and {output.folder} has them and their scores.\n")
+        return STOPPED
+    return 1 if task.left_out or made.failures else 0
+
+
+class _Task(NamedTuple):
+    """What is to be compared."""
+
+    photos: list[Photo]
+    left_out: dict[str, str]
+    methods: list[Method]
+    metrics: list[Metric]
+    settings: dict[str, object]
+    about: str
+
+
+def _read_task(options: argparse.Namespace) -> _Task:
+    from .metrics import ABOUT_METRICS, ALIGNED, GRADIENT_ERROR, METRICS
+    from .pairs import read_pairs
+    from .photos import SCALE, find_photos, read_photos
+
     settings: dict[str, object]
     if options.pairs:
         photos, scale, left_out = read_pairs(options.pairs, options.size)
         metrics = [*METRICS, GRADIENT_ERROR, *([ALIGNED] if options.align else [])]
         settings = {"pairs": [str(folder) for folder in options.pairs], "scale": scale, "size": options.size}
-        methods = methods_of(options, scale)
-    else:
-        scale, metrics, size = SCALE, [*METRICS], DEFAULT_SIZE_PX if options.size is None else options.size
-        files = find_photos(options.places)
-        methods = methods_of(options, scale)
-        photos, left_out = read_photos(files, size, options.crop, options.seed, options.degradation)
-        settings = {"size": size, "crop": options.crop, "seed": options.seed, "degradation": options.degradation}
-    for reason in left_out.values():
-        say(f"{reason}\n")
-    if left_out:
-        say(f"{len(left_out)} of {len(left_out) + len(photos)} photos are left out.\n")
-    results: dict[str, Mapping[str, Pixels]] = {
-        "bicubic": {photo.name: photo.enlarge(Resampling.BICUBIC) for photo in photos}
-    }
-    results |= {name: read_results(folder, photos) for name, folder in options.results}
-    results |= _upscale_all(methods, photos)
-    learned, without = load_learned_metrics()
-    metrics += learned
-    scores = score_all(photos, results, metrics)
-    about = f"{ABOUT_METRICS} {without}".strip()
-    if options.pairs:
-        about = f"Real pairs, {scale} times. {about}"
-    sys.stdout.write(f"{format_table(scores, metrics)}\n{about}\n")
+        about = f"Real pairs, {scale} times. {ABOUT_METRICS}"
+        return _Task(photos, left_out, methods_of(options, scale), metrics, settings, about)
+    size = DEFAULT_SIZE_PX if options.size is None else options.size
+    files = find_photos(options.places)
+    methods = methods_of(options, SCALE)
+    photos, left_out = read_photos(files, size, options.crop, options.seed, options.degradation)
+    settings = {"size": size, "crop": options.crop, "seed": options.seed, "degradation": options.degradation}
+    return _Task(photos, left_out, methods, [*METRICS], settings, ABOUT_METRICS)
 
-    summary = {"mean": means(scores), "mean_of": counts(scores)}
-    report = {"about": about, **settings, "left_out": left_out, **summary, "photos": scores}
-    ends = {
-        "degraded": {photo.name: photo.degraded for photo in photos},
-        CLEAN: {photo.name: photo.clean for photo in photos},
+
+def _upscale(task: _Task, output: Output, stop: Stop) -> Results:
+    """Run the methods in one ComfyUI."""
+    if not task.methods:
+        return Results()
+    from ..commands.headless.session import HeadlessComfyUI
+    from ..commands.temporary import clear_abandoned, temporary_folder
+
+    clear_abandoned()
+    with temporary_folder() as scratch:
+        comfyui = HeadlessComfyUI.start(scratch)
+        prepare(task.methods, comfyui)
+        with stop.gently(comfyui.interrupt):
+            return upscale_all(task.methods, task.photos, comfyui, output.keep, stop.check)
+
+
+def _write_report(
+    options: argparse.Namespace,
+    output: Output,
+    task: _Task,
+    made: Results,
+    pictures: Mapping[str, Mapping[str, Pixels]],
+    scores: Scores,
+    metrics: Sequence[Metric],
+    without: str,
+) -> None:
+    """Print the table, and write the scores and the sheet."""
+    from .report import counts, format_csv, format_markdown, format_table, means
+    from .sheet import contact_sheet
+
+    about = f"{task.about} {without}".strip()
+    sys.stdout.write(f"{format_table(scores, metrics, made.seconds)}\n{about}\n")
+    report = {
+        "about": about,
+        **task.settings,
+        "left_out": task.left_out,
+        "failed": made.failures,
+        "stopped": made.stopped,
+        "seconds_per_photo": made.seconds,
+        "mean": means(scores),
+        "mean_of": counts(scores),
+        "photos": scores,
     }
-    _write_pictures(options.output, {**results, **ends})
-    _new_file(options.json or options.output / "scores.json").write_text(json.dumps(report, indent=1), "utf-8")
-    _new_file(options.output / "scores.csv").write_text(format_csv(scores, metrics), "utf-8")
-    _new_file(options.output / "scores.md").write_text(format_markdown(scores, metrics), "utf-8")
-    contact_sheet(photos, results).save(_new_file(options.sheet or options.output / "sheet.png"))
-    return 1 if left_out else 0
+    output.write(output.scores, json.dumps(report, indent=1))
+    output.write(output.folder / "scores.csv", format_csv(scores, metrics))
+    output.write(output.folder / "scores.md", format_markdown(scores, metrics, made.seconds))
+    output.write_sheet(contact_sheet(task.photos, pictures, scores, metrics))
 
 
 def _require_one_source(options: argparse.Namespace) -> None:
@@ -206,119 +266,8 @@ def _require_one_source(options: argparse.Namespace) -> None:
         raise SeeSRError(f"--size {options.size}: a side in pixels, 1 or more, is needed.")
 
 
-def methods_of(options: argparse.Namespace, scale: int) -> list[Method]:
-    """Return the upscalers that the options name.
-
-    Args:
-        options: The arguments of the command.
-        scale: How many times as large the results have to be.
-
-    Raises:
-        SeeSRError: A workflow does not fit, or two methods have the same name.
-    """
-    reader = argparse.ArgumentParser("run.py eval --options", usage=argparse.SUPPRESS, add_help=False)
-    add_workflow_options(reader)
-    settings = reader.parse_args(shlex.split(options.options))
-    settings.scale = settings.scale or scale
-    presets = [preset for preset in options.preset or ["nano"] if preset != "none"]
-    methods = [Method(preset, load_preset(preset, settings)) for preset in presets]
-    methods += [Method(Path(name).stem, upscale_model_workflow(name), own_scale=True) for name in options.upscale_model]
-    methods += [Method(file.stem, read_workflow(file)) for file in options.workflow]
-    others = [name for name, _ in options.results]
-    names = ["bicubic", "degraded", "truth", *others, *(method.name for method in methods)]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise SeeSRError(f"Two methods are called {twice[0]}: rename a file, since results are named after methods.")
-    return methods
-
-
-def upscale_model_workflow(name: str) -> Workflow:
-    """Return a workflow that runs a file of models/upscale_models."""
-    return Workflow(
-        {
-            "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
-            "2": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": name}},
-            "3": {"class_type": "ImageUpscaleWithModel", "inputs": {"upscale_model": ["2", 0], "image": ["1", 0]}},
-            "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "eval"}},
-        }
-    )
-
-
-def read_workflow(file: Path) -> Workflow:
-    """Read a workflow in API format.
-
-    Raises:
-        SeeSRError: The file cannot be read, or the workflow does not have one LoadImage and one SaveImage.
-    """
-    workflow = Workflow.read(file)
-    if any(len(workflow.inputs_of(name)) != 1 for name in ("LoadImage", "SaveImage")):
-        raise SeeSRError(f"The workflow {file} must have one LoadImage and one SaveImage.")
-    return workflow
-
-
-def _upscale_all(methods: Sequence[Method], photos: Sequence[Photo]) -> dict[str, Mapping[str, Pixels]]:
-    """Run every method on all photos, one method after the other, in one ComfyUI."""
-    if not methods:
-        return {}
-    from ..commands.headless.session import HeadlessComfyUI
-
-    with tempfile.TemporaryDirectory(prefix="seesr-") as scratch:
-        comfyui = HeadlessComfyUI.start(Path(scratch))
-        for method in methods:
-            method.workflow.use_classic_loader()
-            comfyui.require_nodes(method.workflow.nodes)
-            method.workflow.check_models(comfyui)
-        return {method.name: {photo.name: _run(comfyui, method, photo) for photo in photos} for method in methods}
-
-
-def _run(comfyui: HeadlessComfyUI, method: Method, photo: Photo) -> Pixels:
-    """Upscale one degraded photo.
-
-    Raises:
-        SeeSRError: The workflow fails, or its result does not have the size of the clean photo.
-    """
-    import numpy as np
-    import torch
-
-    def show(title: str, done: float, steps: float) -> None:
-        show_progress(f"{method.name}, {photo.name}: {title}", done, steps)
-
-    degraded = torch.from_numpy(photo.degraded).movedim(-1, 0)[None] / 255
-    saved = comfyui.run_workflow(method.workflow.nodes, degraded, show)
-    end_progress()
-    result: Pixels = (saved[0][0] * 255).round().byte().movedim(0, -1).numpy()
-    if result.shape == photo.clean.shape:
-        return result
-    height, width, _ = photo.clean.shape
-    if method.own_scale:
-        from PIL import Image
-
-        return np.asarray(Image.fromarray(result).resize((width, height), Image.Resampling.LANCZOS))
-    raise SeeSRError(
-        f"{method.name} made {photo.name} {result.shape[1]}x{result.shape[0]} px: it must enlarge {photo.scale} times, "
-        f"to {width}x{height}."
-    )
-
-
 def _results(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"{text} is not NAME=DIR")
     return name, Path(folder)
-
-
-def _write_pictures(folder: Path, pictures: Mapping[str, Mapping[str, Pixels]]) -> None:
-    """Write method -> photo -> picture as FOLDER/METHOD/PHOTO.png."""
-    from PIL import Image
-
-    for method, found in pictures.items():
-        (folder / method).mkdir(parents=True, exist_ok=True)
-        for name, picture in found.items():
-            Image.fromarray(picture).save(folder / method / f"{name}.png")
-
-
-def _new_file(path: Path) -> Path:
-    """Make the folder of a file, and print the path of the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.write(f"{path}\n")
-    return path

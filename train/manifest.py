@@ -1,8 +1,8 @@
 """The manifest of photographs with labels: a JSON file with a vocabulary, photographs and what they show where.
 
-``vocabulary`` is a list of {tag, tag_zh}. ``photos`` is a list of {file, regions}; further keys may be ``split``
-("train", or "held-out" for photographs that are not trained on), ``sha256``, ``min_shrink`` and ``package``. A region is
-{tag, box}, the box in shares of width and height: left, top, right, bottom.
+``vocabulary`` is a list of {tag, tag_zh}, ``photos`` one of {file, regions}. A region is {tag, box}, the box in shares
+of width and height: left, top, right, bottom. Further keys of a photo: ``split`` (train, or held-out for what is not
+trained on), ``sha256``, ``min_shrink`` and ``package``.
 """
 
 from __future__ import annotations

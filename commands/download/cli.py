@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.published import CATALOGUE, Catalogue, PublishedFile
-from .fetch import fetch, find, require_space, target_path
+from .fetch import NoConnectionError, fetch, find, host_of, require_space, target_path
 from .folders import Folders, find_folders
 
 _DEFAULT_TARGETS = ("seesr", "base")
@@ -54,7 +54,7 @@ def main(argv: Sequence[str], catalogue: Catalogue = CATALOGUE) -> int:
 
 def _parser(catalogue: Catalogue) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="download",
+        prog="run.py download",
         description="Fetch the published weights into ComfyUI's model folders. Files that are there are kept.",
     )
     parser.add_argument(
@@ -134,15 +134,23 @@ def _fetch_all(files: list[PublishedFile], folders: Folders, accepted: bool, pac
         _fail(f"HF_HUB_OFFLINE is set, so these cannot be fetched: {names}; unset it and run again.")
         return None
     require_space(wanted, folders, packed_bytes)
+    unreachable: set[str] = set()
+    cut_off = []
     for file in wanted:
         try:
-            path = fetch(file, folders, _say)
+            path = fetch(file, folders, _say, unreachable)
             fetched.add(path)
             _say(f"{file.title}: done, {path}")
+        except NoConnectionError:
+            cut_off.append(file)
         except SeeSRError as error:
             _fail(str(error))
             failed = True
-    return None if failed else fetched
+    if cut_off:
+        hosts = dict.fromkeys(host_of(source) for file in cut_off for source in file.sources)
+        titles = ", ".join(file.title for file in cut_off)
+        _fail(f"No connection to {', '.join(hosts)}: not fetched are {titles}. Run the same command again to go on.")
+    return None if failed or cut_off else fetched
 
 
 def _show(files: list[PublishedFile], folders: Folders) -> list[PublishedFile]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
@@ -42,6 +43,14 @@ _OTHER_FOLDER = " with --models"
 
 class _UnfitError(Exception):
     """A source offers or sent another file. The message says why."""
+
+
+class _UnreachableError(OSError):
+    """A source gave no answer at all. The message is that of the library."""
+
+
+class NoConnectionError(SeeSRError):
+    """No source of a file could be reached."""
 
 
 _NO_ANSWER: tuple[type[Exception], ...] = (_UnfitError, *_SOURCE_ERRORS)
@@ -110,7 +119,7 @@ def require_space(files: Iterable[PublishedFile], folders: Folders, packed_bytes
         require_free(folder, needed, _OTHER_FOLDER)
 
 
-def fetch(file: PublishedFile, folders: Folders, say: Say) -> Path:
+def fetch(file: PublishedFile, folders: Folders, say: Say, unreachable: set[str] | None = None) -> Path:
     """Return a good copy of the file, fetched if no folder of its kind has one.
 
     An unfinished download stays beside the target as ``NAME.DIGEST.part``, and the next call continues it.
@@ -119,8 +128,10 @@ def fetch(file: PublishedFile, folders: Folders, say: Say) -> Path:
         file: The file to fetch.
         folders: Kind -> model folders.
         say: Told what happens, one line at a time.
+        unreachable: Hosts that did not answer before, which are not asked; those that do not answer now are added.
 
     Raises:
+        NoConnectionError: No source could be reached.
         SeeSRError: No source has it, or the folder cannot hold it.
     """
     if found := find(file, folders, say):
@@ -133,7 +144,7 @@ def fetch(file: PublishedFile, folders: Folders, say: Say) -> Path:
                 return found
             if target.exists():
                 say(f"{target} is replaced: {find_defect_once(target, file, say)}.")
-            part = _from_any_source(file, target, say)
+            part = _from_any_source(file, target, say, set() if unreachable is None else unreachable)
             part.replace(target)
             for left in _list_parts(target):
                 left.unlink()
@@ -142,9 +153,17 @@ def fetch(file: PublishedFile, folders: Folders, say: Say) -> Path:
     return target
 
 
-def _from_any_source(file: PublishedFile, target: Path, say: Say) -> Path:
+def host_of(source: HubSource | WebSource) -> str:
+    """Return the host that a source is asked at."""
+    return urlsplit(_address(source)).netloc
+
+
+def _from_any_source(file: PublishedFile, target: Path, say: Say, unreachable: set[str]) -> Path:
     refusals = []
     for source in file.sources:
+        if host_of(source) in unreachable:
+            refusals.append(f"{source.page}: no connection")
+            continue
         say(f"{file.title}: from {source.page} to {target}")
         try:
             return _from_source(source, file, target, say)
@@ -154,10 +173,13 @@ def _from_any_source(file: PublishedFile, target: Path, say: Say) -> Path:
             if _is_disk_error(error):
                 raise
             reason = _reason(error, source)
+            if isinstance(error, _UnreachableError):
+                unreachable.add(host_of(source))
         say(f"{source.page}: {reason}.")
         refusals.append(f"{source.page}: {reason}")
     kept = " What has arrived is kept: run the same command again to go on." if _count_arrived(target) else ""
-    raise SeeSRError(f"{file.title} ({file.path}) could not be fetched; {'; '.join(refusals)}.{kept}")
+    kind = NoConnectionError if all(host_of(source) in unreachable for source in file.sources) else SeeSRError
+    raise kind(f"{file.title} ({file.path}) could not be fetched; {'; '.join(refusals)}.{kept}")
 
 
 def _from_source(source: HubSource | WebSource, file: PublishedFile, target: Path, say: Say) -> Path:
@@ -179,7 +201,12 @@ def _from_source(source: HubSource | WebSource, file: PublishedFile, target: Pat
 
 def _ask(source: HubSource | WebSource, file: PublishedFile) -> _Offer:
     token = None if isinstance(source, HubSource) else False  # None sends the user's token, which only the hub may get
-    stated = get_hf_file_metadata(_address(source), token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    try:
+        stated = get_hf_file_metadata(_address(source), token=token, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except _SOURCE_ERRORS as error:
+        if _answer(error)[0] is not None:
+            raise
+        raise _UnreachableError(f"{type(error).__name__}: {error}") from error
     if file.size_bytes is not None and stated.size not in (None, file.size_bytes):
         raise _UnfitError(f"it offers another file, of {stated.size:,} bytes instead of {file.size_bytes:,}")
     digest = stated.etag or ""
@@ -273,7 +300,8 @@ def _reason(error: Exception, source: HubSource | WebSource) -> str:
     if status is None:
         if "timed out" in str(error):
             return "it did not answer in time"
-        return f"the connection failed ({textwrap.shorten(f'{type(error).__name__}: {error}', 150)})"
+        told = str(error) if isinstance(error, _UnreachableError) else f"{type(error).__name__}: {error}"
+        return f"the connection failed ({textwrap.shorten(told, 150)})"
     if status in (401, 403) and isinstance(source, HubSource):
         return (
             f"it refuses access or is gone ({status}): open that page, accept its terms if it asks for it, "

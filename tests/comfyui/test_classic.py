@@ -13,7 +13,7 @@ import pytest
 import torch
 from graphs import photo
 from likeness import assert_alike
-from seesr_pack.evaluate.command import upscale_model_workflow
+from seesr_pack.evaluate.methods import upscale_model_workflow
 from seesr_pack.nodes.load_classic_upscaler import LoadClassicUpscaler
 from seesr_pack.seesr_modules.comfyui.loading.classic import find_classic, load_classic
 from seesr_pack.seesr_modules.comfyui.shown_text import show_on_node

@@ -16,7 +16,7 @@ from graphs import photo
 from likeness import assert_alike
 from real_esrgan import UnreachableError, save_real_esrgan
 from seesr_pack.commands.headless.workflow import WORKFLOWS
-from seesr_pack.evaluate.command import upscale_model_workflow
+from seesr_pack.evaluate.methods import upscale_model_workflow
 from seesr_pack.seesr_modules.comfyui.compat import patcher_for
 from seesr_pack.seesr_modules.comfyui.steps.clean_first import clean_first
 from seesr_pack.seesr_modules.errors import SeeSRError

@@ -55,7 +55,7 @@ CONTRACT = {
     "SeeSR_LoadNano": Node(
         "Load Nano",
         {},
-        {"file": ANY_FILE},
+        {"file": ["nano"]},
         {"model": "MODEL", "clip": "CLIP", "vae": "VAE", "seesr": "SEESR_MODEL", "dape": "SEESR_DAPE"},
     ),
     "SeeSR_LoadOneStep": Node(

@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from seesr_pack.commands.headless.workflow import Workflow
 from seesr_pack.evaluate import command as evaluate
+from seesr_pack.evaluate import methods
 from seesr_pack.evaluate.photos import Photo
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -128,18 +129,18 @@ def options(*arguments: str) -> Any:
 def test_presets_are_those_of_the_command_upscale(capsys: pytest.CaptureFixture[str]) -> None:
     """With its options that change the workflow, and no others."""
     more = ("--options", "--steps 7 --set SeeSR_LREmbed.upscale=2")
-    methods = evaluate.methods_of(options("--preset", "turbo", "--preset", "balanced", *more), 4)
-    assert [method.name for method in methods] == ["turbo", "balanced"]
-    for method in methods:
+    found = methods.methods_of(options("--preset", "turbo", "--preset", "balanced", *more), 4)
+    assert [method.name for method in found] == ["turbo", "balanced"]
+    for method in found:
         (sampler,) = method.workflow.inputs_of("SeeSR_TiledSampler")
         assert (sampler["steps"], method.workflow.scale) == (7, 2)
-    (method,) = evaluate.methods_of(options(), 4)
+    (method,) = methods.methods_of(options(), 4)
     assert method.name == "nano" and method.workflow.inputs_of("SeeSR_LoadNano")
-    (halved,) = evaluate.methods_of(options(), 2)
+    (halved,) = methods.methods_of(options(), 2)
     assert (method.workflow.scale, halved.workflow.scale) == (4, 2), "presets enlarge as much as the pairs need"
-    assert evaluate.methods_of(options("--preset", "none"), 4) == []
+    assert methods.methods_of(options("--preset", "none"), 4) == []
     with pytest.raises(SystemExit):
-        evaluate.methods_of(options("--options", "--steps 7 --frames"), 4)
+        methods.methods_of(options("--options", "--steps 7 --frames"), 4)
     assert "run.py eval --options: error: unrecognized arguments: --frames" in capsys.readouterr().err
 
 
@@ -153,13 +154,13 @@ def test_workflows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         with pytest.raises(SeeSRError, match=words):
-            evaluate.read_workflow(file)
+            methods.read_workflow(file)
     with pytest.raises(SeeSRError, match=r"two\.json"):
-        evaluate.read_workflow(file)
+        methods.read_workflow(file)
     file.write_text(json.dumps(REPEATING))
     twice = options("--preset", "none", "--workflow", str(file), "--upscale-model", "two.pth")
     with pytest.raises(SeeSRError, match="called two"):
-        evaluate.methods_of(twice, 4)
+        methods.methods_of(twice, 4)
 
 
 class ComfyUI:
@@ -180,20 +181,20 @@ class ComfyUI:
 
 def test_result_of_another_size_is_refused(tmp_path: Path) -> None:
     photo = Photo("cat", np.zeros((96, 96, 3), np.uint8), np.zeros((24, 24, 3), np.uint8))
-    method = evaluate.Method("twice", Workflow(REPEATING))
-    assert evaluate._run(ComfyUI(tmp_path, 96), method, photo).shape == (96, 96, 3)
+    method = methods.Method("twice", Workflow(REPEATING))
+    assert methods.run_method(ComfyUI(tmp_path, 96), method, photo).shape == (96, 96, 3)
     with pytest.raises(SeeSRError, match=r"twice made cat 48x48 px.*to 96x96"):
-        evaluate._run(ComfyUI(tmp_path, 48), method, photo)
-    upscaler = evaluate.Method("x2", Workflow(REPEATING), own_scale=True)
-    assert evaluate._run(ComfyUI(tmp_path, 48), upscaler, photo).shape == (96, 96, 3), "upscale models are resized"
+        methods.run_method(ComfyUI(tmp_path, 48), method, photo)
+    upscaler = methods.Method("x2", Workflow(REPEATING), own_scale=True)
+    assert methods.run_method(ComfyUI(tmp_path, 48), upscaler, photo).shape == (96, 96, 3), "upscale models are resized"
 
 
 def test_missing_upscale_model_is_told_at_once(tmp_path: Path) -> None:
-    evaluate.upscale_model_workflow("x4.pth").check_models(ComfyUI(tmp_path, 1))
+    methods.upscale_model_workflow("x4.pth").check_models(ComfyUI(tmp_path, 1))
     with pytest.raises(SeeSRError, match=r"no x2\.pth .*upscale_models.*x4\.pth"):
-        evaluate.upscale_model_workflow("x2.pth").check_models(ComfyUI(tmp_path, 1))
+        methods.upscale_model_workflow("x2.pth").check_models(ComfyUI(tmp_path, 1))
     with pytest.raises(SeeSRError, match=r"BSRGAN\.pth is missing: run `python run\.py download bsrgan`"):
-        evaluate.upscale_model_workflow("BSRGAN.pth").check_models(ComfyUI(tmp_path, 1))
+        methods.upscale_model_workflow("BSRGAN.pth").check_models(ComfyUI(tmp_path, 1))
 
 
 def test_missing_package_and_missing_photo_are_told(
@@ -204,3 +205,85 @@ def test_missing_package_and_missing_photo_are_told(
     monkeypatch.setattr(evaluate, "PACKAGES", ("no_such_package",))
     assert evaluate.main([str(tmp_path)]) == 2
     assert "no_such_package is not installed" in capsys.readouterr().err
+
+
+class Unreliable:
+    """Repeats pixels. It fails on the second picture of the run, and is interrupted in the one that ``ends`` names."""
+
+    loading_s = 0.0
+
+    def __init__(self, ends: int = 99) -> None:
+        self.calls, self.ends = 0, ends
+
+    def run_workflow(self, workflow: Any, picture: torch.Tensor, progress: Any) -> list[torch.Tensor]:
+        self.calls += 1
+        if self.calls == self.ends:
+            raise KeyboardInterrupt
+        if self.calls == 2:
+            raise SeeSRError("Sampler stopped with OutOfMemoryError: too large")
+        return [picture.repeat_interleave(4, 2).repeat_interleave(4, 3)]
+
+
+def run_unreliable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, comfyui: Unreliable, *more: str
+) -> tuple[int, dict[str, Any]]:
+    """Compare two workflows on two photos; return the exit code and the report."""
+    for name in ("a", "b"):
+        Image.effect_noise((96, 96), 60).convert("RGB").save(folder / f"{name}.png")
+    for name in ("one", "two"):
+        (folder / f"{name}.json").write_text(json.dumps(REPEATING))
+    monkeypatch.setattr("seesr_pack.commands.headless.session.HeadlessComfyUI.start", lambda scratch: comfyui)
+    monkeypatch.setattr(evaluate, "prepare", lambda methods, comfyui: None)
+    comfyui.interrupt = lambda: None  # type: ignore[attr-defined]
+    workflows = ["--workflow", str(folder / "one.json"), "--workflow", str(folder / "two.json")]
+    arguments = [str(folder), "--preset", "none", *workflows, "--output", str(folder / "out"), *more]
+    code = evaluate.main(arguments)
+    return code, json.loads((folder / "out" / "scores.json").read_text("utf-8"))
+
+
+def test_a_picture_that_fails_is_a_row_of_na_and_the_others_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, report = run_unreliable(tmp_path, monkeypatch, Unreliable())
+    said = capsys.readouterr()
+    assert code == 1
+    assert "one, b: Sampler stopped with OutOfMemoryError: too large" in said.err
+    assert report["failed"] == {"one": {"b": "Sampler stopped with OutOfMemoryError: too large"}}
+    assert set(report["photos"]["one"]["b"].values()) == {None} and report["photos"]["two"]["b"]["PSNR-Y"]
+    assert sorted(path.name for path in (tmp_path / "out" / "one").iterdir()) == ["a.png"]
+    lines = [line.split() for line in said.out.splitlines()]
+    assert lines[lines.index(["b"]) + 2] == ["one", "n/a", "n/a", "n/a", "n/a"]
+    assert list(report["seconds_per_photo"]) == ["one", "two"] and lines[0][-1] == "s/photo"
+
+
+def test_ctrl_c_keeps_and_scores_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, report = run_unreliable(tmp_path, monkeypatch, Unreliable(ends=4))
+    assert code == 130
+    assert "Stopped: 2 of 4 pictures were made" in capsys.readouterr().err
+    assert report["stopped"] and report["photos"]["two"]["a"]["PSNR-Y"] and not report["photos"]["two"]["b"]["PSNR-Y"]
+    assert (tmp_path / "out" / "two" / "a.png").exists() and (tmp_path / "out" / "sheet.png").exists()
+
+
+def test_each_picture_is_written_before_the_next_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = []
+
+    class Watching(Unreliable):
+        def run_workflow(self, workflow: Any, picture: torch.Tensor, progress: Any) -> list[torch.Tensor]:
+            there.append(len([*(tmp_path / "out").glob("[ot][nw][eo]/*.png")]))
+            return super().run_workflow(workflow, picture, progress)
+
+    run_unreliable(tmp_path, monkeypatch, Watching())
+    assert there == [0, 1, 1, 2]
+
+
+def test_what_cannot_be_written_is_said_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (96, 96)).save(tmp_path / "a.png")
+    (tmp_path / "file").touch()
+    for more in (["--output", str(tmp_path / "file" / "out")], ["--json", str(tmp_path / "file" / "scores.json")]):
+        assert evaluate.main([str(tmp_path), "--preset", "none", "--output", str(tmp_path / "out"), *more]) == 2
+        assert "file" in (said := capsys.readouterr().err) and "cannot be written" in said
+    assert not (tmp_path / "out" / "truth").exists()

@@ -159,6 +159,28 @@ def catalogue(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[
     return {"seesr": (seesr,), "base": (base,), "turbo": (turbo,), "all": (seesr, base, turbo)}
 
 
+def test_without_a_network_one_sentence_tells_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first file's host is asked twice, those of the others not again."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    with running_hub() as gone:
+        files = tuple(web_file(gone, name) for name in ("one", "two", "three"))
+    assert cli.main(["all", "--models", str(tmp_path)], {"all": files}) == 1
+    said = capsys.readouterr()
+    host = gone.url.partition("//")[2]
+    sentence = f"No connection to {host}: not fetched are One, Two, Three. Run the same command again to go on."
+    assert said.err.splitlines() == [sentence]
+    assert sum("trying again" in line for line in said.out.splitlines()) == 1
+    assert not any("two" in line for line in said.out.splitlines())
+
+
+def test_the_usage_names_the_command_as_it_is_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: run.py download ")
+
+
 def names_in(models: Path) -> set[str]:
     return {path.name for path in models.rglob("*") if path.is_file()}
 

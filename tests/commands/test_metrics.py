@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ from scipy.special import gamma
 from seesr_pack.evaluate import learned, niqe
 from seesr_pack.evaluate.metrics import METRICS, Metric, luma, psnr_luma, psnr_rgb, ssim_luma
 from seesr_pack.evaluate.photos import Photo, find_photos, read_photo, read_photos
-from seesr_pack.evaluate.report import counts, format_table, means, score_all
-from seesr_pack.evaluate.sheet import CELL_PX, GAP_PX, LINE_PX, contact_sheet
+from seesr_pack.evaluate.report import counts, format_markdown, format_table, means, score_all
+from seesr_pack.evaluate.sheet import CELL_PX, GAP_PX, LINE_PX, NARROWEST_PX, contact_sheet
 from seesr_pack.seesr_modules.errors import SeeSRError
 from skimage import data
 from torch.nn.functional import conv2d
@@ -207,7 +208,7 @@ def test_table_has_means_and_every_photo() -> None:
     assert set(scores["truth"]["photo3"]) == {"level"}
     levels = [photo.clean.mean() for photo in taken]
     assert means(scores)["truth"]["level"] == pytest.approx(np.mean(levels))
-    lines = format_table(scores, metrics).splitlines()
+    lines = format_table(scores, metrics, {}).splitlines()
     assert lines[0].split() == ["error", "level"]
     assert lines[1] == "mean of 7 photos"
     assert lines[3].split() == ["truth", f"{np.mean(levels):.2f}"]
@@ -230,13 +231,13 @@ def test_score_that_is_not_defined_is_said_and_left_out_of_the_mean() -> None:
     assert counts(scores) == {"half": {"error": 6, "level": 5}, "truth": {"level": 5}}
     defined = [photo.clean.mean() for photo in taken if photo.name not in lacking["level"]]
     assert means(scores)["truth"]["level"] == pytest.approx(np.mean(defined))
-    lines = [line.split() for line in format_table(scores, metrics).splitlines()]
+    lines = [line.split() for line in format_table(scores, metrics, {}).splitlines()]
     assert lines[2][2] == "(6)" and lines[3] == ["truth", f"{np.mean(defined):.1f}", "(5)"]
     assert lines[lines.index(["photo3"]) + 1] == ["half", "n/a", "n/a"]
     lacking["level"] = {photo.name: math.nan for photo in taken}
     scores = score_all(taken, results, metrics)
     assert means(scores)["truth"] == {"level": None}
-    assert format_table(scores, metrics).splitlines()[3].split() == ["truth", "n/a", "(0)"]
+    assert format_table(scores, metrics, {}).splitlines()[3].split() == ["truth", "n/a", "(0)"]
 
 
 @pytest.mark.filterwarnings("error")
@@ -251,19 +252,87 @@ def test_every_metric_scores_a_photo() -> None:
     assert list(scores["truth"][photo.name]) == ["NIQE"]
 
 
+def test_times_stand_beside_the_means_of_the_methods_that_ran_here() -> None:
+    metrics = [Metric("level", 2, False, lambda result, clean: float(np.mean(result)))]
+    taken = photos()[:1]
+    scores = score_all(taken, {"half": {"photo0": taken[0].clean // 2}}, metrics)
+    lines = [line.split() for line in format_table(scores, metrics, {"half": 12.34}).splitlines()]
+    assert lines[0] == ["level", "s/photo"]
+    assert lines[2][0] == "half" and lines[2][2:] == ["12.3"]
+    assert [len(line) for line in lines[3:]] == [2, 1, 2, 2], "no time for the truth, nor for a single photo"
+    assert format_markdown(scores, metrics, {"half": 12.34}).splitlines()[2].endswith("| 12.3 |")
+    assert "s/photo" not in format_markdown(scores, metrics, {})
+
+
+@pytest.mark.parametrize("error", [SeeSRError("too small"), RuntimeError("no"), AssertionError(), IndexError()])
+def test_a_metric_that_refuses_a_picture_is_not_defined_for_it(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is one of a picture that a method did not make."""
+
+    def score(result: np.ndarray, clean: np.ndarray) -> float:
+        if clean is taken[1].clean:
+            raise error
+        return 1.0
+
+    taken = photos()[:2]
+    scores = score_all(taken, {"half": {"photo0": taken[0].clean}, "none": {}}, [Metric("fussy", 0, True, score)])
+    assert scores["half"] == {"photo0": {"fussy": 1.0}, "photo1": {"fussy": None}}
+    assert scores["none"] == {"photo0": {"fussy": None}, "photo1": {"fussy": None}}
+    scores = score_all(taken, {"all": {photo.name: photo.clean for photo in taken}}, [Metric("fussy", 0, True, score)])
+    assert scores["all"]["photo1"] == {"fussy": None}
+    assert caplog.messages == [f"fussy of photo1 is not defined: {error}"]
+
+
+def test_pictures_too_small_for_niqe_are_not_defined() -> None:
+    small = noise(40)
+    (row,) = score_all([Photo("small", small, noise(10))], {"same": {"small": small}}, METRICS)["same"].values()
+    assert row["NIQE"] is None and row["SSIM-Y"] == pytest.approx(1)
+
+
+def make_sheet(taken: list[Photo], **results: dict[str, np.ndarray]) -> np.ndarray:
+    bicubic = {photo.name: photo.enlarge(Image.Resampling.BICUBIC) for photo in taken}
+    return np.asarray(contact_sheet(taken, {"bicubic": bicubic, **results}, {}, []))
+
+
+def find(sheet: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
+    """Return the one place of a picture in a sheet: top and left."""
+    corner = (sheet[: -len(picture) + 1, : -picture.shape[1] + 1] == picture[0, 0]).all(2)
+    places = [
+        (top, left)
+        for top, left in np.argwhere(corner)
+        if np.array_equal(sheet[top : top + len(picture), left : left + picture.shape[1]], picture)
+    ]
+    (place,) = places
+    return int(place[0]), int(place[1])
+
+
 def test_sheet_shows_the_middle_of_each_picture_in_its_place() -> None:
     wide = noise(CELL_PX + 40)
     taken = [*photos()[:6], Photo("wide", wide, noise(90))]
-    sheet = contact_sheet(taken, {"bicubic": {photo.name: photo.enlarge(Image.Resampling.BICUBIC) for photo in taken}})
-    step = CELL_PX + GAP_PX
-    assert sheet.height == 2 * (LINE_PX + 3 * step)
-    left = sheet.width - 6 * step
-    second = np.asarray(sheet)[LINE_PX + 2 * step :, left + step :][:96, :96]
-    assert np.array_equal(second, taken[1].clean)
-    last = np.asarray(sheet)[sheet.height - step :, left:][:CELL_PX, :CELL_PX]
-    assert np.array_equal(last, wide[20:-20, 20:-20])
-    degraded = np.asarray(sheet)[LINE_PX:, left:][:96, :96]
-    assert np.array_equal(degraded, taken[0].enlarge(Image.Resampling.NEAREST))
+    sheet = make_sheet(taken)
+    places = [find(sheet, photo.clean) for photo in taken[:6]]
+    assert len({top for top, _ in places}) == 1
+    lefts = [left for _, left in places]
+    assert {b - a for a, b in pairwise(lefts)} == {NARROWEST_PX + GAP_PX}, "no gaps of a full cell"
+    assert find(sheet, taken[0].enlarge(Image.Resampling.NEAREST)) == (LINE_PX, lefts[0])
+    assert find(sheet, taken[0].enlarge(Image.Resampling.BICUBIC)) == (LINE_PX + 96 + GAP_PX, lefts[0])
+    assert find(sheet, wide[20:-20, 20:-20])[1] == lefts[0]
+    assert (sheet[:, lefts[0] - GAP_PX : lefts[0]] == 255).all(), "labels do not touch the pictures"
+
+
+def test_sheet_has_the_scores_under_the_pictures_and_a_mark_for_what_is_missing() -> None:
+    taken = photos()[:2]
+    results = {"half": {"photo0": taken[0].clean // 2}}
+    metrics = [Metric(name, 2, False, lambda result, clean: 12.345) for name in ("first", "second", "third")]
+    scores = score_all(taken, results, metrics)
+    with_scores = np.asarray(contact_sheet(taken, results, scores, metrics))
+    without = np.asarray(contact_sheet(taken, results, {}, []))
+    assert with_scores.shape[0] == without.shape[0] + 2 * 3 * LINE_PX, "three lines for the method and for the truth"
+    top, left = find(with_scores, taken[0].clean // 2)
+    assert (with_scores[top + 96 : top + 96 + LINE_PX, left : left + NARROWEST_PX] < 128).any()
+    missing = with_scores[top : top + NARROWEST_PX, left + NARROWEST_PX + GAP_PX :][:, :NARROWEST_PX]
+    assert (missing[:20] == 220).all(), "a gray square"
 
 
 def test_learned_metrics_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from seesr_pack.train.loop import TrainingStage, train
 from seesr_pack.train.stages import build
 from seesr_pack.train.steps import learning_rate
 from torch import Tensor
-from trainings import TINY_BASE
+from trainings import TINY_BASE, TINY_RAM
 
 Settings = Callable[..., Training]
 
@@ -192,7 +193,53 @@ def test_omitted_settings_have_defaults(settings: Settings) -> None:
 
 @pytest.mark.parametrize("file", sorted(NANO_FILE.parent.glob("*.yaml")), ids=lambda file: file.stem)
 def test_the_settings_of_nano_are_valid(file: Path) -> None:
-    """The documentation names these files as examples. One stage has two files."""
-    training = read_training(file, file.stem.removesuffix("_256"))
-    assert training.output.name == file.stem
-    assert training.photos.manifest == Path("nano/photos.json")
+    """The documentation names these files as examples. One stage has three files."""
+    training = read_training(file, {"seesr_256": "seesr", "finetune": "seesr"}.get(file.stem, file.stem))
+    assert training.output.name in (file.stem, "my-nano")
+    assert training.photos.manifest == (None if file.stem == "finetune" else Path("nano/photos.json"))
+
+
+def test_wrong_settings_are_told_in_one_sentence(tmp_path: Path) -> None:
+    """All of them, with their whole names, and the setting that is meant."""
+    file = tmp_path / "seesr.yaml"
+    file.write_text(
+        "output: x\nphoto: 1\nphotos: {folder: x, crop_pix: 64}\n"
+        "optimisation: {stepz: 5, steps: 2, batch: 1, learning_rate: 1}\nmodel: {rom: x}",
+        "utf-8",
+    )
+    with pytest.raises(SeeSRError) as told:
+        read_training(file, "seesr")
+    for words in (
+        "the setting model.base is missing",
+        "the setting model.ram is missing",
+        "there is no setting model.rom: model.ram is meant",
+        "there is no setting photo: photos is meant",
+        "there is no setting photos.crop_pix: photos.crop_px is meant",
+        "there is no setting optimisation.stepz: optimisation.steps is meant",
+    ):
+        assert words in str(told.value)
+    with pytest.raises(SeeSRError, match=r"seesr\.yaml: output is not a group of settings, so output\.x cannot be set"):
+        read_training(file, "seesr", {"output.x": 1})
+
+
+@pytest.mark.parametrize(
+    ("stage", "model", "photos", "named"),
+    [
+        ("autoencoder", {"channels": 300}, {}, r"model\.channels"),
+        ("autoencoder", {}, {"crop_px": 100}, r"photos\.crop_px"),
+        ("base", {"autoencoder": "x", **TINY_BASE, "model_channels": 100}, {}, r"model\.model_channels"),
+        ("base", {"autoencoder": "x", **TINY_BASE, "text_width": 100}, {}, r"model\.text_width"),
+        ("base", {"autoencoder": "x", **TINY_BASE, "channel_mult": []}, {}, r"model\.channel_mult"),
+        ("seesr", {"base": "x", "ram": "y", "stem_widths": [16, 32]}, {}, r"model\.stem_widths"),
+        ("ram", {**TINY_RAM, "num_heads": [2]}, {}, "depths and num_heads need one number each"),
+        ("ram", {**TINY_RAM, "num_heads": [2, 5]}, {}, "5 heads do not divide the width 32"),
+    ],
+)
+def test_sizes_that_no_network_can_have_are_refused_before_it_is_built(
+    stage: str, model: dict[str, object], photos: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    optimisation = {"steps": 1, "batch": 1, "learning_rate": 1}
+    values = {"output": "x", "photos": {"folder": "x", **photos}, "optimisation": optimisation, "model": model}
+    (tmp_path / "x.yaml").write_text(json.dumps(values), "utf-8")
+    with pytest.raises(SeeSRError, match=named):
+        read_training(tmp_path / "x.yaml", stage)

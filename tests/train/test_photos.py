@@ -135,6 +135,41 @@ def test_a_missing_photo_is_named_with_its_package(tmp_path: Path) -> None:
         PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=manifest)
 
 
+def test_missing_photos_of_ones_own_manifest_have_no_package(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, file="gone.png", package="")
+    with pytest.raises(
+        SeeSRError, match=r"1 of the 1 photos of .*missing below .*: gone\.png\. Put them there"
+    ) as told:
+        PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=manifest)
+    assert "Debian" not in str(told.value) and "nano_photos" not in str(told.value)
+    content = json.loads(manifest.read_text("utf-8"))
+    content["photos"] = [{"file": "half.png", "regions": []}]
+    manifest.write_text(json.dumps(content), "utf-8")
+    assert len(PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=manifest).photos) == 1, "nothing else is needed"
+    content["photos"][0]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(SeeSRError, match=r"half\.png is not the manifest's.*correct sha256 in"):
+        PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=manifest)
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        ([], "all of it"),
+        ({"photos": []}, "vocabulary"),
+        ({"vocabulary": [], "photos": [{"regions": []}]}, r"photos\.0\.file"),
+        (
+            {"vocabulary": [], "photos": [{"file": "a", "regions": [{"tag": "b", "box": [0]}]}]},
+            r"photos\.0\.regions\.0\.box",
+        ),
+    ],
+)
+def test_a_manifest_of_another_form_is_refused_with_the_place(tmp_path: Path, content: object, place: str) -> None:
+    (tmp_path / "m.json").write_text(json.dumps(content), "utf-8")
+    with pytest.raises(SeeSRError, match=rf"m\.json is wrong at {place}"):
+        PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=tmp_path / "m.json")
+
+
 def test_another_file_of_the_same_name_is_refused(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path)
     noise(200, 100).save(tmp_path / "half.png")
