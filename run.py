@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Run SeeSR from a plain checkout: python run.py COMMAND --help.
 
-Python 3.10 is all it needs. The first run makes an environment in .venv (or in the folder that SEESR_ENV names)
-and unpacks a pinned ComfyUI into .cache; later runs start at once. Your own ComfyUI is used instead if --comfyui or
-COMFYUI_PATH names it, or if this folder lies in its custom_nodes; nothing is written into it.
+Python 3.10 is all it needs. The first run makes an environment in .venv and unpacks a pinned ComfyUI into .cache, or
+into the folders that SEESR_ENV and SEESR_CACHE name; later runs start at once. Your own ComfyUI is used instead if
+--comfyui or COMFYUI_PATH names it, or if this folder lies in its custom_nodes; nothing is written into it.
 
 A command of COMMANDS is a module with main(arguments), which returns an exit code. run.py starts itself again inside
 the environment and calls main there. All but download also have parser() and import only the standard library at
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).absolute().parent
-CACHE = ROOT / ".cache"
+CACHE = Path(os.environ.get("SEESR_CACHE") or ROOT / ".cache").absolute()
 ENV = Path(os.environ.get("SEESR_ENV") or ROOT / ".venv").absolute()
 COMMANDS = {  # name -> module of this pack, help
     "upscale": ("commands.upscale", "upscale photos"),
@@ -141,8 +141,10 @@ def comfyui_python(comfyui: Path) -> Path | None:
 
 def fetch(python: Path, archive: Archive) -> Path:
     """Return the kept folder of an archive; the first call downloads, checks and unpacks it, whole or not at all."""
-    CACHE.mkdir(exist_ok=True)
     home = CACHE / archive.name
+    if home.exists():
+        return home
+    CACHE.mkdir(parents=True, exist_ok=True)
     with files.locked(CACHE / "ComfyUI.lock"):
         if home.exists():
             return home
@@ -185,7 +187,9 @@ def extra_paths() -> Path:
     packs = CACHE / "custom_nodes"
     files.link(ROOT, packs / "ComfyUI-SeeSR")
     file = CACHE / "custom_nodes.yaml"
-    files.write(file, json.dumps({"seesr": {"custom_nodes": str(packs)}}))
+    text = json.dumps({"seesr": {"custom_nodes": str(packs)}})
+    if not file.exists() or file.read_text("utf-8") != text:
+        files.write(file, text)
     return file
 
 
@@ -241,7 +245,9 @@ def photo_packages(python: Path) -> Path | None:
         return None
     digest = hashlib.sha256(REQUIREMENTS["photos"].read_bytes()).hexdigest()[:8]
     home = CACHE / f"photos-{tag}-{digest}"
-    CACHE.mkdir(exist_ok=True)
+    if home.exists():
+        return home
+    CACHE.mkdir(parents=True, exist_ok=True)
     with files.locked(CACHE / "photos.lock"):
         if not home.exists():
             part = home.with_name(f"{home.name}.part")
@@ -406,6 +412,14 @@ def main(argv: Sequence[str]) -> int:
         return HANDLERS[options.command](options, passed_on)
     except LauncherError as error:
         say(f"run.py: {error}")
+        return 2
+    except OSError as error:
+        if os.environ.get(INSIDE) or not error.filename:
+            raise
+        say(
+            f"run.py: {error.filename} cannot be written or read ({error.strerror}). If it is the checkout that is "
+            "read-only, set SEESR_CACHE to a folder of your own for .cache, and SEESR_ENV to one for .venv."
+        )
         return 2
     except KeyboardInterrupt:
         return 130

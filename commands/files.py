@@ -29,6 +29,8 @@ def locked(file: Path) -> Iterator[None]:
 
 def link(target: Path, at: Path) -> None:
     """Make ``at`` a link to the folder ``target``: a symbolic link, or on Windows a junction, which needs no rights."""
+    if same_file(at, target):
+        return
     at.parent.mkdir(parents=True, exist_ok=True)
     with locked(at.parent.with_name(f"{at.parent.name}.lock")):
         if same_file(at, target):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from ..terminal import describe_seconds
 
 logger = logging.getLogger(__name__)
 
-FILE = Path(__file__).parents[2] / ".cache" / "speeds.json"
+FILE = Path(os.environ.get("SEESR_CACHE") or Path(__file__).parents[2] / ".cache") / "speeds.json"
 """JSON: settings -> ``[seconds per pixel, seconds of loading]``, the newest last."""
 
 MOST = 64

@@ -461,6 +461,41 @@ def test_launcher_errors_are_one_sentence(run: ModuleType, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("arguments", [["test"], ["lint"], ["bench", "step"], ["generate"]])
+def test_what_cannot_be_written_is_one_sentence(
+    run: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a checkout of another user."""
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(run, "ENV", tmp_path / "file" / "env")
+    assert run.main(["serve", "--port", "1"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"run.py: {tmp_path / 'file'}") and "set SEESR_CACHE to a folder of your own" in said
+
+
+def test_the_cache_may_lie_elsewhere(tmp_path: Path) -> None:
+    asks = [sys.executable, "-c", "import run; print(run.CACHE, run.MODELS)"]
+    variables = {**os.environ, "SEESR_CACHE": str(tmp_path)}
+    done = subprocess.run(asks, cwd=ROOT, env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path), str(tmp_path / "models")]
+
+
+def test_nothing_is_written_into_a_filled_cache(
+    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that is read-only, because it belongs to another user, will do."""
+    home = run.CACHE / run.PINNED.name
+    home.mkdir(parents=True)
+    paths = run.extra_paths()
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(run.files, "locked", refuse)
+    monkeypatch.setattr(run.files, "write", refuse)
+    assert run.fetch(Path(sys.executable), run.PINNED) == home
+    assert run.extra_paths() == paths
+
+
 def test_package_of_the_registry_says_where_the_rest_is(
     run: ModuleType,
     started: list[tuple[list[str], dict[str, Any]]],

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import comfy.sd
+import comfy.utils
 import pytest
 import torch
 from likeness import assert_alike
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from seesr_pack.seesr_modules.comfyui.loading.nano import load_nano
+from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
+from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.nano.file import NANO_FILE, NanoFile, all_tensors
 from seesr_pack.seesr_modules.nano.kind import is_nano
 from seesr_pack.seesr_modules.weights import open_weights
-from seesr_pack.train.base_folder import KlAutoencoder, load_autoencoder, load_base
+from seesr_pack.train.base_checkpoint import UNET, VAE
+from seesr_pack.train.base_folder import load_autoencoder, load_base
 from seesr_pack.train.config import Training
+from seesr_pack.train.denoiser import SeeSRDenoiser
 from seesr_pack.train.loop import train
 from seesr_pack.train.nano_base import RESULT, write_trained_nano
 from seesr_pack.train.stages import build
@@ -23,6 +29,9 @@ from seesr_pack.train.taggers import TagWriter, load_tagger
 from torch import Tensor
 
 Settings = Callable[..., Training]
+
+TEXT, WORDS, LAYERS = 64, 49408, 3
+"""Sizes of the text encoder in the checkpoint."""
 
 
 def test_nano_is_a_base_a_tagger_and_a_seesr(settings: Settings) -> None:
@@ -41,7 +50,13 @@ def test_nano_is_a_base_a_tagger_and_a_seesr(settings: Settings) -> None:
     train(stage, plain)
     found, before = NanoFile(plain.output / RESULT), NanoFile(NANO_FILE)
     assert found.vocabulary == before.vocabulary and found.known_tokens == before.known_tokens
-    for part, changed in (("unet", True), ("controlnet", True), ("text_encoder", True), ("vae", False), ("dape", False)):
+    for part, changed in (
+        ("unet", True),
+        ("controlnet", True),
+        ("text_encoder", True),
+        ("vae", False),
+        ("dape", False),
+    ):
         new, old = (all_tensors(getattr(nano, part)) for nano in (found, before))
         assert new.keys() == old.keys()
         assert all(torch.equal(new[key], old[key]) for key in old) != changed, part
@@ -79,64 +94,111 @@ def test_nano_is_told_from_other_files(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors", {"seesr": "1"})
     (tmp_path / "text.safetensors").write_text("no weights")
     (tmp_path / "nano.pth").write_bytes(NANO_FILE.read_bytes())
-    found = [is_nano(path) for path in (NANO_FILE, *sorted(tmp_path.iterdir()), tmp_path, tmp_path / "gone.safetensors")]
+    found = [
+        is_nano(path) for path in (NANO_FILE, *sorted(tmp_path.iterdir()), tmp_path, tmp_path / "gone.safetensors")
+    ]
     assert found == [True, False, False, False, False, False]
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole checkpoint in the layout of `run.py download base`, small, with random weights."""
+    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tiny_checkpoint(TEXT).items()}, path)
+    return path
+
+
+def tiny_unet(context: int) -> dict[str, Tensor]:
+    """Return a base's UNet in diffusers' layout."""
+    torch.manual_seed(0)
+    sizes = EncoderSizes(4, 64, (1, 2), (1, 1), (1, 0), 1, context)
+    unet = SeeSRDenoiser(sizes).unet.state_dict()
+    return {name: tensor for name, tensor in unet.items() if "image_attentions" not in name}
+
+
+def tiny_checkpoint(context: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+
+    def random(shape: tuple[int, ...]) -> Tensor:
+        return torch.randn(*shape, generator=generator) / 10
+
+    unet = base_model(tiny_unet(context)).model.diffusion_model.state_dict()
+    tensors = {f"{UNET}{name}": tensor for name, tensor in unet.items()}
+    tensors |= {f"{VAE}{name}": random(tuple(tensor.shape)) for name, tensor in tiny_vae().state_dict().items()}
+    text = {
+        "positional_embedding": (77, TEXT),
+        "token_embedding.weight": (WORDS, TEXT),
+        "text_projection": (TEXT, TEXT),
+    }
+    text |= {f"ln_final.{name}": (TEXT,) for name in ("weight", "bias")}
+    for block in range(LAYERS):
+        start = f"transformer.resblocks.{block}"
+        for layer, (rows, columns) in {
+            "attn.in_proj_": (3 * TEXT, TEXT),
+            "attn.out_proj.": (TEXT, TEXT),
+            "mlp.c_fc.": (4 * TEXT, TEXT),
+            "mlp.c_proj.": (TEXT, 4 * TEXT),
+        }.items():
+            text |= {f"{start}.{layer}weight": (rows, columns), f"{start}.{layer}bias": (rows,)}
+        text |= {f"{start}.ln_{which}.{name}": (TEXT,) for which in (1, 2) for name in ("weight", "bias")}
+    return tensors | {f"cond_stage_model.model.{name}": random(shape) for name, shape in text.items()}
+
+
+def tiny_vae() -> torch.nn.Module:
+    """Return ComfyUI's autoencoder in a small size, eight pixels to a cell."""
+    shape = {"double_z": True, "z_channels": 4, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32}
+    more = {"ch_mult": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
+    return comfy.sd.AutoencoderKL(embed_dim=4, ddconfig={**shape, **more})
+
+
+def test_a_checkpoint_file_is_read_as_comfyui_reads_it(checkpoint: Path) -> None:
+    """UNet and text encoder weight by weight, the autoencoder by what it computes. The last text layer is left out."""
+    base, tensors = load_base(checkpoint), load_file(checkpoint)
+    expected = tiny_unet(TEXT)
+    assert base.unet.keys() == expected.keys()
+    assert all(torch.equal(base.unet[name], tensor) for name, tensor in expected.items())
+    names = comfy.utils.clip_text_transformers_convert(dict(tensors), "cond_stage_model.model.", "clip.")
+    text = {name.removeprefix("text_model."): tensor for name, tensor in base.text.model.state_dict().items()}
+    assert sum(name.endswith("mlp.fc1.weight") for name in text) == LAYERS - 1
+    for name, tensor in text.items():
+        if "position_ids" not in name:
+            assert torch.equal(tensor, names[f"clip.text_model.{name}"]), name
+    vae = tiny_vae()
+    vae.load_state_dict({name.removeprefix(VAE): tensor for name, tensor in tensors.items() if name.startswith(VAE)})
+    latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        scale = base.autoencoder.model.config.scaling_factor
+        assert_alike(base.autoencoder.decode(latents * scale), vae.decode(latents))
+    schedule = base.schedule.config
+    assert (schedule.prediction_type, schedule.beta_end, schedule.steps_offset) == ("epsilon", 0.012, 1)
+
+
+def test_seesr_starts_from_a_checkpoint_file(settings: Settings, checkpoint: Path) -> None:
+    model = {"base": checkpoint, "ram": NANO_FILE, "stem_widths": [16, 16, 16, 16]}
+    training = settings("seesr", model, steps=1, batch=1, ema_decay=0.0)
+    train(build(training), training)
+    assert (training.output / "controlnet" / "diffusion_pytorch_model.safetensors").exists()
+    assert not (training.output / RESULT).exists(), "only a nano becomes a nano"
+
+
 def test_parts_of_different_models_are_refused_before_the_first_step(settings: Settings, tmp_path: Path) -> None:
-    ldm = tmp_path / "base.safetensors"
-    save_file(tiny_checkpoint(), ldm)
-    training = settings("seesr", {"base": ldm, "ram": NANO_FILE, "seesr": NANO_FILE})
-    with pytest.raises(SeeSRError, match=r"model: the text encoder has 64 channels and the UNet reads \d+: base, ram"):
+    save_file({name: t.contiguous() for name, t in tiny_checkpoint(32).items()}, tmp_path / "base.safetensors")
+    training = settings("seesr", {"base": tmp_path / "base.safetensors", "ram": NANO_FILE, "stem_widths": [16] * 4})
+    with pytest.raises(SeeSRError, match=r"model: the text encoder has 64 channels and the UNet reads 32: base, ram"):
         build(training)
 
 
-def tiny_checkpoint() -> dict[str, Tensor]:
-    """Return a whole checkpoint in Stable Diffusion 2's own layout, with two levels and narrow, with random weights."""
-    from diffusers import AutoencoderKL
-    from seesr_pack.seesr_modules.config import EncoderSizes
-
-    generator = torch.Generator().manual_seed(0)
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator) / 10
-
-    import comfy.ldm.modules.diffusionmodules.openaimodel as openai
-    import comfy.ops
-
-    sizes = EncoderSizes(4, 64, (1, 2), (1, 1), (1, 0), 1, 64)
-    config = sizes.comfyui_config() | {"out_channels": 4, "dtype": torch.float32}
-    unet = openai.UNetModel(**config, operations=comfy.ops.disable_weight_init, device="cpu").state_dict()
-    from comfy.ldm.models.autoencoder import AutoencoderKL as ComfyAutoencoder
-
-    shape = {"double_z": True, "z_channels": 4, "resolution": 16, "in_channels": 3, "out_ch": 3, "ch": 32}
-    vae = ComfyAutoencoder(
-        embed_dim=4, ddconfig={**shape, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}
-    ).state_dict()
-    del AutoencoderKL
-    tensors = {f"model.diffusion_model.{name}": random(*tensor.shape) for name, tensor in unet.items()}
-    tensors |= {f"first_stage_model.{name}": random(*tensor.shape) for name, tensor in vae.items()}
-    text = {
-        "positional_embedding": (77, 64),
-        "token_embedding.weight": (49408, 64),
-        "ln_final.weight": (64,),
-        "ln_final.bias": (64,),
-        "text_projection": (64, 64),
-    }
-    for block in range(3):
-        inside = {
-            "ln_1.weight": (64,),
-            "ln_1.bias": (64,),
-            "ln_2.weight": (64,),
-            "ln_2.bias": (64,),
-            "attn.in_proj_weight": (192, 64),
-            "attn.in_proj_bias": (192,),
-            "attn.out_proj.weight": (64, 64),
-            "attn.out_proj.bias": (64,),
-            "mlp.c_fc.weight": (256, 64),
-            "mlp.c_fc.bias": (256,),
-            "mlp.c_proj.weight": (64, 256),
-            "mlp.c_proj.bias": (64,),
-        }
-        text |= {f"transformer.resblocks.{block}.{name}": size for name, size in inside.items()}
-    return tensors | {f"cond_stage_model.model.{name}": random(*size) for name, size in text.items()}
+def test_a_base_of_another_kind_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    save_file({"lora_A": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(
+        SeeSRError, match=r"base: .*lora\.safetensors is a LoRA .*not a whole checkpoint.*download base"
+    ):
+        load_base(tmp_path / "lora.safetensors")
+    with pytest.raises(SeeSRError, match=r"base: .*has no folder unet: .*download base. fetches, or nano/nano"):
+        load_base(tmp_path / "nowhere")
+    with pytest.raises(SeeSRError, match="autoencoder: there is no folder"):
+        load_autoencoder(tmp_path / "nowhere")
+    (tmp_path / "vae").mkdir()
+    (tmp_path / "vae" / "config.json").write_text("{")
+    with pytest.raises(SeeSRError, match="vae"):
+        load_autoencoder(tmp_path / "vae")

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from linear_stage import OPTIONS, SAVED, LinearStage
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.train import command, output, progress, run
 from seesr_pack.train.checkpoint import CHECKPOINT
@@ -26,7 +27,6 @@ from seesr_pack.train.output import WEIGHTS, claim_output, is_full_disk, require
 from seesr_pack.train.progress import LOG, describe_left
 from seesr_pack.train.run import StoppedError
 from seesr_pack.train.workers import telling_worker_errors
-from test_loop_steps import OPTIONS, SAVED, LinearStage
 
 ROOT = Path(__file__).resolve().parents[2]
 Settings = Callable[..., Training]
