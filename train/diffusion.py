@@ -259,9 +259,10 @@ class SeeSRStage(Diffusion):
             write_trained_nano(self.nano, folder / RESULT, {**parts, TEXT_PREFIX: self.text.model.state_dict()})
 
     def saved_bytes(self) -> int:
-        """Return the bytes of both whole networks and, if it was trained, of the text encoder."""
+        """Return the bytes of both whole networks and, if they are written, of the text encoder and the nano."""
         networks = [self.denoiser, *([self.text] if self._train_base else [])]
-        return sum(FLOAT_BYTES * parameter.numel() for network in networks for parameter in network.parameters())
+        nano = self.nano.stat().st_size if self.nano else 0
+        return nano + sum(FLOAT_BYTES * parameter.numel() for network in networks for parameter in network.parameters())
 
     def picture(self) -> Tensor:
         """Return rows of degraded, restored and clean pictures."""

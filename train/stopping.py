@@ -1,13 +1,20 @@
-"""Ctrl-C and SIGTERM in a training: the first lets the step end and saves, the second ends at once."""
+"""Ctrl-C and SIGTERM in a training: the first lets the step end and saves, the second ends at once.
+
+The end of run.py, which started the training and waits for it, is a request as well: nobody would watch it any more.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 import time
 from types import FrameType, TracebackType
 from typing import Any
+
+INSIDE = "SEESR_INSIDE"
+"""Set where run.py has started this process."""
 
 STOPPED = 130
 """Exit code of a training that was stopped."""
@@ -25,7 +32,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         """Start without a request."""
-        self.requested = False
+        self._signalled = False
+        self._launcher = os.getppid() if os.environ.get(INSIDE) else None
         self._since = 0.0
         self._before: dict[int, Any] = {}
 
@@ -40,13 +48,18 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def requested(self) -> bool:
+        """Whether the training is to stop."""
+        return self._signalled or self._launcher not in (None, os.getppid())
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self.requested and now - self._since < TOGETHER_S:
+        if self._signalled and now - self._since < TOGETHER_S:
             return
-        if self.requested:
+        if self._signalled:
             raise KeyboardInterrupt
-        self.requested, self._since = True, now
+        self._signalled, self._since = True, now
         logger.info("stopping after this step; a second Ctrl-C stops at once, without saving")
 
 

@@ -23,7 +23,7 @@ def telling_worker_errors() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = str(error).partition("\n")[0].rstrip(". ")
         raise SeeSRError(
             f"A process that reads photos has ended ({reason}), perhaps for lack of memory: lower optimisation.workers."
         ) from error

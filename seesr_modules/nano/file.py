@@ -23,6 +23,7 @@ from ..weights import WeightFile, open_weights, write_safetensors
 from ..weights.checkpoint import CONTROLNET_PREFIX, UNET_PREFIX, describe
 from ..weights.packed_format import FORMAT, FORMAT_KEY, packed_vocabulary, vocabulary_metadata
 from ..weights.value_checks import cast_checked
+from .kind import NANO_KEY
 
 if TYPE_CHECKING:
     from ..weights.checkpoint import TensorSource
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 NANO_FILE = Path(__file__).parents[2] / "nano" / "nano.safetensors"
 """The nano that the project ships."""
 
-NANO_KEY = "seesr_nano"
 NANO_FORMAT = "1"
 PREDICTION, KNOWN_TOKENS = "prediction_type", "known_tokens"
 PREDICTIONS = ("epsilon", "v_prediction")
