@@ -207,7 +207,7 @@ class SeeSRStage(Diffusion):
         """
         unet = {name: tuple(tensor.shape) for name, tensor in self.denoiser.unet.state_dict().items()}
         sizes, (place, *_) = EncoderSizes.from_shapes(unet), image_attention_places(unet)
-        latents = self.autoencoder.encode(torch.zeros(1, 3, LATENT_PX, LATENT_PX)).shape[1]
+        latents = self.autoencoder.encode(torch.zeros(1, 3, 2 * LATENT_PX, 2 * LATENT_PX)).shape[1]
         for name, own, wanted in (
             ("the text encoder", self.text.model.config.hidden_size, sizes.context_dim),
             ("the autoencoder", latents, sizes.in_channels),

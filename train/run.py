@@ -125,7 +125,9 @@ class Run:
         state = read_checkpoint(folder, self.accelerator.device)
         if state is not None:
             self.load(folder / CHECKPOINT, state)
-            logger.info("continuing after step %d", self.step)
+            logger.info("continuing after step %d of %d", self.step, options.steps)
+            if self.step >= options.steps:
+                logger.info("all steps are done: raise optimisation.steps to train on")
         row, loss = (state.get("row", self.step), state.get("loss", 0.0)) if state is not None else (0, 0.0)
         self.progress.resume(self.step, row, loss)
         if not self.accelerator.is_main_process:
