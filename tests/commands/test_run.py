@@ -460,7 +460,6 @@ def test_launcher_errors_are_one_sentence(run: ModuleType, capsys: pytest.Captur
     assert said.startswith("run.py: --comfyui names") and said.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["test"], ["lint"], ["bench", "step"], ["generate"]])
 def test_what_cannot_be_written_is_one_sentence(
     run: ModuleType, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -496,6 +495,7 @@ def test_nothing_is_written_into_a_filled_cache(
     assert run.extra_paths() == paths
 
 
+@pytest.mark.parametrize("arguments", [["test"], ["lint"], ["bench", "step"], ["generate"]])
 def test_package_of_the_registry_says_where_the_rest_is(
     run: ModuleType,
     started: list[tuple[list[str], dict[str, Any]]],
