@@ -11,7 +11,7 @@ def quieten_libraries() -> None:
     from transformers.utils import logging as transformers
 
     for library in (diffusers, transformers):
-        library.set_verbosity_error()  # type: ignore[no-untyped-call]
+        library.set_verbosity_error()
         library.disable_progress_bar()
     for name in ("httpx", "huggingface_hub", "accelerate", "PIL", "torch", "tensorboard"):
         logging.getLogger(name).setLevel(logging.WARNING)
