@@ -167,8 +167,8 @@ def _evaluate(options: argparse.Namespace, stop: Stop) -> int:
     made = _upscale(task, output, stop)
     learned, without = load_learned_metrics()
     metrics = [*task.metrics, *learned]
-    pictures = {**others, **made.pictures}
-    _write_report(options, output, task, made, pictures, score_all(photos, pictures, metrics), metrics, without)
+    compared: dict[str, Mapping[str, Pixels]] = {**others, **made.pictures}
+    _write_report(output, task, made, compared, score_all(photos, compared, metrics), metrics, without)
     if made.stopped:
         done, all_of_them = sum(map(len, made.pictures.values())), len(task.methods) * len(photos)
         say(f"Stopped: {done} of {all_of_them} pictures were made, and {output.folder} has them and their scores.\n")
@@ -223,7 +223,6 @@ def _upscale(task: _Task, output: Output, stop: Stop) -> Results:
 
 
 def _write_report(
-    options: argparse.Namespace,
     output: Output,
     task: _Task,
     made: Results,

@@ -75,7 +75,8 @@ def compare_settings(path: Path, then: Mapping[str, Any] | None, training: Train
         return
     before, now = dict(_flatten(then)), dict(_flatten(settings_of(training)))
     values = dict(_flatten(training.model_dump(exclude={"output"}, serialize_as_any=True)))
-    told, refused = [], []
+    told: list[str] = []
+    refused: list[str] = []
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if old == new:

@@ -19,7 +19,7 @@ from .config import Settings, Training
 from .output import telling_full_disk
 from .pairs import Pairs
 from .run import FLOAT_BYTES, Run
-from .steps import Batch
+from .steps import Batch as Batch  # for the stages
 from .stopping import StopRequest
 
 
