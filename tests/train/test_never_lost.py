@@ -416,6 +416,7 @@ def test_errors_of_workers_are_sentences() -> None:
         raise RuntimeError("other")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each attempt is a fork")
 def test_a_training_that_is_interrupted_again_and_again_ends_with_the_same_bits(tmp_path: Path) -> None:
     """Nano's smallest stage, by the whole command. Run tests/train/killing.py for more attempts."""
