@@ -12,7 +12,9 @@ from .color_fix import ColorFix
 from .controlnet_apply import ControlNetApply
 from .degrade import Degrade
 from .era import Era
+from .estimate_damage import EstimateDamage
 from .fidelity import Fidelity
+from .film_grain import FilmGrain
 from .flat_regions import FlatRegions
 from .guidance_interval import GuidanceInterval
 from .invention_map import InventionMap
@@ -40,6 +42,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadClassicUpscaler,
     Tagger,
     BuildPrompts,
+    EstimateDamage,
     CleanFirst,
     LREmbed,
     ControlNetApply,
@@ -56,6 +59,7 @@ NODES: list[type[io.ComfyNode]] = [
     LoadCFW,
     VAEDecode,
     ColorFix,
+    FilmGrain,
     InventionMap,
     Degrade,
 ]

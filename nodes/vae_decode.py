@@ -1,4 +1,4 @@
-"""VAE Decode (auto tiles): ComfyUI's VAE, in tiles if the picture is too large for free memory; with CFW if wanted."""
+"""VAE Decode (auto tiles): ComfyUI's VAE, in tiles if memory demands it, and with the photo if it is connected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from ..seesr_modules.comfyui.loading.cfw import CfwModel
 from ..seesr_modules.comfyui.sockets import CfwSocket, schema
-from ..seesr_modules.comfyui.steps.cfw import decode_with_photo
+from ..seesr_modules.comfyui.steps.photo_decoding import decode_with_photo, reads_photos
 from ..seesr_modules.comfyui.steps.vae import decode
 
 
@@ -24,7 +24,7 @@ class VAEDecode(io.ComfyNode):
             "SeeSR_VAEDecode",
             "VAE Decode (auto tiles)",
             description="Decodes the latent into a picture. If the whole does not fit into free memory, decodes in the "
-            "largest tiles that fit. With StableSR's CFW it also takes features of the photo.",
+            "largest tiles that fit. Nano's VAE, and others with StableSR's CFW, also read the photo.",
             search_aliases=["vae decode", "vae decode tiled", "stablesr", "cfw"],
             inputs=[
                 io.Latent.Input("latent", tooltip="The sampled latent."),
@@ -36,7 +36,9 @@ class VAEDecode(io.ComfyNode):
                     "decoding is plain.",
                 ),
                 io.Image.Input(
-                    "hint", optional=True, tooltip="The plain upscale from LR Embed, which CFW reads; else unused."
+                    "hint",
+                    optional=True,
+                    tooltip="The plain upscale from LR Embed, which nano's VAE and CFW read; else unused.",
                 ),
                 io.Float.Input(
                     "fidelity",
@@ -45,7 +47,8 @@ class VAEDecode(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     optional=True,
-                    tooltip="How much of the photo CFW adds: 0.5 as published, 0 decodes plainly.",
+                    tooltip="How much of the photo is kept; 0 decodes plainly. With CFW 0.5 is as published; with "
+                    "nano's VAE 1 is the most faithful.",
                 ),
             ],
             outputs=[io.Image.Output("image", display_name="image", tooltip="The decoded picture.")],
@@ -61,7 +64,8 @@ class VAEDecode(io.ComfyNode):
         fidelity: float = 0.5,
     ) -> io.NodeOutput:
         """Decode."""
-        if cfw is None:
-            return io.NodeOutput(to_comfyui(decode(vae, latent["samples"])))
+        samples = latent["samples"]
+        if cfw is None and (hint is None or not reads_photos(vae)):
+            return io.NodeOutput(to_comfyui(decode(vae, samples)))
         photo = None if hint is None else from_comfyui(hint, "hint")
-        return io.NodeOutput(to_comfyui(decode_with_photo(vae, latent["samples"], cfw, photo, fidelity)))
+        return io.NodeOutput(to_comfyui(decode_with_photo(vae, samples, cfw, photo, fidelity)))

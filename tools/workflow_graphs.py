@@ -180,7 +180,7 @@ def from_preset(name: str) -> Graph:
     return graph
 
 
-def add_fidelity(graph: Graph, strength: float) -> Graph:
+def add_fidelity(graph: Graph, strength: Link | float) -> Graph:
     """Return a preset's workflow with Fidelity in front of each sampler. Its strength 0 changes nothing."""
     restoring = graph.groups[RESTORE]
     samplers = [key for key, found in restoring.items() if found.type == "SeeSR_TiledSampler"]
@@ -203,14 +203,18 @@ BY_PRESET["nano"] = (
     BY_PRESET["nano"]
     .add_nodes(after="dape", nano=node("SeeSR_LoadNano"))
     .remove("checkpoint", "seesr", "dape")
+    .add_nodes(after="tagger", damage=node("SeeSR_EstimateDamage", image=("photo", "IMAGE")))
     .set_inputs(
+        sampler={"steps": ("damage", "steps"), "tile_px": 384, "overlap_px": 64},
         tagger={"dape": ("nano", "dape")},
         prompts={"clip": ("nano", "clip")},
         embed={"vae": ("nano", "vae")},
         apply={"model": ("nano", "model"), "seesr": ("nano", "seesr")},
-        decode={"vae": ("nano", "vae")},
+        decode={"vae": ("nano", "vae"), "hint": ("embed", "hint"), "fidelity": ("damage", "fidelity")},
         fix={"method": "wavelet"},
     )
+    .add_nodes(after="fix", grain=node("SeeSR_FilmGrain", image=("fix", "image"), strength=("damage", "grain")))
+    .set_inputs(save={"images": ("grain", "image")})
 )
 
 BY_PRESET["onestep"] = (
@@ -362,7 +366,7 @@ DAPE_TAGGING = Graph(
     models="seesr",
 )
 
-FIDELITY = {"nano": 0.5}
+FIDELITY: dict[str, Link | float] = {"nano": ("damage", "fidelity")}
 """Preset -> strength of Fidelity, where it is not 0."""
 
 BY_PRESET = {name: add_fidelity(graph, FIDELITY.get(name, 0.0)) for name, graph in BY_PRESET.items()}

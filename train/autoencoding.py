@@ -17,9 +17,10 @@ from ..seesr_modules.nano.file import VAE_PREFIX
 from .base_folder import load_autoencoder, save_linear
 from .config import AutoencoderSettings, DecoderSettings, PhotoSettings, SeeSRSettings
 from .diffusion import SeeSRStage
-from .loop import Batch, TrainingStage
+from .loop import TrainingStage
 from .nano_base import RESULT, write_trained_nano
 from .pairs import Pairs, to_float
+from .steps import Batch
 
 _FIT_PICTURES = 256
 

@@ -39,8 +39,14 @@ class PhotoSettings(Settings):
     """Sharpen the clean pictures first, as in the paper. The published code has it commented out."""
     mild_share: Share = 0
     """Share of the pairs that are degraded less, with a strength drawn uniformly from 0 to 1 (published: 1)."""
-    degradation: Literal["realesrgan", "bsrgan", "bsrgan_plus", "dasr"] = "realesrgan"
-    """Whose training damages the pictures; SeeSR's is Real-ESRGAN's."""
+    clean_share: Share = 0
+    """Share of the pairs that are only shrunk (published: 0)."""
+    degradation: Literal["realesrgan", "bsrgan", "bsrgan_plus", "dasr", "any"] = "realesrgan"
+    """Whose training damages the pictures; SeeSR's is Real-ESRGAN's. ``any`` draws one for each picture."""
+    gray_share: Share = 0
+    """Share of the pictures whose colour is taken out."""
+    letters_share: Share = 0
+    """Share of the pictures on which letters are drawn."""
     pool: int = Field(default=0, ge=0)
     """Number of pairs that are drawn once and used again and again; 0 draws new pairs each time."""
     pool_file: Path | None = None
@@ -147,6 +153,30 @@ class DecoderSettings(Settings):
     adversary_width: Count = 64
     adversary_weight: float = Field(default=0.05, ge=0)
     """Weight of the adversary beside the L1 distance; 0 trains without an adversary."""
+
+
+class PhotoDecoderSettings(Settings):
+    """Nano's decoder that reads the photo beside the latent."""
+
+    nano: Path
+    """The nano to continue. The decoder is new if it has none."""
+    samples: Path
+    """Folder of pairs with the latents that nano samples for them. Those that it lacks are made first."""
+    sample_count: Count
+    steps: Annotated[tuple[Count, ...], Field(min_length=1)] = (1, 2, 3, 3, 3, 4)
+    """Numbers of sampling steps to draw from."""
+    fidelity: Annotated[tuple[Share, ...], Field(min_length=1)] = (0.0, 0.5, 0.5, 1.0)
+    """Strengths of Fidelity to draw from."""
+    width: Count = 64
+    blocks: Count = 6
+    crop_px: Annotated[int, Field(gt=0, multiple_of=LATENT_PX)] = 96
+
+
+class DamageSettings(Settings):
+    """The estimator of damage."""
+
+    nano: Path
+    """The nano that gets it."""
 
 
 class SeeSRSettings(Settings):

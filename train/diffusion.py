@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from ..seesr_modules.config import (
 )
 from ..seesr_modules.dape.tagger import Dape
 from ..seesr_modules.errors import SeeSRError
+from ..seesr_modules.method.fidelity import draw_towards
+from ..seesr_modules.method.filters import blur_gaussian
 from ..seesr_modules.nano.autoencoder import PatchAutoencoder
 from ..seesr_modules.nano.file import TEXT_PREFIX, NanoFile
 from ..seesr_modules.nano.kind import is_nano
@@ -30,10 +33,11 @@ from .base_checkpoint import sd2_schedule
 from .base_folder import TEXT_FOLDER, load_autoencoder, load_base, load_text, save_base, save_text
 from .config import BaseSettings, PhotoSettings, SeeSRSettings
 from .denoiser import SeeSRDenoiser
-from .loop import Batch, TrainingStage
+from .loop import TrainingStage
 from .nano_base import RESULT, write_trained_nano
 from .pairs import SCALE, Pairs, to_float
 from .run import FLOAT_BYTES
+from .steps import Batch
 from .taggers import TagWriter, load_tagger
 from .text import TextEncoder
 
@@ -230,15 +234,25 @@ class SeeSRStage(Diffusion):
         return mse_loss(seen.float(), wanted.float())
 
     @torch.no_grad()
-    def restore(self, batch: Batch, steps: int, noise: Tensor) -> Tensor:
-        """Sample latents [B,C,h,w] from the LR start, without guidance."""
+    def restore(self, batch: Batch, steps: int, noise: Tensor, fidelity: float = 0.0) -> Tensor:
+        """Sample latents [B,C,h,w] from the LR start, without guidance.
+
+        Args:
+            batch: Pairs.
+            steps: Number of steps.
+            noise: [B,C,h,w].
+            fidelity: Strength of Fidelity, for detail of a latent's cell.
+        """
         hint, text = enlarge(batch["degraded"]), self.text([f"{t}, {POSITIVE_QUALITY}" for t in self._texts(batch)])
         soft_prompt = self.dape(to_float(batch["degraded"])).soft_prompt
         start = self.autoencoder.encode(hint * 2 - 1)
         latents = self.schedule.add_noise(start, noise, torch.full((len(start),), TRAIN_STEPS - 1))
-        for step in (sampler := _make_sampler(self.schedule, steps)).timesteps:
+        sampler, from_clean = (_make_sampler(self.schedule, steps, kind) for kind in (None, "sample"))
+        for step in sampler.timesteps:
             seen = self.denoiser(latents, step.expand(len(latents)).to(hint.device), text, soft_prompt, hint)
-            latents = sampler.step(seen, step, latents).prev_sample
+            predicted = sampler.step(seen, step, latents).pred_original_sample
+            predicted = draw_towards(predicted, start, partial(blur_gaussian, sigma=1.0), fidelity)
+            latents = from_clean.step(predicted, step, latents).prev_sample
         return latents
 
     def _texts(self, batch: Batch) -> list[str]:
@@ -295,8 +309,12 @@ def make_sample_noise(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like.device)
 
 
-def _make_sampler(schedule: DDPMScheduler, steps: int) -> DDIMScheduler:
-    """Return Euler's method from the last timestep down, as ComfyUI's euler on sgm_uniform."""
-    sampler = DDIMScheduler.from_config(schedule.config, timestep_spacing="trailing")
+def _make_sampler(schedule: DDPMScheduler, steps: int, prediction: str | None = None) -> DDIMScheduler:
+    """Return Euler's method from the last timestep down, as ComfyUI's euler on sgm_uniform.
+
+    Its steps take the schedule's kind of prediction, or another one by diffusers' name.
+    """
+    kind = prediction or schedule.config.prediction_type
+    sampler = DDIMScheduler.from_config(schedule.config, timestep_spacing="trailing", prediction_type=kind)
     sampler.set_timesteps(steps)
     return sampler

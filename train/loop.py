@@ -14,10 +14,11 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from .config import Settings, Training
 from .output import telling_full_disk
-from .pairs import Pairs
+from .pairs import Pair
 from .run import FLOAT_BYTES, Run
 from .steps import Batch as Batch  # for the stages
 from .stopping import StopRequest
@@ -28,7 +29,7 @@ class TrainingStage(nn.Module):
 
     settings: ClassVar[type[Settings]]
     """Settings of the model, the ``model`` group of the YAML file."""
-    pairs: Pairs
+    pairs: Dataset[Pair]
 
     @abstractmethod
     def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import rgb_to_grayscale
 
 from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.method.degrade import degrade, sharpen
-from ..seesr_modules.method.families import FAMILIES
+from ..seesr_modules.method.families import ANY, FAMILIES
 from ..seesr_modules.weights.part import reading
 from .config import PhotoSettings
+from .lettering import draw_letters
 from .output import telling_full_disk
 from .photos import PhotoCrops
 from .workers import telling_worker_errors
@@ -24,6 +27,9 @@ SCALE = 4
 
 _POOL_KEYS = {"clean": "gt", "degraded": "lq", "labels": "labels"}
 """Name in a pair -> name in the pool's file."""
+
+_SINCE = {"degradation": "realesrgan", "clean_share": 0, "gray_share": 0, "letters_share": 0}
+"""Settings that older pools do not name, and what they were."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +54,8 @@ class Pairs(Dataset[Pair]):
         self._crops = PhotoCrops(settings.folder, settings.crop_px, 1 << 40, seed, settings.manifest)
         if not (settings.pool and settings.pool_file and settings.pool_file.exists()):
             self._crops.leave_out_unusable()
-        self._seed, self._sharpen, self._mild_share = seed, settings.sharpen, settings.mild_share
-        self._family = FAMILIES[settings.degradation]
+        self._seed, self._settings = seed, settings
+        self._family = {**FAMILIES, "any": ANY}[settings.degradation]
         self._pool = _load_pool(self, settings, seed) if settings.pool else None
 
     @property
@@ -71,13 +77,23 @@ class Pairs(Dataset[Pair]):
         """Draw the pair of an index from the photographs."""
         crop = self._crops[index]
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + index)
-        clean = to_float(crop["image"])
-        if self._sharpen:
+        clean = to_float(self._alter(crop["image"], index))
+        if self._settings.sharpen:
             clean = sharpen(clean)
-        mild, strength = torch.rand(2, generator=generator).tolist()
-        strength = strength if mild < self._mild_share else 1.0
+        kind, strength = torch.rand(2, generator=generator).tolist()
+        if kind >= self._settings.mild_share:
+            strength = 0.0 if kind >= 1 - self._settings.clean_share else 1.0
         degraded = degrade(clean[None], generator, self._family, SCALE, strength)[0]
         return {"clean": _to_bytes(clean), "degraded": _to_bytes(degraded), "labels": crop["labels"]}
+
+    def _alter(self, image: Tensor, index: int) -> Tensor:
+        """Put letters on a share of the pictures, and take the colour out of a share."""
+        draw = random.Random(f"{self._seed}/{index}/altered")
+        if draw.random() < self._settings.letters_share:
+            image = draw_letters(image, draw)
+        if draw.random() < self._settings.gray_share:
+            image = rgb_to_grayscale(image, 3)
+        return image
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -102,15 +118,20 @@ class _FirstPairs(Dataset[Pair]):
         return self._pairs.draw(index)
 
 
+def pool_settings(settings: PhotoSettings, seed: int) -> dict[str, Any]:
+    """Return what decides how pairs look, to keep beside them."""
+    return {**settings.model_dump(exclude={"folder", "manifest", "pool_file"}), "seed": seed}
+
+
 def _load_pool(pairs: Pairs, settings: PhotoSettings, seed: int) -> Pair:
     """Read the pool from its file, or make it and write the file."""
     path = settings.pool_file
     if path is None:
         raise SeeSRError("photos.pool: the pool needs a file: set photos.pool_file.")
-    asked = {**settings.model_dump(include={"crop_px", "pool", "sharpen", "mild_share", "degradation"}), "seed": seed}
+    asked = pool_settings(settings, seed)
     if path.exists():
         made = _read_pool(path)
-        if {"degradation": "realesrgan", **made.pop("settings")} != asked:  # older pools do not name it
+        if {**_SINCE, **made.pop("settings")} != asked:
             raise SeeSRError(f"photos.pool_file: {path} was made with other settings: delete it, or name another.")
         return {name: made[key] for name, key in _POOL_KEYS.items()}
     logger.info("making %d pairs of crops for %s", settings.pool, path)

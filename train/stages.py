@@ -11,16 +11,21 @@ if TYPE_CHECKING:
     from .config import Training
     from .loop import TrainingStage
 
-NAMES = ("ram", "dape", "autoencoder", "base", "seesr", "decoder")
+NAMES = ("ram", "dape", "autoencoder", "base", "seesr", "decoder", "photo_decoder", "damage")
 
 
 def load_stages() -> dict[str, Any]:
     """Return name -> class. The command shows its help without these imports, which need the environment."""
     from .autoencoding import AutoencoderStage, DecoderStage
+    from .damage import DamageStage
     from .diffusion import BaseStage, SeeSRStage
+    from .photo_decoding import PhotoDecoderStage
     from .taggers import DapeStage, RamStage
 
-    classes = (RamStage, DapeStage, AutoencoderStage, BaseStage, SeeSRStage, DecoderStage)
+    classes = (
+        *(RamStage, DapeStage, AutoencoderStage, BaseStage, SeeSRStage, DecoderStage),
+        *(PhotoDecoderStage, DamageStage),
+    )
     return dict(zip(NAMES, classes, strict=True))
 
 

@@ -20,8 +20,9 @@ from ..seesr_modules.nano.file import NanoFile
 from ..seesr_modules.nano.kind import is_nano
 from ..seesr_modules.weights import WeightFile, open_weights
 from .config import DapeSettings, PhotoSettings, RamSettings
-from .loop import Batch, TrainingStage
+from .loop import TrainingStage
 from .pairs import SCALE, Pairs, to_float
+from .steps import Batch
 
 RAM_FILE = "ram.safetensors"
 DAPE_FILE = "DAPE.pth"

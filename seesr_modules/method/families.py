@@ -16,8 +16,8 @@ from .draws import choose
 class Mixture:
     """Several degradations, of which each picture gets one."""
 
-    parts: tuple[tuple[float, Degradation], ...]
-    """Probability and degradation."""
+    parts: tuple[tuple[float, Family], ...]
+    """Probability and kind of damage."""
 
     def milder(self, strength: float) -> Mixture:
         """Return it with milder parts; see :func:`.degrade.degrade`."""
@@ -65,3 +65,6 @@ Each picture draws its class by itself. The published training draws one for eac
 
 FAMILIES: dict[str, Family] = dict(zip(DAMAGES, (PUBLISHED, Bsrgan(), BsrganPlus(), DASR), strict=True))
 """Name -> family; the first is SeeSR's."""
+
+ANY = Mixture(((0.7, PUBLISHED), (0.1, FAMILIES["bsrgan"]), (0.1, FAMILIES["bsrgan_plus"]), (0.1, DASR)))
+"""All of them, SeeSR's most often."""

@@ -11,11 +11,14 @@ from itertools import pairwise
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.functional import pad, silu
+from torch.nn.functional import silu
 
 from ..config import LATENT_PX, Operations, count_blocks, telling_shape
 from ..errors import SeeSRError
 from ..weights.checkpoint import TensorSource, load_strict
+from .photo_decoder import PhotoDecoder, pad_edges
+
+PHOTO_PREFIX = "photo_decoder."
 
 WHITENING = 0.5
 """Exponent: 0 leaves each component its own standard deviation, 1 gives all components the same.
@@ -43,6 +46,7 @@ class PatchAutoencoder(nn.Module):
         self.encoder = operations.Conv2d(3, channels, LATENT_PX, stride=LATENT_PX)
         self.decoder = operations.ConvTranspose2d(channels, 3, LATENT_PX, stride=LATENT_PX)
         self.refiner = Refiner(refiner_width, refiner_layers, operations) if refiner_width else None
+        self.photo_decoder: PhotoDecoder | None = None
 
     @classmethod
     def load(cls, source: TensorSource, operations: Operations = torch.nn) -> PatchAutoencoder:
@@ -59,6 +63,7 @@ class PatchAutoencoder(nn.Module):
         width = telling_shape(shapes, "refiner.layers.0.weight", 4, "The autoencoder")[0] if layers else 0
         with torch.device("meta"):
             autoencoder = cls(channels, width, layers, operations)
+            autoencoder.photo_decoder = PhotoDecoder.of_shapes(shapes, PHOTO_PREFIX, operations)
         load_strict(autoencoder, source, {name: name for name in shapes}, torch.float32, "the autoencoder")
         return autoencoder
 
@@ -102,6 +107,22 @@ class PatchAutoencoder(nn.Module):
         images = self.decoder(latents)
         return images if self.refiner is None else images + self.refiner(images)
 
+    def decode_with_photo(self, latents: Tensor, photo: Tensor, fidelity: float) -> Tensor:
+        """Decode latents with the photo that they were sampled for; needs :attr:`photo_decoder`.
+
+        Args:
+            latents: [B,channels,h,w].
+            photo: The photo, enlarged: [B,3,8h,8w] in [-1, 1].
+            fidelity: 1 returns the faithful picture, 0 that of :meth:`decode`, 0.5 their mean.
+
+        Returns:
+            [B,3,8h,8w], about -1 to 1.
+
+        Source: ESRGAN, arXiv 1809.00219, mixes a faithful and a realistic result in this way.
+        """
+        assert self.photo_decoder is not None
+        return torch.lerp(self.decode(latents), self.photo_decoder(self.decoder(latents), photo), fidelity)
+
 
 class Refiner(nn.Module):
     """Convolutions that compute a correction of a linearly decoded picture."""
@@ -119,11 +140,7 @@ class Refiner(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images [B,3,H,W], H and W even, to the correction that is added to them."""
         x = rearrange(images, "b c (h p) (w q) -> b (c p q) h w", p=2, q=2)
-        x = self.layers[0](_pad_edges(x))
+        x = self.layers[0](pad_edges(x))
         for layer in self.layers[1:]:
-            x = x + layer(_pad_edges(silu(x)))
-        return rearrange(self.out(_pad_edges(silu(x))), "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)
-
-
-def _pad_edges(x: Tensor) -> Tensor:
-    return pad(x, (1, 1, 1, 1), mode="replicate")
+            x = x + layer(pad_edges(silu(x)))
+        return rearrange(self.out(pad_edges(silu(x))), "b (c p q) h w -> b c (h p) (w q)", p=2, q=2)

@@ -1,7 +1,8 @@
 """The file of a nano: every part under a prefix of its own, the rest in the header.
 
 ``unet.`` (the whole UNet) and ``controlnet.`` have the published layout, ``text_encoder.`` has transformers' names
-without ``text_model.``, ``vae.`` those of the linear autoencoder, and ``dape.`` RAM's with the LoRA merged. Header:
+without ``text_model.``, ``vae.`` those of the linear autoencoder, ``damage.`` those of the estimator of damage
+(which a nano may lack), and ``dape.`` RAM's with the LoRA merged. Header:
 ``seesr_nano`` (version), ``prediction_type`` as diffusers names it, ``known_tokens`` (JSON), and the vocabulary as in
 a packed DAPE.
 """
@@ -37,15 +38,16 @@ PREDICTIONS = ("epsilon", "v_prediction")
 CLIP_TOKENS = 49408
 TOKEN_TABLE = "embeddings.token_embedding.weight"
 
-TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX = "text_encoder.", "vae.", "dape."
-PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX, TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX)
+TEXT_PREFIX, VAE_PREFIX, DAMAGE_PREFIX, DAPE_PREFIX = "text_encoder.", "vae.", "damage.", "dape."
+PREFIXES = (UNET_PREFIX, CONTROLNET_PREFIX, TEXT_PREFIX, VAE_PREFIX, DAPE_PREFIX, DAMAGE_PREFIX)
 
 
 class NanoFile:
     """A nano's parts, each read like a file of its own.
 
-    Attributes: unet, controlnet, text_encoder, vae, dape; prediction_type, one of ``PREDICTIONS``; known_tokens, the
-    numbers of CLIP's tokens that the text encoder's table has a row for, after one for all others; vocabulary.
+    Attributes: unet, controlnet, text_encoder, vae, dape, damage; prediction_type, one of ``PREDICTIONS``;
+    known_tokens, the numbers of CLIP's tokens that the text encoder's table has a row for, after one for all others;
+    vocabulary.
 
     Raises:
         SeeSRError: The file is of another kind or version, or its header is damaged.
@@ -58,7 +60,7 @@ class NanoFile:
         file = open_weights(path)
         if file.metadata.get(NANO_KEY) != NANO_FORMAT:
             raise SeeSRError(f"nano: {path.name} is {describe(file.shapes())}, not a nano of this version.")
-        self.unet, self.controlnet, self.text_encoder, self.vae, self.dape = map(file.under, PREFIXES)
+        self.unet, self.controlnet, self.text_encoder, self.vae, self.dape, self.damage = map(file.under, PREFIXES)
         self.prediction_type = file.metadata.get(PREDICTION, "")
         if self.prediction_type not in PREDICTIONS:
             raise SeeSRError(

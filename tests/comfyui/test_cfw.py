@@ -24,7 +24,7 @@ from seesr_pack.nodes.vae_decode import VAEDecode
 from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.comfyui.loading.cfw import CfwModel, load_cfw
 from seesr_pack.seesr_modules.comfyui.networks.cfw import CFW
-from seesr_pack.seesr_modules.comfyui.steps import cfw as steps
+from seesr_pack.seesr_modules.comfyui.steps import photo_decoding as steps
 from seesr_pack.seesr_modules.comfyui.steps import vae as vae_steps
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.tiles import TileLayout, plan_tiles
@@ -161,7 +161,7 @@ def test_wrong_use_is_refused(tiny: Tiny, cfw: CfwModel) -> None:
             steps.decode_with_photo(vae, latent, layers, hint, 0.5)
 
     other = SimpleNamespace(first_stage_model=torch.nn.Identity())
-    refuse("'cfw' is connected and 'hint' is not: connect the hint of LR Embed.", tiny.vae, None)
+    refuse("Decoding with the photo needs the input 'hint': connect the hint of LR Embed.", tiny.vae, None)
     refuse("2 pictures of 24x16 pixels and the input 'hint' of 2 of 16x16", tiny.vae, hint[..., :16])
     refuse("the input 'hint' of 3 of 24x16", tiny.vae, hint[[0, 0, 1]])
     refuse("'vqgan_cfw_00011.ckpt', whose layer 1 has 32 channels; in the VAE it has none.", other, hint)

@@ -12,16 +12,20 @@ import torch
 from likeness import assert_alike
 from seesr_pack.bench import denoising_step as steps
 from seesr_pack.seesr_modules.comfyui.loading import nano
+from seesr_pack.seesr_modules.comfyui.steps import photo_decoding
 from seesr_pack.seesr_modules.comfyui.steps.apply import ApplySettings, apply_seesr
 from seesr_pack.seesr_modules.comfyui.steps.embed import embed
+from seesr_pack.seesr_modules.comfyui.steps.photo_decoding import decode_with_photo
 from seesr_pack.seesr_modules.comfyui.steps.prompts import encode_texts
 from seesr_pack.seesr_modules.comfyui.steps.reference import ReferenceSettings
 from seesr_pack.seesr_modules.comfyui.steps.sampling import sample
 from seesr_pack.seesr_modules.comfyui.steps.tagging import describe, tag
+from seesr_pack.seesr_modules.comfyui.steps.vae import decode
 from seesr_pack.seesr_modules.config import NEGATIVE_QUALITY, POSITIVE_QUALITY
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.degrade import degrade
 from seesr_pack.seesr_modules.method.references import embedding, find_matches
+from seesr_pack.seesr_modules.method.sizes import resize_bicubic
 from seesr_pack.seesr_modules.nano.file import NANO_FILE, NanoFile, all_tensors
 from seesr_pack.seesr_modules.weights import open_weights
 from seesr_pack.train.text import TextEncoder
@@ -274,3 +278,33 @@ def rewrite_nano(path: Path, metadata: dict[str, str | None], names: dict[str, s
 def test_comfyui_has_the_workflows_sampler() -> None:
     workflow = (NANO_FILE.parents[1] / "workflows" / "api" / "seesr_nano.json").read_text("utf-8")
     assert any(f'"sampler_name": "{name}"' in workflow for name in comfy.samplers.KSampler.SAMPLERS)
+
+
+@torch.inference_mode()
+def test_the_decoder_reads_the_photo(loaded: nano.Nano) -> None:
+    """With the photo, the result is truer than the plain enlargement; fidelity mixes it with the plain decoder's."""
+    truth, small = photo()
+    hint = resize_bicubic(small, 256, 256)
+    latent = loaded.vae.encode(hint.movedim(1, -1))
+    plain = decode(loaded.vae, latent)
+    faithful, mixed = (decode_with_photo(loaded.vae, latent, None, hint, fidelity) for fidelity in (1.0, 0.5))
+    assert (faithful - truth).square().mean() < (hint - truth).square().mean()
+    assert (mixed - (faithful + plain) / 2).abs().max() < 0.01  # plain is clamped
+    assert torch.equal(decode_with_photo(loaded.vae, latent, None, hint, 0.0), plain)
+
+
+@torch.inference_mode()
+def test_the_decoder_with_the_photo_has_no_seams(loaded: nano.Nano, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tiles the result is that of the whole: their overlap is wider than the decoder looks."""
+    hint = resize_bicubic(photo()[1], 256, 256).repeat(1, 1, 2, 2)
+    latent = loaded.vae.encode(hint.movedim(1, -1))
+    whole = decode_with_photo(loaded.vae, latent, None, hint, 0.5)
+    monkeypatch.setattr(photo_decoding, "tiles_px", lambda *_: [256])
+    tiled = decode_with_photo(loaded.vae, latent, None, hint, 0.5)
+    assert (tiled - whole).abs().max() < 0.02  # the decoder's margin ends within the 64 px of overlap
+
+
+def test_only_nano_decodes_with_the_photo_alone(loaded: nano.Nano) -> None:
+    """A hint at another VAE changes nothing."""
+    assert photo_decoding.reads_photos(loaded.vae)
+    assert not photo_decoding.reads_photos(object())

@@ -11,7 +11,7 @@ import torch
 from likeness import assert_alike
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.comfyui.loading.cfw import load_cfw
-from seesr_pack.seesr_modules.comfyui.steps.cfw import decode_with_photo
+from seesr_pack.seesr_modules.comfyui.steps.photo_decoding import decode_with_photo
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
-"""Decodes with StableSR's CFW: features of the photo join the VAE's decoder, in tiles if memory demands it."""
+"""Decodes latents with their photos, by StableSR's CFW or by nano's decoder, in tiles if memory demands it."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -12,23 +13,24 @@ from torch import Tensor
 from ...config import LATENT_PX
 from ...errors import SeeSRError
 from ...method.tiles import add_tile, blend_weights, plan_tiles
+from ...nano.autoencoder import PatchAutoencoder
 from ..loading.cfw import CfwModel
 from .vae import decode, overlap_px, tiles_px, try_tiles
 
 _EXTRA = 1.05
-"""Memory for decoding, as a multiple of the decoder's. The features are kept meanwhile: 96 values for each pixel, where
-ComfyUI counts 2178 for the decoder."""
+"""Memory for decoding with CFW, as a multiple of the decoder's. The features are kept meanwhile: 96 values for each
+pixel, where ComfyUI counts 2178 for the decoder."""
 
 
-def decode_with_photo(vae: Any, latent: Tensor, cfw: CfwModel, hint: Tensor | None, fidelity: float) -> Tensor:
-    """Decode latents with features of the photo, each with its own. Memory is handled as in :func:`.vae.decode`.
+def decode_with_photo(vae: Any, latent: Tensor, cfw: CfwModel | None, hint: Tensor | None, fidelity: float) -> Tensor:
+    """Decode latents and photos, each latent with its own. Memory is handled as in :func:`.vae.decode`.
 
     Args:
-        vae: ComfyUI's VAE, of Stable Diffusion 1 or 2.
-        latent: [B, 4, h, w].
-        cfw: The layers of CFW.
+        vae: ComfyUI's VAE: that of Stable Diffusion 1 or 2 with CFW, or nano's.
+        latent: [B, C, h, w].
+        cfw: The layers of CFW; None if the VAE's own decoder reads photos.
         hint: The photo, enlarged: [B or 1, 3, 8h, 8w] in [0, 1].
-        fidelity: How much of the photo's features is added, 0 to 1. 0 is :func:`.vae.decode`.
+        fidelity: How much of the photo is kept, 0 to 1. 0 is :func:`.vae.decode`.
 
     Returns:
         Pictures [B, 3, 8h, 8w] in [0, 1].
@@ -39,10 +41,15 @@ def decode_with_photo(vae: Any, latent: Tensor, cfw: CfwModel, hint: Tensor | No
     if fidelity == 0.0:
         return decode(vae, latent)
     hint = _require_hint(hint, latent)
-    _require_fit(vae, cfw)
+    if cfw is None:
+        patchers, decoder, extra = [vae.patcher], vae.first_stage_model.decode_with_photo, 1.0
+    else:
+        _require_fit(vae, cfw)
+        patchers, extra = [vae.patcher, cfw.patcher], _EXTRA
+        decoder = partial(cfw.patcher.model.decode, vae.first_stage_model)
 
     def needed(shape: Any, dtype: torch.dtype) -> float:
-        return _EXTRA * vae.memory_used_decode(shape, dtype)
+        return extra * vae.memory_used_decode(shape, dtype)
 
     def work(tile: int | None) -> Tensor:
         height, width = latent.shape[-2:]
@@ -50,7 +57,6 @@ def decode_with_photo(vae: Any, latent: Tensor, cfw: CfwModel, hint: Tensor | No
         layout = plan_tiles(height, width, side, overlap)
         weights = blend_weights(layout.in_pixels())
         memory = needed((1, latent.shape[1], layout.tile_height, layout.tile_width), vae.vae_dtype)
-        patchers = [vae.patcher, cfw.patcher]
         comfy.model_management.load_models_gpu(patchers, memory_required=memory, force_full_load=vae.disable_offload)
         canvas = torch.zeros(len(latent), 3, *hint.shape[-2:], device=vae.output_device)
         bar = comfy.utils.ProgressBar(len(latent) * len(weights))
@@ -59,18 +65,23 @@ def decode_with_photo(vae: Any, latent: Tensor, cfw: CfwModel, hint: Tensor | No
                 comfy.model_management.throw_exception_if_processing_interrupted()
                 seen = vae.process_input(place.in_pixels().cut(photo))
                 inputs = (part.to(vae.device, vae.vae_dtype) for part in (place.cut(cells), seen))
-                decoded = cfw.patcher.model.decode(vae.first_stage_model, *inputs, fidelity).to(canvas)
-                add_tile(picture, place.in_pixels(), decoded, weight.to(canvas))
+                add_tile(picture, place.in_pixels(), decoder(*inputs, fidelity).to(canvas), weight.to(canvas))
                 bar.update(1)
         return vae.process_output(canvas)
 
     return try_tiles(work, tiles_px(vae, needed, latent.shape, LATENT_PX))
 
 
+def reads_photos(vae: Any) -> bool:
+    """Return True if the VAE's own decoder reads photos, as nano's does."""
+    own = getattr(vae, "first_stage_model", None)
+    return isinstance(own, PatchAutoencoder) and own.photo_decoder is not None
+
+
 def _require_hint(hint: Tensor | None, latent: Tensor) -> Tensor:
     """Return one picture of the hint for each of the latent."""
     if hint is None:
-        raise SeeSRError("The input 'cfw' is connected and 'hint' is not: connect the hint of LR Embed.")
+        raise SeeSRError("Decoding with the photo needs the input 'hint': connect the hint of LR Embed.")
     height, width = (LATENT_PX * side for side in latent.shape[-2:])
     if tuple(hint.shape[-2:]) != (height, width) or len(hint) not in (1, len(latent)):
         raise SeeSRError(

@@ -1,0 +1,88 @@
+"""Estimates how badly photos are damaged, and chooses how far their results may leave them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import comfy.ops
+import torch
+from torch import Tensor
+
+from ...nano.damage import LEAST_PX, SEEN_PARTS, SEEN_PX, DamageEstimator
+from ...nano.file import NanoFile
+
+FAITHFUL, FREE = 1.0, 0.5
+"""Fidelity for photos without damage and for wrecked ones."""
+
+UNDAMAGED = 0.2
+"""Photos with less damage take one step: there is nothing to remove."""
+
+WRECKED = 0.7
+"""Worse photos are treated alike."""
+
+STEPS = 3
+
+GRAIN = 3.3
+"""Grain for wrecked photos, whose results are the smoothest, in steps of 8 bits."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What fits the damage of a photo."""
+
+    damage: float
+    """0 for none, 1 for a wreck."""
+    fidelity: float
+    """For Fidelity and VAE Decode, 0 to 1."""
+    steps: int
+    """Sampling steps for nano."""
+    grain: float
+    """For Film Grain, in steps of 8 bits."""
+
+    def describe(self) -> str:
+        """Return it in a line."""
+        return f"damage {self.damage:.2f}: fidelity {self.fidelity:.2f}, steps {self.steps}, grain {self.grain:.1f}"
+
+
+def choose_for(damage: float) -> Choice:
+    """Return what fits a damage from 0 to 1."""
+    share = min(damage / WRECKED, 1.0)
+    steps = 1 if damage < UNDAMAGED else STEPS
+    return Choice(damage, FAITHFUL + share * (FREE - FAITHFUL), steps, share * GRAIN)
+
+
+def estimate_damage(images: Tensor) -> float:
+    """Return the damage of the worst picture, 0 to 1.
+
+    Args:
+        images: Photos [B, 3, H, W] in [0, 1] at the resolution that they were stored with.
+    """
+    return max(float(_estimator()(_parts_of(image[None])).mean()) for image in images)
+
+
+@lru_cache(maxsize=1)
+def _estimator() -> DamageEstimator:
+    return DamageEstimator.load(NanoFile().damage, comfy.ops.manual_cast)
+
+
+def _parts_of(image: Tensor) -> Tensor:
+    """Return a picture [1, 3, H, W], or parts of a large one [n, 3, SEEN_PX, SEEN_PX], spread evenly over it.
+
+    A tiny picture is enlarged.
+    """
+    image = image.float().cpu()
+    height, width = image.shape[2:]
+    if min(height, width) < LEAST_PX:
+        factor = LEAST_PX / min(height, width)
+        return torch.nn.functional.interpolate(image, scale_factor=factor, mode="bicubic").clamp(0, 1)
+    if max(height, width) <= SEEN_PX:
+        return image
+    side = min(height, width, SEEN_PX)
+    rows, columns = (_starts(length, side) for length in (height, width))
+    return torch.cat([image[..., y : y + side, x : x + side] for y in rows for x in columns])
+
+
+def _starts(length: int, side: int) -> list[int]:
+    parts = min(SEEN_PARTS, -(-length // side))
+    return torch.linspace(0, length - side, parts).round().int().tolist()
