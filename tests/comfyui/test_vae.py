@@ -88,7 +88,7 @@ def test_the_largest_tile_that_fits_is_used(tiny: Tiny, tiles_used: list[int], m
     assert tiles_used == [768, 96, 32]
 
 
-@pytest.mark.parametrize("size", [(32, 640), (640, 32), (96, 640), (200, 200)])
+@pytest.mark.parametrize("size", [(32, 480), (480, 32), (72, 320), (120, 120)])
 @pytest.mark.parametrize("part", ["encode", "decode"])
 def test_no_pass_of_comfyui_needs_more_than_the_free_memory(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
@@ -185,18 +185,18 @@ def test_tiles_leave_no_seam_and_no_tint(
     """Blending hides tile borders: in a smooth picture, no column or row steps more than without tiles.
 
     The group norms see other statistics in a tile than in the whole picture, most of all with these synthetic weights.
-    That moves the mean by 0.09 of the standard deviation when encoding, and by 0.11 when decoding.
+    With these small tiles that moves the mean by up to 0.17 of the standard deviation.
     """
     channels, per_cell = (3, 1) if part == "encode" else (4, 8)
     coarse = torch.randn(1, 4, 3, 4, generator=torch.Generator().manual_seed(0))[:, :channels]
-    smooth = torch.nn.functional.interpolate(coarse, (576 // per_cell, 1088 // per_cell), mode="bicubic")
+    smooth = torch.nn.functional.interpolate(coarse, (320 // per_cell, 576 // per_cell), mode="bicubic")
     values, work = (smooth.sigmoid(), vae_steps.encode) if part == "encode" else (smooth, vae_steps.decode)
     whole = work(tiny.vae, values)
     needed = getattr(tiny.vae, f"memory_used_{part}")
-    leave_memory(monkeypatch, needed((1, channels, 512 // per_cell, 512 // per_cell), tiny.vae.vae_dtype))
+    leave_memory(monkeypatch, needed((1, channels, 256 // per_cell, 256 // per_cell), tiny.vae.vae_dtype))
     tiled = work(tiny.vae, values)
-    assert tiles_used == [512 // per_cell]
-    assert 0 < (whole.mean((0, 2, 3)) - tiled.mean((0, 2, 3))).abs().max() < 0.15 * whole.std()
+    assert tiles_used == [256 // per_cell]
+    assert 0 < (whole.mean((0, 2, 3)) - tiled.mean((0, 2, 3))).abs().max() < 0.2 * whole.std()
     margin = 6 if part == "encode" else 48
     assert (largest_steps(tiled, margin) <= 1.05 * largest_steps(whole, margin)).all()
 
