@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.comfyui.steps.color_fix import fix_color
 
-pytestmark = [pytest.mark.golden("color_fix"), pytest.mark.pinned_only("pure code, without ComfyUI")]
+pytestmark = pytest.mark.golden("color_fix")
 
 TOLERANCE = 1e-5
 """A share of the expected picture's standard deviation: about ten float32 roundings of values near 1."""
