@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ import torch
 from diffusers.hooks import apply_layerwise_casting
 from safetensors.torch import save_file
 from seesr_pack.bench import denoising_step as steps
-from seesr_pack.commands.headless.synthetic import seesr_shapes
 from seesr_pack.seesr_modules.comfyui.compat import patcher_for
 from seesr_pack.seesr_modules.comfyui.loading import dtypes
 from seesr_pack.seesr_modules.comfyui.loading.seesr import SeeSRModel, load_seesr
@@ -199,25 +197,6 @@ def diffusers_step(weights: steps.Weights, inputs: steps.StepInputs) -> Tensor:
         return network(latent, timesteps, text, soft_prompt, hint)
 
 
-def noise_weights() -> steps.Weights:
-    """Return random weights of the published sizes in bfloat16, in place of make_weights, which draws every number.
-
-    They are cut from one strip of noise, each tensor at another place. Its odd length shifts the rows of a matrix.
-    """
-    strip = torch.empty(2**20 + 7).uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
-    twice, place = strip.repeat(2), 0
-
-    def cut(name: str, shape: tuple[int, ...]) -> Tensor:
-        nonlocal place
-        if len(shape) < 2:
-            return torch.full(shape, float(name.endswith("weight")), dtype=torch.bfloat16)
-        count, place = math.prod(shape), (place + 65_537) % len(strip)
-        values = twice[place:][: min(count, len(strip))] * (3 / math.prod(shape[1:])) ** 0.5
-        return values.bfloat16().repeat(-(-count // len(values)))[:count].view(shape)
-
-    return {part: {name: cut(name, shape) for name, shape in shapes.items()} for part, shapes in seesr_shapes().items()}
-
-
 @pytest.mark.slow
 @pytest.mark.pinned_only("test_other_sizes.py and tests/parity compare smaller ones")
 def test_one_pass_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +205,8 @@ def test_one_pass_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     bfloat16 keeps the weights at 3.3 GB; both sides compute in float32. The measured difference is 3e-6 of the mean.
     """
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: False)
-    weights, inputs = noise_weights(), steps.make_inputs(64, 64)
+    weights = {part: {n: t.bfloat16() for n, t in ts.items()} for part, ts in steps.make_weights().items()}
+    inputs = steps.make_inputs(128, 128)
     base = base_model(weights["unet"], torch.bfloat16, compute_dtype=torch.float32)
     seesr = load_seesr(InMemory(weights["unet"]), InMemory(weights["controlnet"]), "bfloat16")
     assert len(seesr.image_attention.model.places) == 16
