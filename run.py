@@ -306,7 +306,7 @@ def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(comfyui.path)}
     if options.newer:
         variables["SEESR_PAGE"] = str(fetch(comfyui.python, NEWER_PAGE))
-    everything = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]
+    everything = ["--numprocesses=auto", "--maxprocesses=4", "--dist=worksteal"]
     # -I keeps this folder off sys.path, where nodes/ would shadow ComfyUI's nodes.py.
     return call([str(comfyui.python), "-I", "-m", "pytest", *(passed_on or everything)], cwd=ROOT, env=variables)
 

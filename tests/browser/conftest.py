@@ -50,6 +50,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # only this server; Page.route would disable the cache
 ]
 START_S = 600  # enough for a slow machine
 expect.set_options(timeout=SHOW_MS)

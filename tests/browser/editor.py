@@ -29,7 +29,6 @@ class Editor:
         self.url = url
         self.errors: list[str] = []
         page.set_default_timeout(ACT_MS)
-        page.route(lambda asked: not asked.startswith(url), lambda route: route.abort())  # only requests to this server
         page.on("pageerror", lambda error: self.errors.append(f"{error}\n{error.stack}"))
         page.on("console", self._listen)
         session = page.context.new_cdp_session(page)

@@ -68,6 +68,7 @@ def test_the_picture_of_the_workflow(editor: Editor) -> None:
     editor.picture("workflow", {"x": 290, "y": 215, "width": 1920, "height": 870})
 
 
+@pytest.mark.pinned_only("looks at files in docs")
 @pytest.mark.parametrize("name", ["workflow", "blueprint", "tags", "result", "templates", "help"])
 def test_the_pictures_of_the_page_are_there_and_small(name: str) -> None:
     path = ROOT / "docs" / f"{name}.jpg"

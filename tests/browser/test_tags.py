@@ -404,6 +404,7 @@ def test_links_still_count_after_reloading(editor: Editor) -> None:
     assert choice(editor) == (word, "")
 
 
+@pytest.mark.pinned_only("what the script does with the words, not what the page does")
 def test_a_batch_shows_each_tag_once_with_its_highest_score(editor: Editor) -> None:
     scores = {}
     for image in (PHOTO, OTHER_PHOTO, BOTH_PHOTOS):
@@ -423,6 +424,7 @@ def test_a_batch_shows_each_tag_once_with_its_highest_score(editor: Editor) -> N
     assert both == {word: max(one[word], other[word]) for word in one}
 
 
+@pytest.mark.pinned_only("what the script does with the words, not what the page does")
 def test_a_tag_missing_in_a_second_photo_stays_only_if_chosen(editor: Editor) -> None:
     open_tagging(editor)
     found = run(editor)
@@ -443,6 +445,7 @@ def test_a_tag_missing_in_a_second_photo_stays_only_if_chosen(editor: Editor) ->
     assert chinese(editor, word) == name
 
 
+@pytest.mark.pinned_only("what the script does with the words, not what the page does")
 def test_words_typed_into_exclude_mark_the_chips(editor: Editor) -> None:
     open_tagging(editor)
     first, second, *_ = run(editor)
@@ -481,6 +484,7 @@ def test_the_chips_change_language_and_the_choice_is_saved(editor: Editor) -> No
     expect(switch).to_have_text("English")
 
 
+@pytest.mark.pinned_only("what the script does with the words, not what the page does")
 def test_a_word_of_the_other_language_marks_its_chip(editor: Editor) -> None:
     open_tagging(editor)
     first, second, *_ = run(editor)
@@ -506,6 +510,7 @@ HINTS = {
 }
 
 
+@pytest.mark.pinned_only("our texts; test_the_help_of_a_node_opens switches the newer page's language")
 @pytest.mark.parametrize("locale", HINTS)
 def test_the_hints_are_in_the_language_of_the_page(editor: Editor, locale: str) -> None:
     if locale != "en":

@@ -15,11 +15,15 @@ import nodes
 import pytest
 import seesr_pack
 from comfy_api.latest import io
+from other_nodes import FACE_NODES
 from scenes import Tiny
 from seesr_pack.commands.headless.session import CACHE_SIZES
 from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
+from seesr_pack.seesr_modules.published import CATALOGUE
+from seesr_pack.tools import workflows
+from shipped import ERA_PHOTOS, OTHERS, REFERENCES
 
 Graph = dict[str, dict[str, Any]]
 
@@ -142,6 +146,29 @@ def run_graph(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> Callable[[Graph], 
     run.values = values
     run.tiny = tiny
     return run
+
+
+@pytest.fixture(scope="module")
+def classes() -> dict[str, type]:
+    return workflows.load_node_classes()
+
+
+@pytest.fixture
+def models(tmp_path: Path, classes: dict[str, type], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Model folders that hold a file under every name that the workflows name, and the picture."""
+    files = [f"{file.kind}/{file.path}" for file in CATALOGUE["all"]]
+    for name in [*files, *OTHERS, "input/example.png", f"{REFERENCES}/one.png", f"{ERA_PHOTOS}/one.png"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for kind in ("checkpoints", "seesr", "rams", *(name.partition("/")[0] for name in OTHERS)):
+        suffixes = folder_paths.folder_names_and_paths[kind][1]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, kind, ([str(tmp_path / kind)], suffixes))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    for kind in ("input", "user"):
+        monkeypatch.setattr(folder_paths, f"{kind}_directory", str(tmp_path / kind))
+    for name, node in {**classes, **FACE_NODES}.items():
+        monkeypatch.setitem(nodes.NODE_CLASS_MAPPINGS, name, node)
+    return tmp_path
 
 
 class GraphError(Exception):

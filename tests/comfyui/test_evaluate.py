@@ -20,6 +20,8 @@ from seesr_pack.evaluate import methods
 from seesr_pack.evaluate.photos import Photo
 from seesr_pack.seesr_modules.errors import SeeSRError
 
+pytestmark = pytest.mark.pinned_only("test_headless.py tests its part of ComfyUI")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 DRIVER = """

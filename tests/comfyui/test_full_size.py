@@ -198,6 +198,7 @@ def diffusers_step(weights: steps.Weights, inputs: steps.StepInputs) -> Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.pinned_only("test_other_sizes.py and tests/parity compare smaller ones")
 def test_one_pass_at_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Image attention and ControlNet at the published sizes run in ComfyUI and agree with diffusers.
 

@@ -26,6 +26,8 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.weights.pack import pack_seesr
 from torch import Tensor
 
+pytestmark = pytest.mark.pinned_only("reads files before ComfyUI gets them; test_choices.py lists its folders")
+
 State = Mapping[str, Tensor]
 Layout = Callable[[Path, State], Any]
 

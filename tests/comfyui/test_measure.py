@@ -28,6 +28,8 @@ from seesr_pack.seesr_modules.comfyui.steps.sampling import sampler_sigmas
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 
+pytestmark = pytest.mark.pinned_only("the bench measures with the pinned ComfyUI")
+
 SYNTH = builders.load_synth(builders.GOLDEN)
 
 

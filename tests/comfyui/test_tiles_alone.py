@@ -104,7 +104,8 @@ def test_every_tile_gets_its_own_text_and_soft_prompt(tiny: Tiny, seesr: Any, sc
     assert_each_equals_alone(applied, scene, tile_batch, alone)
 
 
-def stock_controlnet() -> comfy.controlnet.ControlNet:
+@pytest.fixture(scope="module")
+def stock() -> comfy.controlnet.ControlNet:
     """Build ComfyUI's own ControlNet at the tiny size."""
     sizes = EncoderSizes.from_shapes(
         {name: tuple(t.shape) for name, t in builders.synthetic(builders.GOLDEN, "seesr_controlnet_small").items()}
@@ -119,10 +120,9 @@ def stock_controlnet() -> comfy.controlnet.ControlNet:
 @TILE_BATCHES
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_comfyuis_controlnet_gets_its_crop_beside_ours(
-    tiny: Tiny, seesr: Any, scene: Scene, order: str, tile_batch: int
+    tiny: Tiny, seesr: Any, scene: Scene, stock: comfy.controlnet.ControlNet, order: str, tile_batch: int
 ) -> None:
     """The hint has another size. ComfyUI would resize it for the whole picture."""
-    stock = stock_controlnet()
     edges = torch.randn(1, 3, 40, 120, generator=torch.Generator().manual_seed(4)).sign().clamp(min=0)
     whole = comfy.utils.common_upscale(edges, 192, 64, stock.upscale_algorithm, "center")
 

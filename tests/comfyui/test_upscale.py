@@ -15,6 +15,8 @@ import pytest
 from PIL import Image, ImageChops
 from seesr_pack.commands.photos.reading import open_photo
 
+pytestmark = pytest.mark.pinned_only("test_headless.py tests its part of ComfyUI")
+
 ROOT = Path(__file__).resolve().parents[2]
 PHOTOS = ROOT / "tests" / "photos"
 

@@ -88,7 +88,7 @@ def test_the_largest_tile_that_fits_is_used(tiny: Tiny, tiles_used: list[int], m
     assert tiles_used == [768, 96, 32]
 
 
-@pytest.mark.parametrize("size", [(32, 640), (640, 32), (96, 640), (200, 200)])
+@pytest.mark.parametrize("size", [(32, 480), (480, 32), (72, 320), (120, 120)])
 @pytest.mark.parametrize("part", ["encode", "decode"])
 def test_no_pass_of_comfyui_needs_more_than_the_free_memory(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
@@ -178,24 +178,25 @@ def largest_steps(values: Tensor, margin: int) -> Tensor:
     return torch.stack([columns, rows])
 
 
-@pytest.mark.parametrize("part", ["encode", "decode"])
+@pytest.mark.parametrize(("part", "size", "tile"), [("encode", (320, 576), 256), ("decode", (576, 1088), 512)])
 def test_tiles_leave_no_seam_and_no_tint(
-    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
+    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int], tile: int
 ) -> None:
     """Blending hides tile borders: in a smooth picture, no column or row steps more than without tiles.
 
     The group norms see other statistics in a tile than in the whole picture, most of all with these synthetic weights.
-    That moves the mean by 0.09 of the standard deviation when encoding, and by 0.11 when decoding.
+    That moves the mean by up to 0.11 of the standard deviation when decoding. The decoder sees farther than the
+    encoder, so it gets larger tiles.
     """
     channels, per_cell = (3, 1) if part == "encode" else (4, 8)
     coarse = torch.randn(1, 4, 3, 4, generator=torch.Generator().manual_seed(0))[:, :channels]
-    smooth = torch.nn.functional.interpolate(coarse, (576 // per_cell, 1088 // per_cell), mode="bicubic")
+    smooth = torch.nn.functional.interpolate(coarse, [side // per_cell for side in size], mode="bicubic")
     values, work = (smooth.sigmoid(), vae_steps.encode) if part == "encode" else (smooth, vae_steps.decode)
     whole = work(tiny.vae, values)
     needed = getattr(tiny.vae, f"memory_used_{part}")
-    leave_memory(monkeypatch, needed((1, channels, 512 // per_cell, 512 // per_cell), tiny.vae.vae_dtype))
+    leave_memory(monkeypatch, needed((1, channels, tile // per_cell, tile // per_cell), tiny.vae.vae_dtype))
     tiled = work(tiny.vae, values)
-    assert tiles_used == [512 // per_cell]
+    assert tiles_used == [tile // per_cell]
     assert 0 < (whole.mean((0, 2, 3)) - tiled.mean((0, 2, 3))).abs().max() < 0.15 * whole.std()
     margin = 6 if part == "encode" else 48
     assert (largest_steps(tiled, margin) <= 1.05 * largest_steps(whole, margin)).all()

@@ -13,7 +13,7 @@ from seesr_pack.seesr_modules.method.bsrgan import correlated_covariance, shift_
 from seesr_pack.seesr_modules.method.degrade import bell_kernel, blur
 from seesr_pack.seesr_modules.method.resizing import FILTERS, halve_as_matlab, resize_as_opencv
 
-pytestmark = pytest.mark.golden("bsrgan_operators")
+pytestmark = [pytest.mark.golden("bsrgan_operators"), pytest.mark.pinned_only("pure code, without ComfyUI")]
 
 
 def test_operators(golden_case: dict[str, Any], golden_dir: Path) -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from builders import GOLDEN
 
+pytestmark = pytest.mark.pinned_only("pure code, without ComfyUI")
+
 KINDS = {"forward", "sample", "dape", "color_fix", "size_plan", "ldl_map", "desra_map", "osediff", "pisasr", "cfw"}
 KINDS |= {"dasr", "srresnet", "srcnn", "bsrgan_operators"}
 """Those that the tests beside this one are marked with."""

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from seesr_pack.seesr_modules.weights.classic import read_classic
 from torch import Tensor
 
+pytestmark = pytest.mark.pinned_only("pure code, without ComfyUI")
+
 
 def saved(weights: Mapping[str, Tensor], path: Path, gain: float = 1.0) -> Path:
     """Write weights, multiplied but for the biases."""

@@ -16,6 +16,8 @@ from seesr_pack.seesr_modules.method.tiles import add_tile, blend_weights, plan_
 from seesr_pack.train.denoiser import SeeSRDenoiser
 from torch import Tensor
 
+pytestmark = pytest.mark.pinned_only("diffusers, without ComfyUI")
+
 ONE_FORWARD = 1e-4
 WHOLE_TRAJECTORY = 2e-4
 

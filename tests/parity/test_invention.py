@@ -9,6 +9,8 @@ import pytest
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.method.invention import desra_map, ldl_map
 
+pytestmark = pytest.mark.pinned_only("pure code, without ComfyUI")
+
 
 @pytest.mark.golden("ldl_map")
 def test_ldl(golden_case: dict[str, Any], golden_dir: Path) -> None:

@@ -9,7 +9,7 @@ from noise_levels import alphas_cumprod
 from safetensors.torch import load_file
 from seesr_pack.seesr_modules.method.schedule import lr_start, spaced_timesteps
 
-pytestmark = pytest.mark.golden("sample")
+pytestmark = [pytest.mark.golden("sample"), pytest.mark.pinned_only("pure code, without ComfyUI")]
 
 
 def test_timesteps_and_start(golden_case: dict, golden_dir: Path) -> None:

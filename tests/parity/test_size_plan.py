@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from seesr_pack.seesr_modules.method.sizes import plan_size
 
-pytestmark = pytest.mark.golden("size_plan")
+pytestmark = [pytest.mark.golden("size_plan"), pytest.mark.pinned_only("pure code, without ComfyUI")]
 
 
 def test_every_planned_size(golden_case: dict, golden_dir: Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from diffusers import DDPMScheduler
 from seesr_pack.seesr_modules.method.schedule import trailing_timesteps
+
+pytestmark = pytest.mark.pinned_only("pure code, without ComfyUI")
 
 
 def test_trailing_timesteps_are_those_of_diffusers() -> None:
