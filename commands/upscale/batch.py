@@ -8,19 +8,18 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
 from ..headless.workflow import Workflow, title_of
-from ..photos.places import numbered, prepare_folder, put_beside, put_over, require_output
+from ..photos.places import require_output
 from ..photos.reading import UNREADABLE, Photo, open_photo
-from ..photos.upscaling import PutPicture, Upscaler, Wishes, upscale_photo
-from ..temporary import PREFIX, claim
+from ..photos.upscaling import Upscaler, Wishes, upscale_photo
 from ..terminal import end_progress, print_path, say
 from .find import Found
-from .manifest import Finished, manifest_of
+from .ledger import Ledger
+from .manifest import Finished
 from .progress import Progress
 from .report import Outcome
 from .speeds import Speeds
@@ -76,37 +75,23 @@ class Batch:
     Args:
         comfyui: Runs the workflow.
         workflow: The workflow.
-        wishes: How to write the results. ``output`` is the folder below which they go, ``put`` is not used.
-        settings: See :func:`fingerprint`.
+        ledger: Names and notes the results.
         speeds: How long earlier runs of this kind took. This run's speed is added.
-        overwrite: Whether to replace files that this run has not written.
         stop: Asked before each step.
     """
 
     def __init__(
-        self,
-        comfyui: HeadlessComfyUI,
-        workflow: Workflow,
-        wishes: Wishes,
-        settings: str,
-        speeds: Speeds,
-        overwrite: bool,
-        stop: Stop,
+        self, comfyui: HeadlessComfyUI, workflow: Workflow, ledger: Ledger, speeds: Speeds, stop: Stop
     ) -> None:
         """Start without photos."""
-        self.comfyui, self.workflow, self.wishes, self.settings = comfyui, workflow, wishes, settings
-        self.speeds, self.overwrite, self.stop = speeds, overwrite, stop
-        self._written: set[Path] = set()  # by this run, or by an earlier one that this run goes on with
-        self._prepared: set[Path] = set()
-        self._unnoted = False
+        self.comfyui, self.workflow, self.ledger, self.speeds, self.stop = comfyui, workflow, ledger, speeds, stop
 
     def leave_out_done(self, tasks: Sequence[Task]) -> list[Task]:
         """Mark the photos whose results are there, and return the others."""
         remaining = []
         for task in tasks:
-            finished = self._find(task)
-            there = [self.wishes.output.folder / task.found.folder / name for name in finished.results.values()]
-            self._written.update(path.absolute() for path in there)
+            finished = self.ledger.find(task.found)
+            there = self.ledger.adopt(task.found, finished)
             if finished.whole:
                 task.outcome.status = "done before"
                 task.outcome.results = [str(path) for path in there]
@@ -129,7 +114,7 @@ class Batch:
             KeyboardInterrupt: The run was stopped.
         """
         mean = sum(pixels.values()) / max(len(pixels), 1)
-        shares = [1.0 if redo else self._find(task).left for task in tasks]
+        shares = [1.0 if redo else self.ledger.find(task.found).left for task in tasks]
         areas = [pixels.get(task.found.path, mean) * self.workflow.scale**2 for task in tasks]
         efforts = [share * max(area, LEAST_PIXELS) for share, area in zip(shares, areas, strict=True)]
         if any(efforts):
@@ -159,28 +144,26 @@ class Batch:
                 task.outcome.fail(error if expected else f"stopped with {type(error).__name__}: {error}")
                 say(f"{progress.head}: {task.outcome.reason}\n")
                 logger.info("Failed", exc_info=error)
-                if _disk_is_full(error):
+                if disk_is_full(error):
                     say("The disk is full: free space, then run the same command, which goes on.\n")
                     return
 
     def _upscale(self, task: Task, progress: Progress, redo: bool) -> None:
         path, outcome = task.found.path, task.outcome
-        folder = self.wishes.output.folder / task.found.folder
-        if folder not in self._prepared:
-            prepare_folder(folder)
-            self._prepared.add(folder)
-        key = hashlib.sha256(json.dumps([str(path.absolute()), self.settings]).encode()).hexdigest()[:16]
-        with claim(folder / f".{PREFIX}{key}") as mine:
-            finished = Finished() if redo else self._find(task)
+        folder = self.ledger.prepare(task.found)
+        with self.ledger.claim(task.found) as mine:
+            finished = Finished() if redo else self.ledger.find(task.found)
             if finished.whole or not mine:
                 outcome.status = "done before" if finished.whole else "left to another run"
                 say(f"{progress.head}: {outcome.status}\n")
                 return
             photo = open_photo(path)
-            output = self.wishes.output._replace(folder=folder)
-            require_output(output, photo, self.workflow.scale, self.wishes.single)
+            asked = self.ledger.wishes
+            output = asked.output._replace(folder=folder)
+            require_output(output, photo, self.workflow.scale, asked.single)
             there = {number: folder / name for number, name in finished.results.items()}
-            wishes = self.wishes._replace(output=output, put=self._put(photo, dict(there)))
+            pictures = len(photo.sizes) if asked.single else 1
+            wishes = asked._replace(output=output, put=self.ledger.put(path, pictures, dict(there)))
             workflow = self.workflow.with_photo(path.name).nodes
             outcome.results = [str(result) for result in there.values()]
             upscaler = self._upscaler(photo, progress)
@@ -206,42 +189,8 @@ class Batch:
 
         return upscale
 
-    def _put(self, photo: Photo, results: dict[int, Path]) -> PutPicture:
-        """Return what names a photo's finished files, and notes each in its folder's manifest.
 
-        ``results`` has the results that are there, and gets the others.
-        """
-
-        def put(file: Path, path: Path, number: int, is_comparison: bool) -> Path:
-            with self.stop.finishing:
-                if self.overwrite:
-                    named = put_over(
-                        file, next(name for name in numbered(path) if name.absolute() not in self._written)
-                    )
-                else:
-                    named = put_beside(file, path)
-                self._written.add(named.absolute())
-                result = results[number] if is_comparison else results.setdefault(number, named)
-                self._note(photo, result, number, is_comparison)
-            return named
-
-        return lambda number, is_comparison: partial(put, number=number, is_comparison=is_comparison)
-
-    def _note(self, photo: Photo, result: Path, number: int, compared: bool) -> None:
-        pictures = len(photo.sizes) if self.wishes.single else 1
-        try:
-            manifest_of(result.parent).note(photo.path, result, self.settings, number, pictures, compared)
-        except OSError as error:
-            if not self._unnoted:
-                logger.warning("What is done cannot be noted in %s, so a new run starts over: %s", result.parent, error)
-            self._unnoted = True
-
-    def _find(self, task: Task) -> Finished:
-        folder = self.wishes.output.folder / task.found.folder
-        return manifest_of(folder).find(task.found.path, self.settings, self.wishes.compare)
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
+def disk_is_full(error: BaseException | None) -> bool:
     """Return True if the system or a library gives that reason; libraries give it in words alone."""
     while error is not None:
         if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):

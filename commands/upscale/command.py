@@ -163,6 +163,7 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         from ..photos.upscaling import Wishes
         from ..temporary import clear_abandoned, temporary_folder
         from .batch import Batch, Task, fingerprint, look
+        from .ledger import Ledger
 
     output = read_output(options.output, len(photos))
     wishes = Wishes(output, options.frames, not options.no_comparison, not options.no_metadata)
@@ -185,7 +186,8 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         settings = fingerprint(workflow, models, wishes)
         report.settings |= {"fingerprint": settings, "workflow": workflow.nodes}
         speeds = Speeds(settings_of(workflow, models, comfyui.machine))
-        batch = Batch(comfyui, workflow, wishes, settings, speeds, options.overwrite, stop)
+        ledger = Ledger(wishes, settings, options.overwrite, stop.finishing)
+        batch = Batch(comfyui, workflow, ledger, speeds, stop)
         remaining = tasks if options.redo else batch.leave_out_done(tasks)
         _announce_done(tasks, len(report.outcomes))
         with stop.gently(comfyui.interrupt):
