@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +69,25 @@ FORMATS = {
 def list_photos(folder: Path, recursive: bool = False) -> list[Path]:
     """Return the photos in a folder, with ``recursive`` those in its subfolders too; see :func:`match_files`."""
     return match_files(folder, "**/*" if recursive else "*")
+
+
+def walk_photos(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Yield the photos that :func:`list_photos` lists, in any order, without a list of them in memory."""
+    deeper = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    deeper.append(entry.name)
+                elif Path(entry.name).suffix.lower() in READ_SUFFIXES and entry.is_file():
+                    yield folder / entry.name
+    except OSError:
+        return
+    if recursive:
+        for name in sorted(deeper):
+            yield from walk_photos(folder / name, recursive)
 
 
 def match_files(folder: Path, pattern: str, suffixes: tuple[str, ...] = READ_SUFFIXES) -> list[Path]:

@@ -41,6 +41,8 @@ LOOK_AT = 32
 LEAST_PIXELS = 512 * 512
 """Smaller results take about as long, because SeeSR enlarges small photos to the size that it was trained at."""
 
+DISK_IS_FULL = "The disk is full: free space, then run the same command, which goes on.\n"
+
 
 class Task(NamedTuple):
     """A photo to upscale, and what becomes of it."""
@@ -94,7 +96,7 @@ class Batch:
             there = self.ledger.adopt(task.found, finished)
             if finished.whole:
                 task.outcome.status = "done before"
-                task.outcome.results = [str(path) for path in there]
+                task.outcome.results = there
             else:
                 remaining.append(task)
         return remaining
@@ -145,7 +147,7 @@ class Batch:
                 say(f"{progress.head}: {task.outcome.reason}\n")
                 logger.info("Failed", exc_info=error)
                 if disk_is_full(error):
-                    say("The disk is full: free space, then run the same command, which goes on.\n")
+                    say(DISK_IS_FULL)
                     return
 
     def _upscale(self, task: Task, progress: Progress, redo: bool) -> None:
@@ -163,7 +165,7 @@ class Batch:
             require_output(output, photo, self.workflow.scale, asked.single)
             there = {number: folder / name for number, name in finished.results.items()}
             pictures = len(photo.sizes) if asked.single else 1
-            wishes = asked._replace(output=output, put=self.ledger.put(path, pictures, dict(there)))
+            wishes = asked._replace(output=output, put=self.ledger.put(task.found, pictures, dict(there)))
             workflow = self.workflow.with_photo(path.name).nodes
             outcome.results = [str(result) for result in there.values()]
             upscaler = self._upscaler(photo, progress)

@@ -9,7 +9,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from ..starting import uncollected
 from ..terminal import print_path, say, set_up_logging
 from .find import Found, find_photos, may_mean_photos
 from .report import Report
+from .stores import is_url
 from .stopping import Stop
 
 if TYPE_CHECKING:
@@ -84,9 +85,37 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"
     )
+    add(
+        "--workers",
+        type=_number,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="upscale in N processes on this machine (without a number: one for each graphics card, one on a CPU); with "
+        "--ray, in N processes on the cluster; see docs/cluster.md",
+    )
+    add("--ray", metavar="ADDRESS", help="upscale on the Ray cluster at this address, such as 192.168.0.2:6379 or auto")
     add_workflow_options(command)
+    add("--workflow", type=Path, metavar="FILE", help="run this workflow, in API format, instead of a preset's")
     add("--verbose", action="store_true", help="show ComfyUI's log, with tracebacks")
     return command
+
+
+def roles(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return which of run.py's lists of packages the options need besides the usual ones."""
+    return ("cluster",) if shares(options) else ()
+
+
+def shares(options: argparse.Namespace) -> bool:
+    """Return True if the photos are shared out among workers; photos at URLs always are."""
+    places = [*options.photos, *filter(None, [options.output])]
+    return options.workers is not None or options.ray is not None or any(map(is_url, places))
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of workers: give 1 or more, or none")
+    return int(text)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -106,6 +135,10 @@ def main(arguments: Sequence[str]) -> int:
             remove_all()
 
     stop = Stop(clean_up)
+    if shares(options):
+        from .share import run_shared
+
+        return stop.run(lambda: run_shared(options, report, stop))
     return stop.run(lambda: _run(options, report, stop))
 
 
@@ -136,18 +169,23 @@ def _run(options: argparse.Namespace, report: Report, stop: Stop) -> int:
         say(f"{search.results} results of earlier runs are left out; name one to upscale it.\n")
     if not search.photos:
         return 2
+    return told_in_the_end(lambda: _upscale(options, search.photos, report, stop), report)
+
+
+def told_in_the_end(work: Callable[[], None], report: Report) -> int:
+    """Do the work, sum up, and return the exit code."""
     try:
         report.write()
-        _upscale(options, search.photos, report, stop)
+        work()
         report.write()
     except SeeSRError as error:
         say(f"{error}\n")
         return 2
     except KeyboardInterrupt:
-        say(f"Stopped. {report.summary()} The same command goes on.\n" if len(report.outcomes) > 1 else "Stopped.\n")
+        say(f"Stopped. {report.summary()} The same command goes on.\n" if report.total > 1 else "Stopped.\n")
         report.write(stopped=True)
         raise
-    if len(report.outcomes) > 1:
+    if report.total > 1:
         say(f"{report.table()}{report.summary()}\n")
     return 0 if report.is_complete() else 1
 
@@ -189,9 +227,9 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         ledger = Ledger(wishes, settings, options.overwrite, stop.finishing)
         batch = Batch(comfyui, workflow, ledger, speeds, stop)
         remaining = tasks if options.redo else batch.leave_out_done(tasks)
-        _announce_done(tasks, len(report.outcomes))
+        _announce_done(tasks, report.total)
         with stop.gently(comfyui.interrupt):
-            batch.run(remaining, pixels, len(report.outcomes) - len(remaining), options.redo)
+            batch.run(remaining, pixels, report.total - len(remaining), options.redo)
         if is_nano(workflow) and report.count("done"):
             say(AFTER_NANO)
 

@@ -7,17 +7,41 @@ import hashlib
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
-from ..photos.places import numbered, prepare_folder, put_beside, put_over
+from ..photos.places import comparison_path, numbered, prepare_folder, put_beside, put_over
 from ..photos.upscaling import PutPicture, Wishes
 from ..temporary import PREFIX, claim
 from .find import Found
-from .manifest import Finished, manifest_of
+from .manifest import Finished, Manifest, manifest_of
 
 logger = logging.getLogger(__name__)
+
+
+class Unnamed(NamedTuple):
+    """An unfinished file: the number of its picture, whether it is a comparison, its path or URL, its right name."""
+
+    number: int
+    is_comparison: bool
+    file: str
+    name: str
+
+
+class Made(Protocol):
+    """What a worker made of a photo.
+
+    Attributes:
+        written: The files, in the order in which they were written.
+        pictures: How many results the photo has.
+        frames: How many pictures a result has.
+    """
+
+    written: Sequence[Unnamed]
+    pictures: int
+    frames: int
 
 
 class Ledger:
@@ -42,16 +66,24 @@ class Ledger:
         """Return the folder of a photo's results."""
         return self.wishes.output.folder / found.folder
 
+    def manifest(self, found: Found) -> Manifest:
+        """Return the manifest of the folder of a photo's results."""
+        return manifest_of(self.folder_of(found))
+
     def find(self, found: Found) -> Finished:
         """Return which results of a photo are there."""
-        return manifest_of(self.folder_of(found)).find(found.path, self.settings, self.wishes.compare)
+        return self.manifest(found).find(found.origin, self.settings, self.wishes.compare)
 
-    def adopt(self, found: Found, finished: Finished) -> list[Path]:
-        """Return the paths of results that are there. They are not replaced in this run."""
-        there = [self.folder_of(found) / name for name in finished.results.values()]
+    def locate(self, found: Found, name: str) -> Path | str:
+        """Return the path or URL of a photo's result."""
+        return self.folder_of(found) / name
+
+    def adopt(self, found: Found, finished: Finished) -> list[str]:
+        """Return the paths or URLs of results that are there. They are not replaced in this run."""
         if self._overwrite:
-            self._written.update(path.absolute() for path in there)
-        return there
+            folder = self.folder_of(found)
+            self._written.update((folder / name).absolute() for name in finished.results.values())
+        return [str(self.locate(found, name)) for name in finished.results.values()]
 
     def prepare(self, found: Found) -> Path:
         """Make the folder of a photo's results, and return it.
@@ -66,18 +98,18 @@ class Ledger:
         return folder
 
     @contextlib.contextmanager
-    def claim(self, found: Found) -> Iterator[Path | None]:
-        """Keep other runs from a photo, and yield a folder for its unfinished files; None if another run is at it."""
-        key = hashlib.sha256(json.dumps([str(found.path.absolute()), self.settings]).encode()).hexdigest()[:16]
+    def claim(self, found: Found) -> Iterator[str | None]:
+        """Keep other runs from a photo, and yield a place for its unfinished files; None if another run is at it."""
+        key = hashlib.sha256(json.dumps([found.address, self.settings]).encode()).hexdigest()[:16]
         folder = self.folder_of(found) / f".{PREFIX}{key}"
         with claim(folder) as mine:
-            yield folder if mine else None
+            yield str(folder.absolute()) if mine else None
 
-    def put(self, photo: Path, pictures: int, results: dict[int, Path]) -> PutPicture:
+    def put(self, found: Found, pictures: int, results: dict[int, Path]) -> PutPicture:
         """Return what names a photo's finished files, and notes each in its folder's manifest.
 
         Args:
-            photo: The photo.
+            found: The photo.
             pictures: How many results it has.
             results: The results that are there. The others are added.
         """
@@ -86,10 +118,31 @@ class Ledger:
             with self._finishing:
                 named = self._name(file, path)
                 result = results[number] if is_comparison else results.setdefault(number, named)
-                self._note(photo, result, number, pictures, is_comparison)
+                self._note(found, result, number, pictures, is_comparison)
             return named
 
         return lambda number, is_comparison: partial(put, number=number, is_comparison=is_comparison)
+
+    def keep(self, found: Found, made: Made, there: Mapping[int, str]) -> Iterator[Path | str]:
+        """Name and note the files that a worker has left in the place of a claim, and yield their paths or URLs.
+
+        Args:
+            found: The photo.
+            made: What the worker made.
+            there: Number of a picture -> the name of its result, which is there.
+
+        Raises:
+            OSError: A file cannot be renamed.
+        """
+        folder = self.folder_of(found)
+        results = {number: folder / name for number, name in there.items()}
+        put = self.put(found, made.pictures, results)
+        for each in made.written:
+            compared = each.is_comparison and comparison_path(results[each.number], made.frames)
+            yield put(each.number, each.is_comparison)(Path(each.file), compared or folder / each.name)
+
+    def publish(self, last: bool) -> None:
+        """Bring the notes to where the results are. Here they are there at once."""
 
     def _name(self, file: Path, path: Path) -> Path:
         if not self._overwrite:
@@ -98,9 +151,9 @@ class Ledger:
         self._written.add(named.absolute())
         return named
 
-    def _note(self, photo: Path, result: Path, number: int, pictures: int, compared: bool) -> None:
+    def _note(self, found: Found, result: Path, number: int, pictures: int, compared: bool) -> None:
         try:
-            manifest_of(result.parent).note(photo, result, self.settings, number, pictures, compared)
+            self.manifest(found).note(found.origin, result, self.settings, number, pictures, compared)
         except OSError as error:
             if not self._unnoted:
                 logger.warning("What is done cannot be noted in %s, so a new run starts over: %s", result.parent, error)
