@@ -6,10 +6,10 @@ import contextlib
 import logging
 import math
 import os
-import pickle
 import secrets
 import shutil
 import sys
+import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +36,9 @@ STORE_BYTES = 100_000_000
 
 CLOSING_S = 5
 """Time for a worker to remove its temporary files."""
+
+LEAVING_S = 10
+"""Time for Ray to end, when the process ends at once."""
 
 
 def require_ray(own: bool) -> None:
@@ -147,7 +150,9 @@ def leave() -> None:
     if "ray" in sys.modules:
         import ray
 
-        ray.shutdown()
+        leaving = threading.Thread(target=ray.shutdown, daemon=True)
+        leaving.start()
+        leaving.join(LEAVING_S)
 
 
 class RayCluster:
@@ -163,7 +168,7 @@ class RayCluster:
         """Look which machines there are."""
         import ray
 
-        self._packed = pickle.dumps(make)
+        self._packed = ray.cloudpickle.dumps(make)
         self._class = ray.remote(concurrency_groups={"control": 1})(make_member())
         alive = [node for node in ray.nodes() if node["Alive"]]
         cards = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) * use_cards for node in alive}

@@ -132,6 +132,10 @@ def main(arguments: Sequence[str]) -> int:
         try:
             report.write(stopped=True)
         finally:
+            if shares(options):
+                from .share import leave
+
+                leave()
             remove_all()
 
     stop = Stop(clean_up)

@@ -184,7 +184,7 @@ class PhotoCraft:
 
             def keep(number: int, is_comparison: bool) -> Put:
                 def put(file: Path, path: Path) -> Path:
-                    here = put_over(file, path)
+                    here = put_over(file, own / path.name)  # a comparison alone was to go beside its result
                     staged = send(here, task.staging) if is_url(task.staging) else str(here)
                     outcome.written.append(Unnamed(number, is_comparison, staged, path.name))
                     return here

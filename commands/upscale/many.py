@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,4 +149,5 @@ def _anywhere(place: Path | str) -> Path | str:
 
 def _named(text: str, opened: _Open, task: PhotoTask) -> str:
     """Name the photo as the user did, and not the folder of unfinished files."""
-    return text.replace(task.photo, opened.outcome.source).replace(task.staging, str(Path(task.staging).parent))
+    text = text.replace(task.photo, opened.outcome.source)
+    return re.sub(rf"{re.escape(task.staging)}[/\\][^/\\ ]+", lambda _: str(Path(task.staging).parent), text)

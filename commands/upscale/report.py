@@ -145,4 +145,5 @@ class Report:
         if self._spool is not None:
             self._spool.seek(0)
             yield from (line.rstrip("\n") for line in self._spool)
+            self._spool.seek(0, os.SEEK_END)
         yield from (json.dumps(asdict(outcome)) for outcome in self.outcomes)

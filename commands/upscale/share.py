@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...seesr_modules.errors import SeeSRError
+from ..cluster import on_ray
 from ..cluster.on_ray import RayCluster, joined_ray, local_ray, require_ray
 from ..cluster.pool import Pool
 from ..photos.formats import walk_photos
@@ -48,6 +49,12 @@ def run_shared(options: argparse.Namespace, report: Report, stop: Stop) -> int:
     if not total:
         return 2
     return told_in_the_end(lambda: _upscale(options, total, report, stop), report)
+
+
+def leave() -> None:
+    """End the workers at once, and remove what they have left."""
+    on_ray.leave()
+    clear_abandoned()
 
 
 def _finder(options: argparse.Namespace) -> Finder:

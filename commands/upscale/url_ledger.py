@@ -110,7 +110,7 @@ class UrlLedger(Ledger):
                 name = comparison_path(Path(results[each.number]), made.frames).name
             with self._finishing, told(self.locate(found, name)):
                 named = self._rename(each.file, found.folder, name, manifest)
-                result = named if each.is_comparison else results.setdefault(each.number, named)
+                result = results[each.number] if each.is_comparison else results.setdefault(each.number, named)
                 self._note(found, Path(result), each.number, made.pictures, each.is_comparison)
                 self._unpublished.add(found.folder)
             yield self.locate(found, named)
