@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Any
 
 
 def make_member() -> type:
@@ -21,7 +22,7 @@ def make_member() -> type:
             os.environ.pop("OMP_NUM_THREADS", None)  # Ray's own, which is 1
             os.environ.update(variables)
             self._root, self._threads, self._workers = root, threads, workers
-            self._craft = None
+            self._craft: Any = None
             self._interrupted = False
 
         def prepare(self, packed: bytes, digest: str) -> str | None:
@@ -35,6 +36,7 @@ def make_member() -> type:
             if not launcher.is_file():
                 return f"it has no {launcher}: put the same checkout of SeeSR into the same folder on each machine."
             spec = importlib.util.spec_from_file_location("run", launcher)
+            assert spec is not None and spec.loader is not None
             run = importlib.util.module_from_spec(spec)
             sys.modules["run"] = run
             spec.loader.exec_module(run)

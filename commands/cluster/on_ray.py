@@ -9,13 +9,12 @@ import os
 import secrets
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
-from ..temporary import temporary_folder
+from ..temporary import clear_abandoned, temporary_folder
 from .facts import PACK, digest_pack, given_threads
 from .member import make_member
 from .pool import Task, TaskFailedError, WorkerDiedError
@@ -25,9 +24,9 @@ REQUIREMENTS = PACK / "requirements" / "cluster.txt"
 VARIABLES = ("SEESR_INSIDE", "COMFYUI_PATH", "SEESR_COMFYUI_FLAGS", "SEESR_PHOTO_PACKAGES")
 """Environment variables that run.py sets, which each worker gets."""
 
-QUIET = {
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",  # workers get as much of a busy machine as a run without them
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -38,7 +37,7 @@ CLOSING_S = 5
 """Time for a worker to remove its temporary files."""
 
 LEAVING_S = 10
-"""Time for Ray to end, when the process ends at once."""
+"""Time for Ray's processes to end, when this one ends at once."""
 
 
 def require_ray(own: bool) -> None:
@@ -50,7 +49,7 @@ def require_ray(own: bool) -> None:
     Raises:
         SeeSRError: It is not installed.
     """
-    os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
+    os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
     if own:  # a random token, so that no other user of this machine can give our Ray work
         os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
     try:
@@ -107,7 +106,9 @@ def local_ray(workers: int, cards: int) -> Iterator[None]:
     Raises:
         SeeSRError: It does not start.
     """
-    short = Path("/tmp") if os.name == "posix" else None  # noqa: S108 - sockets have names of at most 103 bytes
+    short = Path("/tmp") if os.name == "posix" else None
+    if short:
+        clear_abandoned(short)
     with temporary_folder(short) as folder:
         options = {
             **{"address": "local", "num_cpus": workers, "num_gpus": cards, "_node_ip_address": "127.0.0.1"},
@@ -146,13 +147,17 @@ def _joined(options: dict[str, object], failure: str) -> Iterator[None]:
 
 
 def leave() -> None:
-    """End a Ray of our own and all its processes at once, or leave the one that was joined."""
-    if "ray" in sys.modules:
-        import ray
+    """End all processes of a Ray of our own at once, from any thread; they are all that this process has started.
 
-        leaving = threading.Thread(target=ray.shutdown, daemon=True)
-        leaving.start()
-        leaving.join(LEAVING_S)
+    Ray's own way would end this process if another thread is waiting for Ray.
+    """
+    import psutil
+
+    started = psutil.Process().children(recursive=True)
+    for process in started:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(started, timeout=LEAVING_S)
 
 
 class RayCluster:
@@ -174,7 +179,8 @@ class RayCluster:
         cards = {node["NodeID"]: int(node["Resources"].get("GPU", 0)) * use_cards for node in alive}
         nodes = [(node["NodeID"], node["NodeManagerHostname"], cards[node["NodeID"]]) for node in alive]
         self._places = share_out(nodes, workers)
-        self.places = [f"Worker {number} on {place.name}" for number, place in enumerate(self._places, 1)]
+        names = [f"Worker {number} on {place.name}" for number, place in enumerate(self._places, 1)]
+        self.places: Sequence[str] = names
 
     @property
     def machines(self) -> int:

@@ -20,8 +20,8 @@ from ..starting import uncollected
 from ..terminal import print_path, say, set_up_logging
 from .find import Found, find_photos, may_mean_photos
 from .report import Report
-from .stores import is_url
 from .stopping import Stop
+from .stores import is_url
 
 if TYPE_CHECKING:
     from .batch import Task
@@ -91,8 +91,8 @@ def parser() -> argparse.ArgumentParser:
         nargs="?",
         const=0,
         metavar="N",
-        help="upscale in N processes on this machine (without a number: one for each graphics card, one on a CPU); with "
-        "--ray, in N processes on the cluster; see docs/cluster.md",
+        help="upscale in N processes on this machine (without a number: one for each graphics card, one on a CPU); "
+        "with --ray, in N processes on the cluster; see docs/cluster.md",
     )
     add("--ray", metavar="ADDRESS", help="upscale on the Ray cluster at this address, such as 192.168.0.2:6379 or auto")
     add_workflow_options(command)

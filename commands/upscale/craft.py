@@ -135,9 +135,7 @@ class PhotoCraft:
         kept: Is closed in the end.
     """
 
-    def __init__(
-        self, asked: PhotoCrafts, comfyui: HeadlessComfyUI, scratch: Path, kept: contextlib.ExitStack
-    ) -> None:
+    def __init__(self, asked: PhotoCrafts, comfyui: HeadlessComfyUI, scratch: Path, kept: contextlib.ExitStack) -> None:
         """Wait for the first photo."""
         self._asked, self._comfyui, self._scratch, self._kept = asked, comfyui, scratch, kept
         self._stopped = False
@@ -205,7 +203,9 @@ class PhotoCraft:
         elif Path(task.staging).is_dir():
             yield Path(tempfile.mkdtemp(dir=task.staging))
         else:
-            raise SeeSRError(f"{Path(task.staging).parent} is not on {socket.gethostname()}: share this folder with it.")
+            raise SeeSRError(
+                f"{Path(task.staging).parent} is not on {socket.gethostname()}: share this folder with it."
+            )
 
     def _upscaler(self) -> Upscaler:
         def show(title: str, done: float, steps: float) -> None:

@@ -31,17 +31,19 @@ class Unnamed(NamedTuple):
 
 
 class Made(Protocol):
-    """What a worker made of a photo.
+    """What a worker made of a photo."""
 
-    Attributes:
-        written: The files, in the order in which they were written.
-        pictures: How many results the photo has.
-        frames: How many pictures a result has.
-    """
+    @property
+    def written(self) -> Sequence[Unnamed]:
+        """The files, in the order in which they were written."""
 
-    written: Sequence[Unnamed]
-    pictures: int
-    frames: int
+    @property
+    def pictures(self) -> int:
+        """How many results the photo has."""
+
+    @property
+    def frames(self) -> int:
+        """How many pictures a result has."""
 
 
 class Ledger:

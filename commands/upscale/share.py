@@ -81,14 +81,15 @@ def _upscale(options: argparse.Namespace, total: int, report: Report, stop: Stop
         prepare_folder(output.folder)
     clear_abandoned()
     with temporary_folder() as scratch:
-        crafts, settings, cards = _choose(options, wishes, scratch, remote)
+        crafts, settings = _choose(options, wishes, scratch, remote)
         report.settings |= {"fingerprint": settings, "workflow": crafts.workflow.nodes}
         if remote:
             ledger: Ledger = UrlLedger(options.output, wishes, settings, options.overwrite, stop.finishing)
         else:
             ledger = Ledger(wishes, settings, options.overwrite, stop.finishing)
-        with _joined(options, cards):
-            cluster = RayCluster(crafts, options.workers or None, use_cards=bool(cards))
+        on_cpu = "--cpu" in json.loads(os.environ["SEESR_COMFYUI_FLAGS"])
+        with _joined(options, 0 if on_cpu else _count_cards()):
+            cluster = RayCluster(crafts, options.workers or None, use_cards=not on_cpu)
             count, machines = len(cluster.places), cluster.machines
             say(f"{total} photos, {count} worker{'s'[: count != 1]} on {machines} machine{'s'[: machines != 1]}\n")
             run = SharedRun(ledger, report, Pace(total, count), options.redo)
@@ -102,10 +103,8 @@ def _upscale(options: argparse.Namespace, total: int, report: Report, stop: Stop
         stop.check()
 
 
-def _choose(
-    options: argparse.Namespace, wishes: Wishes, scratch: Path, remote: bool
-) -> tuple[PhotoCrafts, str, int]:
-    """Choose the workflow with a ComfyUI of this process. Return what workers do, its fingerprint, and the cards here.
+def _choose(options: argparse.Namespace, wishes: Wishes, scratch: Path, remote: bool) -> tuple[PhotoCrafts, str]:
+    """Choose the workflow with a ComfyUI of this process. Return what workers do, and its fingerprint.
 
     Raises:
         SeeSRError: A model file is missing, or synthetic ones are to be used on other machines.
@@ -121,15 +120,14 @@ def _choose(
     shared = () if remote or not options.ray else (str(wishes.output.folder.absolute()),)
     extra = str(scratch / "models") if options.model == "synthetic" else None
     crafts = PhotoCrafts(workflow, tuple(models), wishes, shared, extra)
-    return crafts, fingerprint(workflow, models, wishes), _count_cards()
+    return crafts, fingerprint(workflow, models, wishes)
 
 
 def _count_cards() -> int:
-    """Return how many graphics cards this machine has, if ComfyUI is to use them."""
+    """Return how many graphics cards this machine has."""
     import torch
 
-    on_cpu = "--cpu" in json.loads(os.environ["SEESR_COMFYUI_FLAGS"])
-    return 0 if on_cpu or not torch.accelerator.is_available() else torch.accelerator.device_count()
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def reach(url: str) -> Place:
         files, path = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise SeeSRError(
-            f"{url} cannot be reached ({error}): {sys.executable} -m pip install fsspec, and what its kind of URL needs."
+            f"{url} cannot be reached ({error}): {sys.executable} -m pip install fsspec and what such URLs need."
         ) from error
     return Place(files, path.rstrip("/"))
 

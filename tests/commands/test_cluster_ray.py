@@ -36,7 +36,7 @@ def crafts(kill_at: Path) -> Callable[[], object]:
         def close(self) -> None:
             kill_at.with_name(f"closed-{os.getpid()}").touch()
 
-    return lambda: Squares()  # noqa: PLW0108 - a class that is carried by value cannot be called for its type
+    return lambda: Squares()
 
 
 def test_a_killed_worker_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

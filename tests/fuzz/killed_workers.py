@@ -36,7 +36,11 @@ WORKFLOW = {
     "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "twice"}},
 }
 
-START = "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); os.execv(sys.argv[1], sys.argv[1:])"
+START = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 """Starts a program that Ctrl-C reaches, also where this one runs in the background, which ignores it."""
 
 GROWTH_MIB = 30
@@ -99,7 +103,7 @@ def kill_one(driver: psutil.Process) -> bool:
 
 def count(folder: Path) -> int:
     """Return how many results are there."""
-    return sum(name.endswith(".png") for name in os.listdir(folder / "out"))
+    return sum(1 for _ in (folder / "out").glob("*.png"))
 
 
 def check_memory(told: Told) -> str:
@@ -107,7 +111,7 @@ def check_memory(told: Told) -> str:
     last = told.memory[-1][0]
     early = next(mib for done, mib in told.memory if done >= last / 10)
     late = max(mib for _, mib in told.memory)
-    assert late - early < GROWTH_MIB, f"the driver grew from {early:.0f} to {late:.0f} MiB"
+    assert late - early < GROWTH_MIB, f"the driver grew from {early:.0f} to {late:.0f} MiB: {told.memory}"
     return f"{early:.0f} MiB after a tenth, {late:.0f} MiB at most"
 
 
@@ -156,7 +160,9 @@ def main() -> None:
             assert first.code == 130, first.code
             there = {path: path.stat().st_mtime_ns for path in (folder / "out").glob("*.png")}
             assert options.photos // 2 <= len(there) < options.photos
-            print(f"Stopped by Ctrl-C with {len(there)} results, {first.kills} kills; {check_memory(first)}", flush=True)
+            print(
+                f"Stopped by Ctrl-C with {len(there)} results, {first.kills} kills; {check_memory(first)}", flush=True
+            )
             second = run(folder, options, None)
             assert second.code == 0, second.code
             counts = json.loads((folder / "report.json").read_text("utf-8"))["counts"]
