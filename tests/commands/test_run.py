@@ -399,6 +399,48 @@ def test_command_is_started_again_inside(
     assert options["env"][run.PHOTO_PACKAGES] == "packages"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "roles"),
+    [
+        ([], ()),
+        (["--workers"], ("cluster",)),
+        (["--workers", "3"], ("cluster",)),
+        (["--ray", "auto"], ("cluster",)),
+        (["-o", "s3://bucket/results"], ("cluster",)),
+        (["https://example.com/photos/a.jpg"], ("cluster",)),
+    ],
+)
+def test_workers_need_further_packages(
+    run: ModuleType,
+    started: list[tuple[list[str], dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    roles: tuple[str, ...],
+) -> None:
+    """But into our environment alone: a user's ComfyUI gets a sentence from the command."""
+    photo = tmp_path / "photo.png"
+    photo.touch()
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(run, "environment", lambda *given, **_: asked.append(given) or Path("envpython"))
+    assert run.main(["upscale", str(photo), *arguments]) == 3
+    assert asked == [roles]
+    monkeypatch.setattr(run, "comfyui_python", lambda comfyui: Path("theirpython"))
+    monkeypatch.setattr(run, "find_comfyui", lambda given: tmp_path)
+    assert run.main(["upscale", str(photo), *arguments]) == 3
+    assert asked == [roles] and started[-1][0][0] == "theirpython"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_a_wrong_number_of_workers_is_told(
+    run: ModuleType, number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(SystemExit):
+        run.main(["upscale", str(tmp_path / "photo.png"), f"--workers={number}"])
+    assert f"{number} is no number of workers" in capsys.readouterr().err
+
+
 def test_freed_memory_is_kept_unless_the_user_says_otherwise(
     run: ModuleType, started: list[tuple[list[str], dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,19 +86,19 @@ def run(folder: Path, options: argparse.Namespace, stop_at: int | None) -> Told:
                 started.send_signal(signal.SIGINT)
                 stop_at = None
             if done and time.monotonic() - killed_at > options.every:
-                killed_at, kills = time.monotonic(), kills + kill_one(watched)
+                killed_at, kills = time.monotonic(), kills + kill_one(watched, options.spare)
         return Told(started.returncode, kills, memory)
 
 
-def kill_one(driver: psutil.Process) -> bool:
-    """Kill a worker that is upscaling a photo; Ray shows that in the title of its process."""
+def kill_one(driver: psutil.Process, spare: int) -> bool:
+    """Kill a worker that is upscaling a photo, but for the last ones; Ray shows that in the title of its process."""
     try:
         working = [each for each in driver.children(recursive=True) if "Member.run" in " ".join(each.cmdline())]
-        if working:
+        if len(working) > spare:
             os.kill(random.choice(working).pid, signal.SIGKILL)
     except (psutil.Error, ProcessLookupError):
         return False
-    return bool(working)
+    return len(working) > spare
 
 
 def count(folder: Path) -> int:
@@ -148,6 +148,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--every", type=float, default=20, help="seconds between two kills")
+    parser.add_argument("--spare", type=int, default=0, help="workers that are never killed, where starting is slow")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
