@@ -134,16 +134,30 @@ def joined_ray(address: str) -> Iterator[None]:
 def _joined(options: dict[str, object], failure: str) -> Iterator[None]:
     import ray
 
-    try:
+    with _Told(failure):
         ray.init(log_to_driver=False, configure_logging=False, **options)
-    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
-        ray.shutdown()
-        reason = " ".join(str(error).split())
-        raise SeeSRError(f"{failure} ({reason[:300]}): see docs/cluster.md.") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+class _Told:
+    """Turns what ``ray.init`` raises into one sentence. On a machine that is too busy, it raises a bare Exception."""
+
+    def __init__(self, failure: str) -> None:
+        self._failure = failure
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        import ray
+
+        if kind is Exception or isinstance(error, (ray.exceptions.RayError, OSError, RuntimeError, ValueError)):
+            ray.shutdown()
+            reason = " ".join(str(error).split())[:300]
+            raise SeeSRError(f"{self._failure} ({reason}): see docs/cluster.md.") from error
 
 
 def leave() -> None:
