@@ -146,7 +146,7 @@ class Pool(Generic[Task, Outcome]):
             while True:
                 self._stop_if_asked()
                 self._fill(remaining)
-                heads = {seat.tickets[0][0]: seat for seat in self._seats if seat.tickets}
+                heads = {seat.tickets[0][0]: seat for seat in self._seats if self._counts(seat)}
                 if not heads:
                     break
                 for ticket in self._cluster.wait(list(heads), POLL_S):
@@ -155,6 +155,10 @@ class Pool(Generic[Task, Outcome]):
             for seat in self._seats:
                 if seat.worker:
                     seat.worker.close()
+
+    def _counts(self, seat: _Seat[Task]) -> bool:
+        """Return True if a seat has something to wait for: a task or, if the run is not to stop, its preparation."""
+        return bool(seat.tickets) and not (self._stopped and seat.tickets[0][1] is None)
 
     def _stop_if_asked(self) -> None:
         if not self._stopped and self._stopping():

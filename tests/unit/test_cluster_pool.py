@@ -12,7 +12,7 @@ from seesr_pack.commands.cluster.on_ray import share_out
 from seesr_pack.commands.cluster.pool import AHEAD, TRIES, Pool, Result, TaskFailedError, WorkerDiedError
 from seesr_pack.seesr_modules.errors import SeeSRError
 
-DIES = "dies"
+DIES, SLOW = "dies", "slow"
 
 
 class Inside:
@@ -36,7 +36,8 @@ class Inside:
         return Helper(self, place)
 
     def wait(self, tickets: Sequence[Any], seconds: float) -> Sequence[Any]:
-        return [tickets[next(self._turn) % len(tickets)]]
+        ready = [ticket for ticket in tickets if ticket[1] is not None or self.lacks[ticket[0].place] != SLOW]
+        return [ready[next(self._turn) % len(ready)]] if ready else []
 
     def fetch(self, ticket: Any) -> Any:
         helper, task = ticket
@@ -169,7 +170,7 @@ def test_without_workers_the_run_ends() -> None:
 
 
 def test_a_run_that_is_to_stop_gives_out_nothing_more() -> None:
-    """What was given out comes back, done or stopped, and workers that die meanwhile are not replaced."""
+    """What was given out comes back, done or stopped. A worker that is still loading is not waited for."""
     stop: list[bool] = []
 
     def does(_: int, task: int) -> int:
@@ -177,11 +178,11 @@ def test_a_run_that_is_to_stop_gives_out_nothing_more() -> None:
             stop.append(True)
         return task
 
-    run = Run(Inside(2, does), lambda: bool(stop))
+    run = Run(Inside(3, does, lacks=[None, None, SLOW]), lambda: bool(stop))
     results = run.over(itertools.count())
     assert 5 in [result.outcome for result in results]
     assert [result.outcome for result in results].count("stopped") == len(results) - 6 <= 2 * AHEAD
-    assert len(run.cluster.started) == len(run.cluster.closed) == 2
+    assert len(run.cluster.started) == len(run.cluster.closed) == 3
 
 
 # ----------------------------------------------------------------------------------------- machines
