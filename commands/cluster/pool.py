@@ -235,7 +235,7 @@ class Pool(Generic[Task, Outcome]):
         self._say(f"{self._cluster.places[seat.place]} cannot work: {reason}")
         if seat.worker:
             seat.worker.close()
-        seat.worker, seat.failed_starts = None, TRIES
+        seat.worker = None
 
     def _replace(self, seat: _Seat[Task], job: _Job[Task] | None, reason: str) -> Iterator[Result[Task, Outcome]]:
         """Start a worker in place of one that died, and let its tasks be done again."""

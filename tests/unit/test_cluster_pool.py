@@ -125,6 +125,7 @@ def test_what_a_dead_worker_had_is_done_again() -> None:
     results = run.over(range(8))
     assert sorted(result.outcome for result in results) == list(range(8))
     assert len(run.cluster.started) == 2 + 5 and not run.said
+    assert len(run.cluster.closed) == 2 + 5, "one that seems dead may only be out of reach"
 
 
 def test_a_task_that_kills_its_workers_is_given_up() -> None:
@@ -160,6 +161,28 @@ def test_a_machine_that_lacks_something_is_named_and_the_others_go_on() -> None:
         "Worker 3 cannot work (no power): the others go on without it.",
     ]
     assert run.cluster.started.count(0) == 1 and run.cluster.started.count(2) == TRIES
+
+
+def test_starts_that_fail_now_and_then_do_no_harm() -> None:
+    """Only those that follow each other count."""
+    run = Run(cluster := Inside(1, lambda _, task: DIES if tries.count(task) < 2 and not tries.append(task) else task))
+    tries: list[int] = []
+    start = cluster.start
+
+    def start_every_other_time(place: int) -> Helper:
+        cluster.lacks[0] = DIES if len(cluster.started) % 2 == 0 else None
+        return start(place)
+
+    cluster.start = start_every_other_time  # type: ignore[method-assign]
+    assert [result.outcome for result in run.over(range(4))] == [0, 1, 2, 3] and not run.said
+    assert len(cluster.started) == 2 * (1 + 4 * 2)
+
+
+def test_a_worker_that_dies_when_the_run_is_to_stop_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop: list[bool] = []
+    monkeypatch.setattr(Helper, "interrupt", lambda helper: setattr(helper, "dead", True))
+    run = Run(Inside(1, lambda _, task: stop.append(True) or task), lambda: bool(stop))
+    assert [result.outcome for result in run.over(range(3))] == [0] and run.cluster.started == [0]
 
 
 def test_without_workers_the_run_ends() -> None:
