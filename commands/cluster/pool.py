@@ -126,7 +126,7 @@ class Pool(Generic[Task, Outcome]):
         self._cluster, self._stopping, self._say = cluster, stopping, say
         self._seats: list[_Seat[Task]] = [_Seat(place) for place in range(len(cluster.places))]
         self._again: deque[_Job[Task]] = deque()
-        self._stopped = False
+        self._stopped = self._dry = False
 
     @property
     def ready(self) -> int:
@@ -146,9 +146,9 @@ class Pool(Generic[Task, Outcome]):
             while True:
                 self._stop_if_asked()
                 self._fill(remaining)
-                heads = {seat.tickets[0][0]: seat for seat in self._seats if self._counts(seat)}
-                if not heads:
+                if self._is_over():
                     break
+                heads = {seat.tickets[0][0]: seat for seat in self._seats if seat.tickets}
                 for ticket in self._cluster.wait(list(heads), POLL_S):
                     yield from self._settle(heads[ticket])
         finally:
@@ -156,9 +156,10 @@ class Pool(Generic[Task, Outcome]):
                 if seat.worker:
                     seat.worker.close()
 
-    def _counts(self, seat: _Seat[Task]) -> bool:
-        """Return True if a seat has something to wait for: a task or, if the run is not to stop, its preparation."""
-        return bool(seat.tickets) and not (self._stopped and seat.tickets[0][1] is None)
+    def _is_over(self) -> bool:
+        """Return True if no task is out and none will be. A worker that is still loading is not waited for."""
+        out = any(job for seat in self._seats for _, job in seat.tickets)
+        return not out and (self._stopped or (self._dry and not self._again))
 
     def _stop_if_asked(self) -> None:
         if not self._stopped and self._stopping():
@@ -208,6 +209,7 @@ class Pool(Generic[Task, Outcome]):
             return self._again.popleft()
         for task in remaining:
             return _Job(task)
+        self._dry = True
         return None
 
     def _settle(self, seat: _Seat[Task]) -> Iterator[Result[Task, Outcome]]:

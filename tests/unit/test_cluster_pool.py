@@ -138,6 +138,12 @@ def test_a_task_that_kills_its_workers_is_given_up() -> None:
     assert all(results[task].outcome == task for task in (0, 2, 3)) and not run.said
 
 
+def test_the_end_does_not_wait_for_a_worker_that_is_loading() -> None:
+    run = Run(Inside(2, lambda _, task: task, lacks=[None, SLOW]))
+    assert [result.outcome for result in run.over(range(3))] == [0, 1, 2]
+    assert len(run.cluster.closed) == 2
+
+
 def test_an_error_that_was_not_expected_is_told_and_the_worker_lives() -> None:
     def does(_: int, task: int) -> int:
         if task == 1:
