@@ -51,8 +51,7 @@ INSIDE = "SEESR_INSIDE"  # set for the run inside the environment
 # time in float32 on a CPU. These keep blocks up to 256 MiB, 1 GiB in all. serve runs all day: only without a GPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
-# Role -> file: what the pack, the photo commands, the pinned ComfyUI, training, tests, the newer ComfyUI and many
-# workers need.
+# Role -> file: what the pack, the photo commands, the pinned ComfyUI, training, tests, a newer one and workers need.
 REQUIREMENTS = {"pack": ROOT / "requirements.txt"} | {
     role: ROOT / "requirements" / f"{role}.txt" for role in ("photos", "host", "train", "dev", "newer", "cluster")
 }
@@ -167,10 +166,7 @@ def fetch(python: Path, archive: Archive) -> Path:
 
 
 def prepare_comfyui(given: str | None, passed_on: Sequence[str], *roles: str) -> ComfyUI:
-    """Prepare a ComfyUI to run with this pack: the user's with its own interpreter, or the pinned one.
-
-    An environment of ours gets the requirement files of these further roles; a user's interpreter does not.
-    """
+    """Prepare a ComfyUI to run: the user's with its own interpreter, or the pinned one with these further roles."""
     comfyui = find_comfyui(given)
     python = comfyui and comfyui_python(comfyui)
     if comfyui is None:
@@ -352,9 +348,8 @@ def answers(port: int) -> bool:
 
 def enter() -> None:
     """Make this process, inside the environment, see ComfyUI and not this folder; Ray's workers call it, too."""
-    # ComfyUI comes first. This folder is left out: its nodes/ would shadow ComfyUI's nodes.py.
+    # ComfyUI comes first, what a user's own lacks last. This folder's nodes/ would shadow ComfyUI's nodes.py.
     elsewhere = [entry for entry in sys.path if Path(entry).absolute() != ROOT]
-    # What a user's own ComfyUI lacks comes last, so that its own packages are never replaced.
     sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere, *filter(None, [os.environ.get(PHOTO_PACKAGES)])]
 
 
@@ -367,9 +362,8 @@ def run_command(options: argparse.Namespace, arguments: list[str], passed_on: li
     require_folder(name.partition(".")[0])
     roles: Sequence[str] = ()
     if options.command != "download":
-        command = pack_module(name)
-        given = command.parser().parse_args(arguments)
-        roles = command.roles(given) if options.command == "upscale" else ()
+        given = pack_module(name).parser().parse_args(arguments)
+        roles = pack_module(name).roles(given) if options.command == "upscale" else ()
     if options.command in FOR_DEVELOPERS:
         comfyui = prepare_for_developers(options.comfyui)
     else:
