@@ -26,6 +26,7 @@ VARIABLES = ("SEESR_INSIDE", "COMFYUI_PATH", "SEESR_COMFYUI_FLAGS", "SEESR_PHOTO
 
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to Ray's makers
+    "RAY_DEDUP_LOGS_SKIP_REGEX": r"[\s\S]*",  # Ray would write about each dead worker between the paths of results
     "RAY_worker_niceness": "0",  # workers get as much of a busy machine as a run without them
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
