@@ -1,4 +1,4 @@
-"""Upscaling many photos, one after the other. A photo that fails does not stop the others."""
+"""Upscaling many photos and films, one after the other. One that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
+from ..films.formats import DEFAULT_ENCODING, Encoding, count_inputs
+from ..films.reading import is_film
 from ..headless.workflow import Workflow, title_of
-from ..photos.places import numbered, prepare_folder, put_beside, put_over, require_output
+from ..photos.places import Output, numbered, prepare_folder, put_beside, put_over, require_output
 from ..photos.reading import UNREADABLE, Photo, open_photo
 from ..photos.upscaling import PutPicture, Upscaler, Wishes, upscale_photo
 from ..temporary import PREFIX, claim
 from ..terminal import end_progress, print_path, say
+from .films import Films, look_at_film
 from .find import Found
 from .manifest import Finished, manifest_of
 from .progress import Progress
@@ -42,6 +46,9 @@ LOOK_AT = 32
 LEAST_PIXELS = 512 * 512
 """Smaller results take about as long, because SeeSR enlarges small photos to the size that it was trained at."""
 
+LEAST_FRAME_PIXELS = LEAST_PIXELS // 16
+"""The same for a frame of a film before it is enlarged four times."""
+
 
 class Task(NamedTuple):
     """A photo to upscale, and what becomes of it."""
@@ -50,11 +57,15 @@ class Task(NamedTuple):
     outcome: Outcome
 
 
-def look(tasks: Sequence[Task], wishes: Wishes) -> dict[Path, float]:
-    """Open some photos, mark those that cannot be read, and return the pixels of the others: path -> number."""
+def look(tasks: Sequence[Task], wishes: Wishes, encoding: Encoding = DEFAULT_ENCODING) -> dict[Path, float]:
+    """Open some photos and films, mark those that cannot be read; path -> pixels of the others."""
     pixels = {}
     for task in tasks[:: -(-len(tasks) // LOOK_AT)]:
         try:
+            if is_film(task.found.path):
+                film = look_at_film(task.found.path, wishes.output, encoding, wishes.single)
+                pixels[task.found.path] = float(film.frames * max(math.prod(film.size), LEAST_FRAME_PIXELS))
+                continue
             photo = open_photo(task.found.path)
             require_output(wishes.output, photo, 1, wishes.single)
             pixels[task.found.path] = float(sum(width * height for width, height in photo.sizes))
@@ -81,6 +92,7 @@ class Batch:
         speeds: How long earlier runs of this kind took. This run's speed is added.
         overwrite: Whether to replace files that this run has not written.
         stop: Asked before each step.
+        encoding: How to compress films.
     """
 
     def __init__(
@@ -92,10 +104,12 @@ class Batch:
         speeds: Speeds,
         overwrite: bool,
         stop: Stop,
+        encoding: Encoding = DEFAULT_ENCODING,
     ) -> None:
         """Start without photos."""
         self.comfyui, self.workflow, self.wishes, self.settings = comfyui, workflow, wishes, settings
         self.speeds, self.overwrite, self.stop = speeds, overwrite, stop
+        self.films = Films(comfyui, workflow, encoding, wishes.metadata, settings, stop)
         self._written: set[Path] = set()  # by this run, or by an earlier one that this run goes on with
         self._prepared: set[Path] = set()
         self._unnoted = False
@@ -129,12 +143,13 @@ class Batch:
             KeyboardInterrupt: The run was stopped.
         """
         mean = sum(pixels.values()) / max(len(pixels), 1)
-        shares = [1.0 if redo else self._find(task).left for task in tasks]
+        shares = [1.0 if redo else self._share_left(task) for task in tasks]
         areas = [pixels.get(task.found.path, mean) * self.workflow.scale**2 for task in tasks]
         efforts = [share * max(area, LEAST_PIXELS) for share, area in zip(shares, areas, strict=True)]
         if any(efforts):
+            count = count_inputs(str(task.found.path) for task, share in zip(tasks, shares, strict=True) if share)
             area = sum(share * area for share, area in zip(shares, areas, strict=True))
-            say(f"{self.speeds.estimate(sum(map(bool, shares)), area, sum(efforts))}\n")
+            say(f"{self.speeds.estimate(count, area, sum(efforts))}\n")
         titles = {title_of(node) for node in self.workflow.nodes.values() if "Sampler" in node["class_type"]}
         progress = Progress(efforts, before, titles, lambda: self.comfyui.loading_s)
         try:
@@ -176,19 +191,26 @@ class Batch:
                 outcome.status = "done before" if finished.whole else "left to another run"
                 say(f"{progress.head}: {outcome.status}\n")
                 return
-            photo = open_photo(path)
+            outcome.results = [str(folder / name) for name in finished.results.values()]
             output = self.wishes.output._replace(folder=folder)
-            require_output(output, photo, self.workflow.scale, self.wishes.single)
-            there = {number: folder / name for number, name in finished.results.items()}
-            wishes = self.wishes._replace(output=output, put=self._put(photo, dict(there)))
-            workflow = self.workflow.with_photo(path.name).nodes
-            outcome.results = [str(result) for result in there.values()]
-            upscaler = self._upscaler(photo, progress)
-            for written in upscale_photo(photo, upscaler, wishes, workflow, there, finished.uncompared):
+            make = self._make_film if is_film(path) else self._make_photo
+            for written in make(path, output, finished, progress):
                 outcome.results.append(str(written))
                 print_path(written)
             outcome.status, outcome.seconds = "done", round(progress.seconds, 2)
             say(f"{progress.end()}\n")
+
+    def _make_film(self, path: Path, output: Output, finished: Finished, progress: Progress) -> Iterator[Path]:
+        yield self.films.upscale(path, output, self._put(path, 1, {})(1, False), progress)
+
+    def _make_photo(self, path: Path, output: Output, finished: Finished, progress: Progress) -> Iterator[Path]:
+        photo = open_photo(path)
+        require_output(output, photo, self.workflow.scale, self.wishes.single)
+        there = {number: output.folder / name for number, name in finished.results.items()}
+        pictures = len(photo.sizes) if self.wishes.single else 1
+        wishes = self.wishes._replace(output=output, put=self._put(path, pictures, dict(there)))
+        workflow = self.workflow.with_photo(path.name).nodes
+        return upscale_photo(photo, self._upscaler(photo, progress), wishes, workflow, there, finished.uncompared)
 
     def _upscaler(self, photo: Photo, progress: Progress) -> Upscaler:
         frames = len(photo.sizes)
@@ -206,10 +228,10 @@ class Batch:
 
         return upscale
 
-    def _put(self, photo: Photo, results: dict[int, Path]) -> PutPicture:
-        """Return what names a photo's finished files, and notes each in its folder's manifest.
+    def _put(self, source: Path, pictures: int, results: dict[int, Path]) -> PutPicture:
+        """Return what names a photo's or film's finished files, and notes each in its folder's manifest.
 
-        ``results`` has the results that are there, and gets the others.
+        ``pictures`` is how many results there will be. ``results`` has the results that are there, and gets the others.
         """
 
         def put(file: Path, path: Path, number: int, is_comparison: bool) -> Path:
@@ -222,23 +244,33 @@ class Batch:
                     named = put_beside(file, path)
                 self._written.add(named.absolute())
                 result = results[number] if is_comparison else results.setdefault(number, named)
-                self._note(photo, result, number, is_comparison)
+                self._note(source, pictures, result, number, is_comparison)
             return named
 
         return lambda number, is_comparison: partial(put, number=number, is_comparison=is_comparison)
 
-    def _note(self, photo: Photo, result: Path, number: int, compared: bool) -> None:
-        pictures = len(photo.sizes) if self.wishes.single else 1
+    def _note(self, source: Path, pictures: int, result: Path, number: int, compared: bool) -> None:
         try:
-            manifest_of(result.parent).note(photo.path, result, self.settings, number, pictures, compared)
+            manifest_of(result.parent).note(source, result, self._settings_of(source), number, pictures, compared)
         except OSError as error:
             if not self._unnoted:
                 logger.warning("What is done cannot be noted in %s, so a new run starts over: %s", result.parent, error)
             self._unnoted = True
 
     def _find(self, task: Task) -> Finished:
-        folder = self.wishes.output.folder / task.found.folder
-        return manifest_of(folder).find(task.found.path, self.settings, self.wishes.compare)
+        folder, path = self.wishes.output.folder / task.found.folder, task.found.path
+        compare = self.wishes.compare and not is_film(path)
+        return manifest_of(folder).find(path, self._settings_of(path), compare)
+
+    def _settings_of(self, source: Path) -> str:
+        return self.films.settings if is_film(source) else self.settings
+
+    def _share_left(self, task: Task) -> float:
+        """Return which share of a photo's pictures, or a film's frames, has still to be made."""
+        left = self._find(task).left
+        if left and is_film(task.found.path):
+            return self.films.share_left(task.found.path, self.wishes.output.folder / task.found.folder)
+        return left
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -1,4 +1,4 @@
-"""Which photos the arguments of ``upscale`` mean: files, folders and patterns."""
+"""Which photos and films the arguments of ``upscale`` mean: files, folders and patterns."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ..photos.formats import READ_SUFFIXES, is_file, list_photos, match_files
+from ..films.formats import FILM_SUFFIXES
+from ..photos.formats import READ_SUFFIXES, is_file, match_files
 from .manifest import manifest_of
 
 MAGIC = re.compile(r"[*?[]")
 """Characters that make an argument a pattern, if nothing has this name."""
+
+SUFFIXES = (*READ_SUFFIXES, *FILM_SUFFIXES)
+"""Suffixes of the photos and films in a folder."""
 
 RESULT = re.compile(r"_seesr(_\d+){0,2}(_compare(_\d+)?)?$")
 """The end of the names of results and comparisons, without suffix."""
 
 
 class Found(NamedTuple):
-    """A photo, and the folder of its results below the folder of all results."""
+    """A photo or a film, and the folder of its results below the folder of all results."""
 
     path: Path
     folder: Path = Path()
@@ -42,8 +46,8 @@ def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) ->
     """Find the photos that the arguments mean, without opening them.
 
     A file is taken whatever it is called. A folder means the photos in it. A pattern is expanded as a shell would;
-    ``**`` stands for any folders. Folders and patterns give photos in natural order, without names that begin with a
-    dot and without results of SeeSR.
+    ``**`` stands for any folders. Folders and patterns give photos and films in natural order, without names that
+    begin with a dot and without results of SeeSR.
 
     Args:
         arguments: Paths and patterns.
@@ -59,7 +63,7 @@ def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) ->
             photos.setdefault(path.absolute(), Found(path))
             continue
         is_folder = _is_folder(path)
-        listed = list_photos(path, recursive) if is_folder else _expand(text)
+        listed = match_files(path, "**/*" if recursive else "*", SUFFIXES) if is_folder else _expand(text)
         home = Path(f"{path.resolve().name}_seesr") if is_folder and own_folders else Path()
         wanted = [file for file in listed if not _is_result(file)]
         results += len(listed) - len(wanted)
@@ -77,14 +81,14 @@ def may_mean_photos(text: str) -> bool:
 
 
 def _expand(pattern: str) -> list[Path]:
-    """Return the files that match a pattern. If it names no suffix, only photos."""
+    """Return the files that match a pattern. If it names no suffix, only photos and films."""
     parts = Path(pattern).parts
     fixed = next((index for index, part in enumerate(parts) if MAGIC.search(part)), len(parts))
     if fixed == len(parts):
         return []
     suffix = Path(pattern).suffix
     return match_files(
-        Path(*parts[:fixed]), str(Path(*parts[fixed:])), () if suffix and not MAGIC.search(suffix) else READ_SUFFIXES
+        Path(*parts[:fixed]), str(Path(*parts[fixed:])), () if suffix and not MAGIC.search(suffix) else SUFFIXES
     )
 
 
@@ -100,9 +104,9 @@ def _explain(text: str, is_folder: bool, recursive: bool, has_results: bool) -> 
     if is_folder:
         others = " but results of SeeSR" if has_results else ""
         deeper = "" if recursive else "; --recursive searches its subfolders"
-        return f"there is no photo in the folder {text}{others}{deeper}"
+        return f"there is no photo or film in the folder {text}{others}{deeper}"
     if MAGIC.search(text):
-        return f"no photo matches {text}"
+        return f"no photo or film matches {text}"
     return f"there is no file {text}"
 
 

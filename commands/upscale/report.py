@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ...seesr_modules.errors import SeeSRError
+from ..films.formats import count_inputs
 
 Status = Literal["done", "done before", "left to another run", "failed", "stopped", "not started"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -72,9 +73,9 @@ class Report:
         return not any(outcome.status in ("failed", "not started", "stopped") for outcome in self.outcomes)
 
     def summary(self) -> str:
-        """Return a sentence with the number of photos of each status."""
+        """Return a sentence with the number of photos and films of each status."""
         counts = ", ".join(f"{self.count(status)} {status}" for status in STATUSES if self.count(status))
-        return f"{len(self.outcomes)} photos: {counts}."
+        return f"{count_inputs(outcome.source for outcome in self.outcomes)}: {counts}."
 
     def table(self) -> str:
         """Return a table of what failed, a line each; empty if nothing did."""
