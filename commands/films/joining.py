@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 from av.error import FFmpegError
-from av.stream import AttachmentStream
 
 from ...seesr_modules.errors import SeeSRError
 from .formats import CONTAINERS
@@ -47,7 +46,7 @@ def left_out(film: Film, suffix: str) -> list[str]:
             if stream.index == film.stream:
                 continue
             name = f"{stream.type} {stream.index} ({stream.codec_context.name if stream.codec_context else 'unknown'})"
-            if stream.type == "attachment" and suffix == ".mkv" and hasattr(target, "add_attachment"):
+            if stream.type == "attachment" and suffix == ".mkv":
                 continue
             if stream.type in COPIED and _copy_stream(target, stream) is not None:
                 continue
@@ -87,8 +86,7 @@ def join(film: Film, plan: Plan, shots: Sequence[Path], file: Path, show: Callab
             if tags:
                 told = {key: text for key, text in source.metadata.items() if key.lower() not in OF_THE_FILE}
                 target.metadata.update(told)
-            if hasattr(target, "set_chapters"):
-                target.set_chapters(source.chapters())
+            target.set_chapters(source.chapters())
             origin = _origin(source)
             _mux(target, _pictures(shots, plan, film, video, origin), _others(source, copies, origin), show)
     except FFmpegError as error:
@@ -158,12 +156,9 @@ def _add_copies(target: OutputContainer, source: InputContainer, film: Film, tag
     for stream in source.streams:
         if stream.index == film.stream:
             continue
-        if (
-            isinstance(stream, AttachmentStream)
-            and target.format.name == "matroska"
-            and hasattr(target, "add_attachment")
-        ):
-            target.add_attachment(stream.name or "attachment", stream.mimetype or "", stream.data or b"")
+        if stream.type == "attachment" and target.format.name == "matroska":
+            attached: Any = stream
+            target.add_attachment(attached.name, attached.mimetype, attached.data)
         elif stream.type in COPIED:
             copy = _copy_stream(target, stream)
             if copy is not None:
@@ -181,7 +176,7 @@ def _copy_stream(target: OutputContainer, stream: Stream) -> Stream | None:
 
 
 def _describe(copy: Stream, stream: Stream, tags: bool) -> None:
-    copy.disposition = stream.disposition
+    copy.disposition = stream.disposition.value
     if tags:
         copy.metadata.update(stream.metadata)
     elif stream.language:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logging.getLogger("libav").setLevel(logging.ERROR)
 
+LEAST_PYAV = 16
+"""Older versions know no chapters, attachments and durations of frames. ComfyUI itself is content with 14."""
+
 FULL, LIMITED = 2, 1
 """Ranges of colour values, in FFmpeg's numbers: 0 to 255, and 16 to 235."""
 
@@ -128,8 +131,13 @@ def open_film(path: Path) -> Film:
     """Read a film's header and its first frame.
 
     Raises:
-        SeeSRError: The file cannot be read, has no moving pictures, or its frames are too large.
+        SeeSRError: The file cannot be read, has no moving pictures, or its frames are too large; or PyAV is too old.
     """
+    if int(av.__version__.partition(".")[0]) < LEAST_PYAV:
+        raise SeeSRError(
+            f"Films need PyAV {LEAST_PYAV} or newer, and this is {av.__version__}: run `pip install --upgrade av` in "
+            "ComfyUI's environment."
+        )
     with open_container(path) as container:
         stream = _video_stream(container, path)
         width, height = stream.codec_context.width, stream.codec_context.height

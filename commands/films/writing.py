@@ -86,7 +86,8 @@ class _Writer:
         self._stream = stream = cast(VideoStream, added)
         stream.width, stream.height, stream.pix_fmt = width, height, self._format
         context = stream.codec_context
-        context.sample_aspect_ratio = film.upright_aspect or 0
+        if film.upright_aspect:
+            context.sample_aspect_ratio = film.upright_aspect
         colour = film.colour
         context.colorspace, context.color_range = colour.matrix, colour.range
         context.color_primaries, context.color_trc = colour.primaries, colour.transfer
