@@ -51,10 +51,10 @@ def left_out(film: Film, suffix: str) -> list[str]:
             if stream.type in COPIED and _copy_stream(target, stream) is not None:
                 continue
             if stream.type == "audio":
-                raise SeeSRError(
-                    f"{film.path}: a {suffix} file cannot hold its sound, {name}, as it is: give a name that ends in "
-                    ".mkv with --output."
+                remedy = (
+                    "convert the sound first, as docs/film.md says" if suffix == ".mkv" else "use --output NAME.mkv"
                 )
+                raise SeeSRError(f"{film.path}: a {suffix} file cannot hold its sound, {name}, as it is: {remedy}.")
             lost.append(name)
     return lost
 
