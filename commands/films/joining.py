@@ -51,12 +51,20 @@ def left_out(film: Film, suffix: str) -> list[str]:
             if stream.type in COPIED and _copy_stream(target, stream) is not None:
                 continue
             if stream.type == "audio":
-                remedy = (
-                    "convert the sound first, as docs/film.md says" if suffix == ".mkv" else "use --output NAME.mkv"
+                raise SeeSRError(
+                    f"{film.path}: a {suffix} file cannot hold its sound, {name}, as it is: {_find_remedy(stream)}."
                 )
-                raise SeeSRError(f"{film.path}: a {suffix} file cannot hold its sound, {name}, as it is: {remedy}.")
             lost.append(name)
     return lost
+
+
+def _find_remedy(stream: Stream) -> str:
+    """Say what to do with a stream that a container cannot hold."""
+    for suffix, container in CONTAINERS.items():
+        with av.open(io.BytesIO(), "w", format=container) as target:
+            if _copy_stream(target, stream) is not None:
+                return f"use --output NAME{suffix}"
+    return "convert the sound first, as docs/film.md says"
 
 
 def join(film: Film, plan: Plan, shots: Sequence[Path], file: Path, show: Callable[[int], None], tags: bool) -> None:

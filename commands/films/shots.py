@@ -98,9 +98,18 @@ def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
 
 
 def find_cuts(film: Film, frames: Iterator[av.VideoFrame]) -> list[int]:
-    """Return the indices of frames that begin a shot, but for the first. All frames are consumed."""
-    from scenedetect.common import FrameTimecode
-    from scenedetect.detectors import ContentDetector
+    """Return the indices of frames that begin a shot, but for the first. All frames are consumed.
+
+    Raises:
+        SeeSRError: The package that finds them is missing.
+    """
+    try:
+        from scenedetect.common import FrameTimecode
+        from scenedetect.detectors import ContentDetector
+    except ImportError as error:
+        raise SeeSRError(
+            f"Films need the package scenedetect-headless ({error}): install requirements/photos.txt."
+        ) from error
 
     detector = ContentDetector(min_scene_len=max(round(SHORTEST_S * film.rate), 1))
     found: list[int] = []

@@ -70,7 +70,9 @@ class ComfyUI:
 class Run:
     """A run of the command over the files of the folder, into ``out``."""
 
-    def __init__(self, *arguments: str, comfyui: ComfyUI | None = None, name: str | None = None, **options: Any):
+    def __init__(
+        self, *arguments: str, comfyui: ComfyUI | None = None, name: str | None = None, **options: Any
+    ) -> None:
         self.comfyui = comfyui or ComfyUI()
         wishes = Wishes(Output(Path("out"), name), single=options.get("frames", False))
         encoding = Encoding(options.get("codec", "h264"), options.get("crf", 4))
@@ -245,7 +247,11 @@ def test_a_film_damaged_in_the_middle_says_so(capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.parametrize(
     ("film", "sound", "result", "told"),
-    [("a.mkv", "tta", "b.mp4", "use --output NAME.mkv"), ("a.avi", "wmav2", "b.mkv", "convert the sound first")],
+    [
+        ("a.mkv", "tta", "b.mp4", "use --output NAME.mkv"),
+        ("a.avi", "pcm_mulaw", "b.mkv", "use --output NAME.mov"),
+        ("a.avi", "adpcm_ms", "b.mkv", "convert the sound first"),
+    ],
 )
 def test_sound_that_the_container_cannot_hold_is_told_before(film: str, sound: str, result: str, told: str) -> None:
     make_film(Path(film), codec="mpeg4", sound=sound, frames=3)
