@@ -81,6 +81,26 @@ def _play(film: av.container.OutputContainer, stream: Any, samples: int) -> None
     film.mux(stream.encode(None))
 
 
+def add_extras(source: Path, path: Path) -> Path:
+    """Copy a film, with a title, a chapter, a line of subtitles and an attached font."""
+    with av.open(str(source)) as film, av.open(str(path), "w") as copy:
+        copies = {stream.index: copy.add_stream_from_template(stream, opaque=True) for stream in film.streams}
+        text = copy.add_mux_stream("subrip")
+        text.time_base, text.metadata["language"] = Fraction(1, 1000), "deu"
+        copy.add_attachment("a.ttf", "font/ttf", b"a font")
+        copy.metadata["title"] = "Summer"
+        whole = {"id": 1, "start": 0, "end": 1000, "time_base": Fraction(1, 1000), "metadata": {"title": "The sea"}}
+        copy.set_chapters([whole])  # type: ignore[list-item]
+        for packet in film.demux():
+            if packet.size:
+                packet.stream = copies[packet.stream.index]
+                copy.mux(packet)
+        line = av.Packet(b"Hello")
+        line.stream, line.time_base, line.pts, line.dts, line.duration = text, Fraction(1, 1000), 500, 500, 900
+        copy.mux(line)
+    return path
+
+
 def read_times(path: Path) -> list[float]:
     """Return the second of each frame."""
     with av.open(str(path)) as film:

@@ -35,8 +35,8 @@ def write_shot(file: Path, film: Film, encoding: Encoding) -> Iterator[Callable[
         A function that takes a frame [3, H, W] in [0, 1], as upright RGB.
 
     Raises:
-        SeeSRError: The film is too large, or this FFmpeg lacks the encoder.
-        OSError: The file cannot be written.
+        SeeSRError: The film is too large, this FFmpeg lacks the encoder, or the file cannot be written.
+        OSError: The file cannot be named.
     """
     part = file.with_name(f"{file.name}.part")
     writer = None
@@ -53,6 +53,8 @@ def write_shot(file: Path, film: Film, encoding: Encoding) -> Iterator[Callable[
             writer.finish()
             writer = None
             finish(part, file)
+    except FFmpegError as error:
+        raise SeeSRError(f"{file} cannot be written: {error}") from error
     finally:
         if writer is not None:
             writer.close()

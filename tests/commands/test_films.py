@@ -16,7 +16,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from films import make_film, make_sound, read_packets, read_times
+from films import add_extras, make_film, make_sound, read_packets, read_times
 from seesr_pack.commands import terminal
 from seesr_pack.commands.films import shots as shots_module
 from seesr_pack.commands.films.formats import Encoding, count_inputs
@@ -126,6 +126,27 @@ def test_a_film_keeps_its_times_sound_and_tags() -> None:
     assert all((one - other[:, ::2, ::2]).abs().mean() < 0.02 for one, other in pairs)
     assert not left_over()
     assert Run("a.mp4").start().frames == 0, "done before"
+
+
+def test_subtitles_chapters_and_fonts_are_copied_where_they_can_be(capsys: pytest.CaptureFixture[str]) -> None:
+    film = add_extras(make_film(Path("plain.mkv"), frames=4), Path("a.mkv"))
+    Run("a.mkv").start()
+    with av.open("out/a_seesr.mkv") as result:
+        assert [stream.type for stream in result.streams] == ["video", "audio", "subtitle", "attachment"]
+        assert result.metadata["title"] == "Summer" and result.streams[2].language == "deu"
+        assert [chapter["metadata"] for chapter in result.chapters()] == [{"title": "The sea"}]
+        assert bytes(cast(Any, result.streams[3]).data) == b"a font"
+    assert read_packets(Path("out/a_seesr.mkv"), "subtitle") == read_packets(film, "subtitle") == [b"Hello"]
+    assert "left out" not in capsys.readouterr().err
+    Run("a.mkv", name="b.mp4").start()
+    assert ".mp4 files cannot hold everything that is in a.mkv; left out: subtitle 2 (" in capsys.readouterr().err
+    assert read_packets(Path("out/b.mp4"), "audio") == read_packets(film, "audio")
+
+
+def test_an_interlaced_film_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    make_film(Path("a.mpg"), codec="mpeg2video", rate=25, sound="mp2", options={"flags": "+ildct+ilme"})
+    Run("a.mpg").start()
+    assert "a.mpg is interlaced" in capsys.readouterr().err
 
 
 def test_a_shot_has_one_set_of_tags_and_one_noise() -> None:
