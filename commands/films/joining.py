@@ -184,7 +184,8 @@ def _copy_stream(target: OutputContainer, stream: Stream) -> Stream | None:
 
 
 def _describe(copy: Stream, stream: Stream, tags: bool) -> None:
-    copy.disposition = stream.disposition.value
+    copied: Any = copy  # older versions take only a number
+    copied.disposition = stream.disposition.value
     if tags:
         copy.metadata.update(stream.metadata)
     elif stream.language:
