@@ -236,7 +236,7 @@ def photo_packages(python: Path) -> Path | None:
     Nothing is written into the user's ComfyUI. numpy and Pillow are its own.
     """
     known = python == interpreter(ENV)
-    tag = "" if known else installing.find_lacking(python, ("pyvips", "pillow_heif", "rawpy"))
+    tag = "" if known else installing.find_lacking(python, ("pyvips", "pillow_heif", "rawpy", "scenedetect"))
     if not tag:
         return None
     digest = hashlib.sha256(REQUIREMENTS["photos"].read_bytes()).hexdigest()[:8]

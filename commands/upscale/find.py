@@ -1,4 +1,4 @@
-"""Which photos the arguments of ``upscale`` mean: files, folders and patterns."""
+"""Which photos and films the arguments of ``upscale`` mean: files, folders and patterns."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..films.formats import FILM_SUFFIXES
 from ..photos.formats import READ_SUFFIXES, is_file, list_photos, match_files
 from .manifest import manifest_of
 from .stores import RemotePhoto, is_url, list_remote
@@ -14,12 +15,21 @@ from .stores import RemotePhoto, is_url, list_remote
 MAGIC = re.compile(r"[*?[]")
 """Characters that make an argument a pattern, if nothing has this name."""
 
+SUFFIXES = (*READ_SUFFIXES, *FILM_SUFFIXES)
+"""Suffixes of the photos and films in a folder."""
+
+ListFolder = Callable[[Path, bool, tuple[str, ...]], Iterable[Path]]
+"""Returns the files of these suffixes in a folder, with its subfolders or without."""
+
 RESULT = re.compile(r"_seesr(_\d+){0,2}(_compare(_\d+)?)?$")
 """The end of the names of results and comparisons, without suffix."""
 
 
 class Found(NamedTuple):
-    """A photo, and the folder of its results below the folder of all results. A photo at a URL has only a name here."""
+    """A photo or a film, and the folder of its results below the folder of all results.
+
+    A photo at a URL has only a name here.
+    """
 
     path: Path
     folder: Path = Path()
@@ -54,8 +64,8 @@ class Finder:
     """Finds the photos that the arguments mean, without opening them.
 
     A file is taken whatever it is called. A folder means the photos in it. A pattern is expanded as a shell would;
-    ``**`` stands for any folders. Folders and patterns give photos without names that begin with a dot and without
-    results of SeeSR.
+    ``**`` stands for any folders. Folders and patterns give photos and films without names that begin with a dot and
+    without results of SeeSR.
 
     Attributes:
         missing: Argument -> a sentence that says why it means no photo; filled while photos are found.
@@ -73,11 +83,11 @@ class Finder:
         self.missing: dict[str, str] = {}
         self.results = 0
 
-    def photos(self, list_folder: Callable[[Path, bool], Iterable[Path]]) -> Iterator[Found]:
+    def photos(self, list_folder: ListFolder) -> Iterator[Found]:
         """Yield the photos; one that two arguments mean comes twice.
 
         Args:
-            list_folder: Returns the photos in a folder, as :func:`~..photos.formats.list_photos`.
+            list_folder: As :func:`~..photos.formats.list_photos`.
 
         Raises:
             SeeSRError: A URL cannot be reached.
@@ -90,12 +100,12 @@ class Finder:
             else:
                 yield from self._listed(text, list_folder)
 
-    def _listed(self, text: str, list_folder: Callable[[Path, bool], Iterable[Path]]) -> Iterator[Found]:
+    def _listed(self, text: str, list_folder: ListFolder) -> Iterator[Found]:
         path = Path(text)
         is_folder = _is_folder(path)
         home = Path(f"{path.resolve().name}_seesr") if is_folder and self._own_folders else Path()
         wanted = left_out = 0
-        for file in list_folder(path, self._recursive) if is_folder else _expand(text):
+        for file in list_folder(path, self._recursive, SUFFIXES) if is_folder else _expand(text):
             if _is_result(file):
                 left_out += 1
                 continue
@@ -118,7 +128,7 @@ class Finder:
 
 
 def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) -> Search:
-    """Find the photos that the arguments mean, each once, those of a folder in natural order; see :class:`Finder`."""
+    """Find what the arguments mean, each photo and film once, a folder's in natural order; see :class:`Finder`."""
     finder = Finder(arguments, recursive, own_folders)
     photos: dict[str, Found] = {}
     for found in finder.photos(list_photos):
@@ -132,14 +142,14 @@ def may_mean_photos(text: str) -> bool:
 
 
 def _expand(pattern: str) -> list[Path]:
-    """Return the files that match a pattern. If it names no suffix, only photos."""
+    """Return the files that match a pattern. If it names no suffix, only photos and films."""
     parts = Path(pattern).parts
     fixed = next((index for index, part in enumerate(parts) if MAGIC.search(part)), len(parts))
     if fixed == len(parts):
         return []
     suffix = Path(pattern).suffix
     return match_files(
-        Path(*parts[:fixed]), str(Path(*parts[fixed:])), () if suffix and not MAGIC.search(suffix) else READ_SUFFIXES
+        Path(*parts[:fixed]), str(Path(*parts[fixed:])), () if suffix and not MAGIC.search(suffix) else SUFFIXES
     )
 
 
@@ -155,9 +165,9 @@ def _explain(text: str, is_folder: bool, recursive: bool, has_results: bool) -> 
     if is_folder:
         others = " but results of SeeSR" if has_results else ""
         deeper = "" if recursive else "; --recursive searches its subfolders"
-        return f"there is no photo in the folder {text}{others}{deeper}"
+        return f"there is no photo or film in the folder {text}{others}{deeper}"
     if MAGIC.search(text):
-        return f"no photo matches {text}"
+        return f"no photo or film matches {text}"
     return f"there is no file {text}"
 
 

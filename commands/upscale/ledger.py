@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from ..films.formats import DEFAULT_ENCODING, Encoding
+from ..films.reading import is_film
 from ..photos.places import comparison_path, numbered, prepare_folder, put_beside, put_over
 from ..photos.upscaling import PutPicture, Wishes
 from ..temporary import PREFIX, claim
@@ -54,11 +56,19 @@ class Ledger:
         settings: Fingerprint of the settings.
         overwrite: Whether to replace files that this run has not written.
         finishing: Held while a result gets its name and its note.
+        encoding: How to compress films.
     """
 
-    def __init__(self, wishes: Wishes, settings: str, overwrite: bool, finishing: threading.Lock) -> None:
+    def __init__(
+        self,
+        wishes: Wishes,
+        settings: str,
+        overwrite: bool,
+        finishing: threading.Lock,
+        encoding: Encoding = DEFAULT_ENCODING,
+    ) -> None:
         """Start without results."""
-        self.wishes, self.settings = wishes, settings
+        self.wishes, self.encoding, self._settings = wishes, encoding, settings
         self._overwrite, self._finishing = overwrite, finishing
         self._written: set[Path] = set()  # by this run, or by an earlier one that this run goes on with
         self._prepared: set[Path] = set()
@@ -72,9 +82,15 @@ class Ledger:
         """Return the manifest of the folder of a photo's results."""
         return manifest_of(self.folder_of(found))
 
+    def settings(self, found: Found) -> str:
+        """Return what names the settings that the result of a photo or a film is made with."""
+        codec = f"-{self.encoding.codec}-{self.encoding.crf}"
+        return f"{self._settings}{codec}" if is_film(found.path) else self._settings
+
     def find(self, found: Found) -> Finished:
-        """Return which results of a photo are there."""
-        return self.manifest(found).find(found.origin, self.settings, self.wishes.compare)
+        """Return which results of a photo are there. Films have no comparisons."""
+        compare = self.wishes.compare and not is_film(found.path)
+        return self.manifest(found).find(found.origin, self.settings(found), compare)
 
     def locate(self, found: Found, name: str) -> Path | str:
         """Return the path or URL of a photo's result."""
@@ -102,7 +118,7 @@ class Ledger:
     @contextlib.contextmanager
     def claim(self, found: Found) -> Iterator[str | None]:
         """Keep other runs from a photo, and yield a place for its unfinished files; None if another run is at it."""
-        key = hashlib.sha256(json.dumps([found.address, self.settings]).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([found.address, self._settings]).encode()).hexdigest()[:16]
         folder = self.folder_of(found) / f".{PREFIX}{key}"
         with claim(folder) as mine:
             yield str(folder.absolute()) if mine else None
@@ -155,7 +171,7 @@ class Ledger:
 
     def _note(self, found: Found, result: Path, number: int, pictures: int, compared: bool) -> None:
         try:
-            self.manifest(found).note(found.origin, result, self.settings, number, pictures, compared)
+            self.manifest(found).note(found.origin, result, self.settings(found), number, pictures, compared)
         except OSError as error:
             if not self._unnoted:
                 logger.warning("What is done cannot be noted in %s, so a new run starts over: %s", result.parent, error)

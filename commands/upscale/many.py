@@ -11,6 +11,7 @@ from typing import cast
 
 from ...seesr_modules.errors import SeeSRError
 from ..cluster.pool import Pool, Result
+from ..films.reading import is_film
 from ..terminal import end_progress, print_path, say
 from .batch import DISK_IS_FULL, disk_is_full
 from .craft import PhotoOutcome, PhotoTask
@@ -87,6 +88,8 @@ class SharedRun:
 
     def _begin(self, found: Found, outcome: Outcome, claim: contextlib.ExitStack) -> PhotoTask | None:
         """Claim a photo; None if there is nothing to do."""
+        if is_film(found.path):
+            raise SeeSRError(f"{outcome.source} is a film: leave out --workers and --ray.")
         finished = Finished() if self._redo else self._ledger.find(found)
         staging = None
         if not finished.whole:

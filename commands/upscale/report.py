@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, get_args
 
 from ...seesr_modules.errors import SeeSRError
+from ..films.formats import count_inputs, names_film
 
 Status = Literal["done", "done before", "left to another run", "failed", "stopped", "not started"]
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -65,9 +66,12 @@ class Report:
         self._spool: IO[str] | None = None
         self.settings: dict[str, Any] = {"arguments": list(arguments)}
         self.started = time.time()
+        self.films = 0
+        """How many of the inputs are films, by their suffixes."""
 
     def add(self, source: str) -> Outcome:
-        """Add a photo."""
+        """Add a photo or a film."""
+        self.films += names_film(source)
         self.outcomes.append(Outcome(source))
         return self.outcomes[-1]
 
@@ -86,6 +90,11 @@ class Report:
         """How many photos and missing arguments there are."""
         return sum(self._settled.values()) + len(self.outcomes)
 
+    @property
+    def inputs(self) -> str:
+        """How many photos and films there are, in words."""
+        return count_inputs(self.total - self.films, self.films)
+
     def count(self, status: Status) -> int:
         """Return how many photos have a status."""
         return self._settled[status] + sum(outcome.status == status for outcome in self.outcomes)
@@ -95,9 +104,9 @@ class Report:
         return not any(self.count(status) for status in ("failed", "not started", "stopped"))
 
     def summary(self) -> str:
-        """Return a sentence with the number of photos of each status."""
+        """Return a sentence with the number of photos and films of each status."""
         counts = ", ".join(f"{self.count(status)} {status}" for status in STATUSES if self.count(status))
-        return f"{self.total} photos: {counts}."
+        return f"{self.inputs}: {counts}."
 
     def table(self) -> str:
         """Return a table of what failed, a line each; empty if nothing did."""

@@ -8,20 +8,24 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
 from ..cluster import on_ray
 from ..cluster.on_ray import RayCluster, joined_ray, local_ray, require_ray
 from ..cluster.pool import Pool
+from ..films.formats import Encoding, count_inputs, names_film
+from ..films.reading import is_film
 from ..photos.formats import walk_photos
-from ..photos.places import prepare_folder, read_output
+from ..photos.places import prepare_folder
 from ..photos.upscaling import Wishes
 from ..temporary import clear_abandoned, temporary_folder
 from ..terminal import say
 from .batch import fingerprint
 from .command import told_in_the_end
 from .craft import PhotoCrafts, PhotoOutcome, PhotoTask
-from .find import Finder
+from .films import read_any_output
+from .find import Finder, Found
 from .ledger import Ledger
 from .many import SharedRun
 from .pace import Pace
@@ -35,7 +39,7 @@ def run_shared(options: argparse.Namespace, report: Report, stop: Stop) -> int:
     """Share the photos out, and sum up. Runs in the thread that can be stopped."""
     try:
         require_ray(own=not options.ray)
-        finder, total = _count(options)
+        finder, counted = _count(options)
         for argument, reason in finder.missing.items():
             say(f"{reason}\n")
             missing = report.add(argument)
@@ -46,9 +50,9 @@ def run_shared(options: argparse.Namespace, report: Report, stop: Stop) -> int:
         return 2
     if finder.results:
         say(f"{finder.results} results of earlier runs are left out; name one to upscale it.\n")
-    if not total:
+    if not counted.total:
         return 2
-    return told_in_the_end(lambda: _upscale(options, total, report, stop), report)
+    return told_in_the_end(lambda: _upscale(options, counted, report, stop), report)
 
 
 def leave() -> None:
@@ -61,13 +65,23 @@ def _finder(options: argparse.Namespace) -> Finder:
     return Finder(dict.fromkeys(options.photos), options.recursive, own_folders=options.output is None)
 
 
-def _count(options: argparse.Namespace) -> tuple[Finder, int]:
+class _Counted(NamedTuple):
+    """How many photos and films there are, how many of them are films, and the last of them."""
+
+    total: int = 0
+    films: int = 0
+    last: Found | None = None
+
+
+def _count(options: argparse.Namespace) -> tuple[Finder, _Counted]:
     """Go through all photos once without keeping them: a run may have more than memory holds."""
-    finder = _finder(options)
-    return finder, sum(1 for _ in finder.photos(walk_photos))
+    finder, counted = _finder(options), _Counted()
+    for found in finder.photos(walk_photos):
+        counted = _Counted(counted.total + 1, counted.films + names_film(found.path.name), found)
+    return finder, counted
 
 
-def _upscale(options: argparse.Namespace, total: int, report: Report, stop: Stop) -> None:
+def _upscale(options: argparse.Namespace, counted: _Counted, report: Report, stop: Stop) -> None:
     """Check all that can be checked before workers start, then upscale.
 
     Raises:
@@ -75,7 +89,10 @@ def _upscale(options: argparse.Namespace, total: int, report: Report, stop: Stop
         KeyboardInterrupt: The run was stopped.
     """
     remote = bool(options.output and is_url(options.output))
-    output = read_output(None if remote else options.output, total)
+    total, films, last = counted
+    encoding = Encoding(options.codec, options.crf)
+    only_film = last is not None and is_film(last.path)
+    output = read_any_output(None if remote else options.output, total, only_film, encoding)
     wishes = Wishes(output, options.frames, not options.no_comparison, not options.no_metadata)
     if not remote:
         prepare_folder(output.folder)
@@ -86,12 +103,13 @@ def _upscale(options: argparse.Namespace, total: int, report: Report, stop: Stop
         if remote:
             ledger: Ledger = UrlLedger(options.output, wishes, settings, options.overwrite, stop.finishing)
         else:
-            ledger = Ledger(wishes, settings, options.overwrite, stop.finishing)
+            ledger = Ledger(wishes, settings, options.overwrite, stop.finishing, encoding)
         on_cpu = "--cpu" in json.loads(os.environ["SEESR_COMFYUI_FLAGS"])
         with _joined(options, 0 if on_cpu else _count_cards()):
             cluster = RayCluster(crafts, options.workers or None, use_cards=not on_cpu)
             count, machines = len(cluster.places), cluster.machines
-            say(f"{total} photos, {count} worker{'s'[: count != 1]} on {machines} machine{'s'[: machines != 1]}\n")
+            inputs = count_inputs(total - films, films)
+            say(f"{inputs}, {count} worker{'s'[: count != 1]} on {machines} machine{'s'[: machines != 1]}\n")
             run = SharedRun(ledger, report, Pace(total, count), options.redo)
 
             def make_pool() -> Pool[PhotoTask, PhotoOutcome]:
