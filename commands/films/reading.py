@@ -17,6 +17,7 @@ import torch
 from av.error import FFmpegError
 
 from ...seesr_modules.errors import SeeSRError
+from ..photos.formats import READ_SUFFIXES
 from .formats import FILM_SUFFIXES, LONGEST_PX
 
 if TYPE_CHECKING:
@@ -109,19 +110,15 @@ class Film:
         """Width of a pixel through its height, upright."""
         return 1 / self.aspect if self.aspect and self.turn % 2 else self.aspect
 
-    def at_second(self, ticks: int) -> float:
-        """Return a time in seconds."""
-        return float(ticks * self.time_base)
+
+def is_film(path: Path) -> bool:
+    """Return True for a file whose suffix is a film's, or is unknown and FFmpeg finds moving pictures in it."""
+    suffix = path.suffix.lower()
+    return suffix in FILM_SUFFIXES or (suffix not in READ_SUFFIXES and _has_moving_pictures(path))
 
 
 @cache
-def is_film(path: Path) -> bool:
-    """Return True for a file whose suffix is a film's, or is unknown and FFmpeg finds moving pictures in it."""
-    from ..photos.formats import READ_SUFFIXES
-
-    suffix = path.suffix.lower()
-    if suffix in FILM_SUFFIXES or suffix in READ_SUFFIXES:
-        return suffix in FILM_SUFFIXES
+def _has_moving_pictures(path: Path) -> bool:
     with contextlib.suppress(FFmpegError, OSError, ValueError), av.open(str(path.absolute())) as container:
         return bool(container.streams.video) and not container.format.name.endswith(PICTURE_FORMATS)
     return False

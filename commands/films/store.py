@@ -80,6 +80,14 @@ class Store:
         file = self.file(shot)
         return file.is_file() and count_packets(file) == shot.frames
 
+    def add(self, file: Path) -> None:
+        """Take a shot's file, which has its name, from another folder of the same file system.
+
+        Raises:
+            OSError: It cannot be renamed.
+        """
+        file.replace(self.folder / file.name)
+
     def remove(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)

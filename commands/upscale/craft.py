@@ -1,4 +1,4 @@
-"""What a worker does with a photo: it upscales it into unfinished files, which the driver names and notes."""
+"""What a worker does with a photo or a shot: it makes unfinished files, which the driver names and notes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import os
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...seesr_modules.errors import SeeSRError
+from ..films.upscaling import upscale_shot
 from ..headless.workflow import Workflow
 from ..photos.places import Put, put_over, require_output
 from ..photos.reading import open_photo
@@ -22,55 +23,12 @@ from ..temporary import clear_abandoned, temporary_folder
 from .batch import FAILURES, disk_is_full
 from .ledger import Unnamed
 from .stores import bring, is_url, send
+from .tasks import PhotoTask, ShotTask, Task, TaskOutcome
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..headless.session import HeadlessComfyUI
-
-
-@dataclass(frozen=True)
-class PhotoTask:
-    """A photo to upscale.
-
-    Attributes:
-        key: Number of the task.
-        photo: Absolute path or URL of the photo.
-        staging: Folder for unfinished files, a path or a URL.
-        finished: Number of a picture, from 1 -> path or URL of its result, which is there.
-        uncompared: Numbers of finished pictures whose comparison is missing.
-    """
-
-    key: int
-    photo: str
-    staging: str
-    finished: Mapping[int, str] = field(default_factory=dict)
-    uncompared: Set[int] = frozenset()
-
-
-@dataclass
-class PhotoOutcome:
-    """What a worker made of a photo.
-
-    Attributes:
-        status: What became of it.
-        written: The files, in the order in which they were written.
-        pictures: How many results the photo has.
-        frames: How many pictures a result has.
-        seconds: How long it took.
-        reason: Why it failed.
-        disk_is_full: Whether it failed because nothing more can be written.
-        warnings: What is to be told about it.
-    """
-
-    status: str = "failed"
-    written: list[Unnamed] = field(default_factory=list)
-    pictures: int = 1
-    frames: int = 1
-    seconds: float = 0.0
-    reason: str = ""
-    disk_is_full: bool = False
-    warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -126,7 +84,7 @@ class PhotoCrafts:
 
 
 class PhotoCraft:
-    """Upscales photos with the models that its ComfyUI has loaded.
+    """Upscales photos and shots with the models that its ComfyUI has loaded.
 
     Args:
         asked: What the workers have in common.
@@ -149,13 +107,16 @@ class PhotoCraft:
         """Remove the temporary files."""
         self._kept.close()
 
-    def run(self, task: PhotoTask) -> PhotoOutcome:
-        """Upscale a photo. What fails is told in the outcome, with the files that were written before."""
-        outcome, start = PhotoOutcome(), time.perf_counter()
+    def run(self, task: Task) -> TaskOutcome:
+        """Upscale a photo or a shot. What fails is told in the outcome, with the files that were written before."""
+        outcome, start = TaskOutcome(), time.perf_counter()
         with _warnings(outcome.warnings), tempfile.TemporaryDirectory(dir=self._scratch) as folder:
             try:
                 self._check()
-                self._upscale(task, Path(folder), outcome)
+                if isinstance(task, ShotTask):
+                    self._upscale_shot(task, Path(folder), outcome)
+                else:
+                    self._upscale(task, Path(folder), outcome)
                 outcome.status = "done"
             except KeyboardInterrupt:
                 outcome.status = "stopped"
@@ -170,7 +131,7 @@ class PhotoCraft:
         if self._stopped:
             raise KeyboardInterrupt
 
-    def _upscale(self, task: PhotoTask, folder: Path, outcome: PhotoOutcome) -> None:
+    def _upscale(self, task: PhotoTask, folder: Path, outcome: TaskOutcome) -> None:
         photo = open_photo(_bring(task.photo, folder / "photo"))
         asked, workflow = self._asked.wishes, self._asked.workflow
         there = {number: _bring(place, folder / "finished") for number, place in task.finished.items()}
@@ -194,8 +155,14 @@ class PhotoCraft:
             for _ in upscale_photo(photo, self._upscaler(), wishes, noted, there, task.uncompared):
                 self._check()
 
+    def _upscale_shot(self, task: ShotTask, folder: Path, outcome: TaskOutcome) -> None:
+        with self._attempt(task, folder) as own:
+            file = own / task.name
+            upscale_shot(task.shot, task.manner, file, self._comfyui, self._show, lambda frames: self._check())
+            outcome.written.append(Unnamed(task.shot.number, False, str(file), task.name))
+
     @contextlib.contextmanager
-    def _attempt(self, task: PhotoTask, folder: Path) -> Iterator[Path]:
+    def _attempt(self, task: Task, folder: Path) -> Iterator[Path]:
         """Yield a folder for the files of this attempt, which no earlier one has touched."""
         if is_url(task.staging):
             (folder / "results").mkdir()
@@ -208,13 +175,13 @@ class PhotoCraft:
             )
 
     def _upscaler(self) -> Upscaler:
-        def show(title: str, done: float, steps: float) -> None:
-            self._check()
-
         def upscale(picture: Tensor, number: int) -> Tensor:
-            return self._comfyui.run_workflow(self._asked.workflow.nodes, picture, show)[0][:1]
+            return self._comfyui.run_workflow(self._asked.workflow.nodes, picture, self._show)[0][:1]
 
         return upscale
+
+    def _show(self, title: str, done: float, steps: float) -> None:
+        self._check()
 
 
 def _bring(place: str, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""``upscale --workers`` and ``--ray``: choose the workflow, gather the workers, and share the photos out."""
+"""``upscale --workers`` and ``--ray``: choose the workflow, gather the workers, and share photos and films out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import NamedTuple
 from ...seesr_modules.errors import SeeSRError
 from ..cluster import on_ray
 from ..cluster.on_ray import RayCluster, joined_ray, local_ray, require_ray
-from ..cluster.pool import Pool
 from ..films.formats import Encoding, count_inputs, names_film
 from ..films.reading import is_film
 from ..photos.formats import walk_photos
@@ -23,7 +22,7 @@ from ..temporary import clear_abandoned, temporary_folder
 from ..terminal import say
 from .batch import fingerprint
 from .command import told_in_the_end
-from .craft import PhotoCrafts, PhotoOutcome, PhotoTask
+from .craft import PhotoCrafts
 from .films import read_any_output
 from .find import Finder, Found
 from .ledger import Ledger
@@ -110,13 +109,9 @@ def _upscale(options: argparse.Namespace, counted: _Counted, report: Report, sto
             count, machines = len(cluster.places), cluster.machines
             inputs = count_inputs(total - films, films)
             say(f"{inputs}, {count} worker{'s'[: count != 1]} on {machines} machine{'s'[: machines != 1]}\n")
-            run = SharedRun(ledger, report, Pace(total, count), options.redo)
-
-            def make_pool() -> Pool[PhotoTask, PhotoOutcome]:
-                return Pool(cluster, lambda: stop.requested or run.disk_is_full, lambda text: say(f"{text}\n"))
-
+            run = SharedRun(crafts.workflow, ledger, report, Pace(total, count), stop)
             with stop.gently(lambda: None):
-                run.run(_finder(options).photos(walk_photos), make_pool)
+                run.run(_finder(options).photos(walk_photos), cluster, options.redo)
         clear_abandoned()  # what workers that were killed have left
         stop.check()
 
