@@ -331,7 +331,7 @@ def test_photo_packages_of_a_users_python_are_put_into_a_folder_of_ours(
 
 
 def test_photo_packages_are_listed_with_what_they_need(run: ModuleType) -> None:
-    """The list is installed without dependencies. Every ComfyUI has numpy and Pillow."""
+    """The list is installed without dependencies. Every ComfyUI has numpy, Pillow, tqdm and PyAV."""
 
     def name_of(requirement: str) -> str:
         return requirement.partition(";")[0].strip().translate(str.maketrans("_[=<>! ", "-      ")).split()[0].lower()
@@ -342,7 +342,7 @@ def test_photo_packages_are_listed_with_what_they_need(run: ModuleType) -> None:
     for name in names:
         for need in importlib.metadata.requires(name) or []:
             if "extra" not in need or "binary" in need:
-                assert name_of(need) in names | {"numpy", "pillow"}, need
+                assert name_of(need) in names | {"numpy", "pillow", "tqdm", "av"}, need
 
 
 # ------------------------------------------------------------------------------------------------- commands
