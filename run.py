@@ -51,9 +51,9 @@ INSIDE = "SEESR_INSIDE"  # set for the run inside the environment
 # time in float32 on a CPU. These keep blocks up to 256 MiB, 1 GiB in all. serve runs all day: only without a GPU.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**28), "MALLOC_TRIM_THRESHOLD_": str(2**30)}
 
-# Role -> file: what the pack, the photo commands, the pinned ComfyUI, training, tests and the newer ComfyUI need.
+# Role -> file: what the pack, the photo commands, the pinned ComfyUI, training, tests, a newer one and workers need.
 REQUIREMENTS = {"pack": ROOT / "requirements.txt"} | {
-    role: ROOT / "requirements" / f"{role}.txt" for role in ("photos", "host", "train", "dev", "newer")
+    role: ROOT / "requirements" / f"{role}.txt" for role in ("photos", "host", "train", "dev", "newer", "cluster")
 }
 
 PHOTO_PACKAGES = "SEESR_PHOTO_PACKAGES"  # set to a folder of them for the run inside
@@ -167,15 +167,15 @@ def fetch(python: Path, archive: Archive) -> Path:
     return home
 
 
-def prepare_comfyui(given: str | None, passed_on: Sequence[str]) -> ComfyUI:
-    """Prepare a ComfyUI to run with this pack: the user's with its own interpreter, or the pinned one."""
+def prepare_comfyui(given: str | None, passed_on: Sequence[str], *roles: str) -> ComfyUI:
+    """Prepare a ComfyUI to run: the user's with its own interpreter, or the pinned one with these further roles."""
     comfyui = find_comfyui(given)
     python = comfyui and comfyui_python(comfyui)
     if comfyui is None:
-        python = environment()
+        python = environment(*roles)
         comfyui = fetch(python, PINNED)
     elif python is None:
-        python = environment(comfyui=comfyui)
+        python = environment(*roles, comfyui=comfyui)
     flags = []
     if not any(files.same_file(pack / "run.py", ROOT / "run.py") for pack in (comfyui / "custom_nodes").glob("*/")):
         flags += ["--extra-model-paths-config", str(extra_paths())]
@@ -240,7 +240,7 @@ def photo_packages(python: Path) -> Path | None:
     Nothing is written into the user's ComfyUI. numpy and Pillow are its own.
     """
     known = python == interpreter(ENV)
-    tag = "" if known else installing.find_lacking(python, ("pyvips", "pillow_heif", "rawpy"))
+    tag = "" if known else installing.find_lacking(python, ("pyvips", "pillow_heif", "rawpy", "scenedetect"))
     if not tag:
         return None
     digest = hashlib.sha256(REQUIREMENTS["photos"].read_bytes()).hexdigest()[:8]
@@ -301,7 +301,7 @@ def test(options: argparse.Namespace, passed_on: list[str]) -> int:
     require_folder("tests")
     if options.newer and options.comfyui:
         raise LauncherError("--newer and --comfyui each name a ComfyUI: give one of them.")
-    comfyui = prepare_for_developers(options.comfyui, "dev", *["newer"] * options.newer)
+    comfyui = prepare_for_developers(options.comfyui, "dev", "cluster", *["newer"] * options.newer)
     # The tests' models are too small for threads: one thread per process, one process per core, four at most.
     variables = {"OMP_NUM_THREADS": "1", **os.environ, "COMFYUI_PATH": str(comfyui.path)}
     if options.newer:
@@ -352,22 +352,28 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+def enter() -> None:
+    """Make this process, inside the environment, see ComfyUI and not this folder; Ray's workers call it, too."""
+    # ComfyUI comes first, what a user's own lacks last. This folder's nodes/ would shadow ComfyUI's nodes.py.
+    elsewhere = [entry for entry in sys.path if Path(entry).absolute() != ROOT]
+    sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere, *filter(None, [os.environ.get(PHOTO_PACKAGES)])]
+
+
 def run_command(options: argparse.Namespace, arguments: list[str], passed_on: list[str]) -> int:
     """Run a command of COMMANDS inside the environment; ComfyUI takes the arguments after --."""
     name, _ = COMMANDS[options.command]
     if os.environ.get(INSIDE):
-        # ComfyUI comes first. This folder is left out: its nodes/ would shadow ComfyUI's nodes.py.
-        elsewhere = [entry for entry in sys.path if Path(entry).absolute() != ROOT]
-        # What a user's own ComfyUI lacks comes last, so that its own packages are never replaced.
-        sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere, *filter(None, [os.environ.get(PHOTO_PACKAGES)])]
+        enter()
         return int(pack_module(name).main(arguments))
     require_folder(name.partition(".")[0])
+    roles: Sequence[str] = ()
     if options.command != "download":
-        pack_module(name).parser().parse_args(arguments)
+        given = pack_module(name).parser().parse_args(arguments)
+        roles = pack_module(name).roles(given) if options.command == "upscale" else ()
     if options.command in FOR_DEVELOPERS:
         comfyui = prepare_for_developers(options.comfyui)
     else:
-        comfyui = prepare_comfyui(options.comfyui, passed_on)
+        comfyui = prepare_comfyui(options.comfyui, passed_on, *roles)
     packages = photo_packages(comfyui.python) if options.command == "upscale" else None
     told = {INSIDE: "1", "COMFYUI_PATH": str(comfyui.path), "SEESR_COMFYUI_FLAGS": json.dumps(comfyui.flags)}
     told[PHOTO_PACKAGES] = str(packages or "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 from .headless.workflow import CHECKPOINT, SCALE, WORKFLOWS, Workflow
 from .presets import PRESETS
@@ -54,13 +55,13 @@ def add_workflow_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def load_preset(name: str, options: argparse.Namespace) -> Workflow:
-    """Return the workflow of a preset with the values of the options.
+def load_preset(name: str, options: argparse.Namespace, file: Path | None = None) -> Workflow:
+    """Return the workflow of a preset, or that in a file, with the values of the options.
 
     Raises:
         SeeSRError: The workflow has no input that an option sets.
     """
-    workflow = Workflow.read(WORKFLOWS / f"{PRESETS[name].workflow}.json")
+    workflow = Workflow.read(file or WORKFLOWS / f"{PRESETS[name].workflow}.json")
     given = {option: getattr(options, option) for option in OPTIONS}
     settings = {OPTIONS[option]: value for option, value in given.items() if value is not None}
     if options.first_stage is not None:

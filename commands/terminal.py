@@ -66,10 +66,11 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def print_path(path: Path) -> None:
-    """Write a line with a path to standard output; on a terminal that knows links, the path opens the file."""
+def print_path(path: Path | str) -> None:
+    """Write a line with a path or URL to standard output; on a terminal that knows links, a path opens the file."""
     shown = str(path)
-    if sys.stdout.isatty() and os.name != "nt" and os.environ.get("TERM") not in (None, "dumb", "linux"):
+    links = os.name != "nt" and os.environ.get("TERM") not in (None, "dumb", "linux")
+    if isinstance(path, Path) and links and sys.stdout.isatty():
         shown = f"\033]8;;{path.resolve().as_uri()}\033\\{path}\033]8;;\033\\"
     try:
         sys.stdout.write(f"{shown}\n")

@@ -11,15 +11,15 @@ from torch import Tensor
 from ...seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from .workflow import Nodes
 
-GIVE, TAKE = "SeeSR_GivePicture", "SeeSR_TakePictures"
-"""Node classes that exist only in this process. They replace LoadImage and SaveImage."""
+GIVE, TAKE, TAKE_TEXTS = "SeeSR_GivePicture", "SeeSR_TakePictures", "SeeSR_TakeTexts"
+"""Node classes that exist only in this process. The first two replace LoadImage and SaveImage."""
 
 
 class Exchange:
-    """The two nodes, and the pictures that pass through them.
+    """The nodes, and the pictures and texts that pass through them.
 
     Args:
-        node_classes: ComfyUI's table of node classes. The two are added to it.
+        node_classes: ComfyUI's table of node classes. The nodes are added to it.
     """
 
     def __init__(self, node_classes: dict[str, type]) -> None:
@@ -27,6 +27,8 @@ class Exchange:
         self._number = 0
         self._given: Tensor | None = None
         self._taken: list[Tensor] = []
+        self.texts: list[str] = []
+        node_classes[TAKE_TEXTS] = _take_texts(self)
         node_classes[GIVE] = _give(self)
         node_classes[TAKE] = _take(self)
 
@@ -88,3 +90,18 @@ def _take(exchange: Exchange) -> type:
             return {}
 
     return TakePictures
+
+
+def _take_texts(exchange: Exchange) -> type:
+    class TakeTexts:
+        CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE, INPUT_IS_LIST = "SeeSR", "run", (), True, True
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+            return {"required": {"texts": ("STRING", {"forceInput": True})}}
+
+        def run(self, texts: list[str]) -> dict[str, Any]:
+            exchange.texts = [str(text) for text in texts]
+            return {}
+
+    return TakeTexts

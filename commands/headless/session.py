@@ -16,8 +16,8 @@ from torch import Tensor
 from ...seesr_modules.comfyui.device import device_flags, start_comfyui
 from ...seesr_modules.errors import SeeSRError
 from ..starting import uncollected
-from .exchange import GIVE, TAKE, Exchange
-from .workflow import Nodes, title_of
+from .exchange import GIVE, TAKE, TAKE_TEXTS, Exchange
+from .workflow import Nodes, Workflow, title_of
 
 Progress = Callable[[str, float, float], None]
 """Called with a node's title, the steps done and the number of steps; with (title, 0, 0) when a node starts."""
@@ -150,20 +150,45 @@ class HeadlessComfyUI:
             WorkflowError: ComfyUI refuses the workflow, or a node raises.
             KeyboardInterrupt: The run was interrupted.
         """
-        nodes = self._exchange.connect(nodes, picture)
+        self._execute(self._exchange.connect(nodes, picture), TAKE, progress)
+        return self._exchange.results()
+
+    def find_tags(self, nodes: Nodes, picture: Tensor, progress: Progress) -> str | None:
+        """Return the tags that a workflow's DAPE Tagger finds in a picture; None if it has no such node.
+
+        Only what the tags need is run. Models stay loaded for :meth:`run_workflow`.
+
+        Args:
+            nodes: The workflow. It is not changed.
+            picture: [1, 3, H, W] in [0, 1].
+            progress: Called for each node and step.
+
+        Raises:
+            WorkflowError: ComfyUI refuses the workflow, or a node raises.
+            KeyboardInterrupt: The run was interrupted.
+        """
+        tagger = Workflow(nodes).tagger
+        if tagger is None:
+            return None
+        connected = self._exchange.connect(nodes, picture)
+        connected["tags"] = {"class_type": TAKE_TEXTS, "inputs": {"texts": [tagger, 0]}}
+        self._execute(connected, TAKE_TEXTS, progress)
+        return self._exchange.texts[0]
+
+    def _execute(self, nodes: Nodes, wanted: str, progress: Progress) -> None:
+        """Run the nodes of a class and all that they need."""
         self._server.listen(nodes, progress)
         valid, error, outputs, node_errors = asyncio.run(self._execution.validate_prompt("headless", nodes, None))
         if not valid or node_errors:  # ComfyUI would run the nodes that do not depend on the refused ones
             raise WorkflowError(_describe_refusal(nodes, error, node_errors))
-        saving = [node for node in outputs if nodes[node]["class_type"] == TAKE]
-        self._executor.execute(nodes, "headless", {"client_id": "headless"}, saving)
+        chosen = [node for node in outputs if nodes[node]["class_type"] == wanted]
+        self._executor.execute(nodes, "headless", {"client_id": "headless"}, chosen)
         self._server.enter(None)
         for event, data in self._executor.status_messages:
             if event == "execution_interrupted":
                 raise KeyboardInterrupt
             if event == "execution_error":
                 raise WorkflowError(_describe_failure(nodes, data))
-        return self._exchange.results()
 
 
 class _Listener:

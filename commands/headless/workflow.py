@@ -21,6 +21,7 @@ Nodes = dict[str, dict[str, Any]]
 """Node id -> ``{"class_type", "inputs", "_meta"}``, as ComfyUI's server takes it."""
 
 EMBED = "SeeSR_LREmbed"
+TAGGER = "SeeSR_Tagger"
 CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", f"{EMBED}.upscale", "LoadImage.image"
 """Inputs are named NODE.INPUT: the class of the node, then the input."""
 
@@ -31,6 +32,9 @@ MODEL_FILES = {
     "onestep": "SeeSR_LoadOneStep.file",
 }
 """What a file holds -> the input that names it."""
+
+SEEDS = ("seed", "noise_seed")
+"""Inputs that are the seed of noise."""
 
 FILE_INPUTS = ("ckpt_name", "model_name", "seesr", "ram", "dape", "file")
 """Inputs of loaders that name model files."""
@@ -83,6 +87,27 @@ class Workflow:
         named = copy.deepcopy(self)
         named.set_input(PHOTO, name)
         return named
+
+    @property
+    def tagger(self) -> str | None:
+        """The id of the node that tags the photo; None if there is none."""
+        return next((number for number, node in self.nodes.items() if node["class_type"] == TAGGER), None)
+
+    def with_tags(self, tags: str) -> Workflow:
+        """Return a copy in which these tags replace those of the tagger. What else the tagger sees stays."""
+        nodes = copy.deepcopy(self.nodes)
+        for node in nodes.values():
+            for name, value in node["inputs"].items():
+                if value == [self.tagger, 0]:
+                    node["inputs"][name] = tags
+        return Workflow(nodes)
+
+    def with_seed(self, seed: int | None) -> Workflow:
+        """Return a copy whose nodes all draw their noise from a seed; None leaves their own."""
+        nodes = copy.deepcopy(self.nodes)
+        for node in nodes.values():
+            node["inputs"] |= {name: seed for name in SEEDS if seed is not None and name in node["inputs"]}
+        return Workflow(nodes)
 
     def add_first_stage(self, name: str) -> None:
         """Put Clean First between the photo and LR Embed.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +66,28 @@ FORMATS = {
 }
 
 
-def list_photos(folder: Path, recursive: bool = False) -> list[Path]:
+def list_photos(folder: Path, recursive: bool = False, suffixes: tuple[str, ...] = READ_SUFFIXES) -> list[Path]:
     """Return the photos in a folder, with ``recursive`` those in its subfolders too; see :func:`match_files`."""
-    return match_files(folder, "**/*" if recursive else "*")
+    return match_files(folder, "**/*" if recursive else "*", suffixes)
+
+
+def walk_photos(folder: Path, recursive: bool, suffixes: tuple[str, ...] = READ_SUFFIXES) -> Iterator[Path]:
+    """Yield the photos that :func:`list_photos` lists, in any order, without a list of them in memory."""
+    deeper = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    deeper.append(entry.name)
+                elif Path(entry.name).suffix.lower() in suffixes and entry.is_file():
+                    yield folder / entry.name
+    except OSError:
+        return
+    if recursive:
+        for name in sorted(deeper):
+            yield from walk_photos(folder / name, recursive, suffixes)
 
 
 def match_files(folder: Path, pattern: str, suffixes: tuple[str, ...] = READ_SUFFIXES) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Upscaling many photos, one after the other. A photo that fails does not stop the others."""
+"""Upscaling many photos and films, one after the other. One that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
+from ..films.formats import DEFAULT_ENCODING, Encoding, count_inputs, names_film
+from ..films.reading import is_film
+from ..films.shots import Shot
+from ..films.upscaling import upscale_shot
 from ..headless.workflow import Workflow, title_of
-from ..photos.places import numbered, prepare_folder, put_beside, put_over, require_output
+from ..photos.places import require_output
 from ..photos.reading import UNREADABLE, Photo, open_photo
-from ..photos.upscaling import PutPicture, Upscaler, Wishes, upscale_photo
-from ..temporary import PREFIX, claim
+from ..photos.upscaling import Upscaler, Wishes, upscale_photo
 from ..terminal import end_progress, print_path, say
+from .films import Films, OpenFilm, look_at_film
 from .find import Found
-from .manifest import Finished, manifest_of
+from .ledger import Ledger
+from .manifest import Finished
 from .progress import Progress
 from .report import Outcome
 from .speeds import Speeds
@@ -42,6 +47,11 @@ LOOK_AT = 32
 LEAST_PIXELS = 512 * 512
 """Smaller results take about as long, because SeeSR enlarges small photos to the size that it was trained at."""
 
+DISK_IS_FULL = "The disk is full: free space, then run the same command, which goes on.\n"
+
+LEAST_FRAME_PIXELS = LEAST_PIXELS // 16
+"""The same for a frame of a film before it is enlarged four times."""
+
 
 class Task(NamedTuple):
     """A photo to upscale, and what becomes of it."""
@@ -50,11 +60,15 @@ class Task(NamedTuple):
     outcome: Outcome
 
 
-def look(tasks: Sequence[Task], wishes: Wishes) -> dict[Path, float]:
-    """Open some photos, mark those that cannot be read, and return the pixels of the others: path -> number."""
+def look(tasks: Sequence[Task], wishes: Wishes, encoding: Encoding = DEFAULT_ENCODING) -> dict[Path, float]:
+    """Open some photos and films, mark those that cannot be read; path -> pixels of the others."""
     pixels = {}
     for task in tasks[:: -(-len(tasks) // LOOK_AT)]:
         try:
+            if is_film(task.found.path):
+                film = look_at_film(task.found.path, wishes.output, encoding, wishes.single)
+                pixels[task.found.path] = float(film.frames * max(math.prod(film.size), LEAST_FRAME_PIXELS))
+                continue
             photo = open_photo(task.found.path)
             require_output(wishes.output, photo, 1, wishes.single)
             pixels[task.found.path] = float(sum(width * height for width, height in photo.sizes))
@@ -76,40 +90,27 @@ class Batch:
     Args:
         comfyui: Runs the workflow.
         workflow: The workflow.
-        wishes: How to write the results. ``output`` is the folder below which they go, ``put`` is not used.
-        settings: See :func:`fingerprint`.
+        ledger: Names and notes the results.
         speeds: How long earlier runs of this kind took. This run's speed is added.
-        overwrite: Whether to replace files that this run has not written.
         stop: Asked before each step.
     """
 
     def __init__(
-        self,
-        comfyui: HeadlessComfyUI,
-        workflow: Workflow,
-        wishes: Wishes,
-        settings: str,
-        speeds: Speeds,
-        overwrite: bool,
-        stop: Stop,
+        self, comfyui: HeadlessComfyUI, workflow: Workflow, ledger: Ledger, speeds: Speeds, stop: Stop
     ) -> None:
         """Start without photos."""
-        self.comfyui, self.workflow, self.wishes, self.settings = comfyui, workflow, wishes, settings
-        self.speeds, self.overwrite, self.stop = speeds, overwrite, stop
-        self._written: set[Path] = set()  # by this run, or by an earlier one that this run goes on with
-        self._prepared: set[Path] = set()
-        self._unnoted = False
+        self.comfyui, self.workflow, self.ledger, self.speeds, self.stop = comfyui, workflow, ledger, speeds, stop
+        self.films = Films(workflow, ledger)
 
     def leave_out_done(self, tasks: Sequence[Task]) -> list[Task]:
         """Mark the photos whose results are there, and return the others."""
         remaining = []
         for task in tasks:
-            finished = self._find(task)
-            there = [self.wishes.output.folder / task.found.folder / name for name in finished.results.values()]
-            self._written.update(path.absolute() for path in there)
+            finished = self.ledger.find(task.found)
+            there = self.ledger.adopt(task.found, finished)
             if finished.whole:
                 task.outcome.status = "done before"
-                task.outcome.results = [str(path) for path in there]
+                task.outcome.results = there
             else:
                 remaining.append(task)
         return remaining
@@ -129,12 +130,14 @@ class Batch:
             KeyboardInterrupt: The run was stopped.
         """
         mean = sum(pixels.values()) / max(len(pixels), 1)
-        shares = [1.0 if redo else self._find(task).left for task in tasks]
+        shares = [1.0 if redo else self._share_left(task) for task in tasks]
         areas = [pixels.get(task.found.path, mean) * self.workflow.scale**2 for task in tasks]
         efforts = [share * max(area, LEAST_PIXELS) for share, area in zip(shares, areas, strict=True)]
         if any(efforts):
+            films = [names_film(task.found.path.name) for task, share in zip(tasks, shares, strict=True) if share]
+            count = count_inputs(films.count(False), films.count(True))
             area = sum(share * area for share, area in zip(shares, areas, strict=True))
-            say(f"{self.speeds.estimate(sum(map(bool, shares)), area, sum(efforts))}\n")
+            say(f"{self.speeds.estimate(count, area, sum(efforts))}\n")
         titles = {title_of(node) for node in self.workflow.nodes.values() if "Sampler" in node["class_type"]}
         progress = Progress(efforts, before, titles, lambda: self.comfyui.loading_s)
         try:
@@ -159,36 +162,64 @@ class Batch:
                 task.outcome.fail(error if expected else f"stopped with {type(error).__name__}: {error}")
                 say(f"{progress.head}: {task.outcome.reason}\n")
                 logger.info("Failed", exc_info=error)
-                if _disk_is_full(error):
-                    say("The disk is full: free space, then run the same command, which goes on.\n")
+                if disk_is_full(error):
+                    say(DISK_IS_FULL)
                     return
 
     def _upscale(self, task: Task, progress: Progress, redo: bool) -> None:
         path, outcome = task.found.path, task.outcome
-        folder = self.wishes.output.folder / task.found.folder
-        if folder not in self._prepared:
-            prepare_folder(folder)
-            self._prepared.add(folder)
-        key = hashlib.sha256(json.dumps([str(path.absolute()), self.settings]).encode()).hexdigest()[:16]
-        with claim(folder / f".{PREFIX}{key}") as mine:
-            finished = Finished() if redo else self._find(task)
+        folder = self.ledger.prepare(task.found)
+        with self.ledger.claim(task.found) as mine:
+            finished = Finished() if redo else self.ledger.find(task.found)
             if finished.whole or not mine:
                 outcome.status = "done before" if finished.whole else "left to another run"
                 say(f"{progress.head}: {outcome.status}\n")
                 return
-            photo = open_photo(path)
-            output = self.wishes.output._replace(folder=folder)
-            require_output(output, photo, self.workflow.scale, self.wishes.single)
-            there = {number: folder / name for number, name in finished.results.items()}
-            wishes = self.wishes._replace(output=output, put=self._put(photo, dict(there)))
-            workflow = self.workflow.with_photo(path.name).nodes
-            outcome.results = [str(result) for result in there.values()]
-            upscaler = self._upscaler(photo, progress)
-            for written in upscale_photo(photo, upscaler, wishes, workflow, there, finished.uncompared):
+            outcome.results = [str(folder / name) for name in finished.results.values()]
+            make = self._make_film if is_film(path) else self._make_photo
+            for written in make(task.found, finished, progress):
                 outcome.results.append(str(written))
                 print_path(written)
             outcome.status, outcome.seconds = "done", round(progress.seconds, 2)
             say(f"{progress.end()}\n")
+
+    def _make_photo(self, found: Found, finished: Finished, progress: Progress) -> Iterator[Path]:
+        photo, asked = open_photo(found.path), self.ledger.wishes
+        output = asked.output._replace(folder=self.ledger.folder_of(found))
+        require_output(output, photo, self.workflow.scale, asked.single)
+        there = {number: output.folder / name for number, name in finished.results.items()}
+        pictures = len(photo.sizes) if asked.single else 1
+        wishes = asked._replace(output=output, put=self.ledger.put(found, pictures, dict(there)))
+        workflow = self.workflow.with_photo(found.path.name).nodes
+        return upscale_photo(photo, self._upscaler(photo, progress), wishes, workflow, there, finished.uncompared)
+
+    def _make_film(self, found: Found, finished: Finished, progress: Progress) -> Iterator[Path]:
+        def show(title: str, done: float, steps: float) -> None:
+            self.stop.check()
+            progress.show(title, done, steps)
+
+        opened = self.films.begin(found, show)
+        progress.begin_parts(sum(shot.frames for shot in opened.missing))
+        for shot in opened.missing:
+            self._make_shot(shot, opened, progress)
+        end_progress()
+        yield self.films.end(opened, self.ledger.put(found, 1, {})(1, False), show)
+
+    def _make_shot(self, shot: Shot, opened: OpenFilm, progress: Progress) -> None:
+        made = 0
+        place = f"/{len(opened.plan.pts)} (shot {shot.number}/{len(opened.shots)})"
+
+        def show(title: str, done: float, steps: float) -> None:
+            self.stop.check()
+            progress.show(title, done, steps, f" frame {shot.first.index + made + 1}{place}")
+
+        def done(frames: int) -> None:
+            nonlocal made
+            made = frames
+            progress.end_part()
+            self.stop.check()
+
+        upscale_shot(shot, opened.manner, opened.store.file(shot), self.comfyui, show, done)
 
     def _upscaler(self, photo: Photo, progress: Progress) -> Upscaler:
         frames = len(photo.sizes)
@@ -206,42 +237,13 @@ class Batch:
 
         return upscale
 
-    def _put(self, photo: Photo, results: dict[int, Path]) -> PutPicture:
-        """Return what names a photo's finished files, and notes each in its folder's manifest.
-
-        ``results`` has the results that are there, and gets the others.
-        """
-
-        def put(file: Path, path: Path, number: int, is_comparison: bool) -> Path:
-            with self.stop.finishing:
-                if self.overwrite:
-                    named = put_over(
-                        file, next(name for name in numbered(path) if name.absolute() not in self._written)
-                    )
-                else:
-                    named = put_beside(file, path)
-                self._written.add(named.absolute())
-                result = results[number] if is_comparison else results.setdefault(number, named)
-                self._note(photo, result, number, is_comparison)
-            return named
-
-        return lambda number, is_comparison: partial(put, number=number, is_comparison=is_comparison)
-
-    def _note(self, photo: Photo, result: Path, number: int, compared: bool) -> None:
-        pictures = len(photo.sizes) if self.wishes.single else 1
-        try:
-            manifest_of(result.parent).note(photo.path, result, self.settings, number, pictures, compared)
-        except OSError as error:
-            if not self._unnoted:
-                logger.warning("What is done cannot be noted in %s, so a new run starts over: %s", result.parent, error)
-            self._unnoted = True
-
-    def _find(self, task: Task) -> Finished:
-        folder = self.wishes.output.folder / task.found.folder
-        return manifest_of(folder).find(task.found.path, self.settings, self.wishes.compare)
+    def _share_left(self, task: Task) -> float:
+        """Return which share of a photo's pictures, or a film's frames, has still to be made."""
+        left = self.ledger.find(task.found).left
+        return self.films.share_left(task.found) if left and is_film(task.found.path) else left
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
+def disk_is_full(error: BaseException | None) -> bool:
     """Return True if the system or a library gives that reason; libraries give it in words alone."""
     while error is not None:
         if any(os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)):

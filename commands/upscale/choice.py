@@ -40,7 +40,7 @@ def choose_workflow(comfyui: HeadlessComfyUI, options: argparse.Namespace, scrat
     """
     if options.model == "synthetic":
         return _with_synthetic_models(comfyui, options, scratch)
-    if options.preset or options.checkpoint:
+    if options.preset or options.checkpoint or options.workflow:
         return _with_models(comfyui, options, options.preset or "published")
     try:
         workflow = _with_models(comfyui, options, "published")
@@ -57,7 +57,7 @@ def is_nano(workflow: Workflow) -> bool:
 
 
 def _load(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
-    workflow = load_preset(preset, options)
+    workflow = load_preset(preset, options, options.workflow)
     workflow.use_classic_loader()
     comfyui.require_nodes(workflow.nodes)
     return workflow

@@ -1,4 +1,4 @@
-"""Upscale photos, and write each beside a plain enlargement for comparison.
+"""Upscale photos and films, and write each photo beside a plain enlargement for comparison.
 
 A packaged workflow runs in ComfyUI's own executor. The models are loaded once for all photos.
 """
@@ -9,18 +9,20 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...seesr_modules.errors import SeeSRError
 from ..arguments import add_workflow_options
+from ..films.formats import CODECS, Encoding
 from ..presets import PRESETS
 from ..starting import uncollected
 from ..terminal import print_path, say, set_up_logging
 from .find import Found, find_photos, may_mean_photos
 from .report import Report
 from .stopping import Stop
+from .stores import is_url
 
 if TYPE_CHECKING:
     from .batch import Task
@@ -43,17 +45,17 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         action=_Photos,
         metavar="PHOTO",
-        help="a picture file, a folder, or a pattern such as '*.png' or '**/*.tif'; names that begin with a dot and "
-        "results of SeeSR are left out of folders and patterns",
+        help="a picture file, a film, a folder, or a pattern such as '*.png' or '**/*.tif'; names that begin with a "
+        "dot and results of SeeSR are left out of folders and patterns",
     )
-    add("--recursive", action="store_true", help="also take the photos in the subfolders of a folder")
+    add("--recursive", action="store_true", help="also take the photos and films in the subfolders of a folder")
     add(
         "-o",
         "--output",
         metavar="FILE",
-        help="the file to write (PNG, JPEG, WebP, TIFF, AVIF or GIF), or a folder, which is made "
-        "(PHOTO_seesr.png here; for a folder FOLDER_seesr/PHOTO_seesr.png, with its tree; an animation becomes .webp, "
-        "pages become .tif)",
+        help="the file to write (PNG, JPEG, WebP, TIFF, AVIF or GIF; a film: MKV, MP4 or MOV), or a folder, which is "
+        "made (PHOTO_seesr.png here; for a folder FOLDER_seesr/PHOTO_seesr.png, with its tree; an animation becomes "
+        ".webp, pages become .tif, films that are neither MP4 nor MOV .mkv)",
     )
     add("--frames", action="store_true", help="write each frame of an animation, or each page, to its own file")
     add("--overwrite", action="store_true", help="replace results that exist; else NAME_2 is written")
@@ -62,6 +64,8 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="also upscale photos whose results are there, made with the same settings; else they are skipped",
     )
+    add("--codec", choices=CODECS, default="h264", help="how films are compressed (h264); ffv1 loses nothing (.mkv)")
+    add("--crf", type=int, choices=range(52), default=16, metavar="0-51", help="quality of films, less is better (16)")
     add("--report", type=Path, metavar="FILE", help="write what became of each photo to this file, as JSON")
     add(
         "--no-metadata",
@@ -84,9 +88,37 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--no-comparison", action="store_true", help="do not write PHOTO_seesr_compare.jpg, enlarged left, result right"
     )
+    add(
+        "--workers",
+        type=_number,
+        nargs="?",
+        const=0,
+        metavar="N",
+        help="upscale in N processes on this machine (without a number: one for each graphics card, one on a CPU); "
+        "with --ray, in N processes on the cluster; see docs/cluster.md",
+    )
+    add("--ray", metavar="ADDRESS", help="upscale on the Ray cluster at this address, such as 192.168.0.2:6379 or auto")
     add_workflow_options(command)
+    add("--workflow", type=Path, metavar="FILE", help="run this workflow, in API format, instead of a preset's")
     add("--verbose", action="store_true", help="show ComfyUI's log, with tracebacks")
     return command
+
+
+def roles(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return which of run.py's lists of packages the options need besides the usual ones."""
+    return ("cluster",) if shares(options) else ()
+
+
+def shares(options: argparse.Namespace) -> bool:
+    """Return True if the photos are shared out among workers; photos at URLs always are."""
+    places = [*options.photos, *filter(None, [options.output])]
+    return options.workers is not None or options.ray is not None or any(map(is_url, places))
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text} is no number of workers: give 1 or more, or none")
+    return int(text)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,9 +135,17 @@ def main(arguments: Sequence[str]) -> int:
         try:
             report.write(stopped=True)
         finally:
+            if shares(options):
+                from .share import leave
+
+                leave()
             remove_all()
 
     stop = Stop(clean_up)
+    if shares(options):
+        from .share import run_shared
+
+        return stop.run(lambda: run_shared(options, report, stop))
     return stop.run(lambda: _run(options, report, stop))
 
 
@@ -136,20 +176,32 @@ def _run(options: argparse.Namespace, report: Report, stop: Stop) -> int:
         say(f"{search.results} results of earlier runs are left out; name one to upscale it.\n")
     if not search.photos:
         return 2
+    return told_in_the_end(lambda: _upscale(options, search.photos, report, stop), report)
+
+
+def told_in_the_end(work: Callable[[], None], report: Report) -> int:
+    """Do the work, sum up, and return the exit code."""
     try:
         report.write()
-        _upscale(options, search.photos, report, stop)
+        work()
         report.write()
     except SeeSRError as error:
         say(f"{error}\n")
         return 2
     except KeyboardInterrupt:
-        say(f"Stopped. {report.summary()} The same command goes on.\n" if len(report.outcomes) > 1 else "Stopped.\n")
+        say(f"{_describe_stop(report)}\n")
         report.write(stopped=True)
         raise
-    if len(report.outcomes) > 1:
+    if report.total > 1:
         say(f"{report.table()}{report.summary()}\n")
     return 0 if report.is_complete() else 1
+
+
+def _describe_stop(report: Report) -> str:
+    """Say that a run was stopped, and that it can go on if anything was done."""
+    if report.total > 1:
+        return f"Stopped. {report.summary()} The same command goes on."
+    return "Stopped. The same command goes on with the shot." if report.films else "Stopped."
 
 
 def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Report, stop: Stop) -> None:
@@ -159,17 +211,21 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         SeeSRError: The input is wrong, or a model file is missing.
     """
     with uncollected():
-        from ..photos.places import prepare_folder, read_output
+        from ..films.reading import is_film
+        from ..photos.places import prepare_folder
         from ..photos.upscaling import Wishes
         from ..temporary import clear_abandoned, temporary_folder
         from .batch import Batch, Task, fingerprint, look
+        from .films import read_any_output
+        from .ledger import Ledger
 
-    output = read_output(options.output, len(photos))
+    encoding = Encoding(options.codec, options.crf)
+    output = read_any_output(options.output, len(photos), is_film(photos[0].path), encoding)
     wishes = Wishes(output, options.frames, not options.no_comparison, not options.no_metadata)
     prepare_folder(output.folder)
     clear_abandoned()
     tasks = [Task(found, report.add(str(found.path))) for found in photos]
-    pixels = look(tasks, wishes)
+    pixels = look(tasks, wishes, encoding)
     tasks = [task for task in tasks if task.outcome.status == "not started"]
     if not tasks:
         return
@@ -185,22 +241,24 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         settings = fingerprint(workflow, models, wishes)
         report.settings |= {"fingerprint": settings, "workflow": workflow.nodes}
         speeds = Speeds(settings_of(workflow, models, comfyui.machine))
-        batch = Batch(comfyui, workflow, wishes, settings, speeds, options.overwrite, stop)
+        ledger = Ledger(wishes, settings, options.overwrite, stop.finishing, encoding)
+        batch = Batch(comfyui, workflow, ledger, speeds, stop)
         remaining = tasks if options.redo else batch.leave_out_done(tasks)
-        _announce_done(tasks, len(report.outcomes))
+        _announce_done(tasks, report)
         with stop.gently(comfyui.interrupt):
-            batch.run(remaining, pixels, len(report.outcomes) - len(remaining), options.redo)
+            batch.run(remaining, pixels, report.total - len(remaining), options.redo)
         if is_nano(workflow) and report.count("done"):
             say(AFTER_NANO)
 
 
-def _announce_done(tasks: Sequence[Task], total: int) -> None:
+def _announce_done(tasks: Sequence[Task], report: Report) -> None:
     """Say how many photos were done before, and print their results."""
     before = [task for task in tasks if task.outcome.status == "done before"]
+    total = report.total
     if before and total > 1:
-        say(f"{total} photos: {len(before)} were done before (--redo upscales them again)\n")
+        say(f"{report.inputs}: {len(before)} were done before (--redo upscales them again)\n")
     elif before:
-        say("This photo was upscaled before with the same settings (--redo does it again).\n")
+        say("This was upscaled before with the same settings (--redo does it again).\n")
     if total == 1 or not sys.stdout.isatty():
         for task in before:
             for result in task.outcome.results:

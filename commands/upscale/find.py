@@ -1,27 +1,49 @@
-"""Which photos the arguments of ``upscale`` mean: files, folders and patterns."""
+"""Which photos and films the arguments of ``upscale`` mean: files, folders and patterns."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..films.formats import FILM_SUFFIXES
 from ..photos.formats import READ_SUFFIXES, is_file, list_photos, match_files
 from .manifest import manifest_of
+from .stores import RemotePhoto, is_url, list_remote
 
 MAGIC = re.compile(r"[*?[]")
 """Characters that make an argument a pattern, if nothing has this name."""
+
+SUFFIXES = (*READ_SUFFIXES, *FILM_SUFFIXES)
+"""Suffixes of the photos and films in a folder."""
+
+ListFolder = Callable[[Path, bool, tuple[str, ...]], Iterable[Path]]
+"""Returns the files of these suffixes in a folder, with its subfolders or without."""
 
 RESULT = re.compile(r"_seesr(_\d+){0,2}(_compare(_\d+)?)?$")
 """The end of the names of results and comparisons, without suffix."""
 
 
 class Found(NamedTuple):
-    """A photo, and the folder of its results below the folder of all results."""
+    """A photo or a film, and the folder of its results below the folder of all results.
+
+    A photo at a URL has only a name here.
+    """
 
     path: Path
     folder: Path = Path()
+    remote: RemotePhoto | None = None
+
+    @property
+    def origin(self) -> Path | RemotePhoto:
+        """What the photo is for a manifest."""
+        return self.remote or self.path
+
+    @property
+    def address(self) -> str:
+        """Absolute path or URL."""
+        return self.remote.url if self.remote else str(self.path.absolute())
 
 
 class Search(NamedTuple):
@@ -38,53 +60,96 @@ class Search(NamedTuple):
     results: int
 
 
-def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) -> Search:
-    """Find the photos that the arguments mean, without opening them.
+class Finder:
+    """Finds the photos that the arguments mean, without opening them.
 
     A file is taken whatever it is called. A folder means the photos in it. A pattern is expanded as a shell would;
-    ``**`` stands for any folders. Folders and patterns give photos in natural order, without names that begin with a
-    dot and without results of SeeSR.
+    ``**`` stands for any folders. Folders and patterns give photos and films without names that begin with a dot and
+    without results of SeeSR.
+
+    Attributes:
+        missing: Argument -> a sentence that says why it means no photo; filled while photos are found.
+        results: How many results and comparisons of SeeSR were left out so far.
 
     Args:
-        arguments: Paths and patterns.
+        arguments: Paths, patterns and URLs.
         recursive: Whether a folder means the photos in its subfolders as well.
         own_folders: Whether the results of each folder NAME go into a folder NAME_seesr.
     """
-    photos: dict[Path, Found] = {}
-    missing: dict[str, str] = {}
-    results = 0
-    for text in arguments:
+
+    def __init__(self, arguments: Iterable[str], recursive: bool, own_folders: bool) -> None:
+        """Find nothing yet."""
+        self._arguments, self._recursive, self._own_folders = list(arguments), recursive, own_folders
+        self.missing: dict[str, str] = {}
+        self.results = 0
+
+    def photos(self, list_folder: ListFolder) -> Iterator[Found]:
+        """Yield the photos; one that two arguments mean comes twice.
+
+        Args:
+            list_folder: As :func:`~..photos.formats.list_photos`.
+
+        Raises:
+            SeeSRError: A URL cannot be reached.
+        """
+        for text in self._arguments:
+            if is_url(text):
+                yield from self._remote(text)
+            elif is_file(Path(text)):
+                yield Found(Path(text))
+            else:
+                yield from self._listed(text, list_folder)
+
+    def _listed(self, text: str, list_folder: ListFolder) -> Iterator[Found]:
         path = Path(text)
-        if is_file(path):
-            photos.setdefault(path.absolute(), Found(path))
-            continue
         is_folder = _is_folder(path)
-        listed = list_photos(path, recursive) if is_folder else _expand(text)
-        home = Path(f"{path.resolve().name}_seesr") if is_folder and own_folders else Path()
-        wanted = [file for file in listed if not _is_result(file)]
-        results += len(listed) - len(wanted)
+        home = Path(f"{path.resolve().name}_seesr") if is_folder and self._own_folders else Path()
+        wanted = left_out = 0
+        for file in list_folder(path, self._recursive, SUFFIXES) if is_folder else _expand(text):
+            if _is_result(file):
+                left_out += 1
+                continue
+            wanted += 1
+            yield Found(file, home / file.relative_to(path).parent if is_folder else home)
+        self.results += left_out
         if not wanted:
-            missing[text] = _explain(text, is_folder, recursive, bool(listed))
-        for file in wanted:
-            folder = home / file.relative_to(path).parent if is_folder else home
-            photos.setdefault(file.absolute(), Found(file, folder))
-    return Search(list(photos.values()), missing, results)
+            self.missing[text] = _explain(text, is_folder, self._recursive, bool(left_out))
+
+    def _remote(self, url: str) -> Iterator[Found]:
+        found = False
+        for photo in list_remote(url, self._recursive, READ_SUFFIXES):
+            if not RESULT.search(photo.inside.stem):
+                found = True
+                yield Found(Path(photo.inside.name), Path(photo.inside.parent), photo)
+            else:
+                self.results += 1
+        if not found:
+            self.missing[url] = f"there is no photo at {url}"
+
+
+def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) -> Search:
+    """Find what the arguments mean, each photo and film once, a folder's in natural order; see :class:`Finder`."""
+    finder = Finder(arguments, recursive, own_folders)
+    photos: dict[str, Found] = {}
+    for found in finder.photos(list_photos):
+        photos.setdefault(found.address, found)
+    return Search(list(photos.values()), finder.missing, finder.results)
 
 
 def may_mean_photos(text: str) -> bool:
-    """Return True if an argument is a file, a folder or a pattern."""
-    return is_file(Path(text)) or _is_folder(Path(text)) or bool(MAGIC.search(text))
+    """Return True if an argument is a file, a folder, a pattern or a URL."""
+    return is_url(text) or is_file(Path(text)) or _is_folder(Path(text)) or bool(MAGIC.search(text))
 
 
 def _expand(pattern: str) -> list[Path]:
-    """Return the files that match a pattern. If it names no suffix, only photos."""
+    """Return the files that match a pattern. If it names no suffix, only photos and films."""
     parts = Path(pattern).parts
     fixed = next((index for index, part in enumerate(parts) if MAGIC.search(part)), len(parts))
     if fixed == len(parts):
         return []
     suffix = Path(pattern).suffix
     return match_files(
-        Path(*parts[:fixed]), str(Path(*parts[fixed:])), () if suffix and not MAGIC.search(suffix) else READ_SUFFIXES
+        Path(*parts[:fixed]), str(Path(*parts[fixed:])), () if suffix and not MAGIC.search(suffix) else SUFFIXES
     )
 
 
@@ -100,9 +165,9 @@ def _explain(text: str, is_folder: bool, recursive: bool, has_results: bool) -> 
     if is_folder:
         others = " but results of SeeSR" if has_results else ""
         deeper = "" if recursive else "; --recursive searches its subfolders"
-        return f"there is no photo in the folder {text}{others}{deeper}"
+        return f"there is no photo or film in the folder {text}{others}{deeper}"
     if MAGIC.search(text):
-        return f"no photo matches {text}"
+        return f"no photo or film matches {text}"
     return f"there is no file {text}"
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
+import sys
 from collections.abc import Mapping, Set
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
+
+from .stores import RemotePhoto
 
 NAME = ".seesr.jsonl"
 """File with a line of JSON for each result in its folder. The last line about a result counts."""
@@ -67,14 +72,15 @@ class Manifest:
         self._file = folder / NAME
         self._seen = 0  # bytes of the file
         self._made: dict[str, Made] = {}
+        self._stems: set[str] = set()
         self._by_photo: dict[tuple[str, tuple[int, int], str], dict[int, Made]] = {}
         self._read()
 
-    def stems(self) -> set[str]:
+    def stems(self) -> Set[str]:
         """Return the names of all results, without suffixes."""
-        return {Path(name).stem for name in self._made}
+        return self._stems
 
-    def find(self, photo: Path, settings: str, compared: bool) -> Finished:
+    def find(self, photo: Path | RemotePhoto, settings: str, compared: bool) -> Finished:
         """Return which results of a photo are there.
 
         A result counts if the photo has not changed since, and the file has the size that was noted.
@@ -86,7 +92,7 @@ class Manifest:
         """
         self._read()
         made = self._by_photo.get((self._name(photo), _stamp(photo), settings), {}).values()
-        there = [each for each in made if _size(self._folder / each.result) == each.size]
+        there = [each for each in made if self._size(each.result) == each.size]
         if not there:
             return Finished()
         return Finished(
@@ -95,13 +101,17 @@ class Manifest:
             1 - len(there) / max(each.pictures for each in made),
         )
 
-    def note(self, photo: Path, result: Path, settings: str, picture: int, pictures: int, compared: bool) -> None:
+    def note(
+        self, photo: Path | RemotePhoto, result: Path, settings: str, picture: int, pictures: int, compared: bool
+    ) -> None:
         """Add a line for a result that is in place, or whose comparison is in place now.
 
         Raises:
             OSError: The manifest cannot be written.
         """
-        size = result.stat().st_size
+        size = self._size(result.name)
+        if size is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(result))
         made = Made(result.name, size, self._name(photo), _stamp(photo), settings, picture, pictures, compared)
         line = json.dumps(made._asdict()).encode() + b"\n"
         with self._file.open("a+b") as file:
@@ -133,16 +143,27 @@ class Manifest:
                     self._add(Made(**json.loads(line)))
 
     def _add(self, made: Made) -> None:
-        made = made._replace(stamp=(made.stamp[0], made.stamp[1]))
+        # Equal texts are kept once: a manifest may have a million lines.
+        made = made._replace(stamp=(made.stamp[0], made.stamp[1]), settings=sys.intern(made.settings))
         before = self._made.get(made.result)
         if before:  # overwritten since
             others = self._by_photo[before.source, before.stamp, before.settings]
             if others.get(before.picture) == before:
                 del others[before.picture]
         self._made[made.result] = made
+        self._stems.add(Path(made.result).stem)
         self._by_photo.setdefault((made.source, made.stamp, made.settings), {})[made.picture] = made
 
-    def _name(self, photo: Path) -> str:
+    def _size(self, result: str) -> int | None:
+        """Return the bytes of a result; None if it is gone."""
+        try:
+            return (self._folder / result).stat().st_size
+        except OSError:
+            return None
+
+    def _name(self, photo: Path | RemotePhoto) -> str:
+        if isinstance(photo, RemotePhoto):
+            return photo.url
         try:
             return os.path.relpath(photo, self._folder)
         except ValueError:  # another drive on Windows
@@ -159,17 +180,12 @@ def _manifest_of(folder: Path) -> Manifest:
     return Manifest(folder)
 
 
-def _stamp(path: Path) -> tuple[int, int]:
-    """Return size and time of change; zeros for a file that is gone."""
+def _stamp(photo: Path | RemotePhoto) -> tuple[int, int]:
+    """Return size and time of change, or what stands for it at a URL; zeros for a file that is gone."""
+    if isinstance(photo, RemotePhoto):
+        return photo.size, int.from_bytes(hashlib.sha256(photo.changed.encode()).digest()[:6], "big")
     try:
-        facts = path.stat()
+        facts = photo.stat()
     except OSError:
         return 0, 0
     return facts.st_size, facts.st_mtime_ns
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return None

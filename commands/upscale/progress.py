@@ -16,7 +16,8 @@ class Progress:
     """Shows ``[3/40] photo.jpg: Tiled Sampler [####....] 4/27, about 3 min left``.
 
     The time left is that of the finished photos per pixel, times the pixels that are left. During the first photo it
-    comes from the share of the sampling that is done. Loading models is not counted, since it happens once.
+    comes from the share of the sampling that is done, during a film from its finished frames. Loading models is not
+    counted, since it happens once.
 
     Args:
         pixels: Pixels of the results of each photo to do; 0 for a photo that needs only a comparison.
@@ -39,8 +40,19 @@ class Progress:
         """Start the next photo."""
         self._index += 1
         self._name, self._whole_s = name, 0.0
+        self._parts = self._parts_done = 0
         self._start = time.perf_counter()
         self._loaded_s = self._loading_s()
+
+    def begin_parts(self, parts: int) -> None:
+        """Say that what follows are equal parts, such as the frames of a film."""
+        self._parts, self._parts_from_s = parts, self._elapsed_s()
+
+    def end_part(self) -> None:
+        """Finish a part. From then on, the time left comes from the parts."""
+        self._parts_done += 1
+        each_s = (self._elapsed_s() - self._parts_from_s) / self._parts_done
+        self._whole_s = self._parts_from_s + each_s * self._parts
 
     @property
     def seconds(self) -> float:
@@ -76,7 +88,8 @@ class Progress:
         """Return how many seconds are left; 0 if that is not known yet."""
         here = self._pixels[self._index]
         seconds_per_pixel = self.seconds_per_pixel or (self._whole_s / here if here else 0.0)
-        return max(seconds_per_pixel * here - self._elapsed_s(), 0) + seconds_per_pixel * self._ahead[self._index + 1]
+        here_s = self._whole_s if self._parts_done else seconds_per_pixel * here
+        return max(here_s - self._elapsed_s(), 0) + seconds_per_pixel * self._ahead[self._index + 1]
 
     def _elapsed_s(self) -> float:
         return self.seconds - (self._loading_s() - self._loaded_s)

@@ -56,17 +56,17 @@ class Speeds:
         """Read the file later, when it is needed."""
         self._settings = settings
 
-    def estimate(self, photos: int, pixels: float, effort: float) -> str:
+    def estimate(self, inputs: str, pixels: float, effort: float) -> str:
         """Return a sentence about a run: how much there is to do, and how long it will take.
 
         Args:
-            photos: How many photos there are.
+            inputs: How many photos and films there are, in words.
             pixels: Pixels of their results.
             effort: The same, but for small photos as many as take equally long.
         """
         megapixels = pixels / 1e6
         size = f"{megapixels:.0f}" if megapixels >= 10 else f"{max(megapixels, 0.1):.1f}"
-        head = f"{photos} photo{'s' if photos > 1 else ''}, {size} megapixels out"
+        head = f"{inputs}, {size} megapixels out"
         last = _read().get(self._settings)
         if last is None:
             return f"{head}; the time left is told after the first steps"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import folder_paths
 import pytest
+from films import make_film, read_packets, read_times
 from PIL import Image, ImageChops
 from seesr_pack.commands.photos.reading import open_photo
 
@@ -186,3 +187,16 @@ def test_a_stopped_run_goes_on_and_bad_photos_are_named(tmp_path: Path) -> None:
     files = {path.relative_to(tmp_path / "in_seesr") for path in (tmp_path / "in_seesr").rglob("*") if path.is_file()}
     assert {path for path in files if path.name != ".seesr.jsonl"} == set(map(Path, results)), "nothing twice"
     assert not list(temporary.glob("*seesr*"))
+
+
+def test_a_film_is_upscaled_by_nano(tmp_path: Path) -> None:
+    """Nano in one step on frames of 64 px; the tags of the middle frame go to the others."""
+    film = make_film(tmp_path / "a.mkv", frames=4, scenes=2, rate=2)
+    nano = json.loads((ROOT / "workflows" / "api" / "seesr_nano.json").read_text("utf-8"))
+    options = ["--scale", "2", "--steps", "1", "--set", "SeeSR_LREmbed.process_size=64"]
+    done = run(tmp_path, nano, "a.mkv", "-o", "b.mp4", *options)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert done.stdout.split() == ["b.mp4"] and "1 film, " in done.stderr
+    assert read_times(tmp_path / "b.mp4") == read_times(film)
+    assert read_packets(tmp_path / "b.mp4", "audio") == read_packets(film, "audio")
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]

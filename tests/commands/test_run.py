@@ -331,7 +331,7 @@ def test_photo_packages_of_a_users_python_are_put_into_a_folder_of_ours(
 
 
 def test_photo_packages_are_listed_with_what_they_need(run: ModuleType) -> None:
-    """The list is installed without dependencies. Every ComfyUI has numpy and Pillow."""
+    """The list is installed without dependencies. Every ComfyUI has numpy, Pillow, tqdm and PyAV."""
 
     def name_of(requirement: str) -> str:
         return requirement.partition(";")[0].strip().translate(str.maketrans("_[=<>! ", "-      ")).split()[0].lower()
@@ -342,7 +342,7 @@ def test_photo_packages_are_listed_with_what_they_need(run: ModuleType) -> None:
     for name in names:
         for need in importlib.metadata.requires(name) or []:
             if "extra" not in need or "binary" in need:
-                assert name_of(need) in names | {"numpy", "pillow"}, need
+                assert name_of(need) in names | {"numpy", "pillow", "tqdm", "av"}, need
 
 
 # ------------------------------------------------------------------------------------------------- commands
@@ -397,6 +397,48 @@ def test_command_is_started_again_inside(
     assert options["env"]["COMFYUI_PATH"] == run.PINNED.name
     assert json.loads(options["env"]["SEESR_COMFYUI_FLAGS"])[-1] == "--lowvram"
     assert options["env"][run.PHOTO_PACKAGES] == "packages"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "roles"),
+    [
+        ([], ()),
+        (["--workers"], ("cluster",)),
+        (["--workers", "3"], ("cluster",)),
+        (["--ray", "auto"], ("cluster",)),
+        (["-o", "s3://bucket/results"], ("cluster",)),
+        (["https://example.com/photos/a.jpg"], ("cluster",)),
+    ],
+)
+def test_workers_need_further_packages(
+    run: ModuleType,
+    started: list[tuple[list[str], dict[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: list[str],
+    roles: tuple[str, ...],
+) -> None:
+    """But into our environment alone: a user's ComfyUI gets a sentence from the command."""
+    photo = tmp_path / "photo.png"
+    photo.touch()
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(run, "environment", lambda *given, **_: asked.append(given) or Path("envpython"))
+    assert run.main(["upscale", str(photo), *arguments]) == 3
+    assert asked == [roles]
+    monkeypatch.setattr(run, "comfyui_python", lambda comfyui: Path("theirpython"))
+    monkeypatch.setattr(run, "find_comfyui", lambda given: tmp_path)
+    assert run.main(["upscale", str(photo), *arguments]) == 3
+    assert asked == [roles] and started[-1][0][0] == "theirpython"
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_a_wrong_number_of_workers_is_told(
+    run: ModuleType, number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photo.png").touch()
+    with pytest.raises(SystemExit):
+        run.main(["upscale", str(tmp_path / "photo.png"), f"--workers={number}"])
+    assert f"{number} is no number of workers" in capsys.readouterr().err
 
 
 def test_freed_memory_is_kept_unless_the_user_says_otherwise(

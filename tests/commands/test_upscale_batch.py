@@ -22,10 +22,11 @@ from seesr_pack.commands.photos import writing
 from seesr_pack.commands.photos.places import Output, prepare_folder
 from seesr_pack.commands.photos.upscaling import Wishes
 from seesr_pack.commands.temporary import LOCK, clear_abandoned, remove_all, temporary_folder
-from seesr_pack.commands.upscale import batch as module
+from seesr_pack.commands.upscale import ledger as module
 from seesr_pack.commands.upscale import speeds
 from seesr_pack.commands.upscale.batch import Batch, Task, fingerprint, look
 from seesr_pack.commands.upscale.find import find_photos
+from seesr_pack.commands.upscale.ledger import Ledger
 from seesr_pack.commands.upscale.manifest import NAME
 from seesr_pack.commands.upscale.report import Report
 from seesr_pack.commands.upscale.speeds import Speeds
@@ -61,10 +62,8 @@ class Run:
         self.stop, self.report = Stop(lambda: None), Report(None, [])
         photos = find_photos(arguments or ["in"], recursive=True, own_folders=False).photos
         self.tasks = [Task(found, self.report.add(found.path.name)) for found in photos]
-        self.batch = Batch(
-            *(cast(Any, self.comfyui), WORKFLOW, wishes, settings, Speeds("twice")),
-            *(options.get("overwrite", False), self.stop),
-        )
+        ledger = Ledger(wishes, settings, options.get("overwrite", False), self.stop.finishing)
+        self.batch = Batch(cast(Any, self.comfyui), WORKFLOW, ledger, Speeds("twice"), self.stop)
         self.redo = options.get("redo", False)
 
     def start(self) -> Run:
@@ -153,7 +152,7 @@ def test_a_missing_comparison_is_made_alone(frames: bool, monkeypatch: pytest.Mo
     assert len(wanted) == (4 if frames else 2)
     shutil.rmtree("out")
     first = Run(compare=True, frames=frames)
-    note = first.batch._note
+    note = first.batch.ledger._note
 
     class Killed(BaseException):
         pass
@@ -163,7 +162,7 @@ def test_a_missing_comparison_is_made_alone(frames: bool, monkeypatch: pytest.Mo
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(first.batch, "_note", note_and_die)
+        patch.setattr(first.batch.ledger, "_note", note_and_die)
         first.start()
     assert written() == ["a_seesr.png"]
     made = Path("out/a_seesr.png").stat().st_mtime_ns
@@ -228,7 +227,7 @@ def test_a_bad_photo_is_named_and_the_others_are_done(capsys: pytest.CaptureFixt
     make("a.png", "c.png", "d.png")
     Path("in/b.png").write_text("no picture")
     run = Run()
-    pixels = look(run.tasks, run.batch.wishes)
+    pixels = look(run.tasks, run.batch.ledger.wishes)
     assert list(pixels.values()) == [16 * 12] * 3 and run.told["b.png"] == "failed"
     assert "b.png is not a picture" in capsys.readouterr().err
     run = Run()

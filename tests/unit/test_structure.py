@@ -22,6 +22,7 @@ COMFYUI_MODULES = {
 }
 DOWNLOADERS = {"aiohttp", "ftplib", "http", "httpx", "huggingface_hub", "requests", "urllib", "urllib3"}
 PHOTO_LIBRARIES = {"pillow_heif", "pyvips", "rawpy"}
+FILM_LIBRARIES = {"av", "cv2", "scenedetect"}
 
 LOADED_BY_COMFYUI = ("nodes", "seesr_modules")
 """The wing that ComfyUI loads. It imports no other wing."""
@@ -120,9 +121,10 @@ def test_no_node_can_download() -> None:
         assert not modules_of(path) & DOWNLOADERS, path
 
 
-def test_only_the_commands_for_photos_import_photo_libraries() -> None:
+def test_only_the_commands_for_photos_and_films_import_their_libraries() -> None:
     for path in FILES:
         assert is_inside(place_of(path), "commands/photos") or not modules_of(path) & PHOTO_LIBRARIES, path
+        assert is_inside(place_of(path), "commands/films") or not modules_of(path) & FILM_LIBRARIES, path
 
 
 @pytest.mark.parametrize("path", [*FILES, ROOT / "run.py"], ids=place_of)

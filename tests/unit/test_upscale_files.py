@@ -83,7 +83,7 @@ def test_arguments_that_mean_no_photo_are_told(here: Path) -> None:
     assert [photo.path.name for photo in search.photos] == ["b.png"]
     assert list(search.missing) == names
     assert search.missing["gone.png"] == "there is no file gone.png"
-    assert search.missing["*.webp"] == "no photo matches *.webp"
+    assert search.missing["*.webp"] == "no photo or film matches *.webp"
     assert "--recursive" in search.missing["in"] and "but results" not in search.missing["in"]
     assert "but results of SeeSR" in search.missing["out"]
     assert may_mean_photos("*.webp") and may_mean_photos("in") and not may_mean_photos("gone.png")

@@ -22,7 +22,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tell(settings: str = "s") -> str:
-    return Speeds(settings).estimate(12, 34e6, 36e6)
+    return Speeds(settings).estimate("12 photos", 34e6, 36e6)
 
 
 def test_the_last_run_with_the_same_settings_counts() -> None:
@@ -31,8 +31,8 @@ def test_the_last_run_with_the_same_settings_counts() -> None:
     Speeds("s").note(40e-6, 60.0)
     assert tell() == "12 photos, 34 megapixels out, about 25 min (by the last run on this machine)"
     assert tell("other") == UNKNOWN
-    assert Speeds("s").estimate(1, 40_000, 262_144).startswith("1 photo, 0.1 megapixels out, about 1 min")
-    assert Speeds("s").estimate(2, 1_540_000, 1_540_000).startswith("2 photos, 1.5 megapixels out, about 2 min")
+    assert Speeds("s").estimate("1 photo", 40_000, 262_144).startswith("1 photo, 0.1 megapixels out, about 1 min")
+    assert Speeds("s").estimate("2 films", 1_540_000, 1_540_000).startswith("2 films, 1.5 megapixels out, about 2 min")
 
 
 def test_the_file_is_bounded_and_the_oldest_go(file: Path) -> None:

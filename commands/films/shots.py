@@ -1,0 +1,158 @@
+"""Find a film's shots, and cut it into tasks that are independent of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from ...seesr_modules.errors import SeeSRError
+from .reading import SCALER, At, Damage, Film, decode
+
+if TYPE_CHECKING:
+    import av
+    import numpy as np
+
+LOOK_PX = 256
+"""Longest side of the frames that are compared to find cuts. More does not find more."""
+
+SHORTEST_S = 0.6
+"""Shortest shot in seconds, so that flashes are no shots."""
+
+LONGEST = 250
+"""Frames of a task at most. A longer shot becomes several, so that a run which is stopped loses little."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A task: frames of a film that are upscaled with the same tags and the same noise. It can be pickled.
+
+    Attributes:
+        film: The film.
+        number: Its number in the film, from 1.
+        first: Its first frame.
+        frames: How many frames it has.
+        middle: The frame that is tagged for all. That of the whole shot, where the task is a part of a long one.
+        seed: Seed of the noise; None for that of the workflow.
+        tags: Tags for all frames; None for those of the middle frame.
+    """
+
+    film: Film
+    number: int
+    first: At
+    frames: int
+    middle: At
+    seed: int | None = None
+    tags: str | None = None
+
+
+class Plan(NamedTuple):
+    """What a first look at a whole film has found.
+
+    Attributes:
+        pts: Time of each frame in ticks of the film's time base, increasing.
+        cuts: Indices of the frames with which shots begin, but for the first.
+        last: Duration of the last frame in ticks.
+        exact: Whether ``pts`` are the times in the file; else some were missing or went back, and were put right.
+        damaged: How many packets could not be decoded.
+        interlaced: Whether most frames consist of two fields.
+    """
+
+    pts: list[int]
+    cuts: list[int]
+    last: int
+    exact: bool = True
+    damaged: int = 0
+    interlaced: bool = False
+
+
+def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
+    """Decode a film once, in order, to find its shots and the times of its frames.
+
+    Args:
+        film: The film.
+        show: Called with the number of frames seen so far. It may raise.
+
+    Raises:
+        SeeSRError: The file cannot be read.
+    """
+    damage, fields, last = Damage(), 0, 0
+    times: list[int | None] = []
+
+    def seen() -> Iterator[av.VideoFrame]:
+        nonlocal fields, last
+        for frame in decode(film, damage):
+            show(len(times))
+            times.append(frame.pts)
+            fields += frame.interlaced_frame
+            last = frame.duration or last
+            yield frame
+
+    cuts = find_cuts(film, seen())
+    if not times:
+        raise SeeSRError(f"{film.path} has no frame that can be decoded: the file is empty, cut short or damaged.")
+    step = max(round(1 / film.rate / film.time_base), 1)
+    pts = increasing(times, step)
+    return Plan(pts, cuts, last or step, pts == times, damage.packets, fields * 2 > len(pts))
+
+
+def find_cuts(film: Film, frames: Iterator[av.VideoFrame]) -> list[int]:
+    """Return the indices of frames that begin a shot, but for the first. All frames are consumed.
+
+    Raises:
+        SeeSRError: The package that finds them is missing.
+    """
+    try:
+        from scenedetect.common import FrameTimecode
+        from scenedetect.detectors import ContentDetector
+    except ImportError as error:
+        raise SeeSRError(
+            f"Films need the package scenedetect-headless ({error}): install requirements/photos.txt."
+        ) from error
+
+    detector = ContentDetector(min_scene_len=max(round(SHORTEST_S * film.rate), 1))
+    found: list[int] = []
+    at = None
+    for index, frame in enumerate(frames):
+        at = FrameTimecode(index, film.rate)
+        found += [cut.frame_num for cut in detector.process_frame(at, _shrink(frame))]
+    if at is not None:
+        found += [cut.frame_num for cut in detector.post_process(at)]
+    return sorted({cut for cut in found if cut > 0})
+
+
+def increasing(times: Sequence[int | None], step: int) -> list[int]:
+    """Return times that increase: those that are missing or go back become the time before and a step.
+
+    Args:
+        times: Times in ticks.
+        step: Ticks of a frame.
+    """
+    found: list[int] = []
+    for time in times:
+        before = found[-1] if found else -step
+        found.append(time if time is not None and (not found or time > before) else before + step)
+    return found
+
+
+def make_shots(film: Film, plan: Plan) -> list[Shot]:
+    """Return the tasks of a film, in order."""
+    shots: list[Shot] = []
+    for start, end in pairwise([0, *plan.cuts, len(plan.pts)]):
+        middle = _at(plan, (start + end) // 2)
+        parts = -(-(end - start) // LONGEST)
+        edges = [start + (end - start) * part // parts for part in range(parts + 1)]
+        shots += [Shot(film, 0, _at(plan, one), other - one, middle) for one, other in pairwise(edges)]
+    return [replace(shot, number=number) for number, shot in enumerate(shots, 1)]
+
+
+def _at(plan: Plan, index: int) -> At:
+    return At(index, plan.pts[index] if plan.exact else None)
+
+
+def _shrink(frame: av.VideoFrame) -> np.ndarray:
+    """Return a small copy of a frame as the detector takes it: [H, W, 3], blue first."""
+    share = min(LOOK_PX / max(frame.width, frame.height), 1)
+    width, height = (max(round(side * share), 1) for side in (frame.width, frame.height))
+    return frame.reformat(width, height, "bgr24", interpolation=SCALER).to_ndarray()
