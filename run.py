@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +79,7 @@ def pack_module(name: str) -> types.ModuleType:
 
 files, installing = pack_module("commands.files"), pack_module("commands.installing")
 terminal = pack_module("commands.terminal")
+interpreter, is_comfyui, is_stamped = installing.interpreter, installing.is_comfyui, installing.is_stamped
 
 
 class Archive(NamedTuple):
@@ -104,11 +105,6 @@ class ComfyUI(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------- ComfyUI
-
-
-def is_comfyui(folder: Path) -> bool:
-    """Tell whether ``folder`` holds ComfyUI's source."""
-    return all((folder / name).exists() for name in ("main.py", "nodes.py", "folder_paths.py", "comfy"))
 
 
 def find_comfyui(given: str | None, root: Path = ROOT) -> Path | None:
@@ -205,11 +201,6 @@ def device_flags(python: Path) -> list[str]:
 # ------------------------------------------------------------------------------------ environment
 
 
-def interpreter(env: Path) -> Path:
-    """Return the path of a virtual environment's interpreter, whether it exists or not."""
-    return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-
-
 def environment(*roles: str, comfyui: Path | None = None) -> Path:
     """Return the interpreter of our environment, with the current requirement files of these and three more roles."""
     lists = {role: REQUIREMENTS[role] for role in ("pack", "photos", "host", *roles)}
@@ -256,11 +247,6 @@ def photo_packages(python: Path) -> Path | None:
             pip(python, "Installing the packages that read photos", "install", *options)
             part.rename(home)
     return home
-
-
-def is_stamped(stamp: Path, wanted: Mapping[str, str]) -> bool:
-    """Tell whether the stamp file records all of ``wanted`` (role of a file -> its SHA-256) as installed."""
-    return stamp.exists() and wanted.items() <= json.loads(stamp.read_text("utf-8")).items()
 
 
 def pip(python: Path, title: str, *arguments: str) -> None:

@@ -16,7 +16,6 @@ OPTIONS = {
     "cfg": "SeeSR_TiledSampler.cfg",
     "seed": "SeeSR_TiledSampler.seed",
     "fidelity": "SeeSR_Fidelity.strength",
-    "damage": "SeeSR_EstimateDamage.damage",
     "tiling": "SeeSR_TiledSampler.tiling",
     "prompt": "SeeSR_BuildPrompts.user_prompt",
 }
@@ -28,13 +27,10 @@ LITERAL = "SeeSR_BuildPrompts.literal"
 def add_workflow_options(command: argparse.ArgumentParser) -> None:
     """Add the options that :func:`load_preset` reads."""
     add = command.add_argument
-    add("--scale", type=float, help="enlargement, 1 to 8 (4)")
+    add("--scale", type=float, help="enlargement, 1 to 8 (4; less for photos that would get more than 50 megapixels)")
     add("--steps", type=int, help="sampling steps; fewer are faster")
     add("--cfg", type=float, help="guidance; more gives more detail and less fidelity")
     add("--fidelity", type=float, help="0 to 1: how much of what is coarser than 8 pixels is taken from the photo")
-    add(
-        "--damage", type=float, help="nano: 0 (none) to 1 (a wreck), in place of its own estimate of the photo's damage"
-    )
     add("--seed", type=int, help="seed of the noise")
     add("--prompt", help="words to add to the tags found in the photo, taken literally")
     add("--checkpoint", metavar="NAME", help="a Stable Diffusion 2 base in models/checkpoints")

@@ -6,13 +6,15 @@ Only the standard library and terminal.py are used, since run.py calls this befo
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .terminal import say, show_progress
@@ -171,3 +173,18 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 def _normalise(name: str) -> str:
     """Return a package's name in the one form of its many spellings, as PEP 503 defines it."""
     return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def is_comfyui(folder: Path) -> bool:
+    """Tell whether ``folder`` holds ComfyUI's source."""
+    return all((folder / name).exists() for name in ("main.py", "nodes.py", "folder_paths.py", "comfy"))
+
+
+def interpreter(env: Path) -> Path:
+    """Return the path of a virtual environment's interpreter, whether it exists or not."""
+    return env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def is_stamped(stamp: Path, wanted: Mapping[str, str]) -> bool:
+    """Tell whether the stamp file records all of ``wanted`` (role of a file -> its SHA-256) as installed."""
+    return stamp.exists() and wanted.items() <= json.loads(stamp.read_text("utf-8")).items()

@@ -38,6 +38,8 @@ class ComfyUI:
 
     def find_tags(self, nodes: Any, picture: torch.Tensor, show: Callable[[str, float, float], None]) -> None: ...
 
+    shown: tuple[str, ...] = ()
+
     def run_workflow(self, nodes: Any, picture: torch.Tensor, show: Callable[[str, float, float], None]) -> list:
         self.before()
         show("Twice", 0, 1)

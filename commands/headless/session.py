@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,6 +79,7 @@ class HeadlessComfyUI:
         if not asyncio.run(nodes.load_custom_node(str(pack))):
             raise SeeSRError(f"ComfyUI cannot load the node pack in {pack}: run again with --verbose to see why.")
 
+        self._shown = _Shown(pack / "seesr_modules" / "comfyui" / "shown_text.py")
         self._nodes, self._execution, self._folder_paths = nodes, execution, folder_paths
         self._management = comfy.model_management
         self._exchange = Exchange(nodes.NODE_CLASS_MAPPINGS)
@@ -128,6 +131,11 @@ class HeadlessComfyUI:
         """Seconds spent so far in nodes that do not depend on the picture, such as those that load models."""
         return self._server.loading_s
 
+    @property
+    def shown(self) -> list[str]:
+        """The texts that nodes showed during the last run."""
+        return self._shown.texts
+
     def interrupt(self) -> None:
         """Make the running workflow end at its next operation. May be called from any thread."""
         self._management.interrupt_current_processing()
@@ -150,6 +158,7 @@ class HeadlessComfyUI:
             WorkflowError: ComfyUI refuses the workflow, or a node raises.
             KeyboardInterrupt: The run was interrupted.
         """
+        self._shown.texts = []
         self._execute(self._exchange.connect(nodes, picture), TAKE, progress)
         return self._exchange.results()
 
@@ -189,6 +198,26 @@ class HeadlessComfyUI:
                 raise KeyboardInterrupt
             if event == "execution_error":
                 raise WorkflowError(_describe_failure(nodes, data))
+
+
+class _Shown(logging.Handler):
+    """Gathers the texts that nodes show: their module logs them, in the pack as ComfyUI has loaded it.
+
+    Args:
+        file: The module.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(logging.INFO)
+        self.texts: list[str] = []
+        for module in list(sys.modules.values()):
+            if getattr(module, "__file__", None) == str(file):
+                module.logger.addHandler(self)
+                module.logger.setLevel(logging.INFO)
+                module.logger.propagate = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
 
 
 class _Listener:

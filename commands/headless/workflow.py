@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.published import UPSCALERS, missing_file_message
+from ..upscale.scale import choose_scale
 
 if TYPE_CHECKING:
     from .session import HeadlessComfyUI
@@ -45,6 +46,8 @@ class Workflow:
     """A workflow that loads photos with LoadImage and saves results with SaveImage."""
 
     nodes: Nodes
+    is_scale_free: bool = False
+    """Whether large photos may be enlarged less."""
 
     @classmethod
     def read(cls, file: Path) -> Workflow:
@@ -137,6 +140,19 @@ class Workflow:
         class_type, _, name = SCALE.partition(".")
         return float(next((inputs[name] for inputs in self.inputs_of(class_type)), 1.0))
 
+    def scale_for(self, pixels: float) -> float:
+        """Return the enlargement of a photo of so many pixels."""
+        return choose_scale(pixels, self.scale) if self.is_scale_free else self.scale
+
+    def fit_scale(self, width: int, height: int) -> Workflow:
+        """Return this workflow, or a copy whose enlargement fits a photo of this size."""
+        scale = self.scale_for(width * height)
+        if scale == self.scale:
+            return self
+        fitted = copy.deepcopy(self)
+        fitted.set_input(SCALE, scale)
+        return fitted
+
     def check_models(self, comfyui: HeadlessComfyUI) -> list[str]:
         """Return the names of the model files that the workflow loads; ``auto`` is resolved to a name.
 
@@ -193,7 +209,8 @@ def _finders(comfyui: HeadlessComfyUI) -> dict[str, tuple[Callable[[dict[str, st
         return [name]
 
     def nano(inputs: dict[str, str]) -> list[str]:
-        return [find_nano(inputs.get("file", OWN_NANO)).name]
+        name = inputs.get("file", OWN_NANO)
+        return [] if name == OWN_NANO else [find_nano(name).name]
 
     def seesr(inputs: dict[str, str]) -> list[str]:
         return [find_seesr(inputs["seesr"]).name]

@@ -28,6 +28,7 @@ from .ledger import Ledger
 from .manifest import Finished
 from .progress import Progress
 from .report import Outcome
+from .scale import explain_scale
 from .speeds import Speeds
 from .stopping import Stop
 
@@ -80,7 +81,7 @@ def look(tasks: Sequence[Task], wishes: Wishes, encoding: Encoding = DEFAULT_ENC
 
 def fingerprint(workflow: Workflow, models: Sequence[str], wishes: Wishes) -> str:
     """Return a short text that changes with everything that a result depends on, but the photo and the files' bytes."""
-    known = [workflow.nodes, models, wishes.output.name, wishes.single, wishes.metadata]
+    known = [workflow.nodes, workflow.is_scale_free, models, wishes.output.name, wishes.single, wishes.metadata]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -131,7 +132,8 @@ class Batch:
         """
         mean = sum(pixels.values()) / max(len(pixels), 1)
         shares = [1.0 if redo else self._share_left(task) for task in tasks]
-        areas = [pixels.get(task.found.path, mean) * self.workflow.scale**2 for task in tasks]
+        seen = [pixels.get(task.found.path, mean) for task in tasks]
+        areas = [area * self.workflow.scale_for(area) ** 2 for area in seen]
         efforts = [share * max(area, LEAST_PIXELS) for share, area in zip(shares, areas, strict=True)]
         if any(efforts):
             films = [names_film(task.found.path.name) for task, share in zip(tasks, shares, strict=True) if share]
@@ -186,12 +188,16 @@ class Batch:
     def _make_photo(self, found: Found, finished: Finished, progress: Progress) -> Iterator[Path]:
         photo, asked = open_photo(found.path), self.ledger.wishes
         output = asked.output._replace(folder=self.ledger.folder_of(found))
-        require_output(output, photo, self.workflow.scale, asked.single)
+        fitted = self.workflow.fit_scale(*photo.sizes[0])
+        if fitted.scale != self.workflow.scale:
+            say(f"{progress.head}: {explain_scale(*photo.sizes[0], fitted.scale)}\n")
+        require_output(output, photo, fitted.scale, asked.single)
         there = {number: output.folder / name for number, name in finished.results.items()}
         pictures = len(photo.sizes) if asked.single else 1
         wishes = asked._replace(output=output, put=self.ledger.put(found, pictures, dict(there)))
-        workflow = self.workflow.with_photo(found.path.name).nodes
-        return upscale_photo(photo, self._upscaler(photo, progress), wishes, workflow, there, finished.uncompared)
+        workflow = fitted.with_photo(found.path.name).nodes
+        upscaler = self._upscaler(photo, fitted, progress)
+        return upscale_photo(photo, upscaler, wishes, workflow, there, finished.uncompared)
 
     def _make_film(self, found: Found, finished: Finished, progress: Progress) -> Iterator[Path]:
         def show(title: str, done: float, steps: float) -> None:
@@ -221,7 +227,7 @@ class Batch:
 
         upscale_shot(shot, opened.manner, opened.store.file(shot), self.comfyui, show, done)
 
-    def _upscaler(self, photo: Photo, progress: Progress) -> Upscaler:
+    def _upscaler(self, photo: Photo, workflow: Workflow, progress: Progress) -> Upscaler:
         frames = len(photo.sizes)
 
         def upscale(picture: Tensor, number: int) -> Tensor:
@@ -231,8 +237,10 @@ class Batch:
                 self.stop.check()
                 progress.show(title, done, steps, which)
 
-            result = self.comfyui.run_workflow(self.workflow.nodes, picture, show)[0][:1]
+            result = self.comfyui.run_workflow(workflow.nodes, picture, show)[0][:1]
             end_progress()
+            for text in self.comfyui.shown:
+                say(f"{progress.head}{which}: {text}\n")
             return result
 
         return upscale

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...seesr_modules.errors import SeeSRError
 from ..arguments import load_preset
-from ..headless.workflow import Workflow
+from ..headless.workflow import SCALE, Workflow
 from ..presets import PRESETS
 from ..terminal import say
 
@@ -57,10 +58,15 @@ def is_nano(workflow: Workflow) -> bool:
 
 
 def _load(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:
-    workflow = load_preset(preset, options, options.workflow)
+    workflow = replace(load_preset(preset, options, options.workflow), is_scale_free=_is_scale_free(options))
     workflow.use_classic_loader()
     comfyui.require_nodes(workflow.nodes)
     return workflow
+
+
+def _is_scale_free(options: argparse.Namespace) -> bool:
+    """Return True if nobody says how much photos are enlarged."""
+    return options.scale is None and options.workflow is None and SCALE not in dict(options.settings)
 
 
 def _with_models(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:

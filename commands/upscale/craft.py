@@ -22,6 +22,7 @@ from ..photos.upscaling import Upscaler, Wishes, upscale_photo
 from ..temporary import clear_abandoned, temporary_folder
 from .batch import FAILURES, disk_is_full
 from .ledger import Unnamed
+from .scale import explain_scale
 from .stores import bring, is_url, send
 from .tasks import PhotoTask, ShotTask, Task, TaskOutcome
 
@@ -137,7 +138,10 @@ class PhotoCraft:
         there = {number: _bring(place, folder / "finished") for number, place in task.finished.items()}
         with self._attempt(task, folder) as own:
             output = asked.output._replace(folder=own)
-            require_output(output, photo, workflow.scale, asked.single)
+            fitted = workflow.fit_scale(*photo.sizes[0])
+            if fitted.scale != workflow.scale:
+                outcome.warnings.append(explain_scale(*photo.sizes[0], fitted.scale))
+            require_output(output, photo, fitted.scale, asked.single)
             outcome.pictures = len(photo.sizes) if asked.single else 1
             outcome.frames = 1 if asked.single else len(photo.sizes)
 
@@ -151,8 +155,8 @@ class PhotoCraft:
                 return put
 
             wishes = asked._replace(output=output, put=keep)
-            noted = workflow.with_photo(photo.path.name).nodes
-            for _ in upscale_photo(photo, self._upscaler(), wishes, noted, there, task.uncompared):
+            noted = fitted.with_photo(photo.path.name).nodes
+            for _ in upscale_photo(photo, self._upscaler(fitted), wishes, noted, there, task.uncompared):
                 self._check()
 
     def _upscale_shot(self, task: ShotTask, folder: Path, outcome: TaskOutcome) -> None:
@@ -174,9 +178,9 @@ class PhotoCraft:
                 f"{Path(task.staging).parent} is not on {socket.gethostname()}: share this folder with it."
             )
 
-    def _upscaler(self) -> Upscaler:
+    def _upscaler(self, workflow: Workflow) -> Upscaler:
         def upscale(picture: Tensor, number: int) -> Tensor:
-            return self._comfyui.run_workflow(self._asked.workflow.nodes, picture, self._show)[0][:1]
+            return self._comfyui.run_workflow(workflow.nodes, picture, self._show)[0][:1]
 
         return upscale
 

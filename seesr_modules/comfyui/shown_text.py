@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 from comfy_api.latest import io
+
+logger = logging.getLogger(__name__)
+"""Gets every text as well, for runs without a page."""
 
 
 def show_on_node(node: type[io.ComfyNode], text: str) -> None:
@@ -12,6 +17,8 @@ def show_on_node(node: type[io.ComfyNode], text: str) -> None:
         node: The class that ComfyUI executes. Its schema asks for the hidden input ``unique_id``.
         text: One line or several.
     """
+    if text:
+        logger.info("%s", text)
     node_id = node.hidden.unique_id if node.hidden else None
     if not (node_id and text):
         return

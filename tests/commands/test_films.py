@@ -61,6 +61,8 @@ class ComfyUI:
         self.tagged += 1
         return f"mean {picture.mean():.4f}"
 
+    shown: tuple[str, ...] = ()
+
     def run_workflow(self, nodes: Any, picture: torch.Tensor, show: Callable[[str, float, float], None]) -> list:
         show("Twice", 0, 0)
         self.before()

@@ -44,6 +44,8 @@ class ComfyUI:
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
         self.runs, self.before = 0, before
 
+    shown: tuple[str, ...] = ()
+
     def run_workflow(self, nodes: Any, picture: torch.Tensor, show: Callable[[str, float, float], None]) -> list:
         show("Twice", 0, 0)
         self.before()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -179,7 +180,9 @@ def test_the_published_models_are_used_where_they_are(
     comfyui = ComfyUI()
 
     def chosen(*arguments: str) -> Workflow:
-        return choose_workflow(cast(Any, comfyui), options(photo, *arguments), tmp_path)
+        workflow = choose_workflow(cast(Any, comfyui), options(photo, *arguments), tmp_path)
+        assert workflow.is_scale_free == ("--scale" not in arguments)
+        return replace(workflow, is_scale_free=False)
 
     assert chosen() == load(photo, "--preset", "nano")
     told = capsys.readouterr().err
@@ -197,6 +200,7 @@ def test_the_published_models_are_used_where_they_are(
     assert "--preset published" in told
     assert "Models: 512-base-ema.ckpt, SeeSR, ram_swin_large_14m.pth, DAPE.pth\n" in told
     assert chosen("--preset", "nano") == load(photo, "--preset", "nano")
+    assert chosen("--scale", "3").scale == 3.0
 
 
 def test_nano_is_never_synthetic(photo: Path, tmp_path: Path) -> None:
