@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from ..seesr_modules.errors import SeeSRError
 
@@ -20,6 +21,9 @@ WEIGHTS = "weights.json"
 
 LAST_WORKER_S = 6.0
 """After a kill, the workers that read photos hold the lock for up to 5 seconds more."""
+
+_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError, SeeSRError)
+"""What torch, safetensors and this project raise when a file cannot be written."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left", "os error 28", "os error 112", "os error 122")
@@ -63,7 +67,7 @@ def telling_full_disk(folder: Path, kept: Callable[[], str] = lambda: "") -> Ite
     """
     try:
         yield
-    except Exception as error:
+    except _WRITING_ERRORS as error:
         remove_unfinished(folder)
         if isinstance(error, SeeSRError) or not is_full_disk(error):
             raise

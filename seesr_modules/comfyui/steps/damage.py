@@ -12,18 +12,18 @@ from torch import Tensor
 from ...nano.damage import LEAST_PX, SEEN_PARTS, SEEN_PX, DamageEstimator
 from ...nano.file import NanoFile
 
-FAITHFUL, FREE = 1.0, 0.5
+FAITHFUL, FREE = 1.0, 0.6
 """Fidelity for photos without damage and for wrecked ones."""
 
 UNDAMAGED = 0.2
 """Photos with less damage take one step: there is nothing to remove."""
 
-WRECKED = 0.7
+WRECKED = 0.6
 """Worse photos are treated alike."""
 
-STEPS = 3
+STEPS = 2
 
-GRAIN = 3.3
+GRAIN = 4.0
 """Grain for wrecked photos, whose results are the smoothest, in steps of 8 bits."""
 
 
