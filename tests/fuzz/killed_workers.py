@@ -135,7 +135,8 @@ def check_nothing_is_left(folder: Path) -> None:
     time.sleep(5)  # Ray's agents look once a second whether they are needed
     left = [each.info["cmdline"] for each in psutil.process_iter(["cmdline", "environ"]) if is_ours(each, folder)]
     assert not left, left
-    assert not list((folder / "temporary").glob("*seesr*"))  # torch has a folder of its own there
+    files = [path for home in (folder / "temporary").glob("*seesr*") for path in (home, *home.rglob("*"))]
+    assert not files, files  # torch has a folder of its own there
 
 
 def is_ours(process: psutil.Process, folder: Path) -> bool:
