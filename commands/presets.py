@@ -34,7 +34,7 @@ class Preset(NamedTuple):
 # Of the 18 karras steps of balanced, the first 9 lie in the first 0.6 of the timesteps.
 PRESETS = {
     "nano": Preset(
-        *("seesr_nano", "the small model that comes with the pack", 2, 1.0, "euler", "sgm_uniform", 0),
+        *("seesr_nano", "the small model that comes with the pack", 1, 1.0, "euler", "sgm_uniform", 0),
         checkpoint=None,
         download="",
     ),

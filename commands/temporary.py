@@ -84,6 +84,13 @@ def _hold(folder: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
+    """Remove a folder, its lock last: of what a kill leaves half removed, the next run finds the lock."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
     lock = _held.pop(folder, None)
     if lock is not None:
         lock.release()  # Windows removes no open file

@@ -12,7 +12,7 @@ from ..seesr_modules.comfyui.steps.damage import choose_for, estimate_damage
 
 
 class EstimateDamage(io.ComfyNode):
-    """Estimates the damage of a photo, and from it fidelity and steps."""
+    """Estimates the damage of a photo, and from it fidelity and grain."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -37,7 +37,6 @@ class EstimateDamage(io.ComfyNode):
             ],
             outputs=[
                 io.Float.Output("fidelity", display_name="fidelity", tooltip="For Fidelity's strength and VAE Decode."),
-                io.Int.Output("steps", display_name="steps", tooltip="Sampling steps for nano."),
                 io.Float.Output("grain", display_name="grain", tooltip="Strength for Film Grain."),
                 io.Float.Output("found", display_name="damage", tooltip="The damage, 0 to 1; of a batch the worst."),
             ],
@@ -48,4 +47,4 @@ class EstimateDamage(io.ComfyNode):
         """Estimate, and choose."""
         choice = choose_for(damage if damage >= 0 else estimate_damage(from_comfyui(image)))
         show_on_node(cls, choice.describe())
-        return io.NodeOutput(choice.fidelity, choice.steps, choice.grain, choice.damage)
+        return io.NodeOutput(choice.fidelity, choice.grain, choice.damage)

@@ -203,9 +203,9 @@ BY_PRESET["nano"] = (
     BY_PRESET["nano"]
     .add_nodes(after="dape", nano=node("SeeSR_LoadNano"))
     .remove("checkpoint", "seesr", "dape")
-    .add_nodes(after="tagger", damage=node("SeeSR_EstimateDamage", image=("photo", "IMAGE")))
+    .add_nodes(after="photo", damage=node("SeeSR_EstimateDamage", image=("photo", "IMAGE")))
     .set_inputs(
-        sampler={"steps": ("damage", "steps"), "tile_px": 384, "overlap_px": 64},
+        sampler={"tile_px": 384, "overlap_px": 64},
         tagger={"dape": ("nano", "dape")},
         prompts={"clip": ("nano", "clip")},
         embed={"vae": ("nano", "vae")},

@@ -22,8 +22,8 @@ WEIGHTS = "weights.json"
 LAST_WORKER_S = 6.0
 """After a kill, the workers that read photos hold the lock for up to 5 seconds more."""
 
-_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError, SeeSRError)
-"""What torch, safetensors and this project raise when a file cannot be written."""
+_WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)
+"""What torch and safetensors raise when a file cannot be written."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left", "os error 28", "os error 112", "os error 122")
@@ -65,16 +65,21 @@ def telling_full_disk(folder: Path, kept: Callable[[], str] = lambda: "") -> Ite
     Raises:
         SeeSRError: The disk is full.
     """
+    whole = False
     try:
         yield
+        whole = True
     except _WRITING_ERRORS as error:
-        remove_unfinished(folder)
-        if isinstance(error, SeeSRError) or not is_full_disk(error):
+        if not is_full_disk(error):
             raise
+        remove_unfinished(folder)
         free = shutil.disk_usage(folder).free
         raise SeeSRError(
             f"The disk of {folder} is full ({free:,} bytes free): make room, and the same command goes on. {kept()}"
         ) from error
+    finally:
+        if not whole:
+            remove_unfinished(folder)
 
 
 def is_full_disk(error: BaseException | None) -> bool:

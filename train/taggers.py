@@ -53,6 +53,7 @@ class RamStage(TrainingStage):
     """
 
     settings = RamSettings
+    pairs: Pairs
 
     def __init__(self, settings: RamSettings, photos: PhotoSettings, seed: int) -> None:
         """Build with random weights."""
@@ -161,6 +162,7 @@ class DapeStage(TrainingStage):
     """
 
     settings = DapeSettings
+    pairs: Pairs
 
     def __init__(self, settings: DapeSettings, photos: PhotoSettings, seed: int) -> None:
         """Load the RAM twice, as teacher and as student, and add the LoRA."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.published import UPSCALERS, missing_file_message
-from ..upscale.scale import choose_scale
+from .scale import choose_scale
 
 if TYPE_CHECKING:
     from .session import HeadlessComfyUI

@@ -17,6 +17,7 @@ from ..films.formats import DEFAULT_ENCODING, Encoding, count_inputs, names_film
 from ..films.reading import is_film
 from ..films.shots import Shot
 from ..films.upscaling import upscale_shot
+from ..headless.scale import explain_scale
 from ..headless.workflow import Workflow, title_of
 from ..photos.places import require_output
 from ..photos.reading import UNREADABLE, Photo, open_photo
@@ -28,7 +29,6 @@ from .ledger import Ledger
 from .manifest import Finished
 from .progress import Progress
 from .report import Outcome
-from .scale import explain_scale
 from .speeds import Speeds
 from .stopping import Stop
 

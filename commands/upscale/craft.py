@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ...seesr_modules.errors import SeeSRError
 from ..films.upscaling import upscale_shot
+from ..headless.scale import explain_scale
 from ..headless.workflow import Workflow
 from ..photos.places import Put, put_over, require_output
 from ..photos.reading import open_photo
@@ -22,7 +23,6 @@ from ..photos.upscaling import Upscaler, Wishes, upscale_photo
 from ..temporary import clear_abandoned, temporary_folder
 from .batch import FAILURES, disk_is_full
 from .ledger import Unnamed
-from .scale import explain_scale
 from .stores import bring, is_url, send
 from .tasks import PhotoTask, ShotTask, Task, TaskOutcome
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 from comfy_api.latest import io
 
@@ -22,7 +23,6 @@ def show_on_node(node: type[io.ComfyNode], text: str) -> None:
     node_id = node.hidden.unique_id if node.hidden else None
     if not (node_id and text):
         return
-    from server import PromptServer  # a command line run has no server, and does not load it
-
-    if server := getattr(PromptServer, "instance", None):
+    module = sys.modules.get("server")  # a command line run has no server, and does not load it
+    if server := getattr(getattr(module, "PromptServer", None), "instance", None):
         server.send_progress_text(text, node_id)

@@ -161,6 +161,15 @@ CONTRACT = {
         {"model": "MODEL"},
         {"mask": "MASK"},
     ),
+    "SeeSR_EstimateDamage": Node(
+        "Estimate Damage",
+        {"image": "IMAGE"},
+        {"damage": -1.0},
+        {"fidelity": "FLOAT", "grain": "FLOAT", "damage": "FLOAT"},
+    ),
+    "SeeSR_FilmGrain": Node(
+        "Film Grain", {"image": "IMAGE"}, {"strength": 3.0, "size_px": 0.6, "seed": 0}, {"image": "IMAGE"}
+    ),
     "SeeSR_FlatRegions": Node("Flat Regions", {"image": "IMAGE"}, {"sensitivity": 1.0}, {"mask": "MASK"}),
     "SeeSR_LoadCFW": Node(
         "Load CFW",
@@ -225,6 +234,7 @@ ADVANCED = {
     "SeeSR_TiledModel": {"overlap_px", "tile_batch", "tiling"},
     "SeeSR_TileTagger": {"overlap_px", "max_tags", "single_chunk"},
     "SeeSR_ColorFix": {"gray"},
+    "SeeSR_FilmGrain": {"size_px"},
 }
 """Inputs whose widgets Nodes 2.0 shows only on demand."""
 LISTS = {

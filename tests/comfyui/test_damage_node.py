@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 from seesr_pack.nodes import estimate_damage as node
-from seesr_pack.seesr_modules.comfyui.steps.damage import FAITHFUL, FREE, GRAIN, STEPS, choose_for, estimate_damage
+from seesr_pack.seesr_modules.comfyui.steps.damage import FAITHFUL, FREE, GRAIN, choose_for, estimate_damage
 from seesr_pack.seesr_modules.method.degrade import degrade
 from skimage import data
 from torch import Tensor
@@ -64,20 +64,19 @@ def test_a_batch_counts_as_its_worst_picture() -> None:
 
 
 def test_less_damage_keeps_more_of_the_photo() -> None:
-    """Fidelity falls with the damage, steps and grain rise."""
+    """Fidelity falls with the damage, and grain rises."""
     choices = [choose_for(damage) for damage in (0.0, 0.3, 0.7, 1.0)]
     fidelity = [choice.fidelity for choice in choices]
     assert fidelity == sorted(fidelity, reverse=True)
     assert (fidelity[0], fidelity[-1]) == (FAITHFUL, pytest.approx(FREE))
-    assert [choice.steps for choice in choices] == [1, STEPS, STEPS, STEPS]
     assert [choice.grain for choice in choices] == sorted(choice.grain for choice in choices)
 
 
 def test_the_node_shows_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A set damage replaces the estimate, and the text names all four numbers."""
+    """A set damage replaces the estimate, and the text names all three numbers."""
     shown: list[str] = []
     monkeypatch.setattr(node, "show_on_node", lambda _node, text: shown.append(text))
     image = photo(128).movedim(1, -1)
-    assert node.EstimateDamage.execute(image, 1.0).result == (pytest.approx(FREE), STEPS, GRAIN, 1.0)
-    assert shown == [f"damage 1.00: fidelity {FREE:.2f}, steps {STEPS}, grain {GRAIN:.1f}"]
-    assert node.EstimateDamage.execute(image, -1.0).result[3] == estimate_damage(photo(128))
+    assert node.EstimateDamage.execute(image, 1.0).result == (pytest.approx(FREE), GRAIN, 1.0)
+    assert shown == [f"damage 1.00: fidelity {FREE:.2f}, grain {GRAIN:.1f}"]
+    assert node.EstimateDamage.execute(image, -1.0).result[2] == estimate_damage(photo(128))

@@ -289,7 +289,7 @@ def test_the_decoder_reads_the_photo(loaded: nano.Nano) -> None:
     plain = decode(loaded.vae, latent)
     faithful, mixed = (decode_with_photo(loaded.vae, latent, None, hint, fidelity) for fidelity in (1.0, 0.5))
     assert (faithful - truth).square().mean() < (hint - truth).square().mean()
-    assert (mixed - (faithful + plain) / 2).abs().max() < 0.01  # plain is clamped
+    assert (mixed - (faithful + plain) / 2).abs().mean() < 1e-3  # both are clamped
     assert torch.equal(decode_with_photo(loaded.vae, latent, None, hint, 0.0), plain)
 
 

@@ -111,6 +111,6 @@ def test_the_commands_name_the_file_that_a_workflow_loads(models: Path) -> None:
         nodes = {"1": {"class_type": "SeeSR_LoadNano", "inputs": inputs}}
         return Workflow(nodes).check_models(ComfyUI())  # type: ignore[arg-type]
 
-    assert check() == [NANO_FILE.name] and check(file=MINE) == ["archive.safetensors"]
+    assert check() == [] and check(file=MINE) == ["archive.safetensors"]
     with pytest.raises(SeeSRError, match=r"no 'gone\.safetensors' under models/seesr"):
         check(file="gone.safetensors")

@@ -357,3 +357,18 @@ def test_all_can_be_removed_at_once(tmp_path: Path) -> None:
         (one / "half.png").touch()
         remove_all()
         assert not one.exists() and not other.exists()
+
+
+def test_a_kill_while_a_folder_is_removed_leaves_its_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the next run finds what is left of the folder."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise SystemExit
+
+    with pytest.raises(SystemExit), temporary_folder(tmp_path) as folder:
+        (folder / "results").mkdir()
+        monkeypatch.setattr("shutil.rmtree", kill)
+    assert (folder / LOCK).exists()
+    monkeypatch.undo()
+    remove_all()
+    assert not folder.exists()

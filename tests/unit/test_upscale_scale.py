@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from seesr_pack.commands.headless.scale import choose_scale, explain_scale
 from seesr_pack.commands.headless.workflow import WORKFLOWS, Workflow
-from seesr_pack.commands.upscale.scale import choose_scale, explain_scale
 
 NANO = WORKFLOWS / "seesr_nano.json"
 

@@ -15,15 +15,10 @@ from ...nano.file import NanoFile
 FAITHFUL, FREE = 1.0, 0.6
 """Fidelity for photos without damage and for wrecked ones."""
 
-UNDAMAGED = 0.2
-"""Photos with less damage take one step: there is nothing to remove."""
-
-WRECKED = 0.6
+WRECKED = 0.5
 """Worse photos are treated alike."""
 
-STEPS = 2
-
-GRAIN = 4.0
+GRAIN = 4.3
 """Grain for wrecked photos, whose results are the smoothest, in steps of 8 bits."""
 
 
@@ -35,21 +30,18 @@ class Choice:
     """0 for none, 1 for a wreck."""
     fidelity: float
     """For Fidelity and VAE Decode, 0 to 1."""
-    steps: int
-    """Sampling steps for nano."""
     grain: float
     """For Film Grain, in steps of 8 bits."""
 
     def describe(self) -> str:
         """Return it in a line."""
-        return f"damage {self.damage:.2f}: fidelity {self.fidelity:.2f}, steps {self.steps}, grain {self.grain:.1f}"
+        return f"damage {self.damage:.2f}: fidelity {self.fidelity:.2f}, grain {self.grain:.1f}"
 
 
 def choose_for(damage: float) -> Choice:
     """Return what fits a damage from 0 to 1."""
     share = min(damage / WRECKED, 1.0)
-    steps = 1 if damage < UNDAMAGED else STEPS
-    return Choice(damage, FAITHFUL + share * (FREE - FAITHFUL), steps, share * GRAIN)
+    return Choice(damage, FAITHFUL + share * (FREE - FAITHFUL), share * GRAIN)
 
 
 def estimate_damage(images: Tensor) -> float:
