@@ -11,7 +11,7 @@ from torch import Tensor
 from ...seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from .workflow import Nodes
 
-GIVE, TAKE, TAKE_TEXTS = "SeeSR_GivePicture", "SeeSR_TakePictures", "SeeSR_TakeTexts"
+GIVE, TAKE, TAKE_TEXTS = "Headless_GivePicture", "Headless_TakePictures", "Headless_TakeTexts"
 """Node classes that exist only in this process. The first two replace LoadImage and SaveImage."""
 
 
