@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..seesr_modules.comfyui.images import from_comfyui
 from ..seesr_modules.comfyui.shown_text import show_on_node
 from ..seesr_modules.comfyui.sockets import schema
-from ..seesr_modules.comfyui.steps.damage import choose_for, estimate_damage
+from ..seesr_modules.nano.choice import choose_for, estimate_damage
 
 
 class EstimateDamage(io.ComfyNode):

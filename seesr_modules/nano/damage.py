@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, silu
 
-from ..config import Operations, telling_shape
+from ..config import telling_shape
 from ..weights.checkpoint import TensorSource, load_strict
 
 RGB = 3
@@ -38,17 +38,16 @@ def damage_of(damaged: Tensor, clean: Tensor) -> Tensor:
 class DamageEstimator(nn.Module):
     """Pictures [B,3,H,W] in [0,1] at their own resolution to their damage [B], 0 to 1; see :func:`damage_of`."""
 
-    def __init__(self, operations: Operations = torch.nn) -> None:
+    def __init__(self) -> None:
         """Build with random weights."""
         super().__init__()
         self.layers = nn.ModuleList(
-            operations.Conv2d(into, out, 3, stride=1 if into == 2 * RGB else 2)
-            for into, out in pairwise((2 * RGB, *WIDTHS))
+            nn.Conv2d(into, out, 3, stride=1 if into == 2 * RGB else 2) for into, out in pairwise((2 * RGB, *WIDTHS))
         )
-        self.leave = operations.Linear(2 * WIDTHS[-1], 1)
+        self.leave = nn.Linear(2 * WIDTHS[-1], 1)
 
     @classmethod
-    def load(cls, source: TensorSource, operations: Operations = torch.nn) -> DamageEstimator:
+    def load(cls, source: TensorSource) -> DamageEstimator:
         """Read one, in float32 and frozen.
 
         Raises:
@@ -57,7 +56,7 @@ class DamageEstimator(nn.Module):
         shapes = source.shapes()
         telling_shape(shapes, "leave.weight", 2, "nano's estimator of damage")
         with torch.device("meta"):
-            estimator = cls(operations)
+            estimator = cls()
         load_strict(estimator, source, {name: name for name in shapes}, torch.float32, "nano's estimator of damage")
         return estimator
 

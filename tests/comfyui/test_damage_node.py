@@ -7,8 +7,8 @@ import functools
 import pytest
 import torch
 from seesr_pack.nodes import estimate_damage as node
-from seesr_pack.seesr_modules.comfyui.steps.damage import FAITHFUL, FREE, GRAIN, choose_for, estimate_damage
 from seesr_pack.seesr_modules.method.degrade import degrade
+from seesr_pack.seesr_modules.nano.choice import FAITHFUL, FREE, GRAIN, choose_for, estimate_damage
 from skimage import data
 from torch import Tensor
 from torch.nn.functional import interpolate

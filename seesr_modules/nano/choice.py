@@ -1,16 +1,16 @@
-"""Estimates how badly photos are damaged, and chooses how far their results may leave them."""
+"""Chooses from the damage of photos how far their results may leave them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
 
-import comfy.ops
 import torch
 from torch import Tensor
 
-from ...nano.damage import LEAST_PX, SEEN_PARTS, SEEN_PX, DamageEstimator
-from ...nano.file import NanoFile
+from ..method.sizes import resize_bicubic
+from .damage import LEAST_PX, SEEN_PARTS, SEEN_PX, DamageEstimator
+from .file import NanoFile
 
 FAITHFUL, FREE = 1.0, 0.6
 """Fidelity for photos without damage and for wrecked ones."""
@@ -55,7 +55,7 @@ def estimate_damage(images: Tensor) -> float:
 
 @lru_cache(maxsize=1)
 def _estimator() -> DamageEstimator:
-    return DamageEstimator.load(NanoFile().damage, comfy.ops.manual_cast)
+    return DamageEstimator.load(NanoFile().damage)
 
 
 def _parts_of(image: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _parts_of(image: Tensor) -> Tensor:
     height, width = image.shape[2:]
     if min(height, width) < LEAST_PX:
         factor = LEAST_PX / min(height, width)
-        return torch.nn.functional.interpolate(image, scale_factor=factor, mode="bicubic").clamp(0, 1)
+        return resize_bicubic(image, round(width * factor), round(height * factor))
     if max(height, width) <= SEEN_PX:
         return image
     side = min(height, width, SEEN_PX)
