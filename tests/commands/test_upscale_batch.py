@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 import torch
 from filelock import FileLock
-from PIL import Image
+from photo_folders import make, written
 from seesr_pack.commands import terminal
 from seesr_pack.commands.headless import session
 from seesr_pack.commands.headless.workflow import Workflow
@@ -85,17 +85,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(speeds, "FILE", tmp_path / ".cache" / "speeds.json")
     (tmp_path / "in" / "sub").mkdir(parents=True)
     return tmp_path
-
-
-def make(*names: str) -> None:
-    for name in names:
-        Image.effect_noise((16, 12), 50).convert("RGB").save(Path("in", name))
-
-
-def written() -> list[str]:
-    """Everything in ``out``, even what should not be there."""
-    files = (path.relative_to("out").as_posix() for path in Path("out").rglob("*") if not path.is_dir())
-    return sorted(file for file in files if not file.endswith(NAME))
 
 
 def test_the_tree_is_mirrored_and_equal_neighbours_get_a_result_each(capsys: pytest.CaptureFixture[str]) -> None:

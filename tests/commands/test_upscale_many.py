@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import fsspec
 import pytest
+from photo_folders import make, written
 from PIL import Image
 from seesr_pack.commands.cluster.pool import AHEAD
 from seesr_pack.commands.photos import writing
@@ -36,17 +37,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(url_ledger, "NOTES", tmp_path / "notes")
     (tmp_path / "in" / "sub").mkdir(parents=True)
     return tmp_path
-
-
-def make(*names: str) -> None:
-    for name in names:
-        Image.effect_noise((16, 12), 50).convert("RGB").save(Path("in", name))
-
-
-def written() -> list[str]:
-    """Everything in ``out``, even what should not be there."""
-    files = (path.relative_to("out").as_posix() for path in Path("out").rglob("*") if not path.is_dir())
-    return sorted(file for file in files if not file.endswith(NAME))
 
 
 def test_each_photo_gets_one_result_though_workers_die() -> None:
