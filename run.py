@@ -40,7 +40,7 @@ COMMANDS = {  # name -> module of this pack, help
     "pack": ("commands.pack", "pack the published weights into two small files that load at once"),
     "train": ("train.command", "train SeeSR, DAPE or a small model on your own photos"),
     "eval": ("evaluate.command", "compare upscalers on photos that are degraded first"),
-    "bench": ("bench.command", "measure speed, cost and memory"),
+    "bench": ("bench.command", "measure speed, cost, memory and flicker"),
     "generate": ("tools.generate", "write the workflows, pictures and texts that are made from other files"),
 }
 FOR_DEVELOPERS = {"train", "eval", "bench", "generate"}  # they need requirements/train.txt and the whole repository
@@ -189,10 +189,10 @@ def extra_paths() -> Path:
     return file
 
 
-def device_flags(python: Path) -> list[str]:
-    """Ask the torch of an interpreter which arguments ComfyUI needs on this machine."""
+def device_flags(python: Path, chosen: Sequence[str]) -> list[str]:
+    """Ask the torch of an interpreter which arguments ComfyUI needs here, beside those that the user has chosen."""
     script = ROOT / "seesr_modules" / "comfyui" / "device.py"
-    answer = subprocess.run([str(python), "-I", str(script)], capture_output=True, text=True, check=False)
+    answer = subprocess.run([str(python), "-I", str(script), *chosen], capture_output=True, text=True, check=False)
     if answer.returncode:
         raise LauncherError(f"torch 2.6 or newer does not start in {python}: {answer.stderr.strip().splitlines()[-1]}")
     return list(json.loads(answer.stdout))
@@ -319,7 +319,7 @@ def serve(options: argparse.Namespace, passed_on: list[str]) -> int:
         raise LauncherError(f"Port {options.port} is taken: choose another with --port.")
     comfyui = prepare_comfyui(options.comfyui, ["--port", str(options.port), *passed_on])
     threading.Thread(target=announce, args=(options.port,), daemon=True).start()
-    flags = device_flags(comfyui.python)
+    flags = device_flags(comfyui.python, passed_on)
     variables = {**(KEEP_MEMORY if "--cpu" in flags else {}), **os.environ}
     return call([str(comfyui.python), str(comfyui.path / "main.py"), *flags, *comfyui.flags], env=variables)
 

@@ -1,4 +1,4 @@
-"""Measure speed, cost and memory at the published sizes, on random weights.
+"""Measure speed, cost and memory at the published sizes, on random weights, and the flicker of films with nano.
 
 The figures are printed as one table, and written to a file with --json. Times are compared as ratios within one run,
 never across runs. Figures that have an upper bound say whether they keep it.
@@ -15,7 +15,7 @@ from pathlib import Path
 from ..commands.presets import PRESETS
 from ..seesr_modules.errors import SeeSRError
 
-SECTIONS = ("cost", "dape", "step", "memory", "loading")
+SECTIONS = ("cost", "dape", "flicker", "step", "memory", "loading")
 """In the order in which they are measured, from seconds to many minutes."""
 
 
@@ -47,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
     full_size = [name for name, preset in PRESETS.items() if preset.checkpoint]
     add("--presets", nargs="+", choices=full_size, default=full_size, help="presets for --photo (all but nano)")
     add("--sizes", type=int, nargs="+", default=[512, 768, 2048, 4096], help="sides for the section memory")
+    add("--scene", type=Path, metavar="FILE", help="section flicker: the photo that the film shows (an astronaut)")
+    add("--frames", type=int, default=5, help="section flicker: frames of the film (5)")
+    add("--px", type=int, default=96, help="section flicker: side of the film, in pixels (96)")
+    add("--pan", type=int, default=0, metavar="PX", help="section flicker: motion from frame to frame, in pixels (0)")
     add("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     return command
 
@@ -61,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
     from ..seesr_modules.comfyui.device import device_flags, start_comfyui
 
     start_comfyui(device_flags())
-    from . import loading, memory
+    from . import flicker, loading, memory
     from .cost import count_cost
     from .figures import Figure, format_table
     from .photo import measure_photos
@@ -70,6 +74,9 @@ def main(arguments: Sequence[str]) -> int:
     measure: dict[str, Callable[[], list[Figure]]] = {
         "cost": lambda: count_cost() + (measure_photos(options.photo, options.presets) if options.photo else []),
         "dape": measure_dape,
+        "flicker": lambda: flicker.measure(
+            flicker.Scene(options.scene or flicker.PHOTO, options.frames, options.px, options.pan)
+        ),
         "step": lambda: measure_step(options.size, options.rounds),
         "memory": lambda: memory.measure(options.sizes),
         "loading": loading.measure,

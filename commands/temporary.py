@@ -56,12 +56,15 @@ def claim(folder: Path) -> Iterator[bool]:
 
 
 def clear_abandoned(parent: Path | None = None) -> None:
-    """Remove the folders that killed runs left in ``parent``; None for the system's folder for temporary files."""
-    pattern = f".{PREFIX}*/{LOCK}" if parent else f"{PREFIX}*/{LOCK}"
-    for lock in (parent or Path(tempfile.gettempdir())).glob(pattern):
-        folder = lock.parent
+    """Remove the folders that killed runs left in ``parent``; None for the system's folder for temporary files.
+
+    An empty one is of a process that died before it made the lock, or after it removed the lock.
+    """
+    for folder in (parent or Path(tempfile.gettempdir())).glob(f".{PREFIX}*" if parent else f"{PREFIX}*"):
         with contextlib.suppress(OSError):  # another user's
-            if folder not in _held and _hold(folder):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            elif folder not in _held and (folder / LOCK).exists() and _hold(folder):
                 _remove(folder)
 
 
@@ -75,7 +78,7 @@ def _hold(folder: Path) -> bool:
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
         lock.acquire()
-    except Timeout:
+    except (Timeout, FileNotFoundError):  # without its folder, which another run has just cleared
         return False
     except NotImplementedError:  # a file system without locks
         pass

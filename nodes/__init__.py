@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from ..seesr_modules.comfyui.loading import folders
 from ..seesr_modules.comfyui.other_copy import warn_of_other_copy
+from .back_projection import BackProjection
 from .build_prompts import BuildPrompts
 from .clean_first import CleanFirst
 from .color_fix import ColorFix
@@ -58,6 +59,7 @@ NODES: list[type[io.ComfyNode]] = [
     PisaSliders,
     LoadCFW,
     VAEDecode,
+    BackProjection,
     ColorFix,
     FilmGrain,
     InventionMap,

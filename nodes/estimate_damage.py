@@ -12,7 +12,7 @@ from ..seesr_modules.nano.choice import choose_for, estimate_damage
 
 
 class EstimateDamage(io.ComfyNode):
-    """Estimates the damage of a photo, and from it fidelity and grain."""
+    """Estimates the damage of a photo, and chooses from it how far its result may leave it."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -39,6 +39,9 @@ class EstimateDamage(io.ComfyNode):
                 io.Float.Output("fidelity", display_name="fidelity", tooltip="For Fidelity's strength and VAE Decode."),
                 io.Float.Output("grain", display_name="grain", tooltip="Strength for Film Grain."),
                 io.Float.Output("found", display_name="damage", tooltip="The damage, 0 to 1; of a batch the worst."),
+                io.Float.Output(
+                    "back_projection", display_name="back_projection", tooltip="Strength for Back-Projection."
+                ),
             ],
         )
 
@@ -47,4 +50,4 @@ class EstimateDamage(io.ComfyNode):
         """Estimate, and choose."""
         choice = choose_for(damage if damage >= 0 else estimate_damage(from_comfyui(image)))
         show_on_node(cls, choice.describe())
-        return io.NodeOutput(choice.fidelity, choice.grain, choice.damage)
+        return io.NodeOutput(choice.fidelity, choice.grain, choice.damage, choice.back_projection)

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from seesr_pack.commands.headless.synthetic import VAE
 from seesr_pack.seesr_modules.comfyui.compat import patcher_for
 from seesr_pack.seesr_modules.comfyui.loading.dape import DapeModel
+from seesr_pack.seesr_modules.comfyui.networks.cfw import CFW
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.config import DapeConfig
 from seesr_pack.seesr_modules.dape.tagger import Dape
@@ -159,6 +160,14 @@ def one_step(unet: Mapping[str, tuple[int, ...]], is_pisa: bool) -> dict[str, di
     first = {f"conv_in.base_layer.{part}": torch.full(unet[f"conv_in.{part}"], 0.01) for part in ("weight", "bias")}
     encoder = loras({"encoder.conv_in.weight": (32, 3, 3, 3)}, "")
     return {"state_dict_unet": {**loras(adapted, ""), **first}, "state_dict_vae": encoder}
+
+
+def cfw_layers() -> dict[str, Tensor]:
+    """Return StableSR's CFW for 32 channels, as in its file but with nothing in front of the names."""
+    with torch.device("meta"):
+        network = CFW({1: 32, 2: 32}, comfy.ops.manual_cast)
+    shapes = {n.replace("nin_shortcut", "conv_out"): tuple(t.shape) for n, t in network.state_dict().items()}
+    return load_synth(GOLDEN).synthetic_state_dict(shapes)
 
 
 def save_seesr(folder: Path, unet: Mapping[str, Tensor], controlnet: Mapping[str, Tensor]) -> Path:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 ALIAS = "seesr_pack"
@@ -43,6 +45,17 @@ with contextlib.suppress(ModuleNotFoundError):  # tests/unit needs no hypothesis
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--golden``, a folder of the same form to use instead of tests/golden."""
+    """Add ``--golden``, a folder of the same form to use instead of tests/golden, and ``--draws``."""
     default = ROOT / "tests" / "golden"
     parser.addoption("--golden", type=Path, default=default, help="folder with cases.json for tests/parity")
+    parser.addoption("--draws", type=int, default=2000, help="pictures of each family in tests/properties")
+
+
+# Shells start background jobs with Ctrl-C ignored, and so would what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which may draw as well
+def pytest_runtest_setup() -> None:
+    """Seed torch, so that what a test draws does not depend on the tests before it."""
+    torch.manual_seed(0)

@@ -41,6 +41,28 @@ def node_named(graph: Json, title: str) -> str:
     return number
 
 
+def training_outputs() -> list[str]:
+    """Return the names of this ComfyUI's outputs of Train LoRA."""
+    return [output.display_name for output in TrainLoraNode.GET_SCHEMA().outputs]
+
+
+def with_own_training(graph: Json) -> Json:
+    """Return the API graph of a training with this ComfyUI's Train LoRA, made as the workflow's note says.
+
+    Links go to the outputs of the same names. Inputs that the pinned ComfyUI does not have get their defaults.
+    """
+    number = node_named(graph, "Train LoRA")
+    changed = {key: {**node, "inputs": dict(node["inputs"])} for key, node in graph.items()}
+    for node in changed.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] == number:
+                node["inputs"][name] = [number, training_outputs().index(TRAINING_OUTPUTS[value[1]])]
+    schema = TrainLoraNode.GET_SCHEMA().inputs
+    new = {one.id: one.default for one in schema if getattr(one, "default", None) is not None}
+    changed[number]["inputs"] = {**new, **changed[number]["inputs"]}
+    return changed
+
+
 def require_pinned_training() -> None:
-    if [output.display_name for output in TrainLoraNode.GET_SCHEMA().outputs] != TRAINING_OUTPUTS:
+    if training_outputs() != TRAINING_OUTPUTS:
         pytest.skip("Train LoRA has other inputs and outputs in this ComfyUI, as the workflow's note says")

@@ -36,7 +36,8 @@ class ComfyUI:
 
     def interrupt(self) -> None: ...
 
-    def find_tags(self, nodes: Any, picture: torch.Tensor, show: Callable[[str, float, float], None]) -> None: ...
+    def find_outputs(self, nodes: Any, outputs: Any, picture: torch.Tensor, show: Any) -> dict[Any, Any]:
+        return {}
 
     shown: tuple[str, ...] = ()
 

@@ -1,12 +1,11 @@
-#!/usr/bin/env python3
-"""Gather photos for ``run.py eval`` from installed packages: ``python tools/eval_photos.py FOLDER``.
+"""Gather photos for `run.py eval` from scikit-image and scikit-learn: python tools/eval_photos.py FOLDER.
 
-The wheels of scikit-image and scikit-learn contain free photographs, seven in colour and five in gray. Nano was not
-trained on any of them. Both packages must be installed (requirements/train.txt).
+They contain free photographs, seven in colour and five in gray. Nano was not trained on any of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sys
 from importlib.util import find_spec
@@ -34,20 +33,23 @@ def package_folder(name: str) -> Path:
     """Return the folder of an installed package without importing it; exit with a sentence if it is missing."""
     found = find_spec(name)
     if found is None or not found.submodule_search_locations:
-        sys.exit(f"The package {name} is not installed: pip install scikit-image scikit-learn")
+        sys.exit(f"The package {name} is not installed: {sys.executable} -m pip install scikit-image scikit-learn")
     return Path(found.submodule_search_locations[0])
 
 
-def main(folder: Path) -> None:
-    """Copy the photos into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser.add_argument("folder", type=Path, help="folder to put the photos in")
+    target = parser.parse_args().folder
+    photos = []
     for place, names in PHOTOS.items():
         package, _, inside = place.partition("/")
-        for name in names:
-            print(shutil.copyfile(package_folder(package) / inside / name, folder / name))
+        photos += [package_folder(package) / inside / name for name in names]
+    target.mkdir(parents=True, exist_ok=True)
+    for photo in photos:
+        print(shutil.copyfile(photo, target / photo.name))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("Give one folder: python tools/eval_photos.py FOLDER")
-    main(Path(sys.argv[1]))
+    main()

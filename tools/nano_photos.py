@@ -1,9 +1,12 @@
-"""Gather the photographs that nano was trained on from Debian packages into one folder.
+"""Gather the photographs that nano was trained on into one folder, from Debian packages and GitHub repositories.
 
-    apt-get download PACKAGE ...                      (see nano/photos.json for the packages)
+    cd PACKAGES
+    apt-get download PACKAGE ...                      (nano/photos.json lists packages and versions)
+    git clone https://github.com/OWNER/NAME           (a package OWNER/NAME is a repository;
+    git -C NAME checkout VERSION                       its version is a commit)
     python tools/nano_photos.py PACKAGES PHOTOS
 
-PACKAGES is a folder of .deb files (unpacked with ``dpkg-deb``), of unpacked packages, or of both.
+PACKAGES is a folder of .deb files (unpacked with ``dpkg-deb``), of unpacked packages and repositories, or of both.
 """
 
 from __future__ import annotations
@@ -63,7 +66,7 @@ def _content(path: Path, photo: dict[str, Any]) -> bytes | None:
 def main() -> int:
     """Run the command. Exit code 0 if every photo was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("packages", type=Path, help="folder of .deb files or of unpacked packages")
+    parser.add_argument("packages", type=Path, help="folder of .deb files, unpacked packages and repositories")
     parser.add_argument("photos", type=Path, help="folder to put the photos in")
     parser.add_argument("--manifest", type=Path, default=MANIFEST, help="default: nano/photos.json")
     options = parser.parse_args()

@@ -211,7 +211,16 @@ BY_PRESET["nano"] = (
         embed={"vae": ("nano", "vae")},
         apply={"model": ("nano", "model"), "seesr": ("nano", "seesr")},
         decode={"vae": ("nano", "vae"), "hint": ("embed", "hint"), "fidelity": ("damage", "fidelity")},
-        fix={"method": "wavelet"},
+        fix={"image": ("project", "image"), "method": "wavelet"},
+    )
+    .add_nodes(
+        after="decode",
+        project=node(
+            "SeeSR_BackProjection",
+            image=("decode", "image"),
+            photo=("photo", "IMAGE"),
+            strength=("damage", "back_projection"),
+        ),
     )
     .add_nodes(after="fix", grain=node("SeeSR_FilmGrain", image=("fix", "image"), strength=("damage", "grain")))
     .set_inputs(save={"images": ("grain", "image")})

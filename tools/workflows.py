@@ -149,15 +149,16 @@ def define(type_: str, node: Any) -> Definition:
     import nodes
 
     specs = node.INPUT_TYPES()
-    inputs = tuple(
+    inputs = [
         Input(name, "COMBO" if isinstance(kind, list) else kind, options[0] if options else {}, part == "optional")
         for part in ("required", "optional")
         for name, (kind, *options) in specs.get(part, {}).items()
-    )
+    ]
+    inputs.sort(key=lambda slot: slot.is_widget)  # the page puts sockets first, and links name inputs by their number
     names = getattr(node, "RETURN_NAMES", None) or node.RETURN_TYPES
     is_new = hasattr(node, "GET_SCHEMA")
     title = node.GET_SCHEMA().display_name if is_new else nodes.NODE_DISPLAY_NAME_MAPPINGS.get(type_)
-    return Definition(title or type_, inputs, tuple(map(Output, names, node.RETURN_TYPES)))
+    return Definition(title or type_, tuple(inputs), tuple(map(Output, names, node.RETURN_TYPES)))
 
 
 # ------------------------------------------------------------------------------------- the two formats

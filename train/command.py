@@ -60,9 +60,13 @@ def _train(options: argparse.Namespace) -> Path:
     from .loop import train
     from .output import claim_output
     from .quiet import quieten_libraries
+    from .workers import ending_workers
 
     quieten_libraries()
     training = read_training(options.config, options.stage, dict(options.changes))
-    with claim_output(training.output) if PartialState().is_main_process else nullcontext():
+    with (
+        ending_workers(),
+        claim_output(training.output) if PartialState().is_main_process else nullcontext(),
+    ):
         train(build(training), training)
     return training.output

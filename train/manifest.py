@@ -87,7 +87,7 @@ def locate_photos(manifest: Path, folder: Path, photos: Sequence[dict[str, Any]]
     for photo in photos:
         place = places[photo["file"]]
         if photo["sha256"] and hashlib.sha256(place.read_bytes()).hexdigest() != photo["sha256"]:
-            remedy = f"Take the file of that name from Debian package {photo['package']}."
+            remedy = f"Take it from {_source(photo)}."
             raise SeeSRError(
                 f"Photo {place} is not the manifest's: its SHA-256 differs. "
                 + (remedy if photo["package"] else f"Put the right file there, or correct sha256 in {manifest}.")
@@ -97,4 +97,10 @@ def locate_photos(manifest: Path, folder: Path, photos: Sequence[dict[str, Any]]
 
 def _name(photo: dict[str, Any]) -> str:
     """Return a photo's name, with the package that has it."""
-    return f"{photo['file']} (Debian package {photo['package']})" if photo["package"] else str(photo["file"])
+    return f"{photo['file']} ({_source(photo)})" if photo["package"] else str(photo["file"])
+
+
+def _source(photo: dict[str, Any]) -> str:
+    """Return what has the photo: a GitHub repository is named with its owner, a Debian package without."""
+    kind = "GitHub repository" if "/" in photo["package"] else "Debian package"
+    return f"{kind} {photo['package']}"

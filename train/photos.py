@@ -37,7 +37,7 @@ MEMORY_BYTES = 1_600_000_000
 """Bytes of decoded photos that are kept in memory. Further photos are read each time."""
 
 PHOTOS_PER_WORKER = 100
-"""One process checks so many photos or more; the start of another would take longer than the photos do."""
+"""Each process that checks photos gets so many or more; the start of another would take longer than they do."""
 
 FLAT_STD = 0.02
 """A crop with a smaller standard deviation (of values in 0..1) shows almost nothing ..."""
@@ -95,12 +95,14 @@ class PhotoCrops(Dataset[dict[str, "Tensor"]]):
         """Decode every photo once, and go on without those that are damaged, cut short or smaller than a crop.
 
         Each is named in a warning. A training takes long, so it says this at its start and does not stop days later.
+        Other processes do it even if the photos are few: once libvips has started threads in this process, those that
+        are forked from it wait for them forever.
 
         Raises:
             SeeSRError: No photo is left.
         """
         logger.info("checking %d photos", len(self.photos))
-        workers = min(os.cpu_count() or 1, len(self.photos) // PHOTOS_PER_WORKER)
+        workers = max(1, min(os.cpu_count() or 1, len(self.photos) // PHOTOS_PER_WORKER))
         with telling_worker_errors():
             reasons = list(DataLoader(_Faults(self), batch_size=None, num_workers=workers))
         for reason in filter(None, reasons):

@@ -1,7 +1,8 @@
-"""Errors of the processes that read photos, without their tracebacks."""
+"""The processes that read photos: their errors without tracebacks, and their end."""
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,3 +28,14 @@ def telling_worker_errors() -> Iterator[None]:
         raise SeeSRError(
             f"A process that reads photos has ended ({reason}), perhaps for lack of memory: lower optimisation.workers."
         ) from error
+
+
+@contextmanager
+def ending_workers() -> Iterator[None]:
+    """End all workers at the end: they ignore the signals to stop, and after an error Python would wait for them."""
+    try:
+        yield
+    finally:
+        for worker in multiprocessing.active_children():
+            worker.kill()
+            worker.join()

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +42,15 @@ LEAVING_S = 10
 """Time for Ray's processes to end, when this one ends at once."""
 
 
+@lru_cache(maxsize=1)
+def _own_token() -> str:
+    """Return a random token, so that no other user of this machine can give our Ray work.
+
+    Ray keeps the token that it is imported with, so it is the same for every Ray that this process starts.
+    """
+    return secrets.token_hex(32)
+
+
 def require_ray(own: bool) -> None:
     """Import Ray.
 
@@ -51,8 +61,8 @@ def require_ray(own: bool) -> None:
         SeeSRError: It is not installed.
     """
     os.environ.update({name: value for name, value in SETTINGS.items() if name not in os.environ})
-    if own:  # a random token, so that no other user of this machine can give our Ray work
-        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)})
+    if own:
+        os.environ.update({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _own_token()})
     try:
         import ray  # noqa: F401
 
@@ -118,6 +128,7 @@ def local_ray(workers: int, cards: int) -> Iterator[None]:
         with _joined(options, "Ray does not start on this machine"):
             yield
         shutil.rmtree(folder, ignore_errors=True)
+    clear_abandoned()  # of workers that were killed while they started or ended
 
 
 @contextlib.contextmanager

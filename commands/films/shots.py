@@ -26,16 +26,15 @@ LONGEST = 250
 
 @dataclass(frozen=True)
 class Shot:
-    """A task: frames of a film that are upscaled with the same tags and the same noise. It can be pickled.
+    """A task: frames of a film that are upscaled with the same tags, damage and noise. It can be pickled.
 
     Attributes:
         film: The film.
         number: Its number in the film, from 1.
         first: Its first frame.
         frames: How many frames it has.
-        middle: The frame that is tagged for all. That of the whole shot, where the task is a part of a long one.
+        middle: The frame whose tags and damage all get. That of the whole shot, where the task is a part of a long one.
         seed: Seed of the noise; None for that of the workflow.
-        tags: Tags for all frames; None for those of the middle frame.
     """
 
     film: Film
@@ -44,7 +43,6 @@ class Shot:
     frames: int
     middle: At
     seed: int | None = None
-    tags: str | None = None
 
 
 class Plan(NamedTuple):

@@ -20,10 +20,16 @@ PLAN = "plan.json"
 """File with what the first look at the film has found, and the settings of the shots."""
 
 
-def shots_folder(folder: Path, film: Path) -> Path:
-    """Return the folder of a film's shots: hidden, and below the folder of the result."""
+def shots_folder(folder: Path, film: Path, url: str | None) -> Path:
+    """Return the folder of a film's shots: hidden, and below the folder of the result.
+
+    Args:
+        folder: The folder of the result.
+        film: The film; its name, if it is at a URL.
+        url: The URL.
+    """
     try:
-        place = os.path.relpath(film, folder)
+        place = url or os.path.relpath(film, folder)
     except ValueError:  # another drive on Windows
         place = str(film.absolute())
     key = hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:8]
@@ -35,15 +41,13 @@ class Store:
 
     Args:
         folder: See :func:`shots_folder`. It need not exist.
-        film: The film.
+        stamp: Two numbers that change when the film does.
         settings: Names what the shots are made with. Shots of others are made anew.
     """
 
-    def __init__(self, folder: Path, film: Path, settings: str) -> None:
+    def __init__(self, folder: Path, stamp: tuple[int, int], settings: str) -> None:
         """Read what is there."""
-        self.folder, self._settings = folder, settings
-        facts = film.stat()
-        self._stamp = [facts.st_size, facts.st_mtime_ns]
+        self.folder, self._settings, self._stamp = folder, settings, list(stamp)
         self._known = self._read()
         there = any(self.folder.glob("[0-9]*.mkv"))
         self.outdated = there and (self._known.get("settings") != settings or self.plan is None)
@@ -60,16 +64,22 @@ class Store:
             return None
 
     def prepare(self, plan: Plan) -> None:
-        """Make the folder, remove outdated shots, and keep the plan.
+        """Make the folder, remove outdated shots, and keep the plan. A copy of the film stays.
 
         Raises:
             OSError: The folder cannot be written to.
         """
         if self.outdated:
-            self.remove()
+            for file in self.folder.glob("[0-9]*.mkv"):
+                file.unlink()
         self.folder.mkdir(exist_ok=True)
         self._known = {"stamp": self._stamp, "settings": self._settings, "plan": plan._asdict()}
         write(self.folder / PLAN, json.dumps(self._known))
+
+    @property
+    def copies(self) -> Path:
+        """The folder for a copy of the film, if it is at a URL."""
+        return self.folder / "film"
 
     def file(self, shot: Shot) -> Path:
         """Return the file of a shot, whether it is there or not."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from ..headless.workflow import Nodes, Workflow
+from ..headless.workflow import Nodes, Output, Workflow
 from ..photos.layers import Picture
 from ..photos.upscaling import upscale_picture
 from .formats import Encoding
@@ -29,8 +29,10 @@ class Runner(Protocol):
         """Return the pictures [B, 3, H, W] in [0, 1] of each node that saves."""
         ...
 
-    def find_tags(self, nodes: Nodes, picture: Tensor, progress: Show) -> str | None:
-        """Return the tags of a picture; None if the workflow has no tagger."""
+    def find_outputs(
+        self, nodes: Nodes, outputs: Collection[Output], picture: Tensor, progress: Show
+    ) -> dict[Output, str | float]:
+        """Return what outputs of nodes are for a picture."""
         ...
 
 
@@ -52,8 +54,6 @@ def upscale_shot(
 ) -> None:
     """Upscale a shot into a file, whole or not at all. One frame is in memory at a time.
 
-    All frames get the tags of the shot, and the same noise, since that depends on the seed and the size alone.
-
     Args:
         shot: The shot.
         manner: How to upscale it.
@@ -66,18 +66,33 @@ def upscale_shot(
         SeeSRError: The film has changed, a node fails, or the file cannot be written.
         OSError: The file cannot be written.
     """
-    workflow = Workflow(manner.nodes).with_seed(shot.seed)
-    tags = shot.tags
-    if tags is None:
-        middle = next(read_frames(shot.film, shot.middle, 1))
-        tags = comfyui.find_tags(workflow.nodes, middle[None], show)
-    if tags is not None:
-        workflow = workflow.with_tags(tags)
+    with write_shot(file, shot.film, manner.encoding) as put:
+        for number, picture in enumerate(upscale_frames(shot, manner.nodes, comfyui, show), 1):
+            put(picture)
+            done(number)
+
+
+def upscale_frames(shot: Shot, nodes: Nodes, comfyui: Runner, show: Show) -> Iterator[Tensor]:
+    """Yield the upscaled frames of a shot: [3, H, W] in [0, 1].
+
+    All frames get the tags and the damage of the middle frame, and the same noise, since that depends on the seed and
+    the size alone. Film grain is new in each frame, and depends on its seed and the frame's number in the film.
+
+    Args:
+        shot: The shot.
+        nodes: The workflow.
+        comfyui: Runs it.
+        show: Called for each node and step.
+
+    Raises:
+        SeeSRError: The film has changed, or a node fails.
+    """
+    workflow = Workflow(nodes).with_seed(shot.seed)
+    middle = next(read_frames(shot.film, shot.middle, 1))
+    workflow = workflow.with_outputs(comfyui.find_outputs(nodes, workflow.once_a_shot, middle[None], show))
 
     def upscale(picture: Tensor, number: int) -> Tensor:
-        return comfyui.run_workflow(workflow.nodes, picture, show)[0][:1]
+        return comfyui.run_workflow(workflow.with_grain_of(number).nodes, picture, show)[0][:1]
 
-    with write_shot(file, shot.film, manner.encoding) as put:
-        for number, frame in enumerate(read_frames(shot.film, shot.first, shot.frames), 1):
-            put(upscale_picture(Picture(frame), upscale, number).rgb)
-            done(number)
+    for number, frame in enumerate(read_frames(shot.film, shot.first, shot.frames), shot.first.index):
+        yield upscale_picture(Picture(frame), upscale, number).rgb

@@ -1,4 +1,4 @@
-"""Pass pictures into a workflow and out of it as float tensors instead of files."""
+"""Pass pictures into a workflow and out of it as float tensors instead of files, and values out of it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 from ...seesr_modules.comfyui.images import from_comfyui, to_comfyui
 from .workflow import Nodes
 
-GIVE, TAKE, TAKE_TEXTS = "Headless_GivePicture", "Headless_TakePictures", "Headless_TakeTexts"
+GIVE, TAKE, TAKE_VALUE = "Headless_GivePicture", "Headless_TakePictures", "Headless_TakeValue"
 """Node classes that exist only in this process. The first two replace LoadImage and SaveImage."""
 
 
 class Exchange:
-    """The nodes, and the pictures and texts that pass through them.
+    """The nodes, and the pictures and values that pass through them.
 
     Args:
         node_classes: ComfyUI's table of node classes. The nodes are added to it.
@@ -27,8 +27,8 @@ class Exchange:
         self._number = 0
         self._given: Tensor | None = None
         self._taken: list[Tensor] = []
-        self.texts: list[str] = []
-        node_classes[TAKE_TEXTS] = _take_texts(self)
+        self.values: dict[str, str | float] = {}
+        node_classes[TAKE_VALUE] = _take_value(self)
         node_classes[GIVE] = _give(self)
         node_classes[TAKE] = _take(self)
 
@@ -92,16 +92,16 @@ def _take(exchange: Exchange) -> type:
     return TakePictures
 
 
-def _take_texts(exchange: Exchange) -> type:
-    class TakeTexts:
+def _take_value(exchange: Exchange) -> type:
+    class TakeValue:
         CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_NODE, INPUT_IS_LIST = "SeeSR", "run", (), True, True
 
         @classmethod
         def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-            return {"required": {"texts": ("STRING", {"forceInput": True})}}
+            return {"required": {"key": ("STRING",), "value": ("STRING,FLOAT", {"forceInput": True})}}
 
-        def run(self, texts: list[str]) -> dict[str, Any]:
-            exchange.texts = [str(text) for text in texts]
+        def run(self, key: list[str], value: list[str | float]) -> dict[str, Any]:
+            exchange.values[key[0]] = value[0]
             return {}
 
-    return TakeTexts
+    return TakeValue

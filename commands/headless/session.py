@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from ...seesr_modules.comfyui.device import device_flags, start_comfyui
 from ...seesr_modules.errors import SeeSRError
 from ..starting import uncollected
-from .exchange import GIVE, TAKE, TAKE_TEXTS, Exchange
-from .workflow import Nodes, Workflow, title_of
+from .exchange import GIVE, TAKE, TAKE_VALUE, Exchange
+from .workflow import Nodes, Output, title_of
 
 Progress = Callable[[str, float, float], None]
 """Called with a node's title, the steps done and the number of steps; with (title, 0, 0) when a node starts."""
@@ -162,13 +162,16 @@ class HeadlessComfyUI:
         self._execute(self._exchange.connect(nodes, picture), TAKE, progress)
         return self._exchange.results()
 
-    def find_tags(self, nodes: Nodes, picture: Tensor, progress: Progress) -> str | None:
-        """Return the tags that a workflow's DAPE Tagger finds in a picture; None if it has no such node.
+    def find_outputs(
+        self, nodes: Nodes, outputs: Collection[Output], picture: Tensor, progress: Progress
+    ) -> dict[Output, str | float]:
+        """Return what outputs of a workflow's nodes are for a picture: texts and numbers.
 
-        Only what the tags need is run. Models stay loaded for :meth:`run_workflow`.
+        Only what they need is run. Models stay loaded for :meth:`run_workflow`.
 
         Args:
             nodes: The workflow. It is not changed.
+            outputs: The outputs. Without any, nothing is run.
             picture: [1, 3, H, W] in [0, 1].
             progress: Called for each node and step.
 
@@ -176,13 +179,14 @@ class HeadlessComfyUI:
             WorkflowError: ComfyUI refuses the workflow, or a node raises.
             KeyboardInterrupt: The run was interrupted.
         """
-        tagger = Workflow(nodes).tagger
-        if tagger is None:
-            return None
-        connected = self._exchange.connect(nodes, picture)
-        connected["tags"] = {"class_type": TAKE_TEXTS, "inputs": {"texts": [tagger, 0]}}
-        self._execute(connected, TAKE_TEXTS, progress)
-        return self._exchange.texts[0]
+        if not outputs:
+            return {}
+        connected, values = self._exchange.connect(nodes, picture), self._exchange.values
+        for node, number in outputs:
+            key = f"{node} {number}"
+            connected[key] = {"class_type": TAKE_VALUE, "inputs": {"key": key, "value": [node, number]}}
+        self._execute(connected, TAKE_VALUE, progress)
+        return {(node, number): values[f"{node} {number}"] for node, number in outputs}
 
     def _execute(self, nodes: Nodes, wanted: str, progress: Progress) -> None:
         """Run the nodes of a class and all that they need."""

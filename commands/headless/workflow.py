@@ -22,7 +22,7 @@ Nodes = dict[str, dict[str, Any]]
 """Node id -> ``{"class_type", "inputs", "_meta"}``, as ComfyUI's server takes it."""
 
 EMBED = "SeeSR_LREmbed"
-TAGGER = "SeeSR_Tagger"
+GRAIN = "SeeSR_FilmGrain"
 CHECKPOINT, SCALE, PHOTO = "CheckpointLoaderSimple.ckpt_name", f"{EMBED}.upscale", "LoadImage.image"
 """Inputs are named NODE.INPUT: the class of the node, then the input."""
 
@@ -36,6 +36,16 @@ MODEL_FILES = {
 
 SEEDS = ("seed", "noise_seed")
 """Inputs that are the seed of noise."""
+
+SEED_LIMIT = 2**64
+"""Seeds are smaller."""
+
+Output = tuple[str, int]
+"""Id of a node, and number of its output."""
+
+ONCE_A_SHOT = {("SeeSR_Tagger", 0), *(("SeeSR_EstimateDamage", number) for number in range(4))}
+"""Outputs that all frames of a shot of a film get from one frame, as class and number: the tags, and what Estimate
+Damage chooses. What else DAPE sees, the soft prompt, is each frame's own."""
 
 FILE_INPUTS = ("ckpt_name", "model_name", "seesr", "ram", "dape", "file")
 """Inputs of loaders that name model files."""
@@ -92,17 +102,26 @@ class Workflow:
         return named
 
     @property
-    def tagger(self) -> str | None:
-        """The id of the node that tags the photo; None if there is none."""
-        return next((number for number, node in self.nodes.items() if node["class_type"] == TAGGER), None)
+    def once_a_shot(self) -> set[Output]:
+        """The outputs of ``ONCE_A_SHOT`` that other nodes take."""
+        links = (value for node in self.nodes.values() for value in node["inputs"].values() if _is_link(value))
+        return {(node, number) for node, number in links if (self.nodes[node]["class_type"], number) in ONCE_A_SHOT}
 
-    def with_tags(self, tags: str) -> Workflow:
-        """Return a copy in which these tags replace those of the tagger. What else the tagger sees stays."""
+    def with_outputs(self, values: Mapping[Output, str | float]) -> Workflow:
+        """Return a copy in which values replace outputs of nodes, wherever they are taken."""
         nodes = copy.deepcopy(self.nodes)
         for node in nodes.values():
-            for name, value in node["inputs"].items():
-                if value == [self.tagger, 0]:
-                    node["inputs"][name] = tags
+            links = {name: tuple(value) for name, value in node["inputs"].items() if _is_link(value)}
+            node["inputs"] |= {name: values[link] for name, link in links.items() if link in values}
+        return Workflow(nodes)
+
+    def with_grain_of(self, frame: int) -> Workflow:
+        """Return a copy whose Film Grain is that of a frame of a film: its seed and the frame's number, from 0."""
+        nodes = copy.deepcopy(self.nodes)
+        for node in nodes.values():
+            seed = node["inputs"].get("seed")
+            if node["class_type"] == GRAIN and isinstance(seed, int):
+                node["inputs"]["seed"] = (seed + frame) % SEED_LIMIT
         return Workflow(nodes)
 
     def with_seed(self, seed: int | None) -> Workflow:
@@ -177,6 +196,10 @@ class Workflow:
             folders = [f"models/{kind} is {comfyui.model_folder(kind)}" for kind in dict.fromkeys(searched)]
             raise SeeSRError("\n".join([*missing, *folders]))
         return names
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2
 
 
 def title_of(node: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from ..terminal import say
 
 if TYPE_CHECKING:
     from ..headless.session import HeadlessComfyUI
+    from .report import Report
 
 ABOUT_NANO = "This is nano, the small model that comes with SeeSR.\n"
 AFTER_NANO = (
@@ -52,9 +53,10 @@ def choose_workflow(comfyui: HeadlessComfyUI, options: argparse.Namespace, scrat
     return workflow
 
 
-def is_nano(workflow: Workflow) -> bool:
-    """Return True if a workflow runs the small model."""
-    return bool(workflow.inputs_of("SeeSR_LoadNano"))
+def tell_what_is_next(workflow: Workflow, report: Report) -> None:
+    """Say how to get the full model, if the small one has made something."""
+    if workflow.inputs_of("SeeSR_LoadNano") and report.count("done"):
+        say(AFTER_NANO)
 
 
 def _load(comfyui: HeadlessComfyUI, options: argparse.Namespace, preset: str) -> Workflow:

@@ -232,7 +232,7 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
     with temporary_folder() as scratch:
         os.environ["TMPDIR"] = str(scratch)  # libvips looks there each time it needs a file; Python has looked already
         from ..headless.session import HeadlessComfyUI
-        from .choice import AFTER_NANO, choose_workflow, is_nano
+        from .choice import choose_workflow, tell_what_is_next
         from .speeds import Speeds, settings_of
 
         comfyui = HeadlessComfyUI.start(scratch)
@@ -247,8 +247,7 @@ def _upscale(options: argparse.Namespace, photos: Sequence[Found], report: Repor
         _announce_done(tasks, report)
         with stop.gently(comfyui.interrupt):
             batch.run(remaining, pixels, report.total - len(remaining), options.redo)
-        if is_nano(workflow) and report.count("done"):
-            say(AFTER_NANO)
+        tell_what_is_next(workflow, report)
 
 
 def _announce_done(tasks: Sequence[Task], report: Report) -> None:

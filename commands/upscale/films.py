@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ...seesr_modules.errors import SeeSRError
 from ..films.formats import (
@@ -22,13 +22,17 @@ from ..films.shots import Plan, Shot, make_shots, plan_film
 from ..films.store import Store, shots_folder
 from ..films.upscaling import Manner, Show
 from ..films.writing import finish
-from ..photos.places import Output, Put, read_output
+from ..photos.places import Output, read_output
 from ..terminal import end_progress, say
 from .ledger import Ledger
+from .manifest import stamp_of
+from .stores import bring
 
 if TYPE_CHECKING:
     from ..headless.workflow import Workflow
     from .find import Found
+
+Named = TypeVar("Named")
 
 INTERLACED = (
     "{film} is interlaced: its frames consist of two fields, whose combs SeeSR takes for detail. "
@@ -124,28 +128,38 @@ class Films:
             SeeSRError: The film cannot be read, or its result not be written.
             OSError: The folder of its shots cannot be made.
         """
+        store = self._store(found)
+        path = _bring(found, store, show)
+        try:
+            return self._open(found, path, store, show)
+        except SeeSRError as error:
+            if found.remote and store.plan is None:
+                store.remove()
+            raise SeeSRError(str(error).replace(str(path), found.source)) from error
+
+    def _open(self, found: Found, path: Path, store: Store, show: Show) -> OpenFilm:
         wishes, encoding = self._ledger.wishes, self._ledger.encoding
         output = wishes.output._replace(folder=self._ledger.folder_of(found))
-        film = look_at_film(found.path, output, encoding, wishes.single)
-        require_film_size(found.path, *(side * self._workflow.scale for side in film.size))
-        store, result = self._store(found), _result(found.path, output, encoding)
+        film = look_at_film(path, output, encoding, wishes.single)
+        require_film_size(path, *(side * self._workflow.scale for side in film.size))
+        result = _result(found.path, output, encoding)
         plan = store.plan or plan_film(film, _counting(show, "Finding shots", film.frames))
         end_progress()
         shots = make_shots(film, plan)
-        _tell(film, plan, store, result)
+        _tell(film, found.source, plan, store, result)
         store.prepare(plan)
         missing = [shot for shot in shots if not store.is_done(shot)]
         if len(missing) < len(shots):
-            say(f"{film.path}: goes on, {len(shots) - len(missing)} of {len(shots)} shots are done\n")
+            say(f"{found.source}: goes on, {len(shots) - len(missing)} of {len(shots)} shots are done\n")
         manner = Manner(self._workflow.with_photo(found.path.name).nodes, encoding)
         return OpenFilm(film, plan, store, shots, missing, manner, result)
 
-    def end(self, opened: OpenFilm, put: Put, show: Show) -> Path:
-        """Join a film's shots, remove them, and return the path of the result.
+    def end(self, opened: OpenFilm, put: Callable[[Path, Path], Named], show: Show) -> Named:
+        """Join a film's shots, remove them, and return what ``put`` returns.
 
         Args:
             opened: The film. All its shots are done.
-            put: Names the finished file.
+            put: Takes the finished file to where the result is to be, given the name that it is to have.
             show: Told of each frame that is joined. It may raise.
 
         Raises:
@@ -163,26 +177,39 @@ class Films:
         return named
 
     def _store(self, found: Found) -> Store:
-        return Store(shots_folder(self._ledger.folder_of(found), found.path), found.path, self._ledger.settings(found))
+        url = found.remote.url if found.remote else None
+        folder = shots_folder(self._ledger.folder_of(found), found.path, url)
+        return Store(folder, stamp_of(found.origin), self._ledger.settings(found))
+
+
+def _bring(found: Found, store: Store, show: Show) -> Path:
+    """Return the path of a film on this machine; one at a URL is copied beside its shots, unless it is there."""
+    if found.remote is None:
+        return found.path
+    copied = store.copies / found.path.name
+    if store.plan is None or not copied.is_file():
+        copied = bring(found.remote.url, store.copies, _counting(show, "Copying the film", found.remote.size))
+        end_progress()
+    return copied
 
 
 def _counting(show: Show, title: str, frames: int) -> Callable[[int], None]:
     return lambda done: show(title, done, frames)
 
 
-def _tell(film: Film, plan: Plan, store: Store, result: Path) -> None:
-    """Say what is not as one may expect."""
+def _tell(film: Film, source: str, plan: Plan, store: Store, result: Path) -> None:
+    """Say what is not as one may expect. Users call the film ``source``."""
     if store.outdated:
-        say(f"{film.path} or the settings have changed: the shots that were done before are made anew.\n")
+        say(f"{source} or the settings have changed: the shots that were done before are made anew.\n")
     if plan.interlaced:
-        say(INTERLACED.format(film=film.path))
+        say(INTERLACED.format(film=source))
     if plan.damaged:
         say(
-            f"{film.path} is damaged: {plan.damaged} packets cannot be decoded; the {len(plan.pts)} frames that "
+            f"{source} is damaged: {plan.damaged} packets cannot be decoded; the {len(plan.pts)} frames that "
             "can are upscaled.\n"
         )
     if lost := left_out(film, result.suffix.lower()):
-        say(f"{result.suffix} files cannot hold everything that is in {film.path}; left out: {', '.join(lost)}.\n")
+        say(f"{result.suffix} files cannot hold everything that is in {source}; left out: {', '.join(lost)}.\n")
 
 
 def _result(path: Path, output: Output, encoding: Encoding) -> Path:

@@ -28,7 +28,7 @@ RESULT = re.compile(r"_seesr(_\d+){0,2}(_compare(_\d+)?)?$")
 class Found(NamedTuple):
     """A photo or a film, and the folder of its results below the folder of all results.
 
-    A photo at a URL has only a name here.
+    One at a URL has only a name here.
     """
 
     path: Path
@@ -39,6 +39,11 @@ class Found(NamedTuple):
     def origin(self) -> Path | RemotePhoto:
         """What the photo is for a manifest."""
         return self.remote or self.path
+
+    @property
+    def source(self) -> str:
+        """What users call it: its path as they gave it, or its URL."""
+        return self.remote.url if self.remote else str(self.path)
 
     @property
     def address(self) -> str:
@@ -117,14 +122,14 @@ class Finder:
 
     def _remote(self, url: str) -> Iterator[Found]:
         found = False
-        for photo in list_remote(url, self._recursive, READ_SUFFIXES):
+        for photo in list_remote(url, self._recursive, SUFFIXES):
             if not RESULT.search(photo.inside.stem):
                 found = True
                 yield Found(Path(photo.inside.name), Path(photo.inside.parent), photo)
             else:
                 self.results += 1
         if not found:
-            self.missing[url] = f"there is no photo at {url}"
+            self.missing[url] = f"there is no photo or film at {url}"
 
 
 def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) -> Search:

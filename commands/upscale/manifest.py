@@ -91,7 +91,7 @@ class Manifest:
             compared: Whether comparisons are wanted.
         """
         self._read()
-        made = self._by_photo.get((self._name(photo), _stamp(photo), settings), {}).values()
+        made = self._by_photo.get((self._name(photo), stamp_of(photo), settings), {}).values()
         there = [each for each in made if self._size(each.result) == each.size]
         if not there:
             return Finished()
@@ -112,7 +112,7 @@ class Manifest:
         size = self._size(result.name)
         if size is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(result))
-        made = Made(result.name, size, self._name(photo), _stamp(photo), settings, picture, pictures, compared)
+        made = Made(result.name, size, self._name(photo), stamp_of(photo), settings, picture, pictures, compared)
         line = json.dumps(made._asdict()).encode() + b"\n"
         with self._file.open("a+b") as file:
             if file.tell() and not self._ends_with_newline():  # a run was killed while it wrote
@@ -180,7 +180,7 @@ def _manifest_of(folder: Path) -> Manifest:
     return Manifest(folder)
 
 
-def _stamp(photo: Path | RemotePhoto) -> tuple[int, int]:
+def stamp_of(photo: Path | RemotePhoto) -> tuple[int, int]:
     """Return size and time of change, or what stands for it at a URL; zeros for a file that is gone."""
     if isinstance(photo, RemotePhoto):
         return photo.size, int.from_bytes(hashlib.sha256(photo.changed.encode()).digest()[:6], "big")

@@ -18,12 +18,12 @@ from ..terminal import end_progress, print_path, say, show_progress
 from .batch import DISK_IS_FULL, disk_is_full
 from .films import Films, OpenFilm
 from .find import Found
-from .ledger import Ledger
+from .ledger import Ledger, Unnamed
 from .manifest import Finished
 from .pace import Pace
 from .report import Outcome, Report
 from .stopping import Stop
-from .stores import is_url
+from .stores import is_url, send
 from .tasks import PhotoTask, ShotTask, Task, TaskOutcome
 
 
@@ -104,7 +104,7 @@ class SharedRun:
     def _tasks(self, inputs: Iterator[Found], redo: bool) -> Iterator[Task]:
         """Yield the tasks of all that is not done. Its results belong to this run until it is settled."""
         for found in inputs:
-            opened = _Open(found, self._report.add(found.remote.url if found.remote else str(found.path)))
+            opened = _Open(found, self._report.add(found.source))
             self._trying(opened, partial(self._begin, opened, redo))
             if opened.outcome.status != "not started":
                 self._pace.leave_out()
@@ -145,13 +145,12 @@ class SharedRun:
             there = {number: str(_anywhere(place)) for number, place in places.items()}
             yield PhotoTask(key, found.address, staging, there, uncompared)
             return
-        if is_url(found.address) or is_url(staging):
-            raise SeeSRError(f"{found.address} is a film, and films cannot be read from or written to URLs: copy it.")
         opened.film = film = self._films.begin(found, self._show)
         self._pace.split(max(len(film.missing), 1))
+        here = str(film.store.folder.absolute()) if is_url(staging) else staging
         for shot in film.missing:
-            everywhere = replace(shot, film=replace(shot.film, path=Path(found.address)))
-            yield ShotTask(key, everywhere, staging, film.store.file(shot).name, film.manner)
+            everywhere = replace(shot, film=replace(shot.film, path=shot.film.path.absolute()))
+            yield ShotTask(key, everywhere, here, film.store.file(shot).name, film.manner)
 
     def _settle(self, result: Result[Task, TaskOutcome]) -> None:
         """Keep what a worker has made. After the last task, its photo or film is over."""
@@ -185,12 +184,18 @@ class SharedRun:
     def _end(self, opened: _Open) -> None:
         """Join a film's shots if all are there, and be done with a photo or film."""
         if opened.film and opened.outcome.status == "not started":
-            put = self._ledger.put(opened.found, 1, {})(1, False)
-            film = opened.film
+            film, put = opened.film, partial(self._put_film, opened)
             self._trying(opened, lambda: self._tell(opened, self._films.end(film, put, self._show)))
         if opened.outcome.status == "not started":
             opened.outcome.status = "done"
         self._close(opened)
+
+    def _put_film(self, opened: _Open, file: Path, path: Path) -> Path | str:
+        """Name and note a film that is whole; to a URL it is sent first."""
+        staged = send(file, opened.staging) if is_url(opened.staging) else str(file)
+        made = TaskOutcome(written=[Unnamed(1, False, staged, path.name)])
+        (named,) = self._ledger.keep(opened.found, made, {})
+        return named
 
     def _trying(self, opened: _Open, work: Callable[[], None]) -> None:
         """Do what may fail or be stopped, and note that if it does."""
@@ -233,7 +238,8 @@ def _anywhere(place: Path | str) -> Path | str:
 
 def _named(text: str, opened: _Open) -> str:
     """Name the photo or film as the user did, and not the folder of unfinished files."""
-    text = text.replace(opened.found.address, opened.outcome.source)
+    here = str(opened.film.film.path.absolute()) if opened.film else opened.found.address
+    text = text.replace(here, opened.outcome.source)
     if not opened.staging:
         return text
     home = str(Path(opened.staging).parent)

@@ -21,6 +21,7 @@ from ..photos.upscaling import Wishes
 from ..temporary import clear_abandoned, temporary_folder
 from ..terminal import say
 from .batch import fingerprint
+from .choice import choose_workflow, tell_what_is_next
 from .command import told_in_the_end
 from .craft import PhotoCrafts
 from .films import read_any_output
@@ -32,6 +33,11 @@ from .report import Report
 from .stopping import Stop
 from .stores import is_url
 from .url_ledger import UrlLedger
+
+FILMS_ON_ONE_MACHINE = (
+    "The shots of films need a folder that all machines share, and {url} is none: leave the films out, give --output a "
+    "folder, or use --workers, which stays on this machine."
+)
 
 
 def run_shared(options: argparse.Namespace, report: Report, stop: Stop) -> int:
@@ -99,14 +105,14 @@ def _upscale(options: argparse.Namespace, counted: _Counted, report: Report, sto
     with temporary_folder() as scratch:
         crafts, settings = _choose(options, wishes, scratch, remote)
         report.settings |= {"fingerprint": settings, "workflow": crafts.workflow.nodes}
-        if remote:
-            ledger: Ledger = UrlLedger(options.output, wishes, settings, options.overwrite, stop.finishing)
-        else:
-            ledger = Ledger(wishes, settings, options.overwrite, stop.finishing, encoding)
+        common = (wishes, settings, options.overwrite, stop.finishing, encoding)
+        ledger = UrlLedger(options.output, *common) if remote else Ledger(*common)
         on_cpu = "--cpu" in json.loads(os.environ["SEESR_COMFYUI_FLAGS"])
         with _joined(options, 0 if on_cpu else _count_cards()):
             cluster = RayCluster(crafts, options.workers or None, use_cards=not on_cpu)
             count, machines = len(cluster.places), cluster.machines
+            if remote and films and machines > 1:
+                raise SeeSRError(FILMS_ON_ONE_MACHINE.format(url=options.output))
             inputs = count_inputs(total - films, films)
             say(f"{inputs}, {count} worker{'s'[: count != 1]} on {machines} machine{'s'[: machines != 1]}\n")
             run = SharedRun(crafts.workflow, ledger, report, Pace(total, count), stop)
@@ -114,6 +120,7 @@ def _upscale(options: argparse.Namespace, counted: _Counted, report: Report, sto
                 run.run(_finder(options).photos(walk_photos), cluster, options.redo)
         clear_abandoned()  # what workers that were killed have left
         stop.check()
+        tell_what_is_next(crafts.workflow, report)
 
 
 def _choose(options: argparse.Namespace, wishes: Wishes, scratch: Path, remote: bool) -> tuple[PhotoCrafts, str]:
@@ -123,7 +130,6 @@ def _choose(options: argparse.Namespace, wishes: Wishes, scratch: Path, remote: 
         SeeSRError: A model file is missing, or synthetic ones are to be used on other machines.
     """
     from ..headless.session import HeadlessComfyUI
-    from .choice import choose_workflow
 
     if options.ray and options.model == "synthetic":
         raise SeeSRError("--model synthetic writes its models on this machine only: leave out --ray, or use --workers.")

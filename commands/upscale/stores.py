@@ -1,4 +1,4 @@
-"""Photos and results at URLs: whatever fsspec reaches, such as s3://, sftp:// or memory://."""
+"""Photos, films and results at URLs: whatever fsspec reaches, such as s3://, sftp:// or memory://."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,6 +14,9 @@ from ...seesr_modules.errors import SeeSRError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+PIECE_BYTES = 4_000_000
+"""Bytes that are copied at once. In between, a run can be stopped."""
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://")
 
@@ -31,7 +34,7 @@ class Place(NamedTuple):
 
 
 class RemotePhoto(NamedTuple):
-    """A photo at a URL: its path below the folder that was searched, its size in bytes, when it was changed."""
+    """A photo or film at a URL: its path below the folder that was searched, its size in bytes, when it was changed."""
 
     url: str
     inside: PurePosixPath
@@ -70,7 +73,7 @@ def told(url: str) -> Iterator[None]:
 
 
 def list_remote(url: str, recursive: bool, suffixes: tuple[str, ...]) -> Iterator[RemotePhoto]:
-    """Yield the photos at a URL, which is a file or a folder; one folder's list in memory at a time.
+    """Yield the photos and films at a URL, which is a file or a folder; one folder's list in memory at a time.
 
     Raises:
         SeeSRError: The URL cannot be reached.
@@ -97,17 +100,26 @@ def _photo(files: AbstractFileSystem, info: dict[str, object], root: PurePosixPa
     return RemotePhoto(files.unstrip_protocol(name), inside, int(str(info["size"])), str(changed))
 
 
-def bring(url: str, folder: Path) -> Path:
-    """Copy a file at a URL into a folder on this machine, which is made.
+def bring(url: str, folder: Path, show: Callable[[int], None] = lambda done: None) -> Path:
+    """Copy a file at a URL into a folder on this machine, which is made. It has its name when it is whole.
+
+    Args:
+        url: The file.
+        folder: The folder.
+        show: Called with the number of bytes that are copied. It may raise.
 
     Raises:
         SeeSRError: It cannot be read.
     """
     files, path = reach(url)
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     file = folder / PurePosixPath(path).name
-    with told(url):
-        files.get_file(path, str(file))
+    part = file.with_name(f"{file.name}.part")
+    with told(url), files.open(path, "rb") as far, part.open("wb") as near:
+        while piece := far.read(PIECE_BYTES):
+            near.write(piece)
+            show(near.tell())
+    part.replace(file)
     return file
 
 

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from ..files import write
+from ..films.formats import DEFAULT_ENCODING, Encoding
 from ..photos.places import comparison_path, numbered
 from ..photos.upscaling import Wishes
 from ..temporary import PREFIX
@@ -53,17 +54,26 @@ class UrlLedger(Ledger):
         settings: Fingerprint of the settings.
         overwrite: Whether to replace files that this run has not written.
         finishing: Held while a result gets its name and its note.
+        encoding: How to compress films.
 
     Raises:
         SeeSRError: The URL cannot be reached.
     """
 
-    def __init__(self, url: str, wishes: Wishes, settings: str, overwrite: bool, finishing: threading.Lock) -> None:
+    def __init__(
+        self,
+        url: str,
+        wishes: Wishes,
+        settings: str,
+        overwrite: bool,
+        finishing: threading.Lock,
+        encoding: Encoding = DEFAULT_ENCODING,
+    ) -> None:
         """Reach the URL."""
         self._files, self._root = reach(url)
         home = NOTES / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
         wishes = wishes._replace(output=wishes.output._replace(folder=home))
-        super().__init__(wishes, settings, overwrite, finishing)
+        super().__init__(wishes, settings, overwrite, finishing, encoding)
         self._manifests: dict[Path, RemoteManifest] = {}
         self._unpublished: set[Path] = set()
         self._next = 0.0

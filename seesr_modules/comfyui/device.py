@@ -10,14 +10,27 @@ FAST_BFLOAT16 = ("amx_bf16", "avx512_bf16")
 """Torch's names for the processor features that make bfloat16 faster than float32."""
 
 
-def device_flags() -> list[str]:
-    """Return the arguments of main.py for this machine: none with an accelerator, else those for the CPU."""
+def device_flags(chosen: Sequence[str] = ()) -> list[str]:
+    """Return the arguments of main.py for this machine: none with an accelerator, else those for the CPU.
+
+    On a CPU that is fast in bfloat16, UNet and VAE compute in it, as ComfyUI lets them on graphics cards.
+
+    Args:
+        chosen: Arguments that the user has chosen. ComfyUI refuses two of one kind, such as --fp32-vae and --bf16-vae.
+    """
     import torch
 
     if torch.accelerator.is_available():
         return []
     flags = ["--cpu", "--use-pytorch-cross-attention"]  # ComfyUI's own attention is slow on a CPU
-    return [*flags, "--bf16-unet"] if cpu_is_fast_in_bfloat16() else flags
+    if cpu_is_fast_in_bfloat16():
+        flags += ["--bf16-unet", "--bf16-vae"]
+    taken = {_last_word(flag) for flag in chosen}
+    return [flag for flag in flags if _last_word(flag) not in taken]
+
+
+def _last_word(flag: str) -> str:
+    return flag.rpartition("-")[2]
 
 
 def cpu_is_fast_in_bfloat16() -> bool:
@@ -37,4 +50,4 @@ def start_comfyui(flags: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    json.dump(device_flags(), sys.stdout)
+    json.dump(device_flags(sys.argv[1:]), sys.stdout)

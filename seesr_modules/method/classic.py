@@ -20,6 +20,9 @@ LUMA = (65.481 / 255, 128.553 / 255, 24.966 / 255)
 """Y of BT.601 as MATLAB computes it, without the constant 16 / 255: from 0 to 219 / 255."""
 LUMA_OFFSET, LUMA_RANGE = 16 / 255, 219 / 255
 
+DAMAGE_NUMBERS = 33
+"""With so many numbers DASR describes the damage; see :func:`describe_damage`."""
+
 _leaky = partial(leaky_relu, negative_slope=0.1)
 
 
@@ -125,21 +128,20 @@ class DamageEstimator(nn.Module):
 
     Args:
         width: Features, 64 as published.
-        numbers: How many numbers describe the damage, 33 as published; see :func:`describe_damage`.
         hidden: Features between the numbers and the shares, 15 as published.
         experts: How many networks are mixed, 5 as published.
     """
 
-    def __init__(self, width: int, numbers: int, hidden: int, experts: int) -> None:
+    def __init__(self, width: int, hidden: int, experts: int) -> None:
         """Make the layers."""
         super().__init__()
         self.experts = experts
-        sizes = [3, *[width] * 5, numbers]
+        sizes = [3, *[width] * 5, DAMAGE_NUMBERS]
         layers: list[nn.Module] = []
         for number, (inputs, outputs) in enumerate(pairwise(sizes)):
             layers += [nn.Conv2d(inputs, outputs, 5, stride=2 if number == 3 else 1, padding=2), nn.LeakyReLU(0.2)]
         self.ConvNet = nn.Sequential(*layers)
-        self.MappingNet = nn.Sequential(nn.Linear(numbers, hidden), nn.Linear(hidden, experts))
+        self.MappingNet = nn.Sequential(nn.Linear(DAMAGE_NUMBERS, hidden), nn.Linear(hidden, experts))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return the numbers [B, 33] that describe the damage of [B, 3, h, w], and the experts' shares [B, 5]."""

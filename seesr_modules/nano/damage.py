@@ -12,7 +12,7 @@ from ..config import telling_shape
 from ..weights.checkpoint import TensorSource, load_strict
 
 RGB = 3
-WIDTHS = (12, 16, 24, 24)
+WIDTHS = (24, 48, 96, 128)
 FINE_GAIN = 10.0
 """Noise and the edges of blocks are faint, so the network sees the finest detail a second time, amplified."""
 
@@ -44,7 +44,7 @@ class DamageEstimator(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv2d(into, out, 3, stride=1 if into == 2 * RGB else 2) for into, out in pairwise((2 * RGB, *WIDTHS))
         )
-        self.leave = nn.Linear(2 * WIDTHS[-1], 1)
+        self.leave = nn.Linear(3 * WIDTHS[-1], 1)
 
     @classmethod
     def load(cls, source: TensorSource) -> DamageEstimator:
@@ -66,5 +66,6 @@ class DamageEstimator(nn.Module):
         x = torch.cat([images[..., 1:-1, 1:-1] * 2 - 1, FINE_GAIN * fine], 1)
         for layer in self.layers:
             x = silu(layer(x))
-        seen = torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3), correction=0)], 1)
+        # Texture has calm places, noise has none: the least values tell them apart.
+        seen = torch.cat([x.mean(dim=(2, 3)), x.std(dim=(2, 3), correction=0), x.amin(dim=(2, 3))], 1)
         return self.leave(seen).sigmoid().squeeze(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..config import MAX_SIZE
 from ..errors import SeeSRError
 from ..published import CFW
 from .opening import open_weights
@@ -44,7 +45,7 @@ def open_cfw(path: Path) -> tuple[WeightFile, dict[int, int]]:
     shapes = file.shapes()
     ends = {level: shapes.get(f"{layer_name(level)}.encode_enc_3.norm1.weight", ()) for level in LEVELS}
     for level, shape in ends.items():
-        if len(shape) != 1 or not shape[0] or shape[0] % GROUPS:
+        if len(shape) != 1 or not 1 <= shape[0] <= MAX_SIZE or shape[0] % GROUPS:
             found = f"has {list(shape)} channels" if shape else "is not whole"
             raise SeeSRError(f"'{path.name}' is incomplete: its {layer_name(level)} {found}; download it again.")
     return file, {level: shape[0] for level, shape in ends.items()}

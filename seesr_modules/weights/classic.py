@@ -11,8 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..config import MAX_SIZE
 from ..errors import SeeSRError
-from ..method.classic import DASR, SRCNN, DamageEstimator, SRResNet
+from ..method.classic import DAMAGE_NUMBERS, DASR, SRCNN, DamageEstimator, SRResNet
 from .opening import SUFFIXES, open_weights
 from .reader import WeightFile
 from .value_checks import cast_checked
@@ -94,10 +95,11 @@ def _read(file: WeightFile, scale: int) -> SRCNN | SRResNet | DamageEstimator:
     """Build the network of a file and load it."""
     shapes = file.shapes()
     try:
-        network = _build(shapes, scale)
+        with torch.device("meta"):
+            network = _build(shapes, scale)
     except KeyError as error:
         raise _misfit(file, f"it lacks {error}") from error
-    except (IndexError, ValueError, ZeroDivisionError) as error:
+    except (IndexError, ValueError, RuntimeError) as error:  # torch: more bytes than there are addresses
         raise _misfit(file, f"its sizes are of another network ({error})") from error
     if network is None:
         raise SeeSRError(
@@ -108,13 +110,15 @@ def _read(file: WeightFile, scale: int) -> SRCNN | SRResNet | DamageEstimator:
         if expected.get(name) != shapes.get(name):
             found, wanted = (list(of[name]) if name in of else "missing" for of in (shapes, expected))
             raise _misfit(file, f"{name} is {found}, expected {wanted}")
-    network.load_state_dict(_tensors(file))
+    network.load_state_dict(_tensors(file), assign=True)
     return network.eval().requires_grad_(False)
 
 
 def _build(shapes: Shapes, scale: int) -> SRCNN | SRResNet | DamageEstimator | None:
     """Return the network of these shapes. Its weights are not set; errors of missing names and sizes pass through."""
     kind = classic_kind(shapes)
+    if kind and not all(1 <= size <= MAX_SIZE for shape in shapes.values() for size in shape):
+        raise ValueError(f"each has to be from 1 to {MAX_SIZE}")
     if kind == "SRCNN":
         weights = [shapes[f"conv{number}.weight"] for number in (1, 2, 3)]
         kernels = tuple(weight[3] for weight in weights)
@@ -123,7 +127,9 @@ def _build(shapes: Shapes, scale: int) -> SRCNN | SRResNet | DamageEstimator | N
         return SRCNN(weights[0][1], (weights[0][0], weights[1][0]), kernels, scale)
     if kind == "DASR net_p":
         hidden, numbers = shapes["MappingNet.0.weight"]
-        return DamageEstimator(shapes["ConvNet.0.weight"][0], numbers, hidden, shapes["MappingNet.1.weight"][0])
+        if numbers != DAMAGE_NUMBERS:
+            raise ValueError(f"{DAMAGE_NUMBERS} numbers that describe the damage are needed")
+        return DamageEstimator(shapes["ConvNet.0.weight"][0], hidden, shapes["MappingNet.1.weight"][0])
     if kind is None:
         return None
     *experts, width, _, _, _ = shapes["conv_first.weight"]

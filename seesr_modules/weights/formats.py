@@ -1,7 +1,7 @@
 """Reading of the two kinds of weight files, with their own libraries: safetensors and torch.
 
-What torch does not check when it maps an archive is checked here: that each tensor's data is a whole, uncompressed
-record of the archive. A wrong size or place would give other values without an error.
+What torch does not check is checked here: that each tensor's data is a whole, uncompressed record of a mapped archive,
+and that an old pickle is followed by the data of all its tensors. Otherwise values would be wrong without an error.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from torch import Tensor
 from ..errors import SeeSRError
 from .names import find_state_dict
 from .part import Part, describe_tensor, reading
-from .pickled import placeholders, read_names, require_plain
+from .pickled import placeholders, read_names, read_strings, require_plain
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
-_LEGACY_PICKLES = 5  # magic number, version, system, objects, storage keys; the raw data follow
+_LEGACY_PICKLES = 5  # magic number, version, system, objects, storage keys; the data of each key follow
+_COUNT_BYTES = 8  # how many values a key has, before its data
 _LOCAL_HEADER_BYTES = 30  # of a zip record, before its name and its padding
 
 _Place = tuple[int, int]
@@ -72,12 +73,11 @@ def open_torch(path: Path) -> Part:
         is_mapped = is_archive and path.suffix != ".safetensors"
         tensors, storages = _load(path, names, is_mapped)
         held = sorted(size for _, size in places)
-        if (is_archive and sorted(storages.values()) != held) or (is_mapped and not _is_same_layout(storages, places)):
+        described = sorted(storages.values()) if is_archive else [sum(storages.values())]
+        if described != held or (is_mapped and not _is_same_layout(storages, places)):
             raise SeeSRError(
-                f"{path} describes other data than its records hold: it is damaged or cut short; download it again."
+                f"{path} describes other data than it holds: it is damaged or cut short; download it again."
             )
-        if sum(storages.values()) > sum(held):
-            raise SeeSRError(f"{path} describes more data than the {sum(held)} bytes it holds; download it again.")
         for name, tensor in tensors.items():
             if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
                 raise SeeSRError(f"{path}: the tensor {name!r} is larger than its data: it is forged or damaged.")
@@ -132,10 +132,16 @@ def _find_data(path: Path, file: IO[bytes], record: zipfile.ZipInfo) -> int:
 
 
 def _inspect_pickles(path: Path) -> tuple[set[str], list[_Place]]:
-    """Return what the pickles of an old torch file name, and the place of the data after them."""
+    """Return what the pickles of an old torch file name, and the place of the data after them, without their counts."""
     with path.open("rb") as file:
-        names = set().union(*(read_names(file) for _ in range(_LEGACY_PICKLES)))
-        return names, [(file.tell(), path.stat().st_size - file.tell())]
+        names: set[str] = set()
+        for _ in range(_LEGACY_PICKLES):
+            last = file.tell()
+            names |= read_names(file)
+        data = file.tell()
+        file.seek(last)
+        counts = _COUNT_BYTES * len(set(read_strings(file)))
+        return names, [(data, path.stat().st_size - data - counts)]
 
 
 def _load(path: Path, names: Collection[str], is_mapped: bool) -> tuple[dict[str, Tensor], dict[int, int]]:

@@ -8,6 +8,7 @@ names is ever called for them.
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import re
 import sys
@@ -67,6 +68,14 @@ class _Opaque:
         """Ignore the state."""
 
 
+class _PlainUnpickler(pickle._Unpickler):
+    """The unpickler that is written in Python: a forged number in its memo takes no memory, as in torch's own."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - it raises
+        """Refuse every name."""
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
 def read_names(pickled: IO[bytes]) -> set[str]:
     """Return what the next pickle of a file names, except what describes tensors. None of its opcodes is run."""
     names = set()
@@ -74,6 +83,18 @@ def read_names(pickled: IO[bytes]) -> set[str]:
         if "GLOBAL" in opcode.name:
             names.add((argument or opcode.name).replace(" ", ".").replace("__builtin__.", "builtins."))
     return {name for name in names if not _TENSOR_NAMES.fullmatch(name)}
+
+
+def read_strings(pickled: IO[bytes]) -> list[str]:
+    """Return the next pickle of a file, which is a list of strings. It can make plain values only.
+
+    Raises:
+        pickle.UnpicklingError: It is something else.
+    """
+    strings = _PlainUnpickler(pickled).load()
+    if not isinstance(strings, list) or not all(isinstance(text, str) for text in strings):
+        raise pickle.UnpicklingError("a list of strings was expected")
+    return strings
 
 
 def require_plain(path: Path, names: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""Test the pack in ComfyUI's page: its workflows open and run, and its help opens. test_tags.py tests the chips."""
+"""Test the pack in ComfyUI's page: its workflows open and run, and its help opens. Other files test the chips."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser.editor import EMPTY, WORKFLOWS, Editor, Json, shipped
+from browser.editor import EMPTY, ROOT, WORKFLOWS, Editor, Json, shipped
 from PIL import Image
 from playwright.sync_api import Locator, expect
 
@@ -263,12 +263,18 @@ def test_the_blueprint_is_found_added_and_runs(editor: Editor) -> None:
     search = editor.page.locator(".comfy-vue-node-search-container input, [role=dialog] input").first
     search.fill("SeeSR Upscale")
     found.filter(has_text="SeeSR Upscale").first.click()
+    expect(search).to_be_hidden()  # the next click would hit the list otherwise
     editor.page.wait_for_function("() => app.graph.nodes.length === 1")
     if editor.page.evaluate("() => app.canvas.state.ghostNodeId != null"):  # in newer pages it follows the mouse
         editor.page.mouse.click(900, 400)
     missing = """() => app.graph.nodes[0].subgraph.nodes
         .filter((node) => node.has_errors || !LiteGraph.registered_node_types[node.type]).map((node) => node.type)"""
     assert editor.page.evaluate(missing) == []
+    (whole,) = json.loads((ROOT / "subgraphs" / "SeeSR Upscale.json").read_text("utf-8"))["nodes"]
+    settings = [slot["name"] for slot in whole["inputs"] if "widget" in slot]
+    shown = editor.page.evaluate("() => app.graph.nodes[0].widgets.map((widget) => [widget.name, widget.value])")
+    values = [value for name, value in shown if name in settings]
+    assert values == whole["widgets_values"] and len(values) == len(settings)
     editor.picture("blueprint", editor.look_at("SeeSR Upscale"))
     # Add a photo before the node and a preview after it.
     editor.use_nano()

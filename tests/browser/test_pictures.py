@@ -39,22 +39,27 @@ def test_the_pictures_of_nanos_tags_and_result(editor: Editor) -> None:
     editor.page.locator(f'.seesr-tags button[data-word="{least}"]').click()
     editor.page.locator(f'.seesr-tags button[data-word="{most}"]').click(modifiers=["Shift"])
     editor.run()
-    editor.page.evaluate(
+    box = editor.page.evaluate(
         """() => {
-            const [first, save, compare] = ["SeeSR_TiledSampler", "SaveImage", "PreviewImage"]
-                .map((type) => app.graph.nodes.find((node) => node.type === type));
+            const one = (type) => app.graph.nodes.find((node) => node.type === type);
             const group = app.graph.groups.find((group) => group.title.includes("Save"));
-            const fix = app.graph.nodes.find((node) => node.type === "SeeSR_ColorFix");
-            compare.pos = [save.pos[0] + save.size[0] + 40, fix.pos[1]];
-            compare.setSize([900, 430]); // wide enough for two pictures side by side
-            group.resize(compare.pos[0] + compare.size[0] + 20 - group.pos[0], group.size[1]);
+            const [left, right] = [one("SeeSR_ControlNetApply").pos[0], one("PreviewImage").pos[0]];
+            const top = one("SeeSR_VAEDecode").pos[1], size = [580, 560];
+            for (const [column, type] of ["SaveImage", "PreviewImage"].entries()) {
+                one(type).pos = [right + column * (size[0] + 40), top]; // side by side, and large
+                one(type).setSize(size);
+            }
+            const last = one("SeeSR_FilmGrain"), bottom = Math.max(top + size[1], last.pos[1] + last.size[1]);
+            const width = right + 2 * size[0] + 60 - left, height = bottom + 80;
+            group.resize(left + width - 20 - group.pos[0], height - 20);
             app.canvas.deselectAll();
-            app.canvas.ds.scale = 1.05;
-            app.canvas.ds.offset = [310 / 1.05 - first.pos[0], 225 / 1.05 - group.pos[1]];
+            app.canvas.ds.scale = 0.9;
+            app.canvas.ds.offset = [320 / 0.9 - left, 220 / 0.9 - group.pos[1]];
             app.canvas.setDirty(true, true);
+            return { x: 310, y: 215, width: Math.round(width * 0.9), height: Math.round(height * 0.9) };
         }"""
     )
-    editor.picture("result", {"x": 270, "y": 215, "width": 1860, "height": 820})
+    editor.picture("result", box)
     editor.picture("tags", editor.look_at("SeeSR_Tagger", 1.5))
 
 

@@ -23,11 +23,11 @@ from seesr_pack.nodes.load_cfw import LoadCFW
 from seesr_pack.nodes.vae_decode import VAEDecode
 from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.comfyui.loading.cfw import CfwModel, load_cfw
-from seesr_pack.seesr_modules.comfyui.networks.cfw import CFW
 from seesr_pack.seesr_modules.comfyui.steps import photo_decoding as steps
 from seesr_pack.seesr_modules.comfyui.steps import vae as vae_steps
+from seesr_pack.seesr_modules.comfyui.steps.vae import blend_tiles
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.method.tiles import TileLayout, plan_tiles
+from seesr_pack.seesr_modules.method.tiles import TileLayout
 from torch import Tensor
 
 
@@ -40,12 +40,8 @@ def inference_mode() -> Iterator[None]:
 
 @cache
 def layers() -> dict[str, Tensor]:
-    """Return synthetic layers under their published names, as in the file: below ``decoder``."""
-    with torch.device("meta"):
-        network = CFW({1: 32, 2: 32}, comfy.ops.manual_cast)
-    shapes = {n.replace("nin_shortcut", "conv_out"): tuple(t.shape) for n, t in network.state_dict().items()}
-    weights = builders.load_synth(builders.GOLDEN).synthetic_state_dict(shapes)
-    return builders.prefixed(weights, "decoder.")
+    """Return the layers as in the published file: below ``decoder``."""
+    return builders.prefixed(builders.cfw_layers(), "decoder.")
 
 
 @pytest.fixture(scope="module")
@@ -116,32 +112,35 @@ def test_tiles_equal_the_whole(tiny: Tiny, cfw: CfwModel, monkeypatch: pytest.Mo
         monkeypatch.setattr(half.mid.attn_1, "forward", lambda hidden: hidden)
     latent, hint = scene(6, 20)
     whole = steps.decode_with_photo(tiny.vae, latent, cfw, hint, 1.0)
-    plans: list[TileLayout] = []
-    monkeypatch.setattr(steps, "plan_tiles", lambda *args: plans.append(plan_tiles(*args)) or plans[-1])
+    used: list[TileLayout] = []
+    monkeypatch.setattr(steps, "blend_tiles", lambda layout, *args: used.append(layout) or blend_tiles(layout, *args))
     monkeypatch.setattr(vae_steps, "TILE_PX", (96, 64))
     free = steps._EXTRA * tiny.vae.memory_used_decode((1, 4, 8, 8), tiny.vae.vae_dtype) / vae_steps.FREE_SHARE
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_: 1.01 * free)
     tiled = steps.decode_with_photo(tiny.vae, latent, cfw, hint, 1.0)
-    assert [len(plan.tiles) for plan in plans] == [3]
+    assert [len(layout.tiles) for layout in used] == [3]
     assert (tiled - whole).abs().mean() < 0.1 * whole.std()
 
 
 def test_out_of_memory_gives_tiles(tiny: Tiny, cfw: CfwModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """If the device has less memory than it reports; also, the layers return after they were unloaded."""
     latent, hint = scene(4, 6)
-    expected = steps.decode_with_photo(tiny.vae, latent, cfw, hint, 1.0)
-    plans: list[TileLayout] = []
+    monkeypatch.setattr(vae_steps, "TILE_PX", (32,))
+    with monkeypatch.context() as known:
+        known.setattr(comfy.model_management, "get_free_memory", lambda *_: 1.0)
+        expected = steps.decode_with_photo(tiny.vae, latent, cfw, hint, 1.0)
+    used: list[TileLayout] = []
 
-    def plan(*args: Any) -> TileLayout:
-        plans.append(plan_tiles(*args))
-        if len(plans) == 1:
+    def blend(layout: TileLayout, *args: Any) -> Tensor:
+        used.append(layout)
+        if len(used) == 1:
             comfy.model_management.unload_all_models()
             raise comfy.model_management.OOM_EXCEPTION("made for the test")
-        return plans[-1]
+        return blend_tiles(layout, *args)
 
-    monkeypatch.setattr(steps, "plan_tiles", plan)
+    monkeypatch.setattr(steps, "blend_tiles", blend)
     assert_alike(steps.decode_with_photo(tiny.vae, latent, cfw, hint, 1.0), expected)
-    assert len(plans) == 2
+    assert [len(layout.tiles) for layout in used] == [1, 2]
 
 
 def test_the_layers_compute_in_the_vaes_dtype(tiny: Tiny, file: Path, cfw: CfwModel) -> None:
@@ -207,6 +206,8 @@ def test_a_wrong_file_is_refused(file: Path, tmp_path: Path) -> None:
     norm = "decoder__fusion_layer_2__encode_enc_3__norm1__weight"
     refuse("'cfw.safetensors' is incomplete: its fusion_layer_2 is not whole", saved(**{norm: None}))
     refuse(re.escape("incomplete: its fusion_layer_2 has [48] channels"), saved(**{norm: torch.ones(48)}))
+    huge = torch.empty(2**21, dtype=torch.float16)
+    refuse(re.escape("incomplete: its fusion_layer_2 has [2097152] channels"), saved(**{norm: huge}))
     conv = "decoder__fusion_layer_1__encode_enc_2__0__rdb1__conv1__weight"
     refuse(r"CFW \('cfw.safetensors'\) do not fit; .* missing: fusion_layer_1", saved(**{conv: None}))
     refuse("wrong shape: fusion_layer_1.encode_enc_2.0.rdb1", saved(**{conv: torch.ones(16, 32, 3, 3)}))

@@ -25,12 +25,7 @@ METHODS = {
         "model_state_dict(prefix)",
         "model_dtype()",
     ),
-    "comfy.sd.VAE": (
-        "encode(pixels)",
-        "decode(latent)",
-        "encode_tiled(pixels, tile_x=1, tile_y=1, overlap=1)",
-        "decode_tiled(latent, tile_x=1, tile_y=1, overlap=1)",
-    ),
+    "comfy.sd.VAE": ("encode(pixels)", "decode(latent)"),
     "comfy.sd.CLIP": ("tokenize(text)", "encode_from_tokens_scheduled(tokens)", "load_sd(tensors)"),
     "comfy.controlnet.ControlNet": (
         "set_cond_hint(hint, strength, percents)",

@@ -165,7 +165,10 @@ CONTRACT = {
         "Estimate Damage",
         {"image": "IMAGE"},
         {"damage": -1.0},
-        {"fidelity": "FLOAT", "grain": "FLOAT", "damage": "FLOAT"},
+        {"fidelity": "FLOAT", "grain": "FLOAT", "damage": "FLOAT", "back_projection": "FLOAT"},
+    ),
+    "SeeSR_BackProjection": Node(
+        "Back-Projection", {"image": "IMAGE", "photo": "IMAGE"}, {"strength": 1.0}, {"image": "IMAGE"}
     ),
     "SeeSR_FilmGrain": Node(
         "Film Grain", {"image": "IMAGE"}, {"strength": 3.0, "size_px": 0.6, "seed": 0}, {"image": "IMAGE"}

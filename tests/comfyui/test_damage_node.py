@@ -8,7 +8,8 @@ import pytest
 import torch
 from seesr_pack.nodes import estimate_damage as node
 from seesr_pack.seesr_modules.method.degrade import degrade
-from seesr_pack.seesr_modules.nano.choice import FAITHFUL, FREE, GRAIN, choose_for, estimate_damage
+from seesr_pack.seesr_modules.method.sizes import resize_bicubic
+from seesr_pack.seesr_modules.nano.choice import FAITHFUL, FREE, GRAIN, UNDAMAGED, WRECKED, choose_for, estimate_damage
 from skimage import data
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -30,8 +31,19 @@ def test_more_noise_is_more_damage() -> None:
     """The estimate rises with the noise, from little to much."""
     found = [estimate_damage(noisy(photo(128), deviation)) for deviation in (0.0, 0.02, 0.06, 0.15)]
     assert found == sorted(found)
-    assert found[0] < 0.35
+    assert found[0] < UNDAMAGED
     assert found[-1] > 0.7
+
+
+@pytest.mark.parametrize("name", ["grass", "gravel", "brick", "chelsea"])
+def test_texture_is_no_damage(name: str) -> None:
+    """Grass, gravel and fur look like noise to a network that sees too little; with noise they are damaged."""
+    picture = torch.from_numpy(getattr(data, name)()).float().div(255)
+    picture = picture[..., None].expand(-1, -1, 3) if picture.ndim == 2 else picture
+    height, width = (side // 4 for side in picture.shape[:2])
+    small = resize_bicubic(picture.movedim(-1, 0)[None], width, height)
+    assert estimate_damage(small) < UNDAMAGED
+    assert estimate_damage(noisy(small, 0.15)) > WRECKED
 
 
 def test_published_damage_is_found() -> None:
@@ -65,18 +77,21 @@ def test_a_batch_counts_as_its_worst_picture() -> None:
 
 def test_less_damage_keeps_more_of_the_photo() -> None:
     """Fidelity falls with the damage, and grain rises."""
-    choices = [choose_for(damage) for damage in (0.0, 0.3, 0.7, 1.0)]
+    choices = [choose_for(damage) for damage in (0.0, UNDAMAGED, 0.2, 0.4, WRECKED, 1.0)]
     fidelity = [choice.fidelity for choice in choices]
     assert fidelity == sorted(fidelity, reverse=True)
-    assert (fidelity[0], fidelity[-1]) == (FAITHFUL, pytest.approx(FREE))
-    assert [choice.grain for choice in choices] == sorted(choice.grain for choice in choices)
+    assert fidelity[:2] == [FAITHFUL] * 2 and fidelity[-2:] == pytest.approx([FREE] * 2)
+    projection = [choice.back_projection for choice in choices]
+    assert projection[:2] == [1, 1] > projection[2:3] > projection[3:] == [0, 0, 0]
+    grain = [choice.grain for choice in choices]
+    assert grain == sorted(grain) and grain[1] == 0 < grain[2] < grain[3] < grain[4] == GRAIN
 
 
 def test_the_node_shows_what_it_chose(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A set damage replaces the estimate, and the text names all three numbers."""
+    """A set damage replaces the estimate, and the text names all numbers."""
     shown: list[str] = []
     monkeypatch.setattr(node, "show_on_node", lambda _node, text: shown.append(text))
     image = photo(128).movedim(1, -1)
-    assert node.EstimateDamage.execute(image, 1.0).result == (pytest.approx(FREE), GRAIN, 1.0)
-    assert shown == [f"damage 1.00: fidelity {FREE:.2f}, grain {GRAIN:.1f}"]
+    assert node.EstimateDamage.execute(image, 1.0).result == (pytest.approx(FREE), GRAIN, 1.0, 0.0)
+    assert shown == [f"damage 1.00: fidelity {FREE:.2f}, grain {GRAIN:.1f}, back-projection 0.00"]
     assert node.EstimateDamage.execute(image, -1.0).result[2] == estimate_damage(photo(128))

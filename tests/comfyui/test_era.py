@@ -6,17 +6,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import comfy.model_management
 import folder_paths
 import pytest
 import torch
-from builders import GOLDEN, small_dape, synthetic
+from builders import GOLDEN, small_dape, small_unet, synthetic
 from graphs import canonical, photo
+from likeness import assert_alike, assert_same_tensors
 from other_models import save_lora
 from safetensors.torch import save_file
-from scenes import Tiny
+from scenes import Tiny, make_scene, predict
 from seesr_pack.nodes.era import Era as EraNode
 from seesr_pack.seesr_modules.comfyui.loading import eras
 from seesr_pack.seesr_modules.comfyui.loading.eras import EXAMPLES, era_files, load_era
+from seesr_pack.seesr_modules.comfyui.networks.base_model import base_model
 from seesr_pack.seesr_modules.comfyui.steps.era import apply_lora
 from seesr_pack.seesr_modules.comfyui.steps.tagging import TagSettings, describe
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
@@ -225,6 +228,39 @@ def test_the_lora_is_put_on_model_and_clip(write: Callable[..., Path], tiny: Tin
     save_file({"lora_unet_other.lora_down.weight": torch.ones(1, 2)}, tmp_path / "loras" / "sub" / "era.safetensors")
     with pytest.raises(SeeSRError, match="fits nothing in this model"):
         apply_lora(era, tiny.model, tiny.clip, 1.0)
+
+
+@pytest.fixture
+def era(write: Callable[..., Path], tmp_path: Path) -> Era:
+    """An era whose LoRA fits the small UNet."""
+    (tmp_path / "loras" / "sub").mkdir()
+    unet = {name: tuple(tensor.shape) for name, tensor in small_unet().items()}
+    save_lora(tmp_path / "loras" / "sub" / "era.safetensors", unet)
+    return read_era(write(WHOLE))
+
+
+def sampled(model: Any) -> torch.Tensor:
+    scene = make_scene(8, 8)
+    return predict(model, scene.positive, scene.negative, scene)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_the_lora_works_on_weights_of_every_type_and_after_unloading(era: Era, dtype: torch.dtype) -> None:
+    """It changes the latent as it changes that of a model of float32, and the base stays equal to the bit.
+
+    The changes differ by 5 times the rounding of a weight; 10 times is allowed. Without the LoRA they differ by 1.
+    """
+
+    base, exact = base_model(small_unet(), dtype, torch.float32), base_model(small_unet())
+    before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
+    model, exact_model = (apply_lora(era, of, None, 1.0)[0] for of in (base, exact))
+    plain, found = sampled(base), sampled(model)
+    change, exact_change = found - plain, sampled(exact_model) - sampled(exact)
+    assert (change - exact_change).std() <= 10 * torch.finfo(dtype).eps / 2 * exact_change.std()
+    comfy.model_management.unload_all_models()
+    assert_same_tensors(base.model.state_dict(), before)
+    assert_alike(sampled(base), plain)
+    assert_alike(sampled(model), found)
 
 
 def test_the_nodes_cache_notices_the_file_its_lora_and_its_references(

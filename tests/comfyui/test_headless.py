@@ -49,7 +49,17 @@ class Checked:
         bar.update(1)
         return (image,)
 
-NODE_CLASS_MAPPINGS = {"Checked": Checked, "Load": Load}
+class Measure:
+    CATEGORY, FUNCTION, RETURN_TYPES, OUTPUT_IS_LIST = "test", "run", ("STRING", "FLOAT"), (True, False)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"image": ("IMAGE",)}}
+
+    def run(self, image):
+        return ([f"{image.shape[1]} high"], float(image.mean()))
+
+NODE_CLASS_MAPPINGS = {"Checked": Checked, "Load": Load, "Measure": Measure}
 """
 
 DRIVER = """
@@ -98,6 +108,12 @@ for image, mood in (("a", "good"), ("b", "good"), ("b", "good"), ("b", "bad"), (
         result["error"] = str(error)
     result["calls"] += stub.calls
     seen["runs"].append(result)
+measured = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "no file of this name"}},
+    "2": {"class_type": "Measure", "inputs": {"image": ["1", 0]}},
+}
+found = [comfyui.find_outputs(measured, {("2", 0), ("2", 1)}, picture, print) for picture in pictures.values()]
+seen["outputs"] = [[outputs["2", 0], outputs["2", 1]] for outputs in found]
 seen["loads"], seen["written"] = loader.calls, [str(path) for path in scratch.rglob("*") if path.is_file()]
 print(json.dumps(seen))
 """
@@ -119,6 +135,10 @@ def test_pictures_pass_as_they_are_and_no_file_is_written(seen: dict[str, Any]) 
     for run in (0, 1, 2, 6):
         assert seen["runs"][run]["same"] == [True] and seen["runs"][run]["workflow_kept"]
     assert seen["written"] == [str(Path(seen["scratch"], "extra.yaml"))]
+
+
+def test_outputs_are_texts_and_numbers_of_the_picture_at_hand(seen: dict[str, Any]) -> None:
+    assert seen["outputs"] == [["40 high", pytest.approx(0.1234567, abs=1e-6)], ["24 high", 0.0]]
 
 
 def test_models_are_loaded_once(seen: dict[str, Any]) -> None:

@@ -259,9 +259,9 @@ def test_memory_that_comfyui_can_free_counts_as_free_for_tiles() -> None:
 
 @pytest.mark.usefixtures("nothing_free")
 def test_memory_that_comfyui_can_free_counts_as_free_for_the_vae(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    latent = torch.zeros(1, 4, 8, 8)
-    monkeypatch.setattr(tiny.vae, "decode", lambda _latent: torch.zeros(1, 64, 64, 3))
-    monkeypatch.setattr(tiny.vae, "decode_tiled", lambda _latent, **_: torch.ones(1, 64, 64, 3))
+    latent = torch.zeros(1, 4, 40, 40)
+    monkeypatch.setattr(tiny.vae, "decode", lambda _latent: torch.zeros(1, 320, 320, 3))
+    monkeypatch.setattr(vae, "blend_tiles", lambda *_: torch.ones(1, 3, 320, 320))
     assert vae.decode(tiny.vae, latent).max() == 1
     monkeypatch.setattr(type(tiny.vae.patcher), "get_free_memory", _Patcher.get_free_memory, raising=False)
     assert vae.decode(tiny.vae, latent).max() == 0

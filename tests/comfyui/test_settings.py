@@ -12,6 +12,7 @@ import torch
 from pack_nodes import NODES
 from scenes import Tiny, make_scene
 from seesr_pack.nodes import (
+    back_projection,
     clean_first,
     color_fix,
     controlnet_apply,
@@ -196,6 +197,9 @@ def test_lr_embed_color_fix_and_degrade(monkeypatch: pytest.MonkeyPatch) -> None
     sizes = {"upscale": 2.0, "process_size": 64, "start": "noise"}
     noted = given(monkeypatch, lr_embed, "embed", "SeeSR_LREmbed", image=image, vae="v", **sizes)
     assert_holds(noted, image=image.movedim(-1, 1), vae="v", **sizes)
+    image_and_photo = {"image": image, "photo": reference}
+    noted = given(monkeypatch, back_projection, "back_project", "SeeSR_BackProjection", **image_and_photo, strength=0.3)
+    assert_holds(noted, results=image.movedim(-1, 1), photos=reference.movedim(-1, 1), strength=0.3)
     end = {
         "method": "wavelet",
         "width": 30,

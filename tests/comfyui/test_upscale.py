@@ -14,7 +14,20 @@ import folder_paths
 import pytest
 from films import make_film, read_packets, read_times
 from PIL import Image, ImageChops
+from seesr_pack.commands.cluster.on_ray import RayCluster, local_ray, require_ray
+from seesr_pack.commands.films.formats import Encoding
+from seesr_pack.commands.headless.workflow import Workflow
+from seesr_pack.commands.photos.formats import walk_photos
+from seesr_pack.commands.photos.places import Output
 from seesr_pack.commands.photos.reading import open_photo
+from seesr_pack.commands.photos.upscaling import Wishes
+from seesr_pack.commands.upscale.craft import PhotoCrafts
+from seesr_pack.commands.upscale.find import Finder
+from seesr_pack.commands.upscale.ledger import Ledger
+from seesr_pack.commands.upscale.many import SharedRun
+from seesr_pack.commands.upscale.pace import Pace
+from seesr_pack.commands.upscale.report import Report
+from seesr_pack.commands.upscale.stopping import Stop
 
 pytestmark = pytest.mark.pinned_only("test_headless.py tests its part of ComfyUI")
 
@@ -187,6 +200,48 @@ def test_a_stopped_run_goes_on_and_bad_photos_are_named(tmp_path: Path) -> None:
     files = {path.relative_to(tmp_path / "in_seesr") for path in (tmp_path / "in_seesr").rglob("*") if path.is_file()}
     assert {path for path in files if path.name != ".seesr.jsonl"} == set(map(Path, results)), "nothing twice"
     assert not list(temporary.glob("*seesr*"))
+
+
+def share(folder: Path, workflow: Workflow, workers: int) -> Report:
+    """Upscale what is in ``in`` on the Ray at hand, as ``upscale --workers`` does."""
+    wishes = Wishes(Output(folder), compare=False)
+    stop, report = Stop(lambda: None), Report(None, [])
+    ledger = Ledger(wishes, "s", False, stop.finishing, Encoding("ffv1"))
+    cluster = RayCluster(PhotoCrafts(workflow, (), wishes), workers, use_cards=False)
+    photos = Finder(["in"], recursive=False, own_folders=False).photos(walk_photos)
+    SharedRun(workflow, ledger, report, Pace(3, workers), stop).run(photos, cluster, redo=False)
+    return report
+
+
+def test_workers_give_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nano, with damage, fidelity and grain of its own for each photo and shot; one thread for each process."""
+    monkeypatch.chdir(tmp_path)
+    variables = {"OMP_NUM_THREADS": "1", "SEESR_COMFYUI_FLAGS": "[]", "SEESR_INSIDE": "1"}
+    for name, value in {**variables, "RAY_AUTH_MODE": "", "RAY_AUTH_TOKEN": ""}.items():
+        monkeypatch.setenv(name, value)  # those of Ray are removed afterwards
+    Path("in").mkdir()
+    for number in range(3):
+        noise = Image.effect_noise((24, 16 + number), 30 + 20 * number)
+        noise.save(f"in/{number}.png")
+    make_film(Path("in/a.mkv"), frames=6, scenes=2)
+    nano = Workflow.read(ROOT / "workflows" / "api" / "seesr_nano.json")
+    for setting, value in (("SeeSR_LREmbed.process_size", 64), ("SeeSR_LREmbed.upscale", 2.0)):
+        nano.set_input(setting, value)
+    alone = run(tmp_path, nano.nodes, "in", "-o", "0", "--no-comparison", "--codec", "ffv1", "--scale", "2")
+    assert alone.returncode == 0 and "Next: `python run.py download" in alone.stderr, alone.stderr
+    require_ray(own=True)
+    with local_ray(2, 0):
+        for workers in (1, 2):
+            assert share(Path(str(workers)), nano, workers).count("done") == 4, capsys.readouterr().err
+    names = [*(f"{number}_seesr.png" for number in range(3)), "a_seesr.mkv"]
+    for name in names:
+        one, *others = (Path(folder, name) for folder in "012")
+        if name.endswith("png"):
+            assert [other.read_bytes() == one.read_bytes() for other in others] == [True, True], name
+        else:  # the container gets a random number
+            assert [read_packets(other, "video") == read_packets(one, "video") for other in others] == [True, True]
 
 
 def test_a_film_is_upscaled_by_nano(tmp_path: Path) -> None:

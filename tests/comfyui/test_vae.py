@@ -12,6 +12,7 @@ from likeness import assert_alike
 from scenes import Tiny
 from seesr_pack.seesr_modules.comfyui.loading.nano import load_nano
 from seesr_pack.seesr_modules.comfyui.steps import vae as vae_steps
+from seesr_pack.seesr_modules.method.tiles import TileLayout
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -24,17 +25,16 @@ def inference_mode() -> Iterator[None]:
 
 
 @pytest.fixture
-def tiles_used(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Record the tile side of every tiled call, in the units of ComfyUI's functions."""
-    used: list[int] = []
-    for name in ("encode_tiled", "decode_tiled"):
-        original = getattr(tiny.vae, name)
+def tiles_used(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Record height and width in pixels of the tiles of every tiled call."""
+    used: list[tuple[int, int]] = []
+    original = vae_steps.blend_tiles
 
-        def record_tile(*args: Any, original: Any = original, **kwargs: Any) -> Tensor:
-            used.append(kwargs["tile_x"])
-            return original(*args, **kwargs)
+    def record_tile(layout: TileLayout, *args: Any) -> Tensor:
+        used.append((8 * layout.tile_height, 8 * layout.tile_width))
+        return original(layout, *args)
 
-        monkeypatch.setattr(tiny.vae, name, record_tile)
+    monkeypatch.setattr(vae_steps, "blend_tiles", record_tile)
     return used
 
 
@@ -64,7 +64,7 @@ def picture(height: int, width: int) -> Tensor:
     return torch.stack([rows[:, None] * columns, rows[:, None] + 0 * columns, 1 - columns + 0 * rows[:, None]])[None]
 
 
-def test_small_pictures_are_not_tiled(tiny: Tiny, tiles_used: list[int]) -> None:
+def test_small_pictures_are_not_tiled(tiny: Tiny, tiles_used: list[tuple[int, int]]) -> None:
     """With enough memory, ComfyUI's plain functions are called for every picture of a batch."""
     image = picture(64, 96).repeat(2, 1, 1, 1)
     latent = vae_steps.encode(tiny.vae, image)
@@ -74,8 +74,10 @@ def test_small_pictures_are_not_tiled(tiny: Tiny, tiles_used: list[int]) -> None
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_largest_tile_that_fits_is_used(tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Free memory for 768 pixels gives tiles of 768. Too little memory for any tile gives the smallest."""
+def test_the_largest_tile_that_fits_is_used(
+    tiny: Tiny, tiles_used: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no larger than covers the picture. Too little memory for any tile gives the smallest."""
     vae = tiny.vae
     image = picture(520, 1040)
     latent = torch.zeros(1, 4, 65, 130)
@@ -85,17 +87,17 @@ def test_the_largest_tile_that_fits_is_used(tiny: Tiny, tiles_used: list[int], m
     assert vae_steps.decode(vae, latent).shape == (1, 3, 520, 1040)
     leave_memory(monkeypatch, 1.0)
     assert vae_steps.decode(vae, latent).shape == (1, 3, 520, 1040)
-    assert tiles_used == [768, 96, 32]
+    assert tiles_used == [(520, 584), (520, 584), (232, 232)]
 
 
 @pytest.mark.parametrize("size", [(32, 480), (480, 32), (72, 320), (120, 120)])
 @pytest.mark.parametrize("part", ["encode", "decode"])
-def test_no_pass_of_comfyui_needs_more_than_the_free_memory(
+def test_no_tile_needs_more_than_the_free_memory(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int]
 ) -> None:
-    """Besides square tiles, ComfyUI runs tiles of twice the width and half the height, and the reverse."""
+    """And no pixel is computed three times, as in ComfyUI's own functions for tiles."""
     vae, (height, width) = tiny.vae, size
-    passes = []
+    passes: list[float] = []
 
     def encoded(pixels: Tensor) -> Tensor:
         passes.append(vae.memory_used_encode(pixels.shape, vae.vae_dtype))
@@ -119,12 +121,13 @@ def test_no_pass_of_comfyui_needs_more_than_the_free_memory(
         else:
             vae_steps.decode(vae, torch.zeros(1, 4, height, width))
         assert share * needed / 6 < max(passes) <= share * needed * 1.01
+        assert sum(passes) < 2.5 * needed
 
 
 @pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("part", ["encode", "decode"])
 def test_out_of_memory_gives_smaller_tiles_and_the_same_picture(
-    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str
+    tiny: Tiny, tiles_used: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """If a device has less memory than it reports, smaller tiles are used."""
     vae, network = tiny.vae, tiny.vae.first_stage_model
@@ -145,11 +148,11 @@ def test_out_of_memory_gives_smaller_tiles_and_the_same_picture(
     leave_memory(monkeypatch, needed((1, 4, 512 // per_cell, 680 // per_cell), vae.vae_dtype))
     tiles_used.clear()
     assert_alike(work(vae, values), small)
-    assert tiles_used == [512 // per_cell, 256 // per_cell]
+    assert tiles_used == [(408, 408), (248, 248)]
 
 
 def test_out_of_memory_in_the_smallest_tiles_is_left_to_comfyui(
-    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tiles_used: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If no smaller tile is left, the error is raised. Other errors are always raised."""
 
@@ -163,7 +166,7 @@ def test_out_of_memory_in_the_smallest_tiles_is_left_to_comfyui(
     out_of_memory = comfy.model_management.OOM_EXCEPTION
     with pytest.raises(out_of_memory):
         decode(out_of_memory("made for the test"))
-    assert tiles_used == [tile // 8 for tile in vae_steps.TILE_PX]
+    assert tiles_used == [(320, 384), (256, 256)]
     tiles_used.clear()
     with pytest.raises(RuntimeError, match="another"):
         decode(RuntimeError("another"))
@@ -178,9 +181,18 @@ def largest_steps(values: Tensor, margin: int) -> Tensor:
     return torch.stack([columns, rows])
 
 
-@pytest.mark.parametrize(("part", "size", "tile"), [("encode", (320, 576), 256), ("decode", (576, 1088), 512)])
+@pytest.mark.parametrize(
+    ("part", "size", "tile", "sides"),
+    [("encode", (320, 576), 256, (240, 240)), ("decode", (576, 1088), 512, (448, 448))],
+)
 def test_tiles_leave_no_seam_and_no_tint(
-    tiny: Tiny, tiles_used: list[int], monkeypatch: pytest.MonkeyPatch, part: str, size: tuple[int, int], tile: int
+    tiny: Tiny,
+    tiles_used: list[tuple[int, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    size: tuple[int, int],
+    tile: int,
+    sides: tuple[int, int],
 ) -> None:
     """Blending hides tile borders: in a smooth picture, no column or row steps more than without tiles.
 
@@ -196,7 +208,7 @@ def test_tiles_leave_no_seam_and_no_tint(
     needed = getattr(tiny.vae, f"memory_used_{part}")
     leave_memory(monkeypatch, needed((1, channels, tile // per_cell, tile // per_cell), tiny.vae.vae_dtype))
     tiled = work(tiny.vae, values)
-    assert tiles_used == [tile // per_cell]
+    assert tiles_used == [sides]
     assert 0 < (whole.mean((0, 2, 3)) - tiled.mean((0, 2, 3))).abs().max() < 0.15 * whole.std()
     margin = 6 if part == "encode" else 48
     assert (largest_steps(tiled, margin) <= 1.05 * largest_steps(whole, margin)).all()

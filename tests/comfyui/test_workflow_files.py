@@ -80,20 +80,25 @@ def fitting(name: str) -> None:
         require_pinned_training()
 
 
+def is_widget(kind: str, options: dict[str, Any]) -> bool:
+    """Whether a value of an input can be set on the node."""
+    return kind in WIDGET_TYPES and not options.get("forceInput")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_inputs_are_those_of_the_node_classes(name: str, classes: dict[str, type], fitting: None) -> None:
     for node in real_nodes(editor(name)):
         specs = input_specs(classes[node["type"]])
         found = {slot["name"]: slot for slot in node["inputs"]}
         upload = found.pop("upload", None)
-        assert list(found) == list(specs)
+        widgets = {slot for slot, (kind, options) in specs.items() if is_widget(kind, options)}
+        assert list(found) == sorted(specs, key=lambda slot: slot in widgets)  # as the page orders them: sockets first
         assert bool(upload) == any(options.get("image_upload") for _, options in specs.values())
-        for slot, (kind, options) in specs.items():
+        for slot, (kind, _) in specs.items():
             assert found[slot]["type"] == kind
-            is_widget = kind in WIDGET_TYPES and not options.get("forceInput")
-            assert found[slot].get("widget") == ({"name": slot} if is_widget else None)
+            assert found[slot].get("widget") == ({"name": slot} if slot in widgets else None)
             may_be_left = slot in classes[node["type"]].INPUT_TYPES().get("optional", {})
-            assert is_widget or found[slot]["link"] or may_be_left, f"{node['type']}.{slot} is not linked"
+            assert slot in widgets or found[slot]["link"] or may_be_left, f"{node['type']}.{slot} is not linked"
         names = getattr(classes[node["type"]], "RETURN_NAMES", None) or classes[node["type"]].RETURN_TYPES
         ours = node["type"].startswith("SeeSR_")
         count = len(names) if ours else len(node["outputs"])  # a newer ComfyUI may have added some to its own
@@ -106,7 +111,7 @@ def test_the_widgets_values_fit_their_inputs(name: str, classes: dict[str, type]
     for node in real_nodes(editor(name)):
         values = iter(node["widgets_values"])
         for slot, (kind, options) in input_specs(classes[node["type"]]).items():
-            if kind not in WIDGET_TYPES or options.get("forceInput"):
+            if not is_widget(kind, options):
                 continue
             value = next(values)
             assert isinstance(value, WIDGET_TYPES[kind]), (node["type"], slot, value)

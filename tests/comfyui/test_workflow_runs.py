@@ -29,7 +29,8 @@ from shipped import (
     api,
     english_part,
     node_named,
-    require_pinned_training,
+    training_outputs,
+    with_own_training,
 )
 from upscale_models import save_layout
 
@@ -271,13 +272,13 @@ def test_a_lora_is_trained_from_a_folder_and_put_on_the_model_by_the_era(
     models: Path, run_small: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One step on tiny models and pictures. The file has the layers of the UNet, and they have learnt something."""
-    require_pinned_training()
     monkeypatch.setattr(folder_paths, "output_directory", str(models))
-    train = api("train_era_lora")
+    train = with_own_training(api("train_era_lora"))
     small = {"shorter_edge": 64, "width": 64, "height": 64, "training_dtype": "fp32", "lora_dtype": "fp32", "rank": 1}
     for node in train.values():
         node["inputs"] |= {key: value for key, value in small.items() if key in node["inputs"]}
-    texts, lora, steps = run_small(train, ("Words of the era", 0), ("Train LoRA", 1), ("Train LoRA", 3), steps=1)
+    outputs = (("Train LoRA", training_outputs().index(name)) for name in ("lora", "steps"))
+    texts, lora, steps = run_small(train, ("Words of the era", 0), *outputs, steps=1)
     assert texts.startswith("1960s color slide, ") and steps == 1
     save = train[node_named(train, "Save LoRA Weights")]
     nodes.NODE_CLASS_MAPPINGS[save["class_type"]].execute(lora, save["inputs"]["prefix"], steps)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from seesr_pack.bench import command as bench
-from seesr_pack.bench import cost, loading, memory, photo
+from seesr_pack.bench import cost, flicker, loading, memory, photo
 from seesr_pack.bench import step as measure
 from seesr_pack.bench.cost import count_cost
 from seesr_pack.bench.figures import Figure, format_table
@@ -29,6 +29,7 @@ def values(monkeypatch: pytest.MonkeyPatch) -> Values:
     sections = {
         "cost": (cost, "count_cost"),
         "dape": (measure, "measure_dape"),
+        "flicker": (flicker, "measure"),
         "step": (measure, "measure_step"),
         "memory": (memory, "measure"),
         "loading": (loading, "measure"),
@@ -41,7 +42,7 @@ def values(monkeypatch: pytest.MonkeyPatch) -> Values:
 
 def test_an_unknown_section_is_named_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert bench.main(["step", "speed"]) == 2
-    assert "no section speed: choose from cost, dape, step" in capsys.readouterr().err
+    assert "no section speed: choose from cost, dape, flicker, step" in capsys.readouterr().err
 
 
 def test_all_sections_go_into_one_table_and_one_file(
@@ -50,7 +51,7 @@ def test_all_sections_go_into_one_table_and_one_file(
     """Without arguments all sections are measured, the longest last."""
     file = tmp_path / "figures.json"
     assert bench.main(["--json", str(file)]) == 0
-    assert list(values) == list(bench.SECTIONS) == ["cost", "dape", "step", "memory", "loading"]
+    assert list(values) == list(bench.SECTIONS) == ["cost", "dape", "flicker", "step", "memory", "loading"]
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(values)
     assert len({line.index("of ") for line in lines}) == 1
@@ -77,7 +78,7 @@ def test_figures_measured_before_an_error_are_shown(
     monkeypatch.setattr(loading, "measure", fail)
     assert bench.main([]) == 2
     captured = capsys.readouterr()
-    assert len(captured.out.splitlines()) == 4
+    assert len(captured.out.splitlines()) == 5
     assert captured.err.endswith("The disk is full.\n")
 
 

@@ -2,92 +2,23 @@
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
-import os
-import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 import builders
 import numpy as np
 import pytest
 import torch
-from fake_hub import FakeHub, Fault, ask_instead, running_hub
-from huggingface_hub import constants
+from fake_hub import FakeHub, Fault, running_hub
+from fetched_files import CONTENT, FIRST, HALF, NAME, OTHER, SECOND, SHA256, assert_done, ignore, names_in, weight_file
 from safetensors.numpy import save
-from seesr_pack.commands.download.fetch import fetch, find, require_space, target_path
+from seesr_pack.commands.download.fetch import fetch, find, target_path
 from seesr_pack.seesr_modules.errors import SeeSRError
-from seesr_pack.seesr_modules.published import APACHE_2, SEESR, HubSource, PublishedFile, WebSource
+from seesr_pack.seesr_modules.published import SEESR, PublishedFile, WebSource
 
-CONTENT = save({"conv_in.weight": np.random.default_rng(0).standard_normal(50_000).astype(np.float32)})
-OTHER = save({"conv_in.weight": np.zeros(50_000, np.float32)})
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-NAME = "model.safetensors"
-FIRST, SECOND = (
-    HubSource("first/repo", NAME),
-    HubSource("second/repo", f"sub/{NAME}", "v1", repo_type="space"),
-)
-HALF = len(CONTENT) // 2
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    with running_hub() as hub:
-        ask_instead(hub, monkeypatch)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 16 * 1024)  # little is lost at a break
-        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-        hub.add(FIRST.repo, FIRST.path, CONTENT)
-        yield hub
-
-
-@pytest.fixture(autouse=True)
-def sleeps_s(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Record the seconds passed to time.sleep instead of sleeping."""
-    slept: list[float] = []
-    monkeypatch.setattr(time, "sleep", slept.append)
-    return slept
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> dict[str, tuple[Path, ...]]:
-    return {"seesr": (tmp_path / "models" / "seesr", tmp_path / "extra")}
-
-
-def weight_file(*sources: HubSource | WebSource, sha256: str | None = SHA256, size: int | None = None) -> PublishedFile:
-    return PublishedFile(
-        title="The UNet",
-        kind="seesr",
-        path=f"SeeSR/{NAME}",
-        sources=sources or (FIRST,),
-        licence=APACHE_2,
-        approx_bytes=len(CONTENT),
-        size_bytes=size,
-        sha256=sha256,
-        names=("conv_in.weight",),
-    )
-
-
-def ignore(line: str) -> None:
-    """Ignore a line of output."""
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-
-
-def assert_done(path: Path, folders: dict[str, tuple[Path, ...]]) -> None:
-    """Assert that the file is complete, in its place, and the only file there."""
-    assert path == folders["seesr"][0] / "SeeSR" / NAME
-    assert path.read_bytes() == CONTENT
-    assert names_in(path.parent) == [NAME]
+pytestmark = pytest.mark.usefixtures("sleeps_s")
 
 
 @pytest.mark.parametrize("file", [weight_file(), weight_file(sha256=None), weight_file(size=len(CONTENT))])
@@ -400,110 +331,3 @@ def test_the_token_is_sent_only_to_the_hub(
     assert_done(fetch(weight_file(), folders, ignore), folders)
     tokens = {request.path.startswith("/storage/"): request.token for request in hub.requests}
     assert tokens == {False: "Bearer hf_secret", True: None}
-
-
-def test_too_little_disk_space_is_noticed_before_the_start(
-    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = shutil.disk_usage
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=len(CONTENT) - 1))
-    for check in (
-        lambda: require_space([weight_file()], folders),
-        lambda: fetch(weight_file(), folders, ignore),
-    ):
-        with pytest.raises(SeeSRError, match=r"GB free.*make room"):
-            check()
-    assert {request.method for request in hub.requests} <= {"HEAD"}
-    monkeypatch.setattr(shutil, "disk_usage", original)
-    assert_done(fetch(weight_file(), folders, ignore), folders)
-
-
-def test_parts_count_towards_the_disk_space_needed(
-    folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * len(CONTENT) - HALF))
-    files = [weight_file(), weight_file(FIRST, SECOND)]
-    with pytest.raises(SeeSRError, match="make room"):
-        require_space(files, folders)
-    target = folders["seesr"][0] / "SeeSR"
-    target.mkdir(parents=True)
-    (target / f"{NAME}.0.part").write_bytes(CONTENT[:HALF])
-    require_space(files, folders)
-    with pytest.raises(SeeSRError, match="make room"):
-        require_space(files, folders, packed_bytes=len(CONTENT))
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_disk_that_fills_up_while_writing(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
-    target = folders["seesr"][0] / "SeeSR"
-    target.mkdir(parents=True)
-    part = target / f"{NAME}.{SHA256[:12]}.part"
-    part.symlink_to("/dev/full")
-    with pytest.raises(SeeSRError, match="is full: make room and run the same command again"):
-        fetch(weight_file(FIRST, SECOND), folders, ignore)
-    assert not (target / NAME).exists()
-    part.unlink()
-    assert_done(fetch(weight_file(), folders, ignore), folders)
-
-
-def test_a_folder_that_cannot_be_made_is_named(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
-    blocker = folders["seesr"][0]
-    blocker.parent.mkdir()
-    blocker.write_text("a file where the folder should be")
-    with pytest.raises(SeeSRError, match=r"cannot be written to .*--models"):
-        fetch(weight_file(), folders, ignore)
-    assert not hub.requests
-    blocker.unlink()
-    assert_done(fetch(weight_file(), folders, ignore), folders)
-
-
-@contextmanager
-def without_root_rights(home: Path) -> Iterator[None]:
-    """Act as a user who owns ``home`` and is bound by file permissions. Root is not bound by them."""
-    if os.geteuid():
-        yield
-        return
-    nobody = 65_534
-    os.chown(home, nobody, -1)
-    os.seteuid(nobody)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="folders have no such rights there")
-@pytest.mark.parametrize("locked", ["models", "models/seesr/SeeSR", f"models/seesr/SeeSR/{NAME}.{SHA256[:12]}.part"])
-def test_a_write_protected_place_is_named_and_the_next_run_finishes(hub: FakeHub, locked: str) -> None:
-    with TemporaryDirectory() as home, without_root_rights(Path(home)):  # only root may enter pytest's folder
-        path = Path(home) / locked
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(CONTENT[:HALF]) if path.suffix else path.mkdir()
-        mode = path.stat().st_mode
-        path.chmod(0o555)
-        folders = {"seesr": (Path(home) / "models" / "seesr",)}
-        with pytest.raises(SeeSRError, match=r"cannot be written to \(Permission denied\): .*--models"):
-            fetch(weight_file(FIRST, SECOND), folders, ignore)
-        assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
-        assert not any(request.method == "GET" for request in hub.requests)
-        path.chmod(mode)
-        assert_done(fetch(weight_file(FIRST, SECOND), folders, ignore), folders)
-
-
-def test_a_disk_that_becomes_read_only_is_named_and_the_next_run_finishes(
-    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel remounts a file system read-only after a fault. A test cannot mount, so it raises the error."""
-    original = Path.replace
-
-    def raise_read_only(path: Path, target: Path) -> Path:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
-
-    monkeypatch.setattr(Path, "replace", raise_read_only)
-    with pytest.raises(SeeSRError, match=r"cannot be written to \(Read-only file system\): .*--models"):
-        fetch(weight_file(FIRST, SECOND), folders, ignore)
-    assert not (folders["seesr"][0] / "SeeSR" / NAME).exists()
-    monkeypatch.setattr(Path, "replace", original)
-    hub.requests.clear()
-    assert_done(fetch(weight_file(), folders, ignore), folders)
-    assert not any(request.path.startswith("/storage/") and request.method == "GET" for request in hub.requests)

@@ -24,7 +24,7 @@ from seesr_pack.commands.films.reading import At, Colour, Film, is_film, open_fi
 from seesr_pack.commands.films.shots import Plan, Shot, increasing, make_shots, plan_film
 from seesr_pack.commands.films.upscaling import Manner, upscale_shot
 from seesr_pack.commands.films.writing import _to_frame, write_shot
-from seesr_pack.commands.headless.workflow import Workflow
+from seesr_pack.commands.headless.workflow import WORKFLOWS, Workflow
 from seesr_pack.commands.photos.places import Output
 from seesr_pack.commands.photos.upscaling import Wishes
 from seesr_pack.commands.upscale import speeds
@@ -41,6 +41,9 @@ WORKFLOW = Workflow(
     {
         "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
         "2": {"class_type": "SeeSR_Tagger", "inputs": {"image": ["1", 0]}},
+        "6": {"class_type": "SeeSR_EstimateDamage", "inputs": {"damage": -1.0, "image": ["1", 0]}},
+        "7": {"class_type": "SeeSR_Fidelity", "inputs": {"strength": ["6", 0], "latent": ["1", 1]}},
+        "8": {"class_type": "SeeSR_FilmGrain", "inputs": {"strength": ["6", 1], "seed": 2**64 - 3}},
         "3": {"class_type": "SeeSR_BuildPrompts", "inputs": {"tags": ["2", 0]}},
         "4": {"class_type": "SeeSR_ControlNetApply", "inputs": {"soft_prompt": ["2", 1]}},
         "5": {"class_type": "SeeSR_TiledSampler", "inputs": {"seed": 7}},
@@ -50,16 +53,16 @@ PLAIN = Colour(6, 1, 2, 2)
 
 
 class ComfyUI:
-    """Enlarges twice, tags each picture by its mean, and calls a function before each picture."""
+    """Enlarges twice, finds the mean of each picture in it, and calls a function before each picture."""
 
     loading_s = 0.0
 
     def __init__(self, before: Callable[[], None] = lambda: None) -> None:
-        self.before, self.tagged, self.nodes = before, 0, []  # type: ignore[var-annotated]
+        self.before, self.seen, self.nodes = before, [], []  # type: ignore[var-annotated]
 
-    def find_tags(self, nodes: Any, picture: torch.Tensor, show: Callable[[str, float, float], None]) -> str:
-        self.tagged += 1
-        return f"mean {picture.mean():.4f}"
+    def find_outputs(self, nodes: Any, outputs: Any, picture: torch.Tensor, show: Any) -> dict[Any, Any]:
+        self.seen.append(picture[0])
+        return {(node, number): f"{node} {number} {picture.mean():.4f}" for node, number in outputs}
 
     shown: tuple[str, ...] = ()
 
@@ -151,14 +154,48 @@ def test_an_interlaced_film_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert "a.mpg is interlaced" in capsys.readouterr().err
 
 
-def test_a_shot_has_one_set_of_tags_and_one_noise() -> None:
-    make_film(Path("a.mkv"))
+def test_a_shot_has_one_set_of_tags_one_damage_and_one_noise() -> None:
+    film = open_film(make_film(Path("a.mkv")))
     run = Run("a.mkv").start()
-    assert run.comfyui.tagged == 3
-    texts = [nodes["3"]["inputs"]["tags"] for nodes in run.comfyui.nodes]
-    assert [texts.count(text) for text in dict.fromkeys(texts)] == [4, 4, 4]
-    assert all(nodes["4"]["inputs"] == {"soft_prompt": ["2", 1]} for nodes in run.comfyui.nodes)
-    assert {nodes["5"]["inputs"]["seed"] for nodes in run.comfyui.nodes} == {7}
+    middles = [next(read_frames(film, At(index, None), 1)) for index in (2, 6, 10)]
+    assert len(run.comfyui.seen) == 3 and all(map(torch.equal, run.comfyui.seen, middles))
+    for index, nodes in enumerate(run.comfyui.nodes):
+        mean = f"{middles[index // 4].mean():.4f}"
+        assert nodes["3"]["inputs"] == {"tags": f"2 0 {mean}"}
+        assert nodes["7"]["inputs"] == {"strength": f"6 0 {mean}", "latent": ["1", 1]}
+        assert nodes["8"]["inputs"]["strength"] == f"6 1 {mean}"
+        assert nodes["4"]["inputs"] == {"soft_prompt": ["2", 1]}, "what else DAPE sees is the frame's own"
+        assert nodes["5"]["inputs"]["seed"] == 7
+
+
+def test_each_frame_has_its_own_grain_also_after_a_stop() -> None:
+    """The seed counts on with the frames, and begins anew after the largest."""
+    make_film(Path("a.mkv"))
+    first = Run("a.mkv")
+    first.comfyui.before = lambda: setattr(first.stop, "requested", first.frames == 6)
+    with pytest.raises(KeyboardInterrupt):
+        first.start()
+    seeds = [nodes["8"]["inputs"]["seed"] for nodes in first.comfyui.nodes]
+    assert seeds == [2**64 - 3, 2**64 - 2, 2**64 - 1, 0, 1, 2, 3][: len(seeds)] and len(seeds) > 4
+    second = Run("a.mkv").start()
+    assert [nodes["8"]["inputs"]["seed"] for nodes in second.comfyui.nodes] == list(range(1, 9))
+    assert WORKFLOW.nodes["8"]["inputs"]["seed"] == 2**64 - 3, "the workflow itself stays"
+
+
+def test_values_of_the_user_stay() -> None:
+    """A strength that is set is no link, so nothing replaces it; without these nodes, a workflow stays as it is."""
+    workflow = Workflow.read(WORKFLOWS / "seesr_nano.json")
+    workflow.set_input("SeeSR_FilmGrain.strength", 0.0)
+    workflow.set_input("SeeSR_BackProjection.strength", 0.5)
+    workflow.set_input("SeeSR_Fidelity.strength", 1)
+    assert workflow.once_a_shot == {("4", 0), ("3", 0)}
+    nodes = workflow.with_outputs({("4", 0): "a cat", ("3", 0): 0.5}).with_grain_of(3).nodes
+    changed = {(id, name): node["inputs"][name] for id, node in nodes.items() for name in node["inputs"]}
+    before = {(id, name): node["inputs"][name] for id, node in workflow.nodes.items() for name in node["inputs"]}
+    different = {key: value for key, value in changed.items() if value != before[key]}
+    assert different == {("5", "tags"): "a cat", ("10", "fidelity"): 0.5, ("13", "seed"): 3}
+    plain = Workflow.read(WORKFLOWS / "seesr_onestep_pisa.json")
+    assert not plain.once_a_shot and plain.with_outputs({}).with_grain_of(3) == plain
 
 
 def test_a_stopped_film_goes_on_with_the_shot(capsys: pytest.CaptureFixture[str]) -> None:
@@ -334,13 +371,12 @@ def test_a_shot_can_be_sent_to_another_process_and_made_alone() -> None:
     film = open_film(make_film(Path("a.mkv"), options={"bf": "3", "g": "100"}))
     plan = plan_film(film, lambda frames: None)
     assert plan.cuts == [4, 8] and plan.exact
-    task = replace(make_shots(film, plan)[1], tags="a cat", seed=9), Manner(WORKFLOW.nodes, Encoding(crf=0))
+    task = replace(make_shots(film, plan)[1], seed=9), Manner(WORKFLOW.nodes, Encoding(crf=0))
     shot, manner = cast("tuple[Shot, Manner]", pickle.loads(pickle.dumps(task)))
     comfyui = ComfyUI()
     done: list[int] = []
     upscale_shot(shot, manner, Path("shot.mkv"), comfyui, lambda *step: None, done.append)
-    assert done == [1, 2, 3, 4] and comfyui.tagged == 0
-    assert comfyui.nodes[0]["3"]["inputs"]["tags"] == "a cat" and comfyui.nodes[0]["5"]["inputs"]["seed"] == 9
+    assert done == [1, 2, 3, 4] and len(comfyui.seen) == 1 and comfyui.nodes[0]["5"]["inputs"]["seed"] == 9
     made = list(read_frames(open_film(Path("shot.mkv")), At(0, None), 4))
     whole = list(read_frames(film, At(0, None), 12))
     assert all((one[:, ::2, ::2] - other).abs().mean() < 0.02 for one, other in zip(made, whole[4:8], strict=True))

@@ -1,17 +1,20 @@
-"""Films whose shots are shared out among workers that live in this process."""
+"""Films whose shots are shared out among workers that live in this process; and films at URLs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import fsspec
 import pytest
 from films import make_film, read_packets, read_times
 from PIL import Image
 from seesr_pack.commands import terminal
 from seesr_pack.commands.photos.places import Output
 from seesr_pack.commands.photos.upscaling import Wishes
+from seesr_pack.commands.upscale import films as films_of_run
 from seesr_pack.commands.upscale import speeds, url_ledger
 from seesr_pack.commands.upscale.batch import Batch, Task
 from seesr_pack.commands.upscale.find import Found
@@ -106,8 +109,68 @@ def test_a_film_whose_shots_are_all_done_is_joined(monkeypatch: pytest.MonkeyPat
     assert second.counts == {"done": 1} and not second.comfyui.runs and not left_over()
 
 
-def test_films_at_urls_are_refused_before_anything_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def far() -> Iterator[Any]:
+    """An empty file system at memory://."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
+
+
+def test_a_film_may_be_at_a_url_and_its_result_too(far: Any) -> None:
+    """Unknown bytes of the container aside, it is the film that comes out on the disk."""
+    film = make_film(Path("in/a b.mkv"))
+    far.put_file("in/a b.mkv", "/films/a b.mkv")
+    run = Run("memory://films", target="memory://results").start()
+    assert run.counts == {"done": 1}
+    assert sorted(Path(path).name for path in far.find("/results")) == [".seesr.jsonl", "a b_seesr.mkv"]
+    far.get_file("/results/a b_seesr.mkv", "far.mkv")
+    alone = upscale_alone(film, Path("alone"))
+    assert [read_packets(Path("far.mkv"), kind) for kind in ("video", "audio")] == [
+        read_packets(alone, kind) for kind in ("video", "audio")
+    ]
+    assert read_times(Path("far.mkv")) == read_times(film)
+    assert not [path for path in Path("notes").rglob("*") if path.suffix == ".mkv"], "the copy and the shots are gone"
+    again = Run("memory://films", target="memory://results").start()
+    assert again.counts == {"done before": 1} and not again.comfyui.runs
+
+
+@pytest.mark.parametrize("target", ["memory://results", "out"])
+def test_a_stopped_film_at_a_url_goes_on(
+    target: str, far: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without copying it again, unless it has changed there."""
     make_film(Path("in/a.mkv"))
-    run = Run(target="memory://results").start()
-    assert run.counts == {"failed": 1} and not run.comfyui.runs
-    assert "films cannot be read from or written to URLs" in capsys.readouterr().err
+    far.put_file("in/a.mkv", "/films/a.mkv")
+    first = Run("memory://films/a.mkv", target=target)
+    first.comfyui.before = lambda: setattr(first.stop, "requested", first.comfyui.runs >= 4)
+    first.start()
+    assert first.counts == {"stopped": 1}
+    url = far.unstrip_protocol("/films/a.mkv")
+    brought: list[str] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(films_of_run, "bring", lambda url, *_: brought.append(url))
+        second = Run("memory://films/a.mkv", target=target).start()
+    assert second.counts == {"done": 1} and second.comfyui.runs == 4 and not brought
+    assert f"{url}: goes on, 2 of 3 shots are done\n" in capsys.readouterr().err
+    make_film(Path("in/a.mkv"), frames=16)
+    far.put_file("in/a.mkv", "/films/a.mkv")
+    third = Run("memory://films/a.mkv", target=target).start()
+    assert third.counts == {"done": 1} and third.comfyui.runs == 16
+    assert target == "memory://results" or not left_over()
+
+
+def test_a_bad_film_at_a_url_is_named_by_its_url(far: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    far.pipe_file("/films/a.mkv", b"no film")
+    run = Run("memory://films", target="memory://results").start()
+    assert run.counts == {"failed": 1}
+    assert "memory://films/a.mkv: is not a film that can be read" in capsys.readouterr().err.replace(":///", "://")
+    assert not list(Path("notes").rglob("*.mkv")), "nothing is left of it"
+
+
+def test_a_film_here_may_go_to_a_url(far: Any) -> None:
+    film = make_film(Path("in/a.mp4"))
+    assert Run(target="memory://results").start().counts == {"done": 1}
+    far.get_file("/results/a_seesr.mp4", "far.mp4")
+    assert read_times(Path("far.mp4")) == read_times(film)

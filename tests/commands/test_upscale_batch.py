@@ -326,12 +326,14 @@ def test_the_finest_bar_of_a_node_counts_and_loading_is_measured(monkeypatch: py
 
 
 def test_what_a_killed_run_left_is_cleared(tmp_path: Path) -> None:
-    """But not what a living one uses, nor a stranger's folder of that name."""
+    """But not what a living one uses, nor a stranger's folder of that name. An empty one never got its lock."""
     for name in (".seesr-dead", ".seesr-alive"):
         (tmp_path / name).mkdir()
         (tmp_path / name / LOCK).touch()
     (tmp_path / ".seesr-dead" / "result.png").touch()
+    (tmp_path / ".seesr-unborn").mkdir()
     (tmp_path / ".seesr-stranger").mkdir()
+    (tmp_path / ".seesr-stranger" / "photo.png").touch()
     lock = FileLock(tmp_path / ".seesr-alive" / LOCK)
     with lock, temporary_folder(tmp_path) as own:
         prepare_folder(tmp_path)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import fsspec
@@ -17,13 +19,19 @@ import pytest
 from photo_folders import make, written
 from PIL import Image
 from seesr_pack.commands.cluster.pool import AHEAD
+from seesr_pack.commands.headless.workflow import WORKFLOWS, Workflow
 from seesr_pack.commands.photos import writing
 from seesr_pack.commands.photos.formats import list_photos, walk_photos
+from seesr_pack.commands.photos.places import Output
+from seesr_pack.commands.photos.upscaling import Wishes
 from seesr_pack.commands.upscale import report as reporting
-from seesr_pack.commands.upscale import url_ledger
+from seesr_pack.commands.upscale import share, url_ledger
+from seesr_pack.commands.upscale.command import parser
+from seesr_pack.commands.upscale.craft import PhotoCrafts
 from seesr_pack.commands.upscale.manifest import NAME
 from seesr_pack.commands.upscale.pace import Pace
 from seesr_pack.commands.upscale.report import Report
+from seesr_pack.commands.upscale.stopping import Stop
 from seesr_pack.commands.upscale.stores import reach
 from seesr_pack.seesr_modules.errors import SeeSRError
 from workers import Run
@@ -50,6 +58,50 @@ def test_each_photo_gets_one_result_though_workers_die() -> None:
     assert run.open <= 2 * AHEAD and not run.report.outcomes, "forgotten when they are done"
     again = Run().start()
     assert again.counts == {"done before": 12} and not again.comfyui.runs
+
+
+@pytest.fixture
+def run_shared(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Report]:
+    """Return a function that runs the command over ``in`` with doubles of Ray and of what upscales."""
+
+    def run(workflow: Workflow, *arguments: str, machines: int = 1) -> Report:
+        options, report = parser().parse_args(["in", *arguments]), Report(None, [])
+
+        def upscale(*_: object) -> None:
+            report.add("a.png").status = "done"
+
+        crafts = PhotoCrafts(workflow, (), Wishes(Output(Path("out"))))
+        monkeypatch.setattr(share, "_choose", lambda *_: (crafts, "s"))
+        cluster = SimpleNamespace(places=["one"] * machines, machines=machines)
+        monkeypatch.setattr(share, "RayCluster", lambda *_, **__: cluster)
+        monkeypatch.setattr(share, "SharedRun", lambda *_: SimpleNamespace(run=upscale))
+        share._upscale(options, share._count(options)[1], report, Stop(lambda: None))
+        return report
+
+    monkeypatch.setenv("SEESR_COMFYUI_FLAGS", '["--cpu"]')
+    monkeypatch.setattr(share, "_joined", lambda *_: contextlib.nullcontext())
+    return run
+
+
+def test_after_nano_a_shared_run_says_how_to_get_the_full_model(
+    run_shared: Callable[..., Report], capsys: pytest.CaptureFixture[str]
+) -> None:
+    make("a.png")
+    run_shared(Workflow.read(WORKFLOWS / "seesr_nano.json"), "-o", "out", "--workers", "1")
+    assert "Next: `python run.py download" in capsys.readouterr().err
+    run_shared(Workflow.read(WORKFLOWS / "seesr_upscale.json"), "-o", "out", "--workers", "1")
+    assert "Next" not in capsys.readouterr().err
+
+
+def test_films_on_many_machines_need_a_folder(run_shared: Callable[..., Report]) -> None:
+    make("a.png")
+    nano, far = Workflow.read(WORKFLOWS / "seesr_nano.json"), ("-o", "memory://out", "--ray", "auto")
+    assert run_shared(nano, *far, machines=2).count("done") == 1, "photos do not"
+    shutil.copy("in/a.png", "in/b.mkv")
+    assert run_shared(nano, *far).count("done") == 1
+    assert run_shared(nano, "-o", "out", "--ray", "auto", machines=2).count("done") == 1
+    with pytest.raises(SeeSRError, match="a folder that all machines share, and memory://out is none: leave"):
+        run_shared(nano, *far, machines=2)
 
 
 def test_results_equal_those_of_one_process() -> None:

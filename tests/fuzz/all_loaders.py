@@ -31,12 +31,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if "seesr_pack" not in sys.modules:  # run as a program: import ComfyUI and the pack as the tests do
     import conftest  # noqa: F401
 
-from fuzz import damaged_files, forged_models, one_step_files
+from fuzz import cfw_files, classic_files, damaged_files, era_files, forged_models, one_step_files
 from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.errors import SeeSRError
 
-KINDS = {"damaged": damaged_files, "forged": forged_models, "onestep": one_step_files}
-WEIGHTS = {"damaged": 5, "forged": 5, "onestep": 1}
+KINDS = {
+    "damaged": damaged_files,
+    "forged": forged_models,
+    "onestep": one_step_files,
+    "classic": classic_files,
+    "cfw": cfw_files,
+    "era": era_files,
+}
+WEIGHTS = {"damaged": 10, "forged": 10, "onestep": 2, "classic": 2, "cfw": 1, "era": 2}
 """How often a file is of each kind, if all are tried."""
 
 FILES_PER_CHILD = 2500
@@ -185,9 +192,10 @@ def main() -> int:
     total, first, stop = Tally(), args.first, args.first + args.files
     while first < stop:
         last = min(stop, first + FILES_PER_CHILD)
-        total.add(_fuzz_in_child(first, last, args.seed, args.kinds, args.seconds, args.memory))
+        found = _fuzz_in_child(first, last, args.seed, args.kinds, args.seconds, args.memory)
+        total.add(found)
         first = args.first + total.tried
-        print(total, file=sys.stderr)
+        print(*found.crashes, total, sep="\n", file=sys.stderr)
     for sentence, count in total.sentences.most_common():
         print(f"{count:7d}  {sentence}")
     print(total)

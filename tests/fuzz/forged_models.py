@@ -22,6 +22,9 @@ from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.config import EncoderSizes
 from seesr_pack.seesr_modules.dape.tags import read_vocabulary
 from seesr_pack.seesr_modules.nano.autoencoder import PatchAutoencoder
+from seesr_pack.seesr_modules.nano.damage import DamageEstimator
+from seesr_pack.seesr_modules.nano.file import NanoFile
+from seesr_pack.seesr_modules.nano.photo_decoder import PhotoDecoder
 from seesr_pack.seesr_modules.weights.packed_format import FORMAT_KEY, open_dape, packed_vocabulary
 from seesr_pack.train.denoiser import SeeSRDenoiser
 
@@ -68,8 +71,10 @@ def _originals() -> dict[str, Header]:
         content = json.loads((MANIFESTS / f"{manifest}.json").read_text())
         shapes[part] = {name: tuple(shape) for name, shape in content.items()}
     with torch.device("meta"):
-        vae = PatchAutoencoder(4, 8, 2).state_dict()
-    shapes["vae"] = {name: tuple(tensor.shape) for name, tensor in vae.items()}
+        vae = PatchAutoencoder(4, 8, 2)
+        vae.photo_decoder = PhotoDecoder(8, 2)
+        for part, network in (("vae", vae), ("damage", DamageEstimator())):
+            shapes[part] = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     shapes["text_encoder"] = _text_encoder(64)
     return {part: {name: ("F32", shape) for name, shape in shapes.items()} for part, shapes in shapes.items()}
 
@@ -231,7 +236,7 @@ def _dape(rng: random.Random, folder: Path) -> Callable[[], object]:
 
 
 def _nano(rng: random.Random, folder: Path) -> Callable[[], object]:
-    parts = {"unet": "unet", "controlnet": "controlnet", "text_encoder": "text_encoder", "vae": "vae", "dape": "ram"}
+    parts = {part: part for part in ("unet", "controlnet", "text_encoder", "vae", "damage")} | {"dape": "ram"}
     header = {f"{part}.{name}": described for part, of in parts.items() for name, described in _originals()[of].items()}
     metadata = {"seesr_nano": "1", "prediction_type": "v_prediction", "known_tokens": "[7, 49407]"}
     for key in metadata:
@@ -242,7 +247,12 @@ def _nano(rng: random.Random, folder: Path) -> Callable[[], object]:
     words = _words(rng, _originals()["ram"]["label_embed"][1][0], 0.3)
     write(folder / "nano.safetensors", forge(rng, header), {**metadata, **words})
     overwrite_sometimes(rng, folder / "nano.safetensors")
-    return lambda: load_nano(folder / "nano.safetensors")
+
+    def load() -> None:
+        load_nano(folder / "nano.safetensors")
+        DamageEstimator.load(NanoFile(folder / "nano.safetensors").damage)
+
+    return load
 
 
 def _words(rng: random.Random, classes: int, share: float = 1.0) -> dict[str, str]:

@@ -68,14 +68,19 @@ def test_samples_of_other_settings_are_refused(tmp_path: Path, photos: Path) -> 
 
 def test_an_estimator_is_trained(tmp_path: Path, photos: Path) -> None:
     """The nano that is written holds the estimator as it is after the last step."""
-    training = settings(tmp_path, photos, "damage", "", ", crop_px: 96".replace(", crop_px: 96", ""))
-    training = training.model_copy(update={"photos": training.photos.model_copy(update={"crop_px": 96})})
+    training = settings(tmp_path, photos, "damage", "")
+    training = training.model_copy(update={"photos": training.photos.model_copy(update={"crop_px": 128})})
     stage = build(training)
     train(stage, training)
     found = DamageEstimator.load(NanoFile(training.output / RESULT).damage)
     picture = torch.rand(1, 3, 40, 40)
     expected = stage.estimator(picture)  # type: ignore[operator]
     torch.testing.assert_close(found(picture), expected, atol=2e-3, rtol=0)  # float16 in the file
+
+
+def test_crops_too_small_for_the_estimator_are_refused(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(SeeSRError, match=r"photos\.crop_px is 32: the estimator of damage needs 128 or more"):
+        build(settings(tmp_path, photos, "damage", ""))
 
 
 def test_shares_of_clean_gray_and_lettered_pictures(tmp_path: Path, photos: Path) -> None:

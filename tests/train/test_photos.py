@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.method.degrade import degrade
 from seesr_pack.seesr_modules.method.families import FAMILIES
 from seesr_pack.train import command, photos
+from seesr_pack.train.autoencoding import AutoencoderStage
 from seesr_pack.train.config import PhotoSettings
 from seesr_pack.train.labels import COMPUTED_TAGS
 from seesr_pack.train.pairs import Pairs
@@ -129,9 +132,19 @@ def test_most_flat_crops_are_drawn_anew(tmp_path: Path) -> None:
     assert 5 <= flat <= 40  # 1 of 6 is expected, where it would be 1 of 2
 
 
-def test_a_missing_photo_is_named_with_its_package(tmp_path: Path) -> None:
-    manifest = write_manifest(tmp_path, file="gone.png")
-    with pytest.raises(SeeSRError, match=r"gone\.png \(Debian package made-up-backgrounds\)"):
+@pytest.mark.parametrize(
+    ("package", "source"),
+    [
+        ("made-up-backgrounds", "Debian package made-up-backgrounds"),
+        ("maker/pictures", "GitHub repository maker/pictures"),
+    ],
+)
+def test_a_missing_photo_is_named_with_its_package(tmp_path: Path, package: str, source: str) -> None:
+    manifest = write_manifest(tmp_path, file="gone.png", package=package)
+    with pytest.raises(SeeSRError, match=rf"gone\.png \({source}\)"):
+        PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=manifest)
+    manifest = write_manifest(tmp_path, sha256="0" * 64, package=package)
+    with pytest.raises(SeeSRError, match=rf"its SHA-256 differs\. Take it from {source}\."):
         PhotoCrops(tmp_path, CROP_PX, length=1, seed=0, manifest=manifest)
 
 
@@ -269,6 +282,32 @@ def test_many_photos_are_checked_by_several_processes(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")
+def test_few_photos_too_are_checked_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that are forked after this process has read a turned photo would wait for libvips's threads forever."""
+    noise(90, 60).save(tmp_path / "only.png")
+
+    def note_process(_crops: PhotoCrops, _which: int) -> str:
+        (tmp_path / "process").write_text(str(os.getpid()), encoding="utf-8")
+        return ""
+
+    monkeypatch.setattr(PhotoCrops, "find_fault", note_process)
+    PhotoCrops(tmp_path, CROP_PX, length=1, seed=0).leave_out_unusable()
+    assert (tmp_path / "process").read_text("utf-8") != str(os.getpid())
+
+
+def train_with_a_worker(folder: Path) -> int:
+    """Run the command on the photos of a folder for one step; return its exit code."""
+    settings = {
+        "output": str(folder / "out"),
+        "photos": {"folder": str(folder), "crop_px": CROP_PX},
+        "optimisation": {"steps": 1, "batch": 1, "learning_rate": 1e-3, "workers": 1},
+        "model": {"channels": 8, "refiner_width": 8},
+    }
+    (folder / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")
+    return command.main(["autoencoder", "--config", str(folder / "settings.yaml")])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")
 def test_an_error_of_a_worker_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,19 +322,27 @@ def test_an_error_of_a_worker_is_one_sentence(
         return read(crops, index)
 
     monkeypatch.setattr(PhotoCrops, "__getitem__", read_in_worker)
-    settings = {
-        "output": str(tmp_path / "out"),
-        "photos": {"folder": str(tmp_path), "crop_px": CROP_PX},
-        "optimisation": {"steps": 1, "batch": 1, "learning_rate": 1e-3, "workers": 1},
-        "model": {"channels": 8, "refiner_width": 8},
-    }
-    (tmp_path / "settings.yaml").write_text(json.dumps(settings), encoding="utf-8")
-    assert command.main(["autoencoder", "--config", str(tmp_path / "settings.yaml")]) == 2
+    assert train_with_a_worker(tmp_path) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
     assert said.splitlines()[-1].startswith(f"{tmp_path / 'gone.png'} cannot be opened")
     assert command.main(["autoencoder", "--config", str(tmp_path / "nowhere.yaml")]) == 2
     assert capsys.readouterr().err.startswith(f"{tmp_path / 'nowhere.yaml'} is not a readable YAML file")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers start slowly elsewhere")
+def test_no_worker_outlives_an_unforeseen_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python waits at its end for the workers, which ignore the signal to stop: the training would never end."""
+    noise(90, 60).save(tmp_path / "only.png")
+
+    def fail(_stage: AutoencoderStage, *_: Any) -> None:
+        raise RuntimeError("made for the test")
+
+    monkeypatch.setattr(AutoencoderStage, "forward", fail)
+    with pytest.raises(RuntimeError, match="made for the test") as raised:
+        train_with_a_worker(tmp_path)
+    assert raised.tb is not None  # it keeps the training's frames, as an error that ends Python does
+    assert multiprocessing.active_children() == []
 
 
 def test_a_phones_photo_is_upright_and_a_scan_is_not_white(tmp_path: Path) -> None:

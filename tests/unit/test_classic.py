@@ -63,6 +63,28 @@ def test_other_models_and_even_kernels_are_refused(tmp_path: Path) -> None:
         read_classic(save(tmp_path / "other.pth", layer=torch.zeros(2)))
     with pytest.raises(SeeSRError, match=r"looks like SRCNN, but its sizes .*kernels of odd sides"):
         read_classic(save(tmp_path / "even.pth", **{**weights("srcnn_tiny"), "conv2.weight": torch.zeros(4, 8, 2, 2)}))
+    numbers = {"ConvNet.10.weight": torch.zeros(20, 8, 5, 5), "ConvNet.10.bias": torch.zeros(20)}
+    twenty = {**weights("dasr_net_p_tiny"), **numbers, "MappingNet.0.weight": torch.zeros(15, 20)}
+    save(tmp_path / "net_g.pth", **weights("dasr_net_g_tiny"))
+    with pytest.raises(SeeSRError, match=r"looks like DASR net_p, but its sizes .*33 numbers that describe the damage"):
+        read_classic(save(tmp_path / "net_p.pth", **twenty))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"conv1.weight": (1, 1, 1, 2**19 + 1)}, r"conv1.weight is .*, expected \[1, 1, 524289, 524289\]"),
+        ({"conv1.weight": (2**20, 1, 1, 1), "conv2.weight": (4, 1, 1, 2**20 - 1)}, "Storage size .* overflowed"),
+        ({"conv1.bias": (2**20 + 1,)}, "each has to be from 1 to 1048576"),
+    ],
+)
+def test_forged_sizes_take_no_memory(tmp_path: Path, change: dict[str, tuple[int, ...]], message: str) -> None:
+    """A file of a few megabytes, and a network of terabytes or of more bytes than there are addresses."""
+    shapes = {f"conv{number}.weight": (1, 1, 1, 1) for number in (1, 2, 3)}
+    shapes |= {f"conv{number}.bias": (1,) for number in (1, 2, 3)} | change
+    path = save(tmp_path / "huge.pth", **{name: torch.zeros(shape) for name, shape in shapes.items()})
+    with pytest.raises(SeeSRError, match=f"'huge.pth' looks like SRCNN, but .*{message}"):
+        read_classic(path)
 
 
 def test_dasr_needs_both_files_that_fit(tmp_path: Path) -> None:

@@ -276,10 +276,10 @@ def test_a_rewritten_archive_is_read(tmp_path: Path) -> None:
     [
         ("data/0", lambda name, content: [(name, content, zipfile.ZIP_DEFLATED)], "is compressed"),
         ("data.pkl", lambda name, content: [(name, content, zipfile.ZIP_BZIP2)], "is compressed"),
-        ("data/0", lambda name, content: [(name, content, 0)] * 2, "describes other data than its records hold"),
+        ("data/0", lambda name, content: [(name, content, 0)] * 2, "describes other data than it holds"),
         ("data/0", lambda name, content: [], "is no readable weight file"),
-        ("data/0", lambda name, content: [(name, content[:4], 0)], "describes other data than its records hold"),
-        ("data/0", lambda name, content: [(name, content * 2, 0)], "describes other data than its records hold"),
+        ("data/0", lambda name, content: [(name, content[:4], 0)], "describes other data than it holds"),
+        ("data/0", lambda name, content: [(name, content * 2, 0)], "describes other data than it holds"),
         ("data.pkl", lambda name, content: [("a/other.pkl", content, 0)], "not one that torch.save wrote"),
         ("data.pkl", lambda name, content: [(name, content[:40], 0)], "is no readable weight file"),
         ("version", lambda name, content: [("a/constants.pkl", b"", 0)], r"contains code \(a TorchScript program"),
@@ -308,7 +308,7 @@ def test_a_tensor_larger_than_its_record_is_refused(tmp_path: Path) -> None:
 
     rewrite(path, ask_for_more)
     assert torch.load(path, weights_only=True, mmap=True)["small"].shape == (9,)
-    assert_refused(path, "describes other data than its records hold")
+    assert_refused(path, "describes other data than it holds")
     assert_refused(path.rename(tmp_path / "a.safetensors"), "does not match expected size|describes other data")
 
 
@@ -356,11 +356,28 @@ def test_old_pickles_that_declare_too_much_data_are_refused(tmp_path: Path) -> N
     content = path.read_bytes().replace(b"K\x4d", b"J" + struct.pack("<i", 10**6))
     path.write_bytes(content)
     assert_refused(path, "is no readable weight file")  # at the place where the data would be read
-    path = save(tmp_path / "legacy.pth", {"a": torch.zeros(77)})
+
+
+@pytest.mark.parametrize("listed", [[], [0], [1], [0, 0], [1, 1], [0, 1, 1]])
+def test_old_pickles_that_do_not_list_all_their_data_once_are_refused(tmp_path: Path, listed: list[int]) -> None:
+    """torch leaves a tensor whose key is not listed as memory that was never written."""
+    path = save(tmp_path / "legacy.pth", {"a": torch.ones(77), "b": torch.ones(77)})
     content = path.read_bytes()
-    keys = content.rindex(b"\x80\x02", 0, len(content) - 8 - 4 * 77)
-    path.write_bytes(content[:keys] + pickle.dumps([], 2))
-    assert_refused(path, "describes more data than the 0 bytes it holds")
+    data = len(content) - 2 * (8 + 4 * 77)
+    start = content.rindex(b"\x80\x02", 0, data)
+    keys = pickle.loads(content[start:data])
+    path.write_bytes(content[:start] + pickle.dumps([keys[place] for place in listed], 2) + content[data:])
+    assert_refused(path, "describes other data than it holds|is no readable weight file")
+
+
+@pytest.mark.parametrize("opcodes", [b"}.", b"0.", b"l.", b"cos\nmkdir\n.", b"r\xff\xff\xff\x7f."])
+def test_old_pickles_whose_list_of_data_is_damaged_are_refused(tmp_path: Path, opcodes: bytes) -> None:
+    """The keys may stand in the file and still not be what the pickle gives."""
+    path = save(tmp_path / "legacy.pth", {"a": torch.ones(77)})
+    content = path.read_bytes()
+    data = len(content) - (8 + 4 * 77)
+    path.write_bytes(content[: data - len(b"a.")] + opcodes + content[data:])
+    assert_refused(path, "is no readable weight file|contains code")
 
 
 @pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")])

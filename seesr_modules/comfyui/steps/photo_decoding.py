@@ -6,16 +6,15 @@ from functools import partial
 from typing import Any
 
 import comfy.model_management
-import comfy.utils
 import torch
 from torch import Tensor
 
 from ...config import LATENT_PX
 from ...errors import SeeSRError
-from ...method.tiles import add_tile, blend_weights, plan_tiles
+from ...method.tiles import Tile, TileLayout
 from ...nano.autoencoder import PatchAutoencoder
 from ..loading.cfw import CfwModel
-from .vae import decode, overlap_px, tiles_px, try_tiles
+from .vae import blend_tiles, decode, layouts_that_fit, try_layouts
 
 _EXTRA = 1.05
 """Memory for decoding with CFW, as a multiple of the decoder's. The features are kept meanwhile: 96 values for each
@@ -48,28 +47,21 @@ def decode_with_photo(vae: Any, latent: Tensor, cfw: CfwModel | None, hint: Tens
         patchers, extra = [vae.patcher, cfw.patcher], _EXTRA
         decoder = partial(cfw.patcher.model.decode, vae.first_stage_model)
 
-    def needed(shape: Any, dtype: torch.dtype) -> float:
-        return extra * vae.memory_used_decode(shape, dtype)
+    def needed(rows: int, columns: int) -> float:
+        return extra * vae.memory_used_decode((1, latent.shape[1], rows, columns), vae.vae_dtype)
 
-    def work(tile: int | None) -> Tensor:
-        height, width = latent.shape[-2:]
-        side, overlap = (tile // LATENT_PX, overlap_px(tile) // LATENT_PX) if tile else (max(height, width), 0)
-        layout = plan_tiles(height, width, side, overlap)
-        weights = blend_weights(layout.in_pixels())
-        memory = needed((1, latent.shape[1], layout.tile_height, layout.tile_width), vae.vae_dtype)
+    def work(layout: TileLayout) -> Tensor:
+        memory = needed(layout.tile_height, layout.tile_width)
         comfy.model_management.load_models_gpu(patchers, memory_required=memory, force_full_load=vae.disable_offload)
-        canvas = torch.zeros(len(latent), 3, *hint.shape[-2:], device=vae.output_device)
-        bar = comfy.utils.ProgressBar(len(latent) * len(weights))
-        for picture, cells, photo in zip(canvas.split(1), latent.split(1), hint.split(1), strict=True):
-            for place, weight in zip(layout.tiles, weights, strict=True):
-                comfy.model_management.throw_exception_if_processing_interrupted()
-                seen = vae.process_input(place.in_pixels().cut(photo))
-                inputs = (part.to(vae.device, vae.vae_dtype) for part in (place.cut(cells), seen))
-                add_tile(picture, place.in_pixels(), decoder(*inputs, fidelity).to(canvas), weight.to(canvas))
-                bar.update(1)
-        return vae.process_output(canvas)
 
-    return try_tiles(work, tiles_px(vae, needed, latent.shape, LATENT_PX))
+        def decode_tile(one: slice, tile: Tile) -> Tensor:
+            seen = vae.process_input(tile.in_pixels().cut(hint[one]))
+            inputs = (part.to(vae.device, vae.vae_dtype) for part in (tile.cut(latent[one]), seen))
+            return decoder(*inputs, fidelity).to(vae.output_device, torch.float32)
+
+        return vae.process_output(blend_tiles(layout, layout.in_pixels(), len(latent), decode_tile))
+
+    return try_layouts(work, layouts_that_fit(vae, needed, *latent.shape[-2:]))
 
 
 def reads_photos(vae: Any) -> bool:
