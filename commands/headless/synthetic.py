@@ -140,7 +140,7 @@ def seesr_shapes() -> dict[str, Shapes]:
     def image_attention(names: list[str]) -> Shapes:
         places = [
             ImageAttentionPlace(name, unet[f"{paths[name]}.proj_in.weight"].shape[0], 1, DAPE.soft_prompt_width)
-            for name in names
+            for name in sorted(names)
         ]
         blocks = ImageAttention(tuple(places), lambda place: image_attention_block(place, None, "meta", torch.nn))
         return shapes_of(blocks.state_dict())
@@ -241,10 +241,13 @@ def _base() -> tuple[Any, dict[str, Tensor]]:
 
 
 def _base_shapes() -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of Stable Diffusion 2's UNet in diffusers' names."""
+    """Return name -> shape of Stable Diffusion 2's UNet in diffusers' names.
+
+    ComfyUI lists them in an order that changes with each process. Sorted, a seed gives the same weights in each.
+    """
     _, unet = _base()
-    names = comfy.utils.unet_to_diffusers(SD2.comfyui_config())
-    return {name: tuple(unet[path].shape) for name, path in names.items() if path in unet}
+    names = sorted(comfy.utils.unet_to_diffusers(SD2.comfyui_config()).items())
+    return {name: tuple(unet[path].shape) for name, path in names if path in unet}
 
 
 def _skip_widths() -> Iterator[int]:

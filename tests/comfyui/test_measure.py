@@ -32,6 +32,14 @@ pytestmark = pytest.mark.pinned_only("the bench measures with the pinned ComfyUI
 
 SYNTH = builders.load_synth(builders.GOLDEN)
 
+SIDE_PX = 128
+"""With 64 px the deepest features are 1x1, so GroupNorm has groups of two numbers, of which it leaves little but the
+sign: it magnifies rounding up to 0.12 of epsilon, by the processor."""
+
+ROUNDING = 0.03
+"""Bound of the mean deviation in bfloat16, a share of epsilon's mean. Measured: 0.014 to 0.018, as in diffusers alone;
+0.035 with a rounded timestep, and 0.3 between the positive and the negative."""
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +57,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pair has two medians and a ratio. The bounds are on the ratios to a plain diffusers step."""
     monkeypatch.setattr(dtypes, "cpu_is_fast_in_bfloat16", lambda: fast)
-    rows = {row.name: row for row in measure.measure_step(64, rounds=1)}
+    rows = {row.name: row for row in measure.measure_step(SIDE_PX, rounds=1)}
     pairs = {name.partition(":")[0] for name in rows if " / " in name}
     auto = "auto (torch.bfloat16) / plain diffusers in float32"
     float32 = {"plain diffusers", "ComfyUI UNet with diffusers ControlNet"}
@@ -66,7 +74,7 @@ def test_steps_on_a_cpu_are_compared_in_pairs(fast: bool, monkeypatch: pytest.Mo
     ending = ": median of the rounds' ratios"
     plain = {f"float32 / {other}{ending}": 1.0 for other in float32}
     assert bounds == plain | ({f"{auto}{ending}": 0.4} if fast else {})
-    assert not fast or 0 < rows["auto: mean deviation of epsilon from float32"].value < 0.1
+    assert not fast or 0 < rows["auto: mean deviation of epsilon from float32"].value < ROUNDING
 
 
 def test_a_step_without_guidance_predicts_only_the_positive() -> None:
@@ -81,13 +89,13 @@ def test_a_step_without_guidance_predicts_only_the_positive() -> None:
 def test_steps_in_half_precision_are_compared_whole_and_in_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same rows are measured on an accelerator. The test replaces the accelerator's synchronisation."""
     monkeypatch.setattr(measure, "_synchronize", lambda work: work)
-    rows = measure._measure_half_precision(steps.make_weights(), torch.bfloat16, 64, 1)
+    rows = measure._measure_half_precision(steps.make_weights(), torch.bfloat16, SIDE_PX, 1)
     names = [row.name for row in rows]
     assert len(names) == len(set(names))
     assert sum(row.unit == "s" for row in rows) == 4
     assert sum("peak above the weights" in name for name in names) == 4
     (deviation,) = (row.value for row in rows if "deviation" in row.name)
-    assert 0 < deviation < 0.1
+    assert 0 < deviation < ROUNDING
 
 
 def test_peak_memory_is_counted_above_the_start() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import builders
 import comfy.model_detection
+import comfy.utils
 import pytest
 import torch
 from seesr_pack.commands.headless import synthetic
@@ -32,6 +33,14 @@ def test_a_packed_seesr_has_the_published_tensors() -> None:
         **{f"controlnet.{name}": tuple(shape) for name, shape in controlnet.items()},
     }
     assert synthetic.packed_shapes() == published
+
+
+def test_a_seed_gives_the_same_weights_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors are drawn one after the other, and ComfyUI lists their names in another order in each process."""
+    before = [(part, *shapes) for part, shapes in synthetic.seesr_shapes().items()]
+    names = comfy.utils.unet_to_diffusers
+    monkeypatch.setattr(comfy.utils, "unet_to_diffusers", lambda config: dict(reversed(names(config).items())))
+    assert [(part, *shapes) for part, shapes in synthetic.seesr_shapes().items()] == before
 
 
 def test_the_checkpoint_is_a_complete_stable_diffusion_2() -> None:

@@ -152,7 +152,7 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         )
         self._paths = paths
 
-    def forward(  # noqa: D102 - ComfyUI's signature plus two keyword arguments
+    def forward(  # noqa: D102 - ComfyUI's signature plus three keyword arguments
         self,
         x: Tensor,
         hint: Tensor,
@@ -160,14 +160,16 @@ class ControlModel(comfy.cldm.cldm.ControlNet):
         context: Tensor,
         y: Tensor | None = None,
         stem_output: StemOutput | None = None,
+        exact_timesteps: Tensor | None = None,
         soft_prompt_strength: float = 1.0,
         **kwargs: Any,
     ) -> dict[str, list[Tensor]]:
         soft_prompt = kwargs.pop(SOFT_PROMPT_KEY)
         features = stem_output.get(self.stem, hint, len(x)) if stem_output else self.stem(hint)
         blocks = self.image_attention.blocks_by_path(self._paths)
+        steps = timesteps if exact_timesteps is None else exact_timesteps
         with attach_hooks(self, blocks, soft_prompt, soft_prompt_strength):
-            return super().forward(x, features, timesteps, context, y=y, **kwargs)
+            return super().forward(x, features, steps, context, y=y, **kwargs)
 
 
 def parameter_names(shapes: Shapes) -> dict[str, str]:
@@ -212,8 +214,13 @@ class SeeSRControlNet(comfy.controlnet.ControlNet):
         if SOFT_PROMPT_KEY not in cond and self.default_soft_prompt is not None:
             prompt = comfy.utils.repeat_to_batch_size(self.default_soft_prompt, x_noisy.shape[0])
             cond = {**cond, SOFT_PROMPT_KEY: prompt}
-        with self._keep_stem_output(x_noisy, batched_number):
-            return super().get_control(x_noisy, t, cond, batched_number, *args, **kwargs)
+        # ComfyUI's own are in the dtype of the weights, and bfloat16 has no 981: it makes 980 of it.
+        self.extra_args["exact_timesteps"] = self.model_sampling_current.timestep(t).float()
+        try:
+            with self._keep_stem_output(x_noisy, batched_number):
+                return super().get_control(x_noisy, t, cond, batched_number, *args, **kwargs)
+        finally:
+            del self.extra_args["exact_timesteps"]
 
     @contextmanager
     def _keep_stem_output(self, x: Tensor, conds: int) -> Iterator[None]:
