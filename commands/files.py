@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+CACHE = Path(os.environ.get("SEESR_CACHE") or Path(__file__).parents[1] / ".cache").absolute()
+"""Folder of what the commands keep for later runs."""
+
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:

@@ -40,7 +40,7 @@ PRESETS = {
     ),
     "published": Preset("seesr_upscale", "50 steps, as published", 50, 5.5, "ddpm", "seesr", 50),
     "balanced": Preset(
-        *("seesr_balanced", "18 steps, in about a quarter of the time", 18, 5.5, "dpmpp_2m", "karras", 9),
+        *("seesr_balanced", "18 steps, in less than a third of the time", 18, 5.5, "dpmpp_2m", "karras", 9),
         guidance=(0.0, 0.6),
     ),
     "turbo": Preset(

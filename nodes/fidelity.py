@@ -44,7 +44,7 @@ class Fidelity(io.ComfyNode):
                     tooltip="Width of the detail that the model may invent, in pixels of the upscaled picture. Smaller "
                     "is truer to the photo and smoother.",
                 ),
-                *percent_inputs("the photo is kept"),
+                *percent_inputs("keeping the photo"),
                 io.Mask.Input(
                     "mask",
                     optional=True,

@@ -51,8 +51,8 @@ class Reference(io.ComfyNode):
                     min=-1.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How similar a reference must be: 1 is the same photo. Above 0.9 it usually shows the same "
-                    "thing.",
+                    tooltip="How similar a reference must be: 1 is the same photo. From 0.8 on it usually shows the "
+                    "same thing.",
                 ),
                 io.Boolean.Input(
                     "per_tile",

@@ -1,4 +1,5 @@
-"""Train a tagger (ram, dape), a small base model (autoencoder, base), SeeSR itself (seesr) or its decoder (decoder).
+"""Train a tagger (ram, dape), a small base model (autoencoder, base), SeeSR itself (seesr), its decoder (decoder,
+photo_decoder) or the estimator of damage (damage).
 
 All files go into the output folder that the settings name. Among them is a checkpoint, from which the same command
 continues. Ctrl-C ends the step and saves.

@@ -23,7 +23,7 @@ AFTER_NANO = (
     "`python run.py upscale PHOTO --model synthetic` first tries how it runs on this machine.\n"
 )
 ABOUT_PUBLISHED = (
-    "The published weights are here, so this is --preset published. Balanced takes about a quarter of the time.\n"
+    "The published weights are here, so this is --preset published. Balanced takes less than a third of the time.\n"
 )
 ABOUT_SYNTHETIC = (
     "The weights are synthetic: random numbers in place of the trained ones. The picture will be noise. The run shows "

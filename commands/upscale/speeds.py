@@ -7,18 +7,16 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from ..files import locked, write
+from ..files import CACHE, locked, write
 from ..headless.workflow import Workflow
 from ..terminal import describe_seconds
 
 logger = logging.getLogger(__name__)
 
-FILE = Path(os.environ.get("SEESR_CACHE") or Path(__file__).parents[2] / ".cache") / "speeds.json"
+FILE = CACHE / "speeds.json"
 """JSON: settings -> ``[seconds per pixel, seconds of loading]``, the newest last."""
 
 MOST = 64

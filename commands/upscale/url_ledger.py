@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from ..files import write
+from ..files import CACHE, write
 from ..films.formats import DEFAULT_ENCODING, Encoding
 from ..photos.places import comparison_path, numbered
 from ..photos.upscaling import Wishes
@@ -21,7 +21,7 @@ from .ledger import Ledger, Made
 from .manifest import NAME, Manifest
 from .stores import reach, told
 
-NOTES = Path(__file__).parents[2] / ".cache" / "targets"
+NOTES = CACHE / "targets"
 """Folder for the notes about results at URLs, in a folder for each URL."""
 
 PUBLISH_S = 60

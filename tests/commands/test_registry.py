@@ -121,7 +121,7 @@ def test_ignored_files_exist_and_are_not_needed() -> None:
     assert all(any(ROOT.glob(pattern)) for pattern in patterns)
     ignored = {path for pattern in patterns for path in ROOT.glob(pattern)}
     needed = {"nodes", "seesr_modules", "commands", "web", "locales", "workflows", "subgraphs", "requirements"}
-    needed |= {"nano/nano.safetensors", "run.py", *COMFY.get("includes", ())}
+    needed |= {"nano/nano.safetensors", "run.py", "docs/cluster.md", "docs/film.md", *COMFY.get("includes", ())}
     for name in needed:
         assert (ROOT / name).exists() and not ignored & {ROOT / name, *(ROOT / name).parents}, name
 
