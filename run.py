@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).absolute().parent
-CACHE = Path(os.environ.get("SEESR_CACHE") or ROOT / ".cache").absolute()
 ENV = Path(os.environ.get("SEESR_ENV") or ROOT / ".venv").absolute()
 COMMANDS = {  # name -> module of this pack, help
     "upscale": ("commands.upscale", "upscale photos"),
@@ -58,7 +57,6 @@ REQUIREMENTS = {"pack": ROOT / "requirements.txt"} | {
 
 PHOTO_PACKAGES = "SEESR_PHOTO_PACKAGES"  # set to a folder of them for the run inside
 
-MODELS = CACHE / "models"  # beside the pinned ComfyUI, so that another version finds them too
 MODEL_FOLDERS = ("checkpoints", "seesr", "rams", "loras", "vae", "controlnet", "embeddings", "upscale_models")
 
 
@@ -79,6 +77,8 @@ def pack_module(name: str) -> types.ModuleType:
 
 files, installing = pack_module("commands.files"), pack_module("commands.installing")
 terminal = pack_module("commands.terminal")
+CACHE = files.CACHE
+MODELS = CACHE / "models"  # beside the pinned ComfyUI, so that another version finds them too
 interpreter, is_comfyui, is_stamped = installing.interpreter, installing.is_comfyui, installing.is_stamped
 
 
@@ -121,8 +121,7 @@ def find_comfyui(given: str | None, root: Path = ROOT) -> Path | None:
                 return candidate
         source = "--comfyui" if given else "COMFYUI_PATH"
         raise LauncherError(f"{source} names {folder}, which has no ComfyUI in it (no main.py): correct it.")
-    around = root.parent.parent
-    return around if root.parent.name == "custom_nodes" and is_comfyui(around) else None
+    return root.parents[1] if root.parent.name == "custom_nodes" and is_comfyui(root.parents[1]) else None
 
 
 def comfyui_python(comfyui: Path) -> Path | None:
@@ -194,7 +193,8 @@ def device_flags(python: Path, chosen: Sequence[str]) -> list[str]:
     script = ROOT / "seesr_modules" / "comfyui" / "device.py"
     answer = subprocess.run([str(python), "-I", str(script), *chosen], capture_output=True, text=True, check=False)
     if answer.returncode:
-        raise LauncherError(f"torch 2.6 or newer does not start in {python}: {answer.stderr.strip().splitlines()[-1]}")
+        reason = answer.stderr.strip().rpartition("\n")[2] or f"exit code {answer.returncode}"
+        raise LauncherError(f"torch 2.6 or newer does not start in {python}: {reason}")
     return list(json.loads(answer.stdout))
 
 
@@ -220,8 +220,7 @@ def environment(*roles: str, comfyui: Path | None = None) -> Path:
             quietly(make, "Making the environment", "on Debian and Ubuntu, apt install python3-venv")
         installing.remove_half_installed(ENV)
         pip(python, "Installing packages", "install", *(f"--requirement={file}" for file in lists.values()))
-        installed = json.loads(stamp.read_text("utf-8")) if stamp.exists() else {}
-        files.write(stamp, json.dumps({**installed, **wanted}, indent=1))
+        files.write(stamp, json.dumps({**installing.read_stamp(stamp), **wanted}, indent=1))
     return python
 
 
@@ -343,6 +342,7 @@ def enter() -> None:
     # ComfyUI comes first, what a user's own lacks last. This folder's nodes/ would shadow ComfyUI's nodes.py.
     elsewhere = [entry for entry in sys.path if Path(entry).absolute() != ROOT]
     sys.path[:] = [os.environ["COMFYUI_PATH"], *elsewhere, *filter(None, [os.environ.get(PHOTO_PACKAGES)])]
+    getattr(sys.stdout, "reconfigure", dict)(errors="backslashreplace")  # for names that the terminal cannot show
 
 
 def run_command(options: argparse.Namespace, arguments: list[str], passed_on: list[str]) -> int:

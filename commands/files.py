@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,13 @@ from pathlib import Path
 CACHE = Path(os.environ.get("SEESR_CACHE") or Path(__file__).parents[1] / ".cache").absolute()
 """Folder of what the commands keep for later runs."""
 
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems without locks answer, such as some network drives."""
+
 
 @contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """Hold a lock between processes; the system frees it even if this process dies."""
+    """Hold a lock between processes; the system frees it even if this process dies. Some file systems have none."""
     with file.open("a") as handle:
         if sys.platform == "win32":
             import msvcrt
@@ -26,7 +30,11 @@ def locked(file: Path) -> Iterator[None]:
         else:
             import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
         yield
 
 
@@ -57,7 +65,10 @@ def write(file: Path, text: str) -> None:
     """Replace a file in one step, so that nobody reads a half-written one."""
     fresh = file.with_name(f"{file.name}.{os.getpid()}")
     try:
-        fresh.write_text(text, "utf-8")
+        with fresh.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())  # else the new name may come to the disk before the text does
         fresh.replace(file)
     finally:
         fresh.unlink(missing_ok=True)

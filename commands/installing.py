@@ -187,4 +187,12 @@ def interpreter(env: Path) -> Path:
 
 def is_stamped(stamp: Path, wanted: Mapping[str, str]) -> bool:
     """Tell whether the stamp file records all of ``wanted`` (role of a file -> its SHA-256) as installed."""
-    return stamp.exists() and wanted.items() <= json.loads(stamp.read_text("utf-8")).items()
+    return wanted.items() <= read_stamp(stamp).items()
+
+
+def read_stamp(stamp: Path) -> dict[str, str]:
+    """Return what a stamp file records; nothing if it is missing or damaged."""
+    try:
+        return dict(json.loads(stamp.read_text("utf-8")))
+    except (FileNotFoundError, TypeError, ValueError):
+        return {}

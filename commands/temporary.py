@@ -14,10 +14,16 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from ..seesr_modules.errors import SeeSRError
+from .files import NO_LOCKS
+
 PREFIX = "seesr-"
 """Prefix of the folders in the system's folder for temporary files. Elsewhere a dot goes before it."""
 
 LOCK = "seesr.lock"
+
+TRIES = 10
+"""Other runs take a new folder for abandoned only in the moment before it is locked."""
 
 _held: dict[Path, FileLock] = {}
 
@@ -28,11 +34,17 @@ def temporary_folder(parent: Path | None = None) -> Iterator[Path]:
 
     Args:
         parent: Where to make it, hidden; None for the system's folder for temporary files.
+
+    Raises:
+        SeeSRError: No folder there can be locked.
     """
-    while True:
+    for _ in range(TRIES):
         folder = Path(tempfile.mkdtemp(prefix=f".{PREFIX}" if parent else PREFIX, dir=parent))
         if _hold(folder):  # else another run has just taken it for abandoned
             break
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        raise SeeSRError(f"{folder.parent} gives no locks: take another folder, on a disk of this machine.")
     try:
         yield folder
     finally:
@@ -82,6 +94,9 @@ def _hold(folder: Path) -> bool:
         return False
     except NotImplementedError:  # a file system without locks
         pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
     _held[folder] = lock
     return True
 

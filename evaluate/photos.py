@@ -91,7 +91,7 @@ def read_photo(file: Path, size_px: int, crop_only: bool, seed: int, family: str
     else:
         square = ImageOps.fit(image, (side, side), Image.Resampling.LANCZOS)
     clean = np.asarray(square)
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{file.name}".encode()))
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{file.name}".encode("utf-8", "surrogateescape")))
     images = torch.from_numpy(clean.copy()).permute(2, 0, 1)[None] / 255
     degraded = degrade(images, generator, FAMILIES[family], SCALE)
     return Photo(file.stem, clean, (degraded[0].permute(1, 2, 0) * 255).round().byte().numpy())

@@ -87,7 +87,7 @@ class Output:
             SeeSRError: It cannot be written.
         """
         with telling_write_errors(file):
-            file.write_text(text, "utf-8")
+            file.write_text(text, "utf-8", "backslashreplace")  # a name may be no text
         sys.stdout.write(f"{file}\n")
 
 

@@ -6,7 +6,6 @@ A packaged workflow runs in ComfyUI's own executor. The models are loaded once f
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -125,8 +124,6 @@ def main(arguments: Sequence[str]) -> int:
     """Upscale the photos. Exit codes: see ``EXIT_CODES``."""
     options = parser().parse_args(arguments)
     set_up_logging(options.verbose)
-    with contextlib.suppress(AttributeError):  # names that the terminal cannot show are printed with escapes
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     from ..temporary import remove_all
 
     report = Report(options.report, arguments)

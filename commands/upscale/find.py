@@ -147,10 +147,15 @@ def may_mean_photos(text: str) -> bool:
 
 
 def _expand(pattern: str) -> list[Path]:
-    """Return the files that match a pattern. If it names no suffix, only photos and films."""
+    """Return the files that match a pattern. If it names no suffix, only photos and films.
+
+    A folder that exists is meant as it is written, such as ``Album [2020]``.
+    """
     parts = Path(pattern).parts
-    fixed = next((index for index, part in enumerate(parts) if MAGIC.search(part)), len(parts))
-    if fixed == len(parts):
+    fixed = next(
+        (i for i, part in enumerate(parts) if MAGIC.search(part) and not _is_folder(Path(*parts[: i + 1]))), None
+    )
+    if fixed is None:
         return []
     suffix = Path(pattern).suffix
     return match_files(
@@ -162,8 +167,9 @@ def _is_result(path: Path) -> bool:
     """Return True for a result or a comparison: by its name, or because the folder's manifest lists the result."""
     if RESULT.search(path.stem):
         return True
-    stems = manifest_of(path.parent).stems()
-    return path.stem in stems or path.stem.removesuffix("_compare") in stems
+    manifest = manifest_of(path.parent)
+    compared = path.stem.removesuffix("_compare")
+    return path.name in manifest.names() or (compared != path.stem and compared in manifest.stems())
 
 
 def _explain(text: str, is_folder: bool, recursive: bool, has_results: bool) -> str:

@@ -76,6 +76,10 @@ class Manifest:
         self._by_photo: dict[tuple[str, tuple[int, int], str], dict[int, Made]] = {}
         self._read()
 
+    def names(self) -> Set[str]:
+        """Return the names of all results."""
+        return self._made.keys()
+
     def stems(self) -> Set[str]:
         """Return the names of all results, without suffixes."""
         return self._stems

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import comfy.controlnet
@@ -346,6 +347,7 @@ def test_a_controlnet_passes_on_arguments_that_newer_comfyui_adds(seesr: Any, mo
         comfy.controlnet.ControlNet, "get_control", lambda _self, *args, **kwargs: seen.append((args[4:], kwargs))
     )
     control = seesr.controlnet.copy().set_cond_hint(torch.zeros(1, 3, 8, 8))
+    control.model_sampling_current = SimpleNamespace(timestep=lambda sigma: sigma)  # as ComfyUI's pre_run sets it
     control.get_control(torch.zeros(1, 4, 1, 1), torch.zeros(1), {}, 1, "options", newer=7)
     assert seen == [(("options",), {"newer": 7})]
 

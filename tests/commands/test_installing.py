@@ -36,6 +36,13 @@ def run(script: str, log: Path) -> int:
     return installing.run_quietly([sys.executable, "-c", script], "Installing packages", log)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", "[1]", "null", "\0\0"])
+def test_a_damaged_stamp_is_as_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "stamp.json").write_text(text)
+    assert installing.read_stamp(tmp_path / "stamp.json") == {}
+    assert not installing.is_stamped(tmp_path / "stamp.json", {"pack": "1"})
+
+
 def test_without_a_terminal_there_is_one_plain_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Terminal(live=False)
     monkeypatch.setattr(sys, "stderr", shown)

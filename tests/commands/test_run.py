@@ -132,6 +132,24 @@ def test_freed_memory_is_kept_unless_the_user_says_otherwise(
     assert first not in on_accelerator
 
 
+@pytest.mark.parametrize(
+    ("script", "reason"), [("print()", "exit code 1"), ("import sys; sys.exit('no\\nluck')", "luck")]
+)
+def test_a_torch_that_does_not_start_is_told(
+    run: ModuleType, script: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process may also die without a word, for want of memory or of an instruction."""
+    start = subprocess.run
+
+    def fail(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        done = start([command[0], "-c", script], **options)
+        return subprocess.CompletedProcess(command, 1, done.stdout, done.stderr)
+
+    monkeypatch.setattr(run.subprocess, "run", fail)
+    with pytest.raises(run.LauncherError, match=f": {reason}$"):
+        run.device_flags(Path(sys.executable), [])
+
+
 def test_command_inside_sees_comfyui_and_not_this_folder(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     module = SimpleNamespace(main=lambda arguments: seen.extend([arguments, list(sys.path)]) or 5)
@@ -144,6 +162,7 @@ def test_command_inside_sees_comfyui_and_not_this_folder(run: ModuleType, monkey
     monkeypatch.setenv(run.PHOTO_PACKAGES, "packages")
     run.main(["upscale", "photo.png"])
     assert seen[-1] == ["comfyui", "comfyui", "elsewhere", "packages"], "the user's own packages come first"
+    assert sys.stdout.errors == "backslashreplace", "names that the terminal cannot show do not end a run"
 
 
 @pytest.mark.parametrize(

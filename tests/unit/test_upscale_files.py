@@ -55,6 +55,12 @@ def test_results_are_left_out_unless_they_are_named(here: Path) -> None:
     assert search.results == len(ours) + 2
 
 
+def test_a_photo_is_no_result_for_having_its_name_with_another_suffix(here: Path) -> None:
+    make("a.jpg", "a.png", "a_compare.jpg")
+    Manifest(here).note(Path("a.jpg"), Path("a.png"), "settings", 1, 1, compared=True)
+    assert found(".") == ["a.jpg"]
+
+
 def test_patterns_are_expanded_where_the_shell_does_not(here: Path) -> None:
     make("2.png", "10.png", "x.jpg", "notes.txt", ".dot.png", "deep/3.png", "deep/er/4.png", "raw.data")
     assert found("*.png") == ["2.png", "10.png"]
@@ -69,6 +75,7 @@ def test_patterns_are_expanded_where_the_shell_does_not(here: Path) -> None:
 def test_a_real_name_wins_over_a_pattern(here: Path) -> None:
     make("a[1].png", "a1.png", "b*.png", "b2.png", "[album]/c.png", "a/d.png")
     assert found("a[1].png", "b*.png", "[album]") == ["a[1].png", "b*.png", "c.png"]
+    assert found("[album]/*.png", str(here / "[album]" / "?.png"), "[ab]/*.png") == ["c.png", "d.png"]
 
 
 def test_each_photo_is_taken_once(here: Path) -> None:
