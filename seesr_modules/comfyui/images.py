@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import comfy.model_management
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -14,9 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def from_comfyui(image: Tensor, name: str = "image") -> Tensor:
-    """Convert ComfyUI's IMAGE [B, H, W, C] to [B, 3, H, W], float32.
+    """Convert ComfyUI's IMAGE [B, H, W, C] to [B, 3, H, W], float32, on ComfyUI's intermediate device.
 
-    An alpha channel is dropped with a warning. A gray picture gets three equal channels.
+    With --gpu-only, Load Image gives pictures on the CPU and VAE Decode on the GPU; here they come together. An alpha
+    channel is dropped with a warning. A gray picture gets three equal channels.
 
     Raises:
         SeeSRError: The picture is empty or one pixel wide or high, or the tensor is not a picture.
@@ -33,7 +35,8 @@ def from_comfyui(image: Tensor, name: str = "image") -> Tensor:
         )
     if channels == 4:
         logger.warning("The alpha channel of '%s' is dropped: SeeSR works on RGB.", name)
-    return image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1).float()
+    device = comfy.model_management.intermediate_device()
+    return image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1).to(device, torch.float32)
 
 
 def to_comfyui(image: Tensor) -> Tensor:

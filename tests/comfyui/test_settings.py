@@ -297,6 +297,30 @@ def test_tensors_that_are_no_picture_are_refused(shape: tuple[int, ...]) -> None
     assert from_comfyui(torch.zeros(1, 2, 2, 3)).shape == (1, 3, 2, 2)
 
 
+TWO_PICTURES: dict[str, dict[str, Any]] = {
+    "SeeSR_BackProjection": {"strength": 1.0},
+    "SeeSR_ColorFix": {"method": "wavelet", "width": 0, "height": 0},
+    "SeeSR_InventionMap": {"method": "difference", "window": 5},
+}
+
+
+def test_two_pictures_may_lie_on_two_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --gpu-only, Load Image gives them on the CPU and VAE Decode on the GPU. The device "meta" stands for one."""
+    other = torch.device("meta")
+    monkeypatch.setattr(comfy.model_management, "intermediate_device", lambda: other)
+    assert from_comfyui(pictures()).device == other
+    takers = {}
+    for name, node in BY_ID.items():
+        names = [entry.id for entry in node.GET_SCHEMA().inputs if entry.get_io_type() == "IMAGE"]
+        if len(names) > 1:
+            takers[name] = names
+    assert takers.keys() == {*TWO_PICTURES, "SeeSR_Reference"}, "test_reference.py has Reference's"
+    for name, settings in TWO_PICTURES.items():
+        decoded, loaded = takers[name]
+        inputs = {decoded: pictures(height=12, width=18).to(other), loaded: pictures()}
+        assert all(result.device == other for result in BY_ID[name].execute(**inputs, **settings).args), name
+
+
 @pytest.mark.parametrize("method", ["adain", "wavelet", "none"])
 def test_color_fix_corrects_then_resizes(method: str) -> None:
     """The reference is first resized to the image. A size of 0 means the image's own size."""
