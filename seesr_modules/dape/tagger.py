@@ -31,23 +31,25 @@ class DapeOutput(NamedTuple):
     logits: Tensor
 
 
-def preprocess(image: Tensor, image_size: int) -> Tensor:
-    """Squash an image [B, 3, H, W] in [0, 1] to ``image_size`` px squared and normalise it, in float32.
+def squash(image: Tensor, image_size: int) -> Tensor:
+    """Resize an image [B, 3, H, W] to ``image_size`` px squared, float32. One of that size keeps its values.
 
     The resampling is bilinear. If a side shrinks, the image is low-passed first to avoid aliasing. The published
     pipeline does not do that.
+    """
+    antialias = max(image.shape[2:]) > image_size
+    return interpolate(image.float(), (image_size, image_size), mode="bilinear", antialias=antialias)
+
+
+def preprocess(image: Tensor, image_size: int) -> Tensor:
+    """Squash an image [B, 3, H, W] in [0, 1] with :func:`squash` and normalise it.
 
     Raises:
         SeeSRError: The image is empty or has no three channels.
     """
     if image.ndim != 4 or image.shape[1] != 3 or 0 in image.shape:
         raise SeeSRError(f"The tagger's image has shape {tuple(image.shape)}; give a batch of RGB images [B, 3, H, W].")
-    image = interpolate(
-        image.float(),
-        size=(image_size, image_size),
-        mode="bilinear",
-        antialias=max(image.shape[2:]) > image_size,
-    )
+    image = squash(image, image_size)
     mean = image.new_tensor(IMAGENET_MEAN)[:, None, None]
     std = image.new_tensor(IMAGENET_STD)[:, None, None]
     return (image - mean) / std

@@ -314,7 +314,7 @@ def test_two_pictures_may_lie_on_two_devices(monkeypatch: pytest.MonkeyPatch) ->
         names = [entry.id for entry in node.GET_SCHEMA().inputs if entry.get_io_type() == "IMAGE"]
         if len(names) > 1:
             takers[name] = names
-    assert takers.keys() == {*TWO_PICTURES, "SeeSR_Reference"}, "test_reference.py has Reference's"
+    assert takers.keys() == {*TWO_PICTURES, "SeeSR_Reference"}, "test_tagging.py has Reference's"
     for name, settings in TWO_PICTURES.items():
         decoded, loaded = takers[name]
         inputs = {decoded: pictures(height=12, width=18).to(other), loaded: pictures()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import comfy.model_management
 import pytest
 import torch
 from likeness import assert_alike
@@ -13,6 +15,7 @@ from seesr_pack.seesr_modules.comfyui.loading import folders
 from seesr_pack.seesr_modules.comfyui.loading.dape import load_dape_path
 from seesr_pack.seesr_modules.comfyui.steps.tagging import describe
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
+from seesr_pack.seesr_modules.dape.tagger import DapeOutput
 from seesr_pack.seesr_modules.method.tiles import TileSettings
 
 
@@ -52,3 +55,20 @@ def test_batches_keep_results_and_order(dape: Any, batch_sizes: list[int]) -> No
     alone = [describe(dape, [image]) for stack in stacks for image in stack.split(1)]
     for found, singles in zip(together, zip(*alone, strict=True), strict=True):
         assert_alike(found, torch.cat(singles))
+
+
+def test_pictures_are_squashed_before_they_go_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS cannot filter, and full-size pictures would fill a GPU. Those of a batch may come from two devices."""
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", lambda *_patchers, **_memory: None)
+    device = torch.device("meta")  # stands for the GPU
+    given: list[torch.Tensor] = []
+
+    def model(pixels: torch.Tensor, _dtype: torch.dtype) -> DapeOutput:
+        given.append(pixels)
+        return DapeOutput(torch.zeros(len(pixels), 2, 3), torch.zeros(len(pixels), 5))
+
+    model.config = SimpleNamespace(image_size=16)
+    patcher = SimpleNamespace(model=model, load_device=device)
+    dape = SimpleNamespace(patcher=patcher, compute_dtype=torch.float32)
+    describe(dape, [torch.zeros(2, 3, 40, 24), torch.zeros(1, 3, 40, 24, device=device)])
+    assert [(pixels.shape, pixels.device) for pixels in given] == [((3, 3, 16, 16), device)]

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from ...dape.tagger import squash
 from ...dape.tags import select_tags
 from ...errors import SeeSRError
 from ...method.references import cut_parts, embedding, find_matches, join_soft_prompts
 from ..tiling.tile_prompts import TILE_PROMPTS_KEY, TilePrompts
-from .reference_index import References, shrink
+from .reference_index import References
 from .tagging import describe
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class _Taken:
                 self.chosen.append(Chosen(references[place].names[photo], max(scores[key]), len(scores[key]), picture))
             for part in parts[key]:
                 sources.append(Source(place, photo, part))
-                cut.append(shrink(cut_parts(picture, part + 1)[-1], side))
+                cut.append(squash(cut_parts(picture, part + 1)[-1], side))
         seen = zip(*describe(dape, cut), strict=True) if cut else ()
         self.seen = dict(zip(sources, seen, strict=True))
 

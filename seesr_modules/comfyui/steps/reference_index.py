@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from ...dape.tagger import squash
 from ...errors import SeeSRError
 from ...method.references import PARTS, cut_parts, embedding
 from ...weights import write_safetensors
@@ -199,14 +200,10 @@ def _embed(
     side = dape.patcher.model.config.image_size
     group = BATCH // math.gcd(BATCH, parts)
     while some := list(islice(pictures, group)):
-        stack = [shrink(part, side) for _, picture in some for part in cut_parts(picture, parts)]
+        # Squashed beforehand, so that pictures of all sizes share a forward pass.
+        stack = [squash(part, side) for _, picture in some for part in cut_parts(picture, parts)]
         rows = embedding(describe(dape, stack, progress)[0]).half().cpu().unflatten(0, (len(some), parts))
         yield from zip((name for name, _ in some), rows, strict=True)
-
-
-def shrink(picture: Tensor, side: int) -> Tensor:
-    """Squash a picture [1, 3, H, W] as the tagger would, so that pictures of all sizes share a forward pass."""
-    return interpolate(picture, (side, side), mode="bilinear", antialias=max(picture.shape[2:]) > side)
 
 
 def _answers(dape: DapeModel) -> Tensor:

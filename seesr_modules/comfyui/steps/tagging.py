@@ -13,6 +13,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...dape.tagger import squash
 from ...dape.tags import Language, Tag, Vocabulary, select_tags
 
 if TYPE_CHECKING:
@@ -57,9 +58,11 @@ def describe(
 ) -> tuple[Tensor, Tensor]:
     """Return DAPE's soft prompts [N, tokens, width] and logits [N, classes] for N images in order.
 
+    Images are squashed to the tagger's size where they lie: large ones would fill the device, and MPS cannot filter.
+
     Args:
         dape: The tagger.
-        images: Stacks of images, each [B, 3, H, W] in [0, 1]; sizes may differ between stacks.
+        images: Stacks of images, each [B, 3, H, W] in [0, 1]; sizes and devices may differ between stacks.
         progress: A bar that goes on by one with each forward pass; None makes a bar for this call.
     """
     management = comfy.model_management
@@ -71,7 +74,8 @@ def describe(
     with torch.inference_mode():
         for batch in batches:
             management.throw_exception_if_processing_interrupted()
-            seen = dape.patcher.model(torch.cat(batch).to(dape.patcher.load_device), dape.compute_dtype)
+            pixels = torch.cat([squash(image, side).to(dape.patcher.load_device) for image in batch])
+            seen = dape.patcher.model(pixels, dape.compute_dtype)
             soft_prompts.append(seen.soft_prompt.to(management.intermediate_device()))
             logits.append(seen.logits.cpu())
             progress.update(1)
