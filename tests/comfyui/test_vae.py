@@ -90,6 +90,28 @@ def test_the_largest_tile_that_fits_is_used(
     assert tiles_used == [(520, 584), (520, 584), (232, 232)]
 
 
+def test_idle_models_make_room_for_the_whole_picture(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, so that what ran before does not decide on the tiles. No model leaves if there is room."""
+    vae, asked = tiny.vae, []
+    held = 2.0 * vae.memory_used_decode((1, 4, 65, 130), vae.vae_dtype)
+
+    def needed(rows: int, columns: int) -> float:
+        return vae.memory_used_decode((1, 4, rows, columns), vae.vae_dtype)
+
+    def evict(patchers: list[Any], memory_required: float, **_options: Any) -> None:
+        asked.append(memory_required)
+        assert patchers == [vae.patcher]
+        leave_memory(monkeypatch, held)
+
+    monkeypatch.setattr(comfy.model_management, "load_models_gpu", evict)
+    leave_memory(monkeypatch, 1.0)
+    assert len(vae_steps.layouts_that_fit(vae, needed, 65, 130)[0].tiles) > 1, "the CPU has nothing to evict"
+    monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda _device: False)
+    for _ in range(2):
+        assert len(vae_steps.layouts_that_fit(vae, needed, 65, 130)[0].tiles) == 1
+    assert asked == [needed(65, 130) / vae_steps.FREE_SHARE]
+
+
 @pytest.mark.parametrize("size", [(32, 480), (480, 32), (72, 320), (120, 120)])
 @pytest.mark.parametrize("part", ["encode", "decode"])
 def test_no_tile_needs_more_than_the_free_memory(

@@ -73,7 +73,7 @@ def decode(vae: Any, latent: Tensor) -> Tensor:
 
 
 def layouts_that_fit(vae: Any, needed: Callable[[int, int], float], height: int, width: int) -> list[TileLayout]:
-    """Return the ways to cut a latent that fit into free memory, that with the largest tiles first.
+    """Return the ways to cut a latent that fit into the memory without idle models, that with the largest tiles first.
 
     Args:
         vae: ComfyUI's VAE.
@@ -84,7 +84,7 @@ def layouts_that_fit(vae: Any, needed: Callable[[int, int], float], height: int,
     Returns:
         The whole latent as one tile is the first, if it fits. If nothing fits, the smallest tiles are the only ones.
     """
-    free = FREE_SHARE * free_memory(vae.patcher, vae.device)
+    free = FREE_SHARE * _make_room(vae, needed(height, width) / FREE_SHARE)
     sides = (LATENT_PX * max(height, width), *TILE_PX)
     layouts = list(dict.fromkeys(_lay_tiles(height, width, side) for side in sides))
     fitting = [layout for layout in layouts if needed(layout.tile_height, layout.tile_width) <= free] or layouts[-1:]
@@ -92,6 +92,17 @@ def layouts_that_fit(vae: Any, needed: Callable[[int, int], float], height: int,
         size = LATENT_PX * width, LATENT_PX * height
         logger.info("The VAE works on %dx%d pixels in %s: the whole would not fit.", *size, _describe(fitting[0]))
     return fitting
+
+
+def _make_room(vae: Any, wanted: float) -> float:
+    """Return the bytes that are free for the VAE. If they are fewer than wanted, ComfyUI first evicts idle models.
+
+    So the tiles do not depend on what ran before. ComfyUI itself evicts only for the tile that it works on.
+    """
+    management = comfy.model_management
+    if free_memory(vae.patcher, vae.device) < wanted and not management.is_device_cpu(vae.device):
+        management.load_models_gpu([vae.patcher], memory_required=wanted, force_full_load=vae.disable_offload)
+    return free_memory(vae.patcher, vae.device)
 
 
 def blend_tiles(layout: TileLayout, canvas: TileLayout, count: int, compute: Callable[[slice, Tile], Tensor]) -> Tensor:
