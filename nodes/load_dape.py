@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..seesr_modules.comfyui.loading import folders
-from ..seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM, find_tagger, fingerprint
+from ..seesr_modules.comfyui.loading.choices import AUTO, PLAIN_RAM, find_tagger, fingerprint, tagger_files
 from ..seesr_modules.comfyui.loading.dape import load_dape_named
 from ..seesr_modules.comfyui.loading.dtypes import WEIGHT_DTYPES
 from ..seesr_modules.comfyui.sockets import DapeSocket, schema
@@ -63,7 +63,7 @@ class LoadDape(io.ComfyNode):
     def fingerprint_inputs(cls, ram: str | None, dape: str | None, weight_dtype: str | None) -> str:
         """Tell ComfyUI's cache when the files behind the choices change. A linked input (None) may be auto."""
         try:
-            return fingerprint(*find_tagger(ram or AUTO, dape or AUTO))
+            return fingerprint(*tagger_files(ram or AUTO, dape or AUTO))
         except SeeSRError as error:
             return str(error)
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import builders
@@ -266,13 +267,16 @@ def test_auto_reloads_exactly_the_files_that_change(models: Path, executed: Any)
     assert executed()[0] == published[1:], "another file in the folder"
     os.utime(rams / RAM, ns=(1, 1))
     assert executed()[0] == published[:1]
+    (tags,) = models.rglob(LISTS[0])
+    copyfile(tags, tags.with_name("ram_tag_list_chinese.txt"))
+    assert executed()[0] == published[:1], "a tag list beside the RAM"
 
     packed = pack_seesr(seesr / "SeeSR", "float32", seesr)
     assert executed()[0] == ["Load SeeSR: auto takes seesr_fp32.safetensors."]
     pack_dape(rams / RAM, seesr / DAPE, seesr, "float32", seesr)
     loaded, tags = executed()
     assert loaded == ["Load DAPE: auto takes dape_fp32.safetensors."]
-    assert len(tags) == 5 and tags[0] and set(tags) == {tags[0]}, "packed in float32, DAPE gives the same tags"
+    assert len(tags) == 6 and tags[0] and set(tags) == {tags[0]}, "packed in float32, DAPE gives the same tags"
 
     (rams / RAM).unlink()
     assert executed()[0] == [], "files that auto does not choose do not matter"

@@ -83,6 +83,13 @@ def find_tagger(ram: str, dape: str) -> tuple[Path, Path | None]:
     return ram_path, dape_path
 
 
+def tagger_files(ram: str, dape: str) -> list[Path]:
+    """Return the files that Load DAPE reads: those of :func:`find_tagger`, and the tag lists if none are packed."""
+    paths = [path for path in find_tagger(ram, dape) if path]
+    lists = {} if is_packed_dape(paths[0]) else find_tag_lists([path.parent for path in paths])
+    return [*paths, *lists.values()]
+
+
 def find_tag_lists(beside: list[Path]) -> dict[str, Path]:
     """Return the tag lists, as arguments of :func:`.dape.tags.read_vocabulary`.
 
