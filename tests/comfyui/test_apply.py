@@ -83,8 +83,8 @@ def test_inputs_are_not_changed(tiny: Tiny, seesr: Any, scene: Scene) -> None:
     assert_alike(predict(tiny.model, scene.positive, scene.negative, scene), before)
 
 
-def test_hooks_are_removed_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
-    """An error at the end of the UNet leaves no hook, and the next run gives the normal result."""
+def test_nothing_stays_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene, plain: torch.Tensor) -> None:
+    """An error at the end of the UNet leaves no hook and no features, and the next run gives the normal result."""
     model, positive, negative = apply_scene(tiny, seesr, scene)
     network = tiny.model.model.diffusion_model
     handle = network.out.register_forward_pre_hook(lambda *_: 1 / 0)
@@ -92,6 +92,7 @@ def test_hooks_are_removed_when_a_run_fails(tiny: Tiny, seesr: Any, scene: Scene
         predict(model, positive, negative, scene)
     handle.remove()
     assert count_hooks(network) == 0
+    assert len(positive[0][1]["control"].stem_outputs) == 0
     assert_alike(predict(model, positive, negative, scene), plain)
 
 

@@ -1,4 +1,8 @@
-"""Checks, from the conditioning, that a run's latent shows the same pictures as the hint of SeeSR's ControlNet."""
+"""Checks, from the conditioning, that a run's latent shows the same pictures as the hint of SeeSR's ControlNet.
+
+The check surrounds the run, so it also drops what the ControlNet kept, after an interrupt too. ComfyUI's own clean-up
+comes only after a run that succeeds.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +30,15 @@ def latent_check() -> HookGroup:
 def _check_latent(
     executor: Any, guider: Any, sigmas: Tensor, extra_args: Any, callback: Any, noise: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    for control in controlnets(cond for conds in guider.conds.values() for cond in conds):
-        if isinstance(control, SeeSRControlNet):
-            _check_pictures(noise, control.cond_hint_original)
-    return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+    found = controlnets(cond for conds in guider.conds.values() for cond in conds)
+    own = [control for control in found if isinstance(control, SeeSRControlNet)]
+    for control in own:
+        _check_pictures(noise, control.cond_hint_original)
+    try:
+        return executor(guider, sigmas, extra_args, callback, noise, *args, **kwargs)
+    finally:
+        for control in own:
+            control.stem_outputs.clear()
 
 
 def _check_pictures(latent: Tensor, hint: Tensor) -> None:
