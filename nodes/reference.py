@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..seesr_modules.comfyui.images import from_comfyui, to_comfyui
-from ..seesr_modules.comfyui.loading.photos import find_folder, folder_state
+from ..seesr_modules.comfyui.loading.photos import changes_since_search, find_folder, folder_state
 from ..seesr_modules.comfyui.sockets import DapeSocket, SoftPromptSocket, schema, unconnected
 from ..seesr_modules.comfyui.steps.prompts import mark_batch
 from ..seesr_modules.comfyui.steps.reference import ReferenceSettings, add_tags, find_references, merge_chosen
@@ -123,9 +123,13 @@ class Reference(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: Sequence[str | None] = (), **_inputs: Any) -> str:
-        """Tell ComfyUI's cache when a photo in the folder changes."""
+        """Tell ComfyUI's cache when a photo in the folder changes; of a linked name (None), in any searched folder."""
         try:
-            return "\n".join(folder_state(find_folder(name)) for name in folder if name)
+            return "\n".join(
+                changes_since_search() if name is None else folder_state(find_folder(name))
+                for name in folder
+                if name != ""
+            )
         except SeeSRError as error:
             return str(error)
 

@@ -388,3 +388,18 @@ def test_the_nodes_cache_notices_a_new_photo(comfyui: Path) -> None:
     assert "nothing to search" in Reference.validate_inputs(folder=[""])
     assert Reference.validate_inputs(folder=[""], references=(None,)) is True
     assert Reference.validate_inputs(folder=(None,)) is True is Reference.validate_inputs(folder=["input/archive"])
+
+
+def test_the_cache_notices_a_new_photo_in_a_linked_folder(
+    comfyui: Path, dape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ComfyUI passes None for a linked name. Without a change, the run after the first one comes from the cache."""
+    monkeypatch.setattr(photos, "_first_states", {})
+    before = Reference.fingerprint_inputs(folder=(None,))
+    gather_references(dape, "input/archive", [], False)
+    assert Reference.fingerprint_inputs(folder=(None,)) == before
+    save(comfyui / "input" / "archive" / "new.png", picture(7))
+    after = Reference.fingerprint_inputs(folder=(None,))
+    assert after != before
+    gather_references(dape, "input/archive", [], False)
+    assert Reference.fingerprint_inputs(folder=(None,)) == after

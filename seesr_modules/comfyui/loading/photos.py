@@ -121,6 +121,23 @@ def folder_state(folder: Path) -> str:
     return hashlib.sha256(repr((folder, states)).encode()).hexdigest()
 
 
+_first_states: dict[Path, str] = {}
+"""Folder -> its state when it was searched for the first time since ComfyUI started."""
+
+
+def note_search(folder: Path) -> None:
+    """Note the state of a folder that is searched, for :func:`changes_since_search`."""
+    _first_states.setdefault(folder, folder_state(folder))
+
+
+def changes_since_search() -> str:
+    """Return a text that changes when a photo in a folder that was ever searched changes.
+
+    It is empty before the first search and stays so after it, so that the next run finds the first one in the cache.
+    """
+    return "\n".join(state for folder, first in _first_states.items() if (state := folder_state(folder)) != first)
+
+
 def read_photo(path: Path) -> Tensor:
     """Read a photo [1, 3, H, W] in [0, 1], upright, at most :data:`LARGEST_SIDE` pixels wide and high.
 

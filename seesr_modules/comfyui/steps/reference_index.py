@@ -30,7 +30,7 @@ from ...dape.tagger import squash
 from ...errors import SeeSRError
 from ...method.references import PARTS, cut_parts, embedding
 from ...weights import write_safetensors
-from ..loading.photos import Photo, find_folder, list_photos, read_photo
+from ..loading.photos import Photo, find_folder, list_photos, note_search, read_photo
 from ..loading.tag_trial import PHOTO
 from .tagging import BATCH, describe
 
@@ -106,6 +106,7 @@ def index_folder(dape: DapeModel, folder: Path, parts: int) -> References:
     Raises:
         SeeSRError: No photo in the folder can be read.
     """
+    note_search(folder)
     found = list_photos(folder)
     photos, left_out = list(found.photos), list(found.left_out)
     own = _answers(dape)
