@@ -22,8 +22,8 @@ from seesr_pack.commands.upscale.many import SharedRun
 from seesr_pack.commands.upscale.pace import Pace
 from seesr_pack.commands.upscale.report import Report
 from seesr_pack.commands.upscale.stopping import Stop
-from seesr_pack.commands.upscale.stores import is_url
 from seesr_pack.commands.upscale.tasks import Task
+from seesr_pack.commands.upscale.urls import is_url
 
 WORKFLOW = Workflow({"1": {"class_type": "LoadImage", "inputs": {"image": ""}}})
 

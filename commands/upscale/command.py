@@ -21,7 +21,7 @@ from ..terminal import print_path, say, set_up_logging
 from .find import Found, find_photos, may_mean_photos
 from .report import Report
 from .stopping import Stop
-from .stores import is_url
+from .urls import cleaned, is_url
 
 if TYPE_CHECKING:
     from .batch import Task
@@ -126,7 +126,7 @@ def main(arguments: Sequence[str]) -> int:
     set_up_logging(options.verbose)
     from ..temporary import remove_all
 
-    report = Report(options.report, arguments)
+    report = Report(options.report, [cleaned(argument, argument) for argument in arguments])
 
     def clean_up() -> None:
         try:

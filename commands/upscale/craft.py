@@ -23,8 +23,9 @@ from ..photos.upscaling import Upscaler, Wishes, upscale_photo
 from ..temporary import clear_abandoned, temporary_folder
 from .batch import FAILURES, disk_is_full
 from .ledger import Unnamed
-from .stores import bring, is_url, send
+from .stores import bring, send
 from .tasks import PhotoTask, ShotTask, Task, TaskOutcome
+from .urls import is_url
 
 if TYPE_CHECKING:
     from torch import Tensor

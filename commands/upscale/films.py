@@ -177,7 +177,7 @@ class Films:
         return named
 
     def _store(self, found: Found) -> Store:
-        url = found.remote.url if found.remote else None
+        url = found.remote.key if found.remote else None
         folder = shots_folder(self._ledger.folder_of(found), found.path, url)
         return Store(folder, stamp_of(found.origin), self._ledger.settings(found))
 

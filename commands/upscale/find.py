@@ -10,7 +10,8 @@ from typing import NamedTuple
 from ..films.formats import FILM_SUFFIXES
 from ..photos.formats import READ_SUFFIXES, is_file, list_photos, match_files
 from .manifest import manifest_of
-from .stores import RemotePhoto, is_url, list_remote
+from .stores import RemotePhoto, list_remote
+from .urls import is_url, shown
 
 MAGIC = re.compile(r"[*?[]")
 """Characters that make an argument a pattern, if nothing has this name."""
@@ -42,13 +43,18 @@ class Found(NamedTuple):
 
     @property
     def source(self) -> str:
-        """What users call it: its path as they gave it, or its URL."""
-        return self.remote.url if self.remote else str(self.path)
+        """What users call it: its path as they gave it, or its URL without passwords."""
+        return shown(self.remote.url) if self.remote else str(self.path)
 
     @property
     def address(self) -> str:
         """Absolute path or URL."""
         return self.remote.url if self.remote else str(self.path.absolute())
+
+    @property
+    def key(self) -> str:
+        """What stays the same as long as it is the same photo."""
+        return self.remote.key if self.remote else self.address
 
 
 class Search(NamedTuple):
@@ -129,7 +135,7 @@ class Finder:
             else:
                 self.results += 1
         if not found:
-            self.missing[url] = f"there is no photo or film at {url}"
+            self.missing[shown(url)] = f"there is no photo or film at {shown(url)}"
 
 
 def find_photos(arguments: Iterable[str], recursive: bool, own_folders: bool) -> Search:

@@ -19,6 +19,7 @@ from ..photos.upscaling import PutPicture, Wishes
 from ..temporary import PREFIX, claim
 from .find import Found
 from .manifest import Finished, Manifest, manifest_of
+from .urls import shown
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Ledger:
         if self._overwrite:
             folder = self.folder_of(found)
             self._written.update((folder / name).absolute() for name in finished.results.values())
-        return [str(self.locate(found, name)) for name in finished.results.values()]
+        return [shown(str(self.locate(found, name))) for name in finished.results.values()]
 
     def prepare(self, found: Found) -> Path:
         """Make the folder of a photo's results, and return it.
@@ -118,7 +119,7 @@ class Ledger:
     @contextlib.contextmanager
     def claim(self, found: Found) -> Iterator[str | None]:
         """Keep other runs from a photo, and yield a place for its unfinished files; None if another run is at it."""
-        key = hashlib.sha256(json.dumps([found.address, self._settings]).encode()).hexdigest()[:16]
+        key = hashlib.sha256(json.dumps([found.key, self._settings]).encode()).hexdigest()[:16]
         folder = self.folder_of(found) / f".{PREFIX}{key}"
         with claim(folder) as mine:
             yield str(folder.absolute()) if mine else None

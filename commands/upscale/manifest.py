@@ -26,7 +26,7 @@ class Made(NamedTuple):
     Attributes:
         result: Name of its file.
         size: Bytes of its file.
-        source: Path of the photo, from the folder of the result.
+        source: Path of the photo, from the folder of the result; the key of one at a URL.
         stamp: Size in bytes of the photo, and when it was changed, in nanoseconds.
         settings: Fingerprint of the settings.
         picture: Number of the picture in the photo, from 1.
@@ -167,7 +167,7 @@ class Manifest:
 
     def _name(self, photo: Path | RemotePhoto) -> str:
         if isinstance(photo, RemotePhoto):
-            return photo.url
+            return photo.key
         try:
             return os.path.relpath(photo, self._folder)
         except ValueError:  # another drive on Windows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -23,8 +24,9 @@ from .manifest import Finished
 from .pace import Pace
 from .report import Outcome, Report
 from .stopping import Stop
-from .stores import is_url, send
+from .stores import send
 from .tasks import PhotoTask, ShotTask, Task, TaskOutcome
+from .urls import is_url, shown
 
 
 @dataclass
@@ -242,5 +244,6 @@ def _named(text: str, opened: _Open) -> str:
     text = text.replace(here, opened.outcome.source)
     if not opened.staging:
         return text
-    home = str(Path(opened.staging).parent)
-    return re.sub(rf"{re.escape(opened.staging)}[/\\][^/\\ ]+", lambda _: home, text)
+    staging = shown(opened.staging)
+    home = os.path.dirname(staging)  # noqa: PTH120  # it may be a URL
+    return re.sub(rf"{re.escape(staging)}(?:[/\\][^/\\ ']+)?", lambda _: home, text)

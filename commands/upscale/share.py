@@ -31,8 +31,8 @@ from .many import SharedRun
 from .pace import Pace
 from .report import Report
 from .stopping import Stop
-from .stores import is_url
 from .url_ledger import UrlLedger
+from .urls import is_url, shown
 
 FILMS_ON_ONE_MACHINE = (
     "The shots of films need a folder that all machines share, and {url} is none: leave the films out, give --output a "
@@ -112,7 +112,7 @@ def _upscale(options: argparse.Namespace, counted: _Counted, report: Report, sto
             cluster = RayCluster(crafts, options.workers or None, use_cards=not on_cpu)
             count, machines = len(cluster.places), cluster.machines
             if remote and films and machines > 1:
-                raise SeeSRError(FILMS_ON_ONE_MACHINE.format(url=options.output))
+                raise SeeSRError(FILMS_ON_ONE_MACHINE.format(url=shown(options.output)))
             inputs = count_inputs(total - films, films)
             say(f"{inputs}, {count} worker{'s'[: count != 1]} on {machines} machine{'s'[: machines != 1]}\n")
             run = SharedRun(crafts.workflow, ledger, report, Pace(total, count), stop)

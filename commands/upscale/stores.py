@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
+from .urls import cleaned, is_url, key_of, path_of, shown
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -18,58 +18,94 @@ if TYPE_CHECKING:
 PIECE_BYTES = 4_000_000
 """Bytes that are copied at once. In between, a run can be stopped."""
 
-URL = re.compile(r"[a-z][a-z0-9+.-]+://")
-
-
-def is_url(text: str) -> bool:
-    """Return True if a text names something that is not a path. C:\\ and the like are paths."""
-    return bool(URL.match(text))
-
 
 class Place(NamedTuple):
-    """A place in a file system of fsspec."""
+    """A place in a file system of fsspec.
+
+    Attributes:
+        files: The file system.
+        path: What it calls the place.
+        url: The URL of the place, with all that is needed to reach it.
+    """
 
     files: AbstractFileSystem
     path: str
+    url: str
+
+    def locate(self, path: str) -> str:
+        """Return the URL of a path of the file system at this place or below it."""
+        if is_url(path):
+            return path
+        url, chained, others = self.url.partition("::")
+        return f"{url.rstrip('/')}{path[len(self.path.rstrip('/')) :]}{chained}{others}"
 
 
 class RemotePhoto(NamedTuple):
-    """A photo or film at a URL: its path below the folder that was searched, its size in bytes, when it was changed."""
+    """A photo or film at a URL.
+
+    Attributes:
+        url: Its URL, with all that is needed to fetch it. See :func:`~.urls.shown` for what users may see.
+        inside: Its path below the folder that was searched.
+        size: Its bytes; 0 if the store does not tell.
+        changed: What changes when it does; empty if the store does not tell.
+    """
 
     url: str
     inside: PurePosixPath
     size: int
     changed: str
 
+    @property
+    def key(self) -> str:
+        """What notes call it, whatever signature its URL has; see :func:`~.urls.key_of`."""
+        return key_of(self.url)
+
 
 def reach(url: str) -> Place:
     """Open the file system of a URL.
 
     Raises:
-        SeeSRError: A package is missing, or fsspec knows no such kind of URL.
+        SeeSRError: A package is missing, fsspec knows no such kind of URL, or its server refuses.
     """
-    try:
-        import fsspec
+    with told(url):
+        try:
+            import fsspec
+            from fsspec.implementations.local import LocalFileSystem
 
-        files, path = fsspec.url_to_fs(url, use_listings_cache=False)
-    except (ImportError, ValueError) as error:
-        raise SeeSRError(
-            f"{url} cannot be reached ({error}): {sys.executable} -m pip install fsspec and what such URLs need."
-        ) from error
-    return Place(files, path.rstrip("/"))
+            try:
+                files, path = fsspec.url_to_fs(url, use_listings_cache=False)
+            except TypeError:  # sftp:// keeps no lists, and hands each option to paramiko, which refuses this one
+                files, path = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise SeeSRError(
+                f"{shown(url)} cannot be reached ({cleaned(str(error), url)}): {sys.executable} -m pip install fsspec "
+                "and what such URLs need."
+            ) from error
+    if is_url(path):
+        return Place(files, path, url)
+    if isinstance(files, LocalFileSystem):  # processes differ in their folder, and in what ~ means
+        url = files.unstrip_protocol(path)
+    return Place(files, path.rstrip("/") or path, url)
 
 
 @contextlib.contextmanager
 def told(url: str) -> Iterator[None]:
-    """Say in one sentence what a file system answers: the packages behind fsspec raise errors of their own.
+    """Say in one sentence what a file system answers: the packages behind fsspec raise errors of all kinds.
 
     Raises:
         SeeSRError: It refused.
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
-        raise SeeSRError(f"{url} cannot be read or written ({error}): check its name and your rights.") from error
+    except SeeSRError:
+        raise
+    except Exception as error:
+        cause = error.__cause__ or error
+        answer = cleaned(str(cause), url) or type(cause).__name__
+        raise SeeSRError(
+            f"{shown(url)} cannot be read or written ({answer}): check its name, your rights and whether its server "
+            "can be reached."
+        ) from error
 
 
 def list_remote(url: str, recursive: bool, suffixes: tuple[str, ...]) -> Iterator[RemotePhoto]:
@@ -78,14 +114,15 @@ def list_remote(url: str, recursive: bool, suffixes: tuple[str, ...]) -> Iterato
     Raises:
         SeeSRError: The URL cannot be reached.
     """
-    files, path = reach(url)
+    place = reach(url)
+    files, path = place.files, place.path
     with told(url):
         if files.isfile(path):
-            yield _photo(files, files.info(path), PurePosixPath(path).parent)
+            yield _photo(place.url, files.info(path), path_of(path).parent)
             return
-        for _, folders, found in files.walk(path, detail=True):
+        for _, folders, found in files.walk(path, detail=True, on_error=_require_missing):
             for info in found.values():
-                photo = _photo(files, info, PurePosixPath(path))
+                photo = _photo(place.locate(info["name"]), info, path_of(path))
                 hidden = any(part.startswith(".") for part in photo.inside.parts)
                 if photo.inside.suffix.lower() in suffixes and not hidden:
                     yield photo
@@ -93,11 +130,15 @@ def list_remote(url: str, recursive: bool, suffixes: tuple[str, ...]) -> Iterato
                 folders.clear()
 
 
-def _photo(files: AbstractFileSystem, info: dict[str, object], root: PurePosixPath) -> RemotePhoto:
-    name = str(info["name"])
+def _require_missing(error: OSError) -> None:
+    """Let a folder pass that is not there, and nothing else."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _photo(url: str, info: dict[str, object], root: PurePosixPath) -> RemotePhoto:
     changed = next((info[key] for key in ("ETag", "LastModified", "mtime", "modified", "created") if info.get(key)), "")
-    inside = PurePosixPath(name).relative_to(root)
-    return RemotePhoto(files.unstrip_protocol(name), inside, int(str(info["size"])), str(changed))
+    return RemotePhoto(url, path_of(str(info["name"])).relative_to(root), int(str(info["size"] or 0)), str(changed))
 
 
 def bring(url: str, folder: Path, show: Callable[[int], None] = lambda done: None) -> Path:
@@ -111,9 +152,9 @@ def bring(url: str, folder: Path, show: Callable[[int], None] = lambda done: Non
     Raises:
         SeeSRError: It cannot be read.
     """
-    files, path = reach(url)
+    files, path, _ = reach(url)
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / PurePosixPath(path).name
+    file = folder / path_of(path).name
     part = file.with_name(f"{file.name}.part")
     with told(url), files.open(path, "rb") as far, part.open("wb") as near:
         while piece := far.read(PIECE_BYTES):
@@ -129,9 +170,9 @@ def send(file: Path, folder: str) -> str:
     Raises:
         SeeSRError: It cannot be written.
     """
-    files, path = reach(folder)
-    name = f"{path}/{uuid.uuid4().hex}{file.suffix}"
+    place = reach(folder)
+    name = f"{place.path}/{uuid.uuid4().hex}{file.suffix}"
     with told(folder):
-        files.makedirs(path, exist_ok=True)
-        files.put_file(str(file), name)
-    return str(files.unstrip_protocol(name))
+        place.files.makedirs(place.path, exist_ok=True)
+        place.files.put_file(str(file), name)
+    return place.locate(name)

@@ -20,6 +20,7 @@ from .find import Found
 from .ledger import Ledger, Made
 from .manifest import NAME, Manifest
 from .stores import reach, told
+from .urls import key_of, shown
 
 NOTES = CACHE / "targets"
 """Folder for the notes about results at URLs, in a folder for each URL."""
@@ -70,8 +71,9 @@ class UrlLedger(Ledger):
         encoding: Encoding = DEFAULT_ENCODING,
     ) -> None:
         """Reach the URL."""
-        self._files, self._root = reach(url)
-        home = NOTES / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+        self._place = reach(url)
+        self._files = self._place.files
+        home = NOTES / hashlib.sha256(key_of(url.rstrip("/")).encode()).hexdigest()[:16]
         wishes = wishes._replace(output=wishes.output._replace(folder=home))
         super().__init__(wishes, settings, overwrite, finishing, encoding)
         self._manifests: dict[Path, RemoteManifest] = {}
@@ -84,7 +86,7 @@ class UrlLedger(Ledger):
 
     def locate(self, found: Found, name: str) -> str:
         """Return the URL of a photo's result."""
-        return str(self._files.unstrip_protocol(self._path(found.folder, name)))
+        return self._place.locate(self._path(found.folder, name))
 
     def prepare(self, found: Found) -> Path:
         """Make the folder of a photo's results, and return that of its notes."""
@@ -101,9 +103,9 @@ class UrlLedger(Ledger):
         """Yield the URL of a folder for a photo's unfinished files, which is removed in the end."""
         path = self._path(found.folder, f".{PREFIX}{uuid.uuid4().hex[:16]}")
         try:
-            yield str(self._files.unstrip_protocol(path))
+            yield self._place.locate(path)
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):  # the packages behind fsspec raise errors of all kinds
                 if self._files.exists(path):
                     self._files.rm(path, recursive=True)
 
@@ -123,7 +125,7 @@ class UrlLedger(Ledger):
                 result = results[each.number] if each.is_comparison else results.setdefault(each.number, named)
                 self._note(found, Path(result), each.number, made.pictures, each.is_comparison)
                 self._unpublished.add(found.folder)
-            yield self.locate(found, named)
+            yield shown(self.locate(found, named))
 
     def publish(self, last: bool) -> None:
         """Copy the notes to the URL, if it is time.
@@ -135,7 +137,7 @@ class UrlLedger(Ledger):
         if not self._unpublished or (start < self._next and not last):
             return
         for folder in self._unpublished:
-            with told(str(self._files.unstrip_protocol(self._path(folder)))):
+            with told(self._place.locate(self._path(folder))):
                 part = self._path(folder, f".{PREFIX}{uuid.uuid4().hex[:16]}")
                 self._files.put_file(str(self.wishes.output.folder / folder / NAME), part)
                 self._files.mv(part, self._path(folder, NAME))
@@ -143,7 +145,7 @@ class UrlLedger(Ledger):
         self._next = time.monotonic() + max(PUBLISH_S, 20 * (time.monotonic() - start))
 
     def _path(self, folder: Path, name: str = "") -> str:
-        return "/".join([self._root, *folder.parts, *filter(None, [name])])
+        return "/".join([self._place.path.rstrip("/"), *folder.parts, *filter(None, [name])]) or self._place.path
 
     def _rename(self, url: str, folder: Path, name: str, manifest: RemoteManifest) -> str:
         """Give a file its name or, if that is taken, the first of NAME_2, NAME_3 ... that is not."""
@@ -162,7 +164,7 @@ class UrlLedger(Ledger):
             home = self.wishes.output.folder / folder
             home.mkdir(parents=True, exist_ok=True)
             sizes: dict[str, int] = {}
-            with told(str(self._files.unstrip_protocol(self._path(folder)))), contextlib.suppress(FileNotFoundError):
+            with told(self._place.locate(self._path(folder))), contextlib.suppress(FileNotFoundError):
                 for info in self._files.ls(self._path(folder), detail=True):
                     sizes[PurePosixPath(info["name"]).name] = int(info["size"] or 0)
                 self._merge(home / NAME, self._path(folder, NAME), sizes.get(NAME, 0))

@@ -16,7 +16,10 @@ from seesr_pack.commands import upscale
 from seesr_pack.commands.arguments import OPTIONS, load_preset
 from seesr_pack.commands.headless.workflow import MODEL_FILES, PHOTO, Workflow
 from seesr_pack.commands.presets import PRESETS
+from seesr_pack.commands.upscale import share
 from seesr_pack.commands.upscale.choice import choose_workflow
+from seesr_pack.commands.upscale.report import Report
+from seesr_pack.commands.upscale.stopping import Stop
 from seesr_pack.seesr_modules.dape.tags import TAG_LIST, THRESHOLDS
 from seesr_pack.seesr_modules.errors import SeeSRError
 
@@ -281,3 +284,17 @@ def test_a_place_that_cannot_be_written_to_is_told_first(
 ) -> None:
     assert upscale.main([str(photo), "-o", str(photo / output)]) == 2
     assert "cannot be written to" in capsys.readouterr().err
+
+
+def test_a_report_names_urls_without_what_is_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_shared(options: argparse.Namespace, report: Report, stop: Stop) -> int:
+        assert options.photos == ["https://me:secret@host/a b.png?sig=secret"]
+        report.write()
+        return 0
+
+    monkeypatch.setattr(share, "run_shared", run_shared)
+    file = tmp_path / "report.json"
+    url = "https://me:secret@host/a b.png?sig=secret"
+    assert not upscale.main([url, "--output=sftp://me:secret@host/x", "--report", str(file)])
+    arguments = json.loads(file.read_text("utf-8"))["settings"]["arguments"]
+    assert arguments == ["https://host/a b.png", "--output=sftp://host/x", "--report", str(file)]
