@@ -127,7 +127,8 @@ _first_states: dict[Path, str] = {}
 
 def note_search(folder: Path) -> None:
     """Note the state of a folder that is searched, for :func:`changes_since_search`."""
-    _first_states.setdefault(folder, folder_state(folder))
+    if folder not in _first_states:
+        _first_states[folder] = folder_state(folder)
 
 
 def changes_since_search() -> str:
