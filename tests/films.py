@@ -64,6 +64,14 @@ def make_film(
     return path
 
 
+def splice(path: Path, frames: int = 100, **options: Any) -> Path:
+    """Write two films of 25 frames per second, one after the other, with the bytes of both. The times begin anew."""
+    for number in (1, 2):
+        make_film(path.with_name(f"part{number}{path.suffix}"), frames + number, 25, sound="mp2", **options)
+    path.write_bytes(b"".join(path.with_name(f"part{number}{path.suffix}").read_bytes() for number in (1, 2)))
+    return path
+
+
 def make_sound(path: Path) -> Path:
     """Write a second of a tone without pictures."""
     with av.open(str(path), "w") as film:
@@ -105,6 +113,13 @@ def read_times(path: Path) -> list[float]:
     """Return the second of each frame."""
     with av.open(str(path)) as film:
         return [float(frame.time) for frame in film.decode(video=0)]
+
+
+def read_dts(path: Path, kind: str) -> list[float]:
+    """Return the second of each packet of the first stream of a kind, as it is stored."""
+    with av.open(str(path)) as film:
+        stream = next(stream for stream in film.streams if stream.type == kind)
+        return [float((packet.dts or 0) * packet.time_base) for packet in film.demux(stream) if packet.size]
 
 
 def read_packets(path: Path, kind: str) -> list[bytes]:

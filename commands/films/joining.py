@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import io
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -29,6 +31,12 @@ COPIED = ("audio", "subtitle")
 
 DISCONTINUOUS = 0x200
 """FFmpeg's flag of formats whose times begin anywhere and may jump."""
+
+NEAR_S = 2
+"""In most files, sound lies within so many seconds of the pictures of its time."""
+
+LEAST_S = Fraction(1, 1000)
+"""How much later than the one before a packet comes whose time goes back. Matroska's times are no finer."""
 
 OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands", "encoder"}
 """Tags that tell of a file, not of the film in it."""
@@ -96,7 +104,8 @@ def join(film: Film, plan: Plan, shots: Sequence[Path], file: Path, show: Callab
                 target.metadata.update(told)
             target.set_chapters(source.chapters())
             origin = _origin(source)
-            _mux(target, _pictures(shots, plan, film, video, origin), _others(source, copies, origin), show)
+            others = _others(source, copies, origin, _Clock(film, plan), file.suffix != ".mkv")
+            _mux(target, _pictures(shots, plan, film, video, origin), others, show)
     except FFmpegError as error:
         raise SeeSRError(f"{file} cannot be written: {error.strerror or error}") from error
 
@@ -136,16 +145,72 @@ def _pictures(shots: Sequence[Path], plan: Plan, film: Film, stream: Stream, ori
                     yield packet
 
 
-def _others(source: InputContainer, copies: dict[int, Stream], origin: Fraction) -> Iterator[Packet]:
-    """Yield the packets of the copied streams."""
+class _Clock:
+    """Tells how much later than in the file the sound is in the result, where the film's clock is set back.
+
+    A packet gets the shift of the pictures that it lies among if it is near them then. Else it belongs to the part of
+    the packet before it in its stream or, if it does not follow that, to the one where it is nearest to the picture:
+    around a splice, packets of both parts lie among each other.
+    """
+
+    def __init__(self, film: Film, plan: Plan) -> None:
+        """Begin with the first picture."""
+        self.stream = film.stream if plan.parts else None
+        self._film, self._pts = film, plan.pts
+        self._starts = [0, *(start for start, _ in plan.parts)]
+        self._shifts = [Fraction(0), *(shift * film.time_base for _, shift in plan.parts)]
+        self._frames = {packet: index for index, packet in enumerate(plan.packets or range(len(plan.pts)))}
+        self._packets = self._index = 0
+        self._last: dict[int, tuple[Fraction, Fraction]] = {}  # stream -> time and shift of its last packet
+
+    def see_picture(self) -> None:
+        """Go on to the film's next packet of pictures. One that cannot be decoded has no frame."""
+        self._index = self._frames.get(self._packets, self._index)
+        self._packets += 1
+
+    def shift(self, stream: int, second: Fraction) -> Fraction:
+        """Return by how many seconds the next packet of a stream is moved, which is of this time."""
+        if self.stream is None:
+            return Fraction(0)
+        picture = self._pts[self._index] * self._film.time_base
+        part = bisect_right(self._starts, self._index) - 1
+        far = {shift: abs(second + shift - picture) for shift in self._shifts[max(part - 1, 0) : part + 2]}
+        found = self._shifts[part]
+        if far[found] > NEAR_S:
+            before, shift = self._last.get(stream, (second, found))
+            found = shift if before < second < before + 1 else min(far, key=far.__getitem__)
+        self._last[stream] = second, found
+        return found
+
+
+def _others(
+    source: InputContainer, copies: dict[int, Stream], origin: Fraction, clock: _Clock, strict: bool
+) -> Iterator[Packet]:
+    """Yield the packets of the copied streams. In a stream, a time that goes back becomes the one before and a little.
+
+    Args:
+        source: The original.
+        copies: Index of a stream in it -> its copy.
+        origin: The second at which the original begins.
+        clock: Says how the times move.
+        strict: Whether the container takes no two packets of a stream at one time.
+    """
     if not copies:
         return
-    for packet in source.demux(*(source.streams[index] for index in copies)):
-        if packet.size and packet.dts is not None:
-            shift = round(origin / packet.time_base)
-            packet.dts -= shift
-            packet.pts = packet.dts if packet.pts is None else packet.pts - shift
-            packet.stream = copies[packet.stream.index]
+    last: dict[int, int] = {}
+    needed = [*copies, *([] if clock.stream is None else [clock.stream])]
+    for packet in source.demux(*(source.streams[index] for index in needed)):
+        index = packet.stream.index
+        if index == clock.stream:
+            clock.see_picture()
+        elif packet.size and packet.dts is not None:
+            shift = round((clock.shift(index, packet.dts * packet.time_base) - origin) / packet.time_base)
+            pts, dts = packet.dts if packet.pts is None else packet.pts, packet.dts + shift
+            before = last.get(index, dts - 1)
+            if dts < before + strict:
+                dts = before + math.ceil(LEAST_S / packet.time_base)
+            packet.pts, packet.dts, last[index] = max(pts + shift, dts), dts, dts
+            packet.stream = copies[index]
             yield packet
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -184,9 +185,16 @@ def decode(film: Film, damage: Damage, start: int | None = None) -> Iterator[av.
     with open_container(film.path) as container:
         stream = cast("VideoStream", container.streams[film.stream])
         stream.thread_type = "AUTO"
+        stream.codec_context.copy_opaque = True  # for packet_of
         if start is not None:
             container.seek(start - round(PREROLL_S / film.time_base), stream=stream)
         yield from _decode(container, stream, damage)
+
+
+def packet_of(frame: av.VideoFrame) -> int:
+    """Return the number of the packet that a frame is from, from 0; -1 if its decoder does not tell."""
+    number = frame.opaque
+    return number if isinstance(number, int) else -1
 
 
 def read_frames(film: Film, first: At, count: int) -> Iterator[Tensor]:
@@ -244,7 +252,7 @@ def _frames_from(film: Film, first: At) -> Iterator[av.VideoFrame]:
 
 def _decode(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
     packets = container.demux(stream)
-    while True:
+    for number in count():
         try:
             packet = next(packets, None)
             if packet is None:
@@ -252,6 +260,7 @@ def _decode(container: InputContainer, stream: VideoStream, damage: Damage) -> I
         except FFmpegError:  # the file is cut short
             damage.packets += 1
             return
+        packet.opaque = number
         frames = []
         try:
             frames = packet.decode()

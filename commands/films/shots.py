@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
-from .reading import SCALER, At, Damage, Film, decode
+from .reading import SCALER, At, Damage, Film, decode, packet_of
 
 if TYPE_CHECKING:
     import av
@@ -19,6 +19,9 @@ LOOK_PX = 256
 
 SHORTEST_S = 0.6
 """Shortest shot in seconds, so that flashes are no shots."""
+
+SET_BACK = 20
+"""A clock that is set back goes back by more frames than this. Frames that are out of order do by fewer."""
 
 LONGEST = 250
 """Frames of a task at most. A longer shot becomes several, so that a run which is stopped loses little."""
@@ -55,6 +58,9 @@ class Plan(NamedTuple):
         exact: Whether ``pts`` are the times in the file; else some were missing or went back, and were put right.
         damaged: How many packets could not be decoded.
         interlaced: Whether most frames consist of two fields.
+        parts: Where the film's clock is set back, as where two films were put together: the index of a frame, and the
+            ticks that ``pts`` are later than the times in the file from there on.
+        packets: Number of the packet of each frame; empty if ``exact``, or if the decoder does not tell.
     """
 
     pts: list[int]
@@ -63,6 +69,8 @@ class Plan(NamedTuple):
     exact: bool = True
     damaged: int = 0
     interlaced: bool = False
+    parts: Sequence[tuple[int, int]] = ()
+    packets: Sequence[int] = ()
 
 
 def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
@@ -77,12 +85,14 @@ def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
     """
     damage, fields, last = Damage(), 0, 0
     times: list[int | None] = []
+    packets: list[int] = []
 
     def seen() -> Iterator[av.VideoFrame]:
         nonlocal fields, last
         for frame in decode(film, damage):
             show(len(times))
             times.append(frame.pts)
+            packets.append(packet_of(frame))
             fields += frame.interlaced_frame
             last = frame.duration or last
             yield frame
@@ -91,8 +101,10 @@ def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
     if not times:
         raise SeeSRError(f"{film.path} has no frame that can be decoded: the file is empty, cut short or damaged.")
     step = max(round(1 / film.rate / film.time_base), 1)
-    pts = increasing(times, step)
-    return Plan(pts, cuts, last or step, pts == times, damage.packets, fields * 2 > len(pts))
+    pts, parts = increasing(times, step)
+    exact = pts == times
+    known = [] if exact or len({*packets}) < len(packets) else packets
+    return Plan(pts, cuts, last or step, exact, damage.packets, fields * 2 > len(pts), parts, known)
 
 
 def find_cuts(film: Film, frames: Iterator[av.VideoFrame]) -> list[int]:
@@ -120,18 +132,35 @@ def find_cuts(film: Film, frames: Iterator[av.VideoFrame]) -> list[int]:
     return sorted({cut for cut in found if cut > 0})
 
 
-def increasing(times: Sequence[int | None], step: int) -> list[int]:
+def increasing(times: Sequence[int | None], step: int) -> tuple[list[int], list[tuple[int, int]]]:
     """Return times that increase: those that are missing or go back become the time before and a step.
+
+    Where the clock is set back, all later times move by as much as the first of them.
 
     Args:
         times: Times in ticks.
         step: Ticks of a frame.
+
+    Returns:
+        The times, and ``parts`` of :class:`Plan`.
     """
     found: list[int] = []
-    for time in times:
-        before = found[-1] if found else -step
-        found.append(time if time is not None and (not found or time > before) else before + step)
-    return found
+    parts: list[tuple[int, int]] = []
+    shift = 0
+    for index, time in enumerate(times):
+        due = found[-1] + step if found else 0
+        if time is not None and found and _is_set_back(times[index : index + 5], found[-1] - shift - SET_BACK * step):
+            shift = due - time
+            parts.append((index, shift))
+        moved = due if time is None else time + shift
+        found.append(moved if not found or moved > found[-1] else due)
+    return found, parts
+
+
+def _is_set_back(times: Sequence[int | None], before: int) -> bool:
+    """Return True if all of the next times are earlier; a single odd time does not set a clock back."""
+    known = [time for time in times if time is not None]
+    return len(known) > 1 and max(known) < before
 
 
 def make_shots(film: Film, plan: Plan) -> list[Shot]:

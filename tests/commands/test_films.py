@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from films import add_extras, make_film, make_sound, read_packets, read_times
+from films import add_extras, make_film, make_sound, read_dts, read_packets, read_times, splice
 from seesr_pack.commands import terminal
 from seesr_pack.commands.films import shots as shots_module
 from seesr_pack.commands.films.formats import Encoding, count_inputs, names_film
@@ -353,8 +354,57 @@ def test_colours_follow_the_matrix_and_the_range(
 
 
 def test_times_that_are_missing_or_go_back_are_put_right() -> None:
-    assert increasing([None, None, 7, 6, None], 2) == [0, 2, 7, 9, 11]
-    assert increasing([-3, 5, 6], 2) == [-3, 5, 6]
+    assert increasing([None, None, 7, 6, None], 2) == ([0, 2, 7, 9, 11], [])
+    assert increasing([-3, 5, 6], 2) == ([-3, 5, 6], [])
+    assert increasing([1, 4, 3, 5, 2, 8, 7, 9, 6, 10], 1)[1] == [], "out of order, not set back"
+    assert increasing([50, 52, 0, 55, 57], 2) == ([50, 52, 54, 55, 57], []), "a single odd time"
+
+
+def test_where_the_clock_is_set_back_all_later_times_move() -> None:
+    times, parts = increasing([70, 72, 74, 3, None, 8, 9, 10, 53, 1, 2], 2)
+    assert times == [70, 72, 74, 76, 78, 81, 82, 83, 126, 128, 129] and parts == [(3, 73), (9, 127)]
+
+
+@pytest.mark.parametrize(
+    ("name", "result", "options"),
+    [
+        ("a.ts", "b.mkv", {"codec": "mpeg2video"}),
+        ("a.ts", "b.mp4", {"options": {"bf": "3", "g": "12"}}),
+        ("a.vob", "b.mkv", {"codec": "mpeg2video", "options": {"bf": "2"}}),
+    ],
+)
+def test_a_spliced_film_keeps_its_sound_in_step(name: str, result: str, options: dict[str, Any]) -> None:
+    """Each part's sound begins as far from its picture as in the part itself, to the millisecond of Matroska."""
+    film = splice(Path(name), **options)
+    Run(name, name=result).start()
+    times, sound, stored = read_times(Path("out", result)), read_dts(Path("out", result), "audio"), read_times(film)
+    assert len(times) == len(stored) > 190 and read_packets(Path("out", result), "audio") == read_packets(film, "audio")
+    assert all(one < other for one, other in pairwise(times)) and all(one <= other for one, other in pairwise(sound))
+    start = next(index for index, (one, other) in enumerate(pairwise(stored), 1) if other < one)
+    first = len(read_packets(Path(f"part1{film.suffix}"), "audio"))
+    part = Path(f"part2{film.suffix}")
+    before, after = read_times(part), read_dts(part, "audio")
+    for picture, packet in ((0, 2), (50, 100)):
+        apart = sound[first + packet] - times[start + picture]
+        assert apart == pytest.approx(after[packet] - before[picture], abs=0.0011)
+
+
+@pytest.mark.parametrize("result", ["b.mkv", "b.mp4"])
+def test_a_packet_of_sound_whose_time_goes_back_costs_no_film(result: str) -> None:
+    film = make_film(Path("a.mkv"), frames=8)
+    data, packet = bytearray(film.read_bytes()), read_packets(film, "audio")[20]
+    start = data.index(packet)
+    assert int.from_bytes(data[start - 3 : start - 1], "big") > 300, "the time of Matroska's block, in milliseconds"
+    data[start - 3 : start - 1] = (0).to_bytes(2, "big")
+    film.write_bytes(data)
+    before = read_dts(film, "audio")
+    assert before[20] < before[19] < before[21]
+    (outcome,) = Run("a.mkv", name=result).start().report.outcomes
+    assert outcome.status == "done", outcome.reason
+    after = read_dts(Path("out", result), "audio")
+    assert after[20] == pytest.approx(after[19] + 0.001, abs=1e-4)
+    moved = [other - one for one, other in zip(before, after, strict=True)]
+    assert [*moved[:20], *moved[21:]] == pytest.approx([moved[0]] * (len(moved) - 1), abs=0.0011)
 
 
 def test_a_long_shot_becomes_several_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
