@@ -19,7 +19,7 @@ from ..films.formats import (
 from ..films.joining import join, left_out
 from ..films.reading import Film, open_film
 from ..films.shots import Plan, Shot, make_shots, plan_film
-from ..films.store import Store, shots_folder
+from ..films.store import Store
 from ..films.upscaling import Manner, Show
 from ..films.writing import finish
 from ..photos.places import Output, read_output
@@ -177,9 +177,7 @@ class Films:
         return named
 
     def _store(self, found: Found) -> Store:
-        url = found.remote.key if found.remote else None
-        folder = shots_folder(self._ledger.folder_of(found), found.path, url)
-        return Store(folder, stamp_of(found.origin), self._ledger.settings(found))
+        return Store(self._ledger.shots_folder(found), stamp_of(found.origin), self._ledger.settings(found))
 
 
 def _bring(found: Found, store: Store, show: Show) -> Path:

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from ..films.formats import DEFAULT_ENCODING, Encoding
 from ..films.reading import is_film
+from ..films.store import shots_folder
 from ..photos.places import comparison_path, numbered, prepare_folder, put_beside, put_over
 from ..photos.upscaling import PutPicture, Wishes
 from ..temporary import PREFIX, claim
@@ -83,6 +84,10 @@ class Ledger:
         """Return the manifest of the folder of a photo's results."""
         return manifest_of(self.folder_of(found))
 
+    def shots_folder(self, found: Found) -> Path:
+        """Return the folder of a film's shots, which does not depend on the settings."""
+        return shots_folder(self.folder_of(found), found.path, found.remote.key if found.remote else None)
+
     def settings(self, found: Found) -> str:
         """Return what names the settings that the result of a photo or a film is made with."""
         codec = f"-{self.encoding.codec}-{self.encoding.crf}"
@@ -118,8 +123,13 @@ class Ledger:
 
     @contextlib.contextmanager
     def claim(self, found: Found) -> Iterator[str | None]:
-        """Keep other runs from a photo, and yield a place for its unfinished files; None if another run is at it."""
-        key = hashlib.sha256(json.dumps([found.key, self._settings]).encode()).hexdigest()[:16]
+        """Keep other runs from a photo, and yield a place for its unfinished files; None if another run is at it.
+
+        Runs with other settings make other results of a photo. Of a film they would remove each other's shots, so they
+        are kept from that, too.
+        """
+        known = [self.shots_folder(found).name] if is_film(found.path) else [found.key, self._settings]
+        key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
         folder = self.folder_of(found) / f".{PREFIX}{key}"
         with claim(folder) as mine:
             yield str(folder.absolute()) if mine else None

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from ..files import CACHE, write
 from ..films.formats import DEFAULT_ENCODING, Encoding
+from ..films.reading import is_film
 from ..photos.places import comparison_path, numbered
 from ..photos.upscaling import Wishes
 from ..temporary import PREFIX
@@ -100,14 +101,18 @@ class UrlLedger(Ledger):
 
     @contextlib.contextmanager
     def claim(self, found: Found) -> Iterator[str | None]:
-        """Yield the URL of a folder for a photo's unfinished files, which is removed in the end."""
+        """Yield the URL of a folder for a photo's unfinished files, which is removed in the end.
+
+        The shots of a film lie on this machine, so other runs here are kept from it; None if one is at it.
+        """
         path = self._path(found.folder, f".{PREFIX}{uuid.uuid4().hex[:16]}")
-        try:
-            yield self._place.locate(path)
-        finally:
-            with contextlib.suppress(Exception):  # the packages behind fsspec raise errors of all kinds
-                if self._files.exists(path):
-                    self._files.rm(path, recursive=True)
+        with super().claim(found) if is_film(found.path) else contextlib.nullcontext(path) as mine:
+            try:
+                yield self._place.locate(path) if mine else None
+            finally:
+                with contextlib.suppress(Exception):  # the packages behind fsspec raise errors of all kinds
+                    if self._files.exists(path):
+                        self._files.rm(path, recursive=True)
 
     def keep(self, found: Found, made: Made, there: Mapping[int, str]) -> Iterator[str]:
         """Name and note the files that a worker has sent; see :meth:`Ledger.keep`.

@@ -229,6 +229,21 @@ def test_shots_that_no_longer_fit_are_made_anew(change: str, capsys: pytest.Capt
     assert ("are made anew" in capsys.readouterr().err) == (change != "file")
 
 
+def test_a_run_with_other_settings_leaves_a_film_to_the_run_that_is_at_it() -> None:
+    make_film(Path("a.mkv"))
+    one, other = Run("a.mkv"), Run("a.mkv", name="b.mp4")
+
+    def begin_other() -> None:
+        if one.frames == 6:
+            other.start()
+
+    one.comfyui.before = begin_other
+    one.start()
+    assert [run.report.outcomes[0].status for run in (one, other)] == ["done", "left to another run"]
+    assert (one.frames, other.frames) == (12, 0) and not left_over()
+    assert Run("a.mkv", name="b.mp4").start().report.outcomes[0].status == "done"
+
+
 def test_nothing_is_overwritten_unasked() -> None:
     make_film(Path("a.mkv"))
     Path("out").mkdir()

@@ -168,6 +168,17 @@ def test_a_bad_film_at_a_url_is_named_by_its_url(far: Any, capsys: pytest.Captur
     assert not list(Path("notes").rglob("*.mkv")), "nothing is left of it"
 
 
+@pytest.mark.parametrize("target", ["memory://results", "out"])
+def test_a_film_is_left_to_the_run_that_is_at_it_also_with_other_settings(target: str, far: Any) -> None:
+    found = Found(make_film(Path("in/a.mkv")))
+    one = Run(target=target)
+    one.ledger.prepare(found)
+    with one.ledger.claim(found):
+        other = Run(target=target, settings="t").start()
+    assert other.counts == {"left to another run": 1} and not other.comfyui.runs
+    assert Run(target=target, settings="t").start().counts == {"done": 1}
+
+
 def test_a_film_here_may_go_to_a_url(far: Any) -> None:
     film = make_film(Path("in/a.mp4"))
     assert Run(target="memory://results").start().counts == {"done": 1}
