@@ -72,6 +72,15 @@ def splice(path: Path, frames: int = 100, **options: Any) -> Path:
     return path
 
 
+def set_back(film: Path, kind: str, number: int) -> None:
+    """Write into an MKV that a packet is of the time at which its cluster begins."""
+    data, packet = bytearray(film.read_bytes()), read_packets(film, kind)[number]
+    block = data.index(packet)  # its time, 2 bytes of milliseconds, and its flags go before
+    assert int.from_bytes(data[block - 3 : block - 1], "big") > 300
+    data[block - 3 : block - 1] = bytes(2)
+    film.write_bytes(data)
+
+
 def make_sound(path: Path) -> Path:
     """Write a second of a tone without pictures."""
     with av.open(str(path), "w") as film:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache
 from itertools import count
@@ -47,6 +47,9 @@ SCALER = "BICUBIC"
 PICTURE_FORMATS = ("_pipe", "image2", "gif", "apng", "webp")
 """Ends of FFmpeg's names for pictures. They are photos here."""
 
+HELD_BACK = 1000
+"""Packets after which a frame has left its decoder for sure."""
+
 PREROLL_S = 2
 """Decoding begins this long before a shot, so that what its first frames refer to is there."""
 
@@ -67,10 +70,14 @@ class At:
     Attributes:
         index: Its number, from 0.
         pts: Its time in the stream's time base; None if the film's times do not tell frames apart.
+        packet: Number of its packet, from 0; None if it is not known.
+        key: Number of the packet from which it is decoded, if it is found by its packet.
     """
 
     index: int
     pts: int | None
+    packet: int | None = None
+    key: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,10 +148,10 @@ def open_film(path: Path) -> Film:
         width, height = stream.codec_context.width, stream.codec_context.height
         if max(width, height) > LONGEST_PX:
             raise SeeSRError(f"{path} is of {width}x{height} px; at most {LONGEST_PX} px per side are possible.")
-        frame = next(_decode(container, stream, Damage()), None)
-        if frame is None:
+        found = next(_decode(container, stream, Packets()), None)
+        if found is None:
             raise SeeSRError(f"{path} has no frame that can be decoded: the file is empty, cut short or damaged.")
-        return _describe(path, container, stream, frame)
+        return _describe(path, container, stream, found.frame)
 
 
 @contextlib.contextmanager
@@ -163,20 +170,34 @@ def open_container(path: Path) -> Iterator[InputContainer]:
         yield container
 
 
+class Numbered(NamedTuple):
+    """A frame, and the number of the packet that it is from, from 0; -1 if its decoder does not tell."""
+
+    frame: av.VideoFrame
+    packet: int
+
+
 @dataclass
-class Damage:
-    """How many packets of a film could not be decoded."""
+class Packets:
+    """What is seen of a film's packets.
 
-    packets: int = 0
+    Attributes:
+        damaged: How many could not be decoded.
+        keys: Numbers of those that decoding may begin with.
+    """
+
+    damaged: int = 0
+    keys: list[int] = field(default_factory=list)
 
 
-def decode(film: Film, damage: Damage, start: int | None = None) -> Iterator[av.VideoFrame]:
+def decode(film: Film, seen: Packets, start: int | None = None, first: int = 0) -> Iterator[Numbered]:
     """Yield a film's frames in order of time; packets that cannot be decoded are counted and left out.
 
     Args:
         film: The film.
-        damage: Counts them.
+        seen: Gets to know the packets.
         start: Begin somewhat before this time, in ticks; None for the film's first frame.
+        first: Packets before the one of this number are read, which takes little, and not decoded.
 
     Raises:
         SeeSRError: The file cannot be opened.
@@ -185,16 +206,9 @@ def decode(film: Film, damage: Damage, start: int | None = None) -> Iterator[av.
     with open_container(film.path) as container:
         stream = cast("VideoStream", container.streams[film.stream])
         stream.thread_type = "AUTO"
-        stream.codec_context.copy_opaque = True  # for packet_of
         if start is not None:
             container.seek(start - round(PREROLL_S / film.time_base), stream=stream)
-        yield from _decode(container, stream, damage)
-
-
-def packet_of(frame: av.VideoFrame) -> int:
-    """Return the number of the packet that a frame is from, from 0; -1 if its decoder does not tell."""
-    number = frame.opaque
-    return number if isinstance(number, int) else -1
+        yield from _decode(container, stream, seen, first)
 
 
 def read_frames(film: Film, first: At, count: int) -> Iterator[Tensor]:
@@ -233,24 +247,33 @@ def to_rgb(frame: av.VideoFrame, film: Film) -> Tensor:
 
 
 def _frames_from(film: Film, first: At) -> Iterator[av.VideoFrame]:
-    """Yield the frames from ``first`` on: found by its time or, where that fails, by counting from the beginning."""
+    """Yield the frames from ``first`` on: found by its time or its packet or, where that fails, by counting frames."""
     if first.index and first.pts is not None:
         with contextlib.suppress(FFmpegError):
-            frames = decode(film, Damage(), first.pts)
-            for frame in frames:
+            frames = decode(film, Packets(), first.pts)
+            for frame, _ in frames:
                 if frame.pts is None or frame.pts > first.pts:
                     break
                 if frame.pts == first.pts:
                     yield frame
-                    yield from frames
+                    yield from (frame for frame, _ in frames)
                     return
-    frames = decode(film, Damage())
-    for index, frame in enumerate(frames):
+    if first.key and first.packet is not None:
+        frames = decode(film, Packets(), first=first.key)
+        for frame, packet in frames:
+            if packet == first.packet:
+                yield frame
+                yield from (frame for frame, _ in frames)
+                return
+    frames = decode(film, Packets())
+    for index, (frame, _) in enumerate(frames):
         if index >= first.index:
             yield frame
 
 
-def _decode(container: InputContainer, stream: VideoStream, damage: Damage) -> Iterator[av.VideoFrame]:
+def _decode(container: InputContainer, stream: VideoStream, seen: Packets, first: int = 0) -> Iterator[Numbered]:
+    """Decode packets. Each goes through the decoder with its number in place of its time, which its frame then gets."""
+    times: dict[int, int | None] = {}
     packets = container.demux(stream)
     for number in count():
         try:
@@ -258,15 +281,24 @@ def _decode(container: InputContainer, stream: VideoStream, damage: Damage) -> I
             if packet is None:
                 return
         except FFmpegError:  # the file is cut short
-            damage.packets += 1
+            seen.damaged += 1
             return
-        packet.opaque = number
+        if packet.is_keyframe:
+            seen.keys.append(number)
+        if number < first:
+            continue
+        if packet.size:
+            times[number], packet.pts = packet.pts, number
+            times.pop(number - HELD_BACK, None)
         frames = []
         try:
             frames = packet.decode()
         except FFmpegError:
-            damage.packets += 1
-        yield from frames
+            seen.damaged += 1
+        for frame in frames:
+            found = -1 if frame.pts is None else frame.pts
+            frame.pts = times.get(found)
+            yield Numbered(frame, found)
 
 
 def _video_stream(container: InputContainer, path: Path) -> VideoStream:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 from ...seesr_modules.errors import SeeSRError
-from .reading import SCALER, At, Damage, Film, decode, packet_of
+from .reading import PREROLL_S, SCALER, At, Film, Packets, decode
 
 if TYPE_CHECKING:
     import av
@@ -60,7 +62,8 @@ class Plan(NamedTuple):
         interlaced: Whether most frames consist of two fields.
         parts: Where the film's clock is set back, as where two films were put together: the index of a frame, and the
             ticks that ``pts`` are later than the times in the file from there on.
-        packets: Number of the packet of each frame; empty if ``exact``, or if the decoder does not tell.
+        packets: Number of the packet of each frame; empty if the decoder does not tell.
+        keys: Numbers of the packets that decoding may begin with; empty if ``packets`` is.
     """
 
     pts: list[int]
@@ -71,6 +74,7 @@ class Plan(NamedTuple):
     interlaced: bool = False
     parts: Sequence[tuple[int, int]] = ()
     packets: Sequence[int] = ()
+    keys: Sequence[int] = ()
 
 
 def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
@@ -83,16 +87,16 @@ def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
     Raises:
         SeeSRError: The file cannot be read.
     """
-    damage, fields, last = Damage(), 0, 0
+    known, fields, last = Packets(), 0, 0
     times: list[int | None] = []
     packets: list[int] = []
 
     def seen() -> Iterator[av.VideoFrame]:
         nonlocal fields, last
-        for frame in decode(film, damage):
+        for frame, packet in decode(film, known):
             show(len(times))
             times.append(frame.pts)
-            packets.append(packet_of(frame))
+            packets.append(packet)
             fields += frame.interlaced_frame
             last = frame.duration or last
             yield frame
@@ -102,9 +106,9 @@ def plan_film(film: Film, show: Callable[[int], None]) -> Plan:
         raise SeeSRError(f"{film.path} has no frame that can be decoded: the file is empty, cut short or damaged.")
     step = max(round(1 / film.rate / film.time_base), 1)
     pts, parts = increasing(times, step)
-    exact = pts == times
-    known = [] if exact or len({*packets}) < len(packets) else packets
-    return Plan(pts, cuts, last or step, exact, damage.packets, fields * 2 > len(pts), parts, known)
+    interlaced = fields * 2 > len(pts)
+    numbers, keys = (packets, known.keys) if len({*packets}) == len(packets) else ([], [])
+    return Plan(pts, cuts, last or step, pts == times, known.damaged, interlaced, parts, numbers, keys)
 
 
 def find_cuts(film: Film, frames: Iterator[av.VideoFrame]) -> list[int]:
@@ -167,15 +171,20 @@ def make_shots(film: Film, plan: Plan) -> list[Shot]:
     """Return the tasks of a film, in order."""
     shots: list[Shot] = []
     for start, end in pairwise([0, *plan.cuts, len(plan.pts)]):
-        middle = _at(plan, (start + end) // 2)
+        middle = _at(film, plan, (start + end) // 2)
         parts = -(-(end - start) // LONGEST)
         edges = [start + (end - start) * part // parts for part in range(parts + 1)]
-        shots += [Shot(film, 0, _at(plan, one), other - one, middle) for one, other in pairwise(edges)]
+        shots += [Shot(film, 0, _at(film, plan, one), other - one, middle) for one, other in pairwise(edges)]
     return [replace(shot, number=number) for number, shot in enumerate(shots, 1)]
 
 
-def _at(plan: Plan, index: int) -> At:
-    return At(index, plan.pts[index] if plan.exact else None)
+def _at(film: Film, plan: Plan, index: int) -> At:
+    pts = plan.pts[index] if plan.exact else None
+    if not plan.packets:
+        return At(index, pts)
+    packet = plan.packets[index]
+    early = bisect_right(plan.keys, packet - math.ceil(PREROLL_S * film.rate))
+    return At(index, pts, packet, plan.keys[early - 1] if early else 0)
 
 
 def _shrink(frame: av.VideoFrame) -> np.ndarray:

@@ -6,10 +6,8 @@ import math
 import os
 import pickle
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,89 +15,29 @@ import av
 import numpy as np
 import pytest
 import torch
-from films import add_extras, make_film, make_sound, read_dts, read_packets, read_times, splice
+from film_runs import WORKFLOW, ComfyUI, Run
+from films import add_extras, make_film, make_sound, read_packets, read_times
 from seesr_pack.commands import terminal
 from seesr_pack.commands.films import shots as shots_module
 from seesr_pack.commands.films.formats import Encoding, count_inputs, names_film
-from seesr_pack.commands.films.reading import At, Colour, Film, is_film, open_film, read_frames, to_rgb
-from seesr_pack.commands.films.shots import Plan, Shot, increasing, make_shots, plan_film
+from seesr_pack.commands.films.reading import (
+    At,
+    Colour,
+    Film,
+    is_film,
+    open_film,
+    read_frames,
+    to_rgb,
+)
+from seesr_pack.commands.films.shots import Plan, Shot, make_shots, plan_film
 from seesr_pack.commands.films.upscaling import Manner, upscale_shot
 from seesr_pack.commands.films.writing import _to_frame, write_shot
 from seesr_pack.commands.headless.workflow import WORKFLOWS, Workflow
-from seesr_pack.commands.photos.places import Output
-from seesr_pack.commands.photos.upscaling import Wishes
 from seesr_pack.commands.upscale import speeds
-from seesr_pack.commands.upscale.batch import Batch, Task, fingerprint, look
 from seesr_pack.commands.upscale.films import read_any_output
-from seesr_pack.commands.upscale.find import find_photos
-from seesr_pack.commands.upscale.ledger import Ledger
-from seesr_pack.commands.upscale.report import Report
-from seesr_pack.commands.upscale.speeds import Speeds
-from seesr_pack.commands.upscale.stopping import Stop
 from seesr_pack.seesr_modules.errors import SeeSRError
 
-WORKFLOW = Workflow(
-    {
-        "1": {"class_type": "LoadImage", "inputs": {"image": ""}},
-        "2": {"class_type": "SeeSR_Tagger", "inputs": {"image": ["1", 0]}},
-        "6": {"class_type": "SeeSR_EstimateDamage", "inputs": {"damage": -1.0, "image": ["1", 0]}},
-        "7": {"class_type": "SeeSR_Fidelity", "inputs": {"strength": ["6", 0], "latent": ["1", 1]}},
-        "8": {"class_type": "SeeSR_FilmGrain", "inputs": {"strength": ["6", 1], "seed": 2**64 - 3}},
-        "3": {"class_type": "SeeSR_BuildPrompts", "inputs": {"tags": ["2", 0]}},
-        "4": {"class_type": "SeeSR_ControlNetApply", "inputs": {"soft_prompt": ["2", 1]}},
-        "5": {"class_type": "SeeSR_TiledSampler", "inputs": {"seed": 7}},
-    }
-)
 PLAIN = Colour(6, 1, 2, 2)
-
-
-class ComfyUI:
-    """Enlarges twice, finds the mean of each picture in it, and calls a function before each picture."""
-
-    loading_s = 0.0
-
-    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
-        self.before, self.seen, self.nodes = before, [], []  # type: ignore[var-annotated]
-
-    def find_outputs(self, nodes: Any, outputs: Any, picture: torch.Tensor, show: Any) -> dict[Any, Any]:
-        self.seen.append(picture[0])
-        return {(node, number): f"{node} {number} {picture.mean():.4f}" for node, number in outputs}
-
-    shown: tuple[str, ...] = ()
-
-    def run_workflow(self, nodes: Any, picture: torch.Tensor, show: Callable[[str, float, float], None]) -> list:
-        show("Twice", 0, 0)
-        self.before()
-        self.nodes.append(nodes)
-        return [picture.repeat_interleave(2, 2).repeat_interleave(2, 3)]
-
-
-class Run:
-    """A run of the command over the files of the folder, into ``out``."""
-
-    def __init__(
-        self, *arguments: str, comfyui: ComfyUI | None = None, name: str | None = None, **options: Any
-    ) -> None:
-        self.comfyui = comfyui or ComfyUI()
-        wishes = Wishes(Output(Path("out"), name), single=options.get("frames", False))
-        encoding = Encoding(options.get("codec", "h264"), options.get("crf", 4))
-        self.stop, self.report = Stop(lambda: None), Report(None, [])
-        found = find_photos(arguments, recursive=True, own_folders=False).photos
-        self.tasks = [Task(each, self.report.add(each.path.name)) for each in found]
-        settings = fingerprint(WORKFLOW, [], wishes)
-        ledger = Ledger(wishes, settings, options.get("overwrite", False), self.stop.finishing, encoding)
-        self.batch = Batch(cast(Any, self.comfyui), WORKFLOW, ledger, Speeds("twice"), self.stop)
-        self.pixels = look(self.tasks, wishes, encoding)
-
-    def start(self) -> Run:
-        tasks = [task for task in self.tasks if task.outcome.status == "not started"]
-        todo = self.batch.leave_out_done(tasks)
-        self.batch.run(todo, self.pixels, len(self.tasks) - len(todo), redo=False)
-        return self
-
-    @property
-    def frames(self) -> int:
-        return len(self.comfyui.nodes)
 
 
 @pytest.fixture(autouse=True)
@@ -366,60 +304,6 @@ def test_colours_follow_the_matrix_and_the_range(
         expected = [tall * luma + (0 if full else 16), *(min(128 + wide * value, 255.5) for value in chroma)]
         assert values == pytest.approx(expected, abs=1.6)
         assert to_rgb(frame, film)[:, 8, 8].tolist() == pytest.approx(colour, abs=0.012)
-
-
-def test_times_that_are_missing_or_go_back_are_put_right() -> None:
-    assert increasing([None, None, 7, 6, None], 2) == ([0, 2, 7, 9, 11], [])
-    assert increasing([-3, 5, 6], 2) == ([-3, 5, 6], [])
-    assert increasing([1, 4, 3, 5, 2, 8, 7, 9, 6, 10], 1)[1] == [], "out of order, not set back"
-    assert increasing([50, 52, 0, 55, 57], 2) == ([50, 52, 54, 55, 57], []), "a single odd time"
-
-
-def test_where_the_clock_is_set_back_all_later_times_move() -> None:
-    times, parts = increasing([70, 72, 74, 3, None, 8, 9, 10, 53, 1, 2], 2)
-    assert times == [70, 72, 74, 76, 78, 81, 82, 83, 126, 128, 129] and parts == [(3, 73), (9, 127)]
-
-
-@pytest.mark.parametrize(
-    ("name", "result", "options"),
-    [
-        ("a.ts", "b.mkv", {"codec": "mpeg2video"}),
-        ("a.ts", "b.mp4", {"options": {"bf": "3", "g": "12"}}),
-        ("a.vob", "b.mkv", {"codec": "mpeg2video", "options": {"bf": "2"}}),
-    ],
-)
-def test_a_spliced_film_keeps_its_sound_in_step(name: str, result: str, options: dict[str, Any]) -> None:
-    """Each part's sound begins as far from its picture as in the part itself, to the millisecond of Matroska."""
-    film = splice(Path(name), **options)
-    Run(name, name=result).start()
-    times, sound, stored = read_times(Path("out", result)), read_dts(Path("out", result), "audio"), read_times(film)
-    assert len(times) == len(stored) > 190 and read_packets(Path("out", result), "audio") == read_packets(film, "audio")
-    assert all(one < other for one, other in pairwise(times)) and all(one <= other for one, other in pairwise(sound))
-    start = next(index for index, (one, other) in enumerate(pairwise(stored), 1) if other < one)
-    first = len(read_packets(Path(f"part1{film.suffix}"), "audio"))
-    part = Path(f"part2{film.suffix}")
-    before, after = read_times(part), read_dts(part, "audio")
-    for picture, packet in ((0, 2), (50, 100)):
-        apart = sound[first + packet] - times[start + picture]
-        assert apart == pytest.approx(after[packet] - before[picture], abs=0.0011)
-
-
-@pytest.mark.parametrize("result", ["b.mkv", "b.mp4"])
-def test_a_packet_of_sound_whose_time_goes_back_costs_no_film(result: str) -> None:
-    film = make_film(Path("a.mkv"), frames=8)
-    data, packet = bytearray(film.read_bytes()), read_packets(film, "audio")[20]
-    start = data.index(packet)
-    assert int.from_bytes(data[start - 3 : start - 1], "big") > 300, "the time of Matroska's block, in milliseconds"
-    data[start - 3 : start - 1] = (0).to_bytes(2, "big")
-    film.write_bytes(data)
-    before = read_dts(film, "audio")
-    assert before[20] < before[19] < before[21]
-    (outcome,) = Run("a.mkv", name=result).start().report.outcomes
-    assert outcome.status == "done", outcome.reason
-    after = read_dts(Path("out", result), "audio")
-    assert after[20] == pytest.approx(after[19] + 0.001, abs=1e-4)
-    moved = [other - one for one, other in zip(before, after, strict=True)]
-    assert [*moved[:20], *moved[21:]] == pytest.approx([moved[0]] * (len(moved) - 1), abs=0.0011)
 
 
 def test_a_long_shot_becomes_several_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
