@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
+from ...seesr_modules.errors import SeeSRError
 from ..files import CACHE, write
 from ..films.formats import DEFAULT_ENCODING, Encoding
 from ..films.reading import is_film
@@ -110,7 +111,7 @@ class UrlLedger(Ledger):
             try:
                 yield self._place.locate(path) if mine else None
             finally:
-                with contextlib.suppress(Exception):  # the packages behind fsspec raise errors of all kinds
+                with contextlib.suppress(SeeSRError), told(self._place.locate(path)):
                     if self._files.exists(path):
                         self._files.rm(path, recursive=True)
 
