@@ -186,11 +186,26 @@ def load_strict(
         SeeSRError: As :func:`require_fit`; or a tensor holds values that are no numbers, or that ``dtype`` does not
             hold.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    read = require_fit(wanted, source.shapes(), names, what)
+    read = require_fit(shapes_of(module), source.shapes(), names, what)
     state = {names[name]: cast_checked(tensor, dtype, name, what) for name, tensor in source.tensors(read)}
     module.load_state_dict(state, assign=True)
     module.requires_grad_(False)
+
+
+def shapes_of(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return name -> shape of what a module loads.
+
+    In ComfyUI with dynamic memory, a linear layer has no tensors until it is loaded, nor have some embeddings.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for path, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and layer.weight is None:
+            shapes[f"{path}.weight"] = (layer.out_features, layer.in_features)
+            if layer.comfy_need_lazy_init_bias:
+                shapes[f"{path}.bias"] = (layer.out_features,)
+        elif isinstance(layer, nn.Embedding) and layer.weight is None:
+            shapes[f"{path}.weight"] = (layer.num_embeddings, layer.embedding_dim)
+    return shapes
 
 
 def require_fit(wanted: Shapes, given: Shapes, names: Mapping[str, str], what: str) -> list[str]:

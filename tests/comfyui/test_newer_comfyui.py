@@ -15,22 +15,25 @@ from typing import Any
 
 import comfy.controlnet
 import comfy.latent_formats
+import comfy.memory_management
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
+import comfy.ops
 import comfy.utils
 import execution
 import folder_paths
 import pytest
 import torch
 from comfy_api.latest import io
-from likeness import assert_alike
+from likeness import assert_alike, assert_same_tensors
 from scenes import Tiny, apply_scene, make_scene, predict
 from seesr_pack.commands.headless import session as headless
 from seesr_pack.seesr_modules.comfyui import compat as patching
 from seesr_pack.seesr_modules.comfyui import sockets
 from seesr_pack.seesr_modules.comfyui.images import from_comfyui
 from seesr_pack.seesr_modules.comfyui.loading import nano
+from seesr_pack.seesr_modules.comfyui.loading.seesr import load_seesr_path
 from seesr_pack.seesr_modules.comfyui.steps import guidance, sampling, vae
 from seesr_pack.seesr_modules.comfyui.tiling import prediction as tiling
 from seesr_pack.seesr_modules.comfyui.tiling.prediction import tile_model
@@ -195,6 +198,25 @@ def test_nano_can_be_loaded_for_a_second_device() -> None:
     again = load(*arguments, disable_dynamic=True)
     assert type(again) is comfy.model_patcher.ModelPatcher
     assert_equal_but_separate_weights(again.model, loaded.model.model)
+
+
+@pytest.mark.skipif(not hasattr(comfy.memory_management, "aimdo_enabled"), reason="this ComfyUI has no dynamic memory")
+def test_models_load_with_dynamic_memory(tiny: Tiny, seesr: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI's server sets the flag on graphics cards. A linear layer then has no tensors until it is loaded."""
+    scene = make_scene(8, 8)
+    expected, before = predict(*apply_scene(tiny, seesr, scene), scene), nano.load_nano()
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    assert not comfy.ops.manual_cast.Linear(4, 4, device="meta").state_dict()
+    lazy = load_seesr_path(tiny.folder / "SeeSR", "float32")
+    assert_alike(predict(*apply_scene(tiny, lazy, scene), scene), expected)
+    after = nano.load_nano()
+    for load in (
+        lambda nano: nano.model.model,
+        lambda nano: nano.clip.patcher.model.clip_h.transformer.text_model,
+        lambda nano: nano.seesr.controlnet.control_model,
+        lambda nano: nano.dape.patcher.model,
+    ):
+        assert_same_tensors(load(after).state_dict(), load(before).state_dict())
 
 
 @pytest.mark.skipif(

@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.weights import TensorInfo, open_weights, reader
+from seesr_pack.seesr_modules.weights.checkpoint import shapes_of
+from torch import nn
 from weight_files import (
     INNER,
     TENSORS,
@@ -191,3 +193,19 @@ def test_a_file_that_changes_between_opening_and_reading_is_refused(tmp_path: Pa
     save(path, {"a": torch.ones(4)})
     with pytest.raises(SeeSRError, match="was changed while it was being read"):
         list(weights.tensors(["a"]))
+
+
+class Lazy(nn.Linear):
+    """A linear layer of ComfyUI with dynamic memory, before it is loaded."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.comfy_need_lazy_init_bias = inputs, outputs, bias
+        self.weight = self.bias = None
+
+
+def test_layers_that_have_no_tensors_yet_count_as_well() -> None:
+    norm = nn.LayerNorm(4, elementwise_affine=False)
+    lazy = nn.Sequential(Lazy(2, 3, True), Lazy(3, 4, False), norm)
+    plain = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4, bias=False), norm)
+    assert shapes_of(lazy) == shapes_of(plain) != {}

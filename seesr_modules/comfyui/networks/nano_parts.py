@@ -18,7 +18,7 @@ from ...config import HEAD_WIDTH, TEXT_TOKENS, count_blocks, telling_shape
 from ...errors import SeeSRError
 from ...nano.autoencoder import PatchAutoencoder
 from ...nano.file import CLIP_TOKENS, TOKEN_TABLE
-from ...weights.checkpoint import TensorSource, require_fit
+from ...weights.checkpoint import TensorSource, require_fit, shapes_of
 from ...weights.value_checks import cast_checked
 
 _STAND_IN = {
@@ -94,9 +94,8 @@ def build_clip(source: TensorSource, known_tokens: list[int]) -> comfy.sd.CLIP:
         "vocab_size": CLIP_TOKENS,
     }
     empty = comfy.clip_model.CLIPTextModel(config, torch.float32, "meta", comfy.ops.manual_cast).text_model
-    wanted = {name: tuple(tensor.shape) for name, tensor in empty.state_dict().items()}
     given = {**shapes, TOKEN_TABLE: (CLIP_TOKENS, width)}
-    read = require_fit(wanted, given, {name: name for name in shapes}, "nano's text encoder")
+    read = require_fit(shapes_of(empty), given, {name: name for name in shapes}, "nano's text encoder")
     tensors = {name: cast_checked(tensor, torch.float32, name, "nano") for name, tensor in source.tensors(read)}
     rows = tensors[TOKEN_TABLE]
     table = rows[:1].repeat(CLIP_TOKENS, 1)
