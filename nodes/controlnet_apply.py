@@ -27,9 +27,10 @@ class ControlNetApply(io.ComfyNode):
             advanced=["start_percent", "end_percent"],
             inputs=[
                 io.Model.Input("model", tooltip="An SD2-type model at 512 px; put LoRAs before this node."),
-                SeeSRModelSocket.Input("seesr", tooltip="From Load SeeSR."),
+                # In the order of the outputs: a bypassed node passes on what stands at an output's place.
                 io.Conditioning.Input("positive", tooltip="From Build Prompts or any text encoder."),
                 io.Conditioning.Input("negative", tooltip="From Build Prompts or any text encoder."),
+                SeeSRModelSocket.Input("seesr", tooltip="From Load SeeSR."),
                 io.Image.Input("hint", tooltip="The upscaled picture from LR Embed."),
                 SoftPromptSocket.Input("soft_prompt", tooltip="From DAPE Tagger."),
                 io.Float.Input(

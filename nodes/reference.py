@@ -33,6 +33,7 @@ class Reference(io.ComfyNode):
             is_output_node=True,  # the node can run alone, to search
             is_input_list=True,
             search_aliases=["coser", "reference photos", "archive", "retrieval", "similar images"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 DapeSocket.Input("dape", tooltip="The tagger from Load DAPE."),
                 io.Image.Input("image", tooltip="The degraded photo, as DAPE Tagger gets it."),

@@ -38,7 +38,9 @@ const STYLE = `
 const known = new Map();
 const updates = new WeakMap(); // node -> the function that updates its chips
 
-const same = (one, other) => one.toLowerCase() === other.toLowerCase();
+/** A word without the question mark that says of a pinned tag that it is only likely. */
+const plain = (word) => word.replace(/\s*[?？]$/, "");
+const same = (one, other) => plain(one).toLowerCase() === plain(other).toLowerCase();
 const has = (words, word) => words.some((other) => same(word, other));
 
 /** Whether an input is linked to another node; chips cannot change such an input. */
@@ -51,7 +53,7 @@ function isLinked(node, input) {
 function read(node, input) {
   if (isLinked(node, input)) return [];
   const text = node.widgets.find((widget) => widget.name === input).value;
-  return text.split(/[,，]/).map((word) => word.trim()).filter(Boolean);
+  return String(text ?? "").split(/[,，]/).map((word) => word.trim()).filter(Boolean);
 }
 
 function write(node, input, words) {
@@ -79,7 +81,7 @@ function toggle(node, tag, input) {
   const words = read(node, input);
   const without = (list) => list.filter((word) => !has(names(tag), word));
   change(node, () => {
-    write(node, input, isAmong(words, tag) ? without(words) : [...words, tag.word]);
+    write(node, input, isAmong(words, tag) ? without(words) : [...words, plain(tag.word)]);
     if (isAmong(read(node, other), tag)) write(node, other, without(read(node, other)));
   });
 }
@@ -115,7 +117,7 @@ function lastFound(node) {
 
 /** The language of the chips. */
 function language(node, tags) {
-  return node.properties[LANGUAGE] ?? (tags.some(({ word, chinese }) => word === chinese) ? "chinese" : "english");
+  return node.properties[LANGUAGE] ?? (tags.some(({ word, chinese, score }) => score !== undefined && word === chinese) ? "chinese" : "english");
 }
 
 /** Fill `element` with the tags that the last run found, and with those that are left out or pinned. */
@@ -127,7 +129,7 @@ function render(node, element, texts) {
   const marks = { exclude: read(node, "exclude"), pin: read(node, "pin") };
   for (const word of [...marks.pin, ...marks.exclude]) {
     if (tags.some((tag) => has(names(tag), word))) continue;
-    const { english, chinese } = known.get(word.toLowerCase()) ?? {};
+    const { english, chinese } = known.get(plain(word).toLowerCase()) ?? {};
     tags.push({ word, english, chinese });
   }
   const chips = tags.map((tag) => {

@@ -113,9 +113,32 @@ def test_a_word_of_the_other_language_marks_its_chip(editor: Editor) -> None:
     editor.set(TAGGER, exclude=chinese(editor, first), pin=chinese(editor, second))
     expect(chip(editor, first)).to_have_class("exclude")
     expect(chip(editor, second)).to_have_class("pin")
+    expect(element(editor).locator(".language")).to_have_text("中文")  # the found tags are in English
     chip(editor, first).click()
     chip(editor, second).click(button="right")
     assert choice(editor) == ("", "")
+
+
+@pytest.mark.pinned_only("what the script does with the words, not what the page does")
+def test_a_likely_tag_is_the_tag_without_its_question_mark(editor: Editor) -> None:
+    open_tagging(editor)
+    found = run(editor)
+    editor.set(TAGGER, pin=f"{found[0]}?, own words?")
+    expect(chip(editor, found[0])).to_have_class("pin")
+    expect_chips(editor, [*found, "own words?"])
+    chip(editor, found[0]).click()
+    chip(editor, "own words?").click()
+    assert choice(editor) == (f"{found[0]}, own words", "")
+
+
+@pytest.mark.pinned_only("what the script does with the words, not what the page does")
+def test_a_value_that_is_no_text_is_as_none(editor: Editor) -> None:
+    """A workflow may be made by hand or by another program."""
+    open_tagging(editor)
+    found = run(editor)
+    editor.set(TAGGER, exclude=None, pin=None)
+    chip(editor, found[0]).click()
+    assert choice(editor) == (found[0], None)
 
 
 HINTS = {

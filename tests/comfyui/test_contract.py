@@ -97,7 +97,7 @@ CONTRACT = {
     ),
     "SeeSR_ControlNetApply": Node(
         "SeeSR ControlNet Apply",
-        {"model": "MODEL", "seesr": "SEESR_MODEL", **CONDS, "hint": "IMAGE", "soft_prompt": "SEESR_SOFT_PROMPT"},
+        {"model": "MODEL", **CONDS, "seesr": "SEESR_MODEL", "hint": "IMAGE", "soft_prompt": "SEESR_SOFT_PROMPT"},
         {"strength": 1.0, "soft_prompt_strength": 1.0, "start_percent": 0.0, "end_percent": 1.0},
         {"model": "MODEL", **CONDS},
     ),
@@ -274,6 +274,17 @@ def test_a_node_is_what_others_know(node_id: str) -> None:
             assert socket.default == (said[0] if isinstance(said, list) else said), socket.id
     for socket in schema.outputs:
         assert socket.is_output_list == ((node_id, socket.display_name) in LISTS), socket.display_name
+
+
+@pytest.mark.parametrize("node_id", ["SeeSR_ControlNetApply", "SeeSR_Fidelity", "SeeSR_TiledModel"])
+def test_a_bypassed_node_passes_like_to_like(node_id: str) -> None:
+    """The page passes to an output the input at its place, if the type is the same, else the first of its type."""
+    schema = SCHEMAS[node_id]
+    for place, output in enumerate(schema.outputs):
+        alike = [socket for socket in schema.inputs if socket.get_io_type() == output.io_type]
+        opposite = schema.inputs[place]
+        passed = opposite if opposite in alike else alike[0]
+        assert passed.id == output.display_name
 
 
 def test_the_page_is_told_which_inputs_are_advanced() -> None:

@@ -21,8 +21,8 @@ from scenes import Tiny
 from seesr_pack.nodes.reference import Reference
 from seesr_pack.seesr_modules.comfyui.loading import photos
 from seesr_pack.seesr_modules.comfyui.loading.photos import find_folder, list_photos, read_photo
-from seesr_pack.seesr_modules.comfyui.steps import reference, reference_index
-from seesr_pack.seesr_modules.comfyui.steps.reference import ReferenceSettings, add_tags, find_references
+from seesr_pack.seesr_modules.comfyui.steps import reference, reference_index, reference_ui
+from seesr_pack.seesr_modules.comfyui.steps.reference import Chosen, ReferenceSettings, add_tags, find_references
 from seesr_pack.seesr_modules.comfyui.steps.reference_index import gather_references, index_pictures
 from seesr_pack.seesr_modules.comfyui.steps.tagging import describe, tag
 from seesr_pack.seesr_modules.comfyui.tiling.tile_prompts import PromptInputs, tag_tiles
@@ -359,8 +359,10 @@ def test_tiles_with_references_are_sampled(run_graph: Callable[..., list[Any]], 
         torch.testing.assert_close(found, expected.expand(2, -1, -1))
 
 
-def test_the_node_shows_what_it_chose(comfyui: Path, dape: Any) -> None:
+def test_the_node_shows_what_it_chose(comfyui: Path, dape: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of two batches gives two soft prompts; each chosen photo is shown once, with its similarity."""
+    shown: list[str] = []
+    monkeypatch.setattr(reference_ui, "show_on_node", lambda _node, text: shown.append(text))
     given = {"folder": ["input/archive"], "count": [1], "min_similarity": [0.99], "per_tile": [False], "exclude": [""]}
     images = [picture(1).movedim(1, -1), torch.cat([picture(2), picture(1)]).movedim(1, -1)]
     (comfyui / "input" / "archive" / "bad.png").touch()
@@ -368,7 +370,8 @@ def test_the_node_shows_what_it_chose(comfyui: Path, dape: Any) -> None:
     soft_prompts, tags, chosen, *conditioning = output.args
     assert [len(batch) for batch in soft_prompts] == [1, 2] and len(tags) == 3
     assert [tuple(one.shape) for one in chosen] == [(1, 20, 30, 3)] * 2
-    lines = output.ui["text"][0].splitlines()
+    assert output.ui["text"] == shown
+    lines = shown[0].splitlines()
     assert sorted(line.split(" ", 1)[1] for line in lines[:2]) == ["1.png (2 times)", "2.png"]
     assert lines[0].startswith("1.000") and lines[2].startswith("left out: bad.png")
     assert len(output.ui["images"]) == 2
@@ -376,6 +379,15 @@ def test_the_node_shows_what_it_chose(comfyui: Path, dape: Any) -> None:
     given |= {"folder": [""], "min_similarity": [1.0]}
     output = Reference.execute(dape=[dape], image=images, references=[picture(9).movedim(1, -1)], **given)
     assert output.args[2][0].message is None and output.ui == {"text": ["no reference is similar enough"]}
+
+
+def test_a_name_that_the_font_lacks_is_left_out_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    captions: list[str] = []
+    draw = reference_ui._captioned
+    monkeypatch.setattr(reference_ui, "_captioned", lambda one, line: captions.append(line) or draw(one, line))
+    chosen = [Chosen(name, 0.85, 1, picture(1)) for name in ("a b.png", "祖父.jpg")]
+    assert len(reference_ui.ui_of_references(chosen, [], Reference)["images"]) == 2
+    assert captions == ["0.850 a b.png", "0.850"]
 
 
 def test_the_nodes_cache_notices_a_new_photo(comfyui: Path) -> None:

@@ -20,6 +20,7 @@ ARCHIVES = Path(__file__).resolve().parents[2] / "requirements" / "archives.json
 PAGE_WORDS = (
     "R",
     "Graph",
+    "Open Workflow",
     "Open in MaskEditor",
     "Load Image (as Mask)",
     "Load VAE",

@@ -11,6 +11,7 @@ from comfy_api.latest import ui
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ..images import to_comfyui
+from ..shown_text import show_on_node
 from .reference import Chosen
 from .reference_index import name_some
 
@@ -23,9 +24,13 @@ def ui_of_references(chosen: Sequence[Chosen], left_out: Sequence[str], node: An
     lines = [f"{one.similarity:.3f} {one.name}" + (f" ({one.uses} times)" if one.uses > 1 else "") for one in chosen]
     if left_out:
         lines.append(f"left out: {name_some(left_out)}")
-    shown: dict[str, Any] = {"text": ["\n".join(lines or ["no reference is similar enough"])]}
+    text = "\n".join(lines or ["no reference is similar enough"])
+    show_on_node(node, text)
+    shown: dict[str, Any] = {"text": [text]}
     if chosen:
-        pictures = torch.stack([_captioned(one, line) for one, line in zip(chosen, lines, strict=False)])
+        # Pillow's own font has English letters alone. Other names are in the text.
+        captions = (line if line.isascii() else line.split()[0] for line in lines)
+        pictures = torch.stack([_captioned(one, caption) for one, caption in zip(chosen, captions, strict=False)])
         shown |= ui.PreviewImage(pictures, cls=node).as_dict()
     return shown
 
