@@ -231,11 +231,12 @@ def _write_report(
     metrics: Sequence[Metric],
     without: str,
 ) -> None:
-    """Write the scores and the sheet, then print the table."""
+    """Print the table, and write the scores and the sheet."""
     from .report import counts, format_csv, format_markdown, format_table, means
     from .sheet import contact_sheet
 
     about = f"{task.about} {without}".strip()
+    sys.stdout.write(f"{format_table(scores, metrics, made.seconds)}\n{about}\n")
     report = {
         "about": about,
         **task.settings,
@@ -251,7 +252,6 @@ def _write_report(
     output.write(output.folder / "scores.csv", format_csv(scores, metrics))
     output.write(output.folder / "scores.md", format_markdown(scores, metrics, made.seconds))
     output.write_sheet(contact_sheet(task.photos, pictures, scores, metrics))
-    sys.stdout.write(f"{format_table(scores, metrics, made.seconds)}\n{about}\n")
 
 
 def _require_one_source(options: argparse.Namespace) -> None:

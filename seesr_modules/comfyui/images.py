@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import comfy.model_management
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -35,6 +34,8 @@ def from_comfyui(image: Tensor, name: str = "image") -> Tensor:
         )
     if channels == 4:
         logger.warning("The alpha channel of '%s' is dropped: SeeSR works on RGB.", name)
+    import comfy.model_management  # not above: commands import this file before they tell ComfyUI which device to use
+
     device = comfy.model_management.intermediate_device()
     return image[..., :3].expand(-1, -1, -1, 3).movedim(-1, 1).to(device, torch.float32)
 
