@@ -54,6 +54,7 @@ class Request:
 class _Stored:
     content: bytes
     large: bool | None  # True: in large file storage; False: in the repository; None: on a web server
+    moved_to: str | None = None  # the address of a plain redirect, which says nothing about the file
 
 
 class FakeHub:
@@ -83,6 +84,11 @@ class FakeHub:
     def add_web(self, path: str, content: bytes) -> str:
         """Publish a file as a plain web server would; return its address."""
         self._stored[path] = _Stored(content, None)
+        return self.url + path
+
+    def add_redirect(self, path: str, address: str, page: bytes = b"") -> str:
+        """Answer with a redirect to another address, as GitHub's releases do; return the address that redirects."""
+        self._stored[path] = _Stored(page, None, address)
         return self.url + path
 
     def fail(self, path_part: str, fault: Fault) -> None:
@@ -160,6 +166,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(fault.status, {"Content-Length": "0", **fault.headers})
         elif stored is None:
             self._head(404, {"Content-Length": "0", "X-Error-Code": "EntryNotFound"})
+        elif stored.moved_to:
+            self._head(302, {"Content-Length": str(len(stored.content)), "Location": stored.moved_to})
+            if self.command == "GET":
+                self._send(stored.content)
         elif stored.large:
             sha256 = hashlib.sha256(stored.content).hexdigest()
             self._head(

@@ -207,8 +207,11 @@ def _ask(source: HubSource | WebSource, file: PublishedFile) -> _Offer:
         if _answer(error)[0] is not None:
             raise
         raise _UnreachableError(f"{type(error).__name__}: {error}") from error
-    if file.size_bytes is not None and stated.size not in (None, file.size_bytes):
-        raise _UnfitError(f"it offers another file, of {stated.size:,} bytes instead of {file.size_bytes:,}")
+    size = stated.size or None
+    if isinstance(source, WebSource) and stated.location != source.url:
+        size = None  # some versions of the library state the size of the redirect's own page
+    if file.size_bytes is not None and size not in (None, file.size_bytes):
+        raise _UnfitError(f"it offers another file, of {size:,} bytes instead of {file.size_bytes:,}")
     digest = stated.etag or ""
     if file.sha256 is not None and len(digest) == 64 and digest != file.sha256 and isinstance(source, HubSource):
         raise _UnfitError(f"it offers another file, with sha256 {digest} instead of {file.sha256}")
@@ -217,7 +220,7 @@ def _ask(source: HubSource | WebSource, file: PublishedFile) -> _Offer:
         url=_address(source, stated.commit_hash),
         # a compressed body could not be resumed
         headers=build_hf_headers(token=token, headers={"Accept-Encoding": "identity"}),
-        size_bytes=stated.size or file.size_bytes,
+        size_bytes=size or file.size_bytes,
         digest=digest,
     )
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import builders
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 import torch
 from fake_hub import FakeHub, Fault, running_hub
 from fetched_files import CONTENT, FIRST, HALF, NAME, OTHER, SECOND, SHA256, assert_done, ignore, names_in, weight_file
+from huggingface_hub import HfFileMetadata
 from safetensors.numpy import save
+from seesr_pack.commands.download import fetch as fetch_module
 from seesr_pack.commands.download.fetch import fetch, find, target_path
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.seesr_modules.published import SEESR, PublishedFile, WebSource
@@ -49,6 +52,25 @@ def test_a_file_on_a_plain_web_server(
     assert_done(fetch(weight_file(source, size=len(CONTENT)), folders, ignore), folders)
     assert len(hub.resumed_at) == 1
     assert not any(request.token for request in hub.requests)
+
+
+@pytest.mark.parametrize("page", [b"", b"<html>moved</html>"])
+@pytest.mark.parametrize("old_library", [False, True])
+def test_a_file_behind_a_redirect_as_of_githubs_releases(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]], monkeypatch: pytest.MonkeyPatch, page: bytes, old_library: bool
+) -> None:
+    """Before 2.0, huggingface_hub states the size of the redirect's own page as that of the file."""
+    hub.add_web("/storage/model", CONTENT)
+    url = hub.add_redirect("/releases/model", f"{hub.storage_url}/storage/model", page)
+    ask = fetch_module.get_hf_file_metadata
+
+    def ask_as_before(url: str, **settings: Any) -> HfFileMetadata:
+        return replace(ask(url, **settings), size=len(page))
+
+    if old_library:
+        monkeypatch.setattr(fetch_module, "get_hf_file_metadata", ask_as_before)
+    file = weight_file(WebSource(url, "https://example.org"), size=len(CONTENT))
+    assert_done(fetch(file, folders, ignore), folders)
 
 
 def test_a_good_copy_in_any_folder_is_not_fetched_again(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
