@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.published import CATALOGUE, Catalogue, PublishedFile
-from .fetch import NoConnectionError, fetch, find, host_of, require_space, target_path
+from .fetch import NoConnectionError, fetch, find, host_of, old_path, require_space, target_path
 from .folders import Folders, find_folders
 
 _DEFAULT_TARGETS = ("seesr", "base")
@@ -154,16 +154,19 @@ def _fetch_all(files: list[PublishedFile], folders: Folders, accepted: bool, pac
 
 
 def _show(files: list[PublishedFile], folders: Folders) -> list[PublishedFile]:
-    """Print whether each file is there, its size, sources and licence; return the missing files."""
+    """Print whether each file is there, its size, sources and licence; return the files to fetch."""
     missing = []
     for file in files:
+        target = target_path(file, folders)
+        state = "have"
         found = find(file, folders, _say)
         if not found:
             missing.append(file)
+            state = f"would be replaced, and kept as {old_path(target).name}" if target.exists() else "missing"
         about = "" if file.size_bytes is not None else "about "
         accept = ", to be accepted with --accept-license" if file.licence.must_accept else ""
-        _say(f"{file.title}: {'have' if found else 'missing'}")
-        _say(f"  file     {found or target_path(file, folders)}")
+        _say(f"{file.title}: {state}")
+        _say(f"  file     {found or target}")
         _say(f"  size     {about}{_in_words(file.planned_bytes)}")
         _say(f"  from     {', else '.join(dict.fromkeys(source.page for source in file.sources))}")
         _say(f"  licence  {file.licence.name}, {file.licence.url}{accept}")

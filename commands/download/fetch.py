@@ -8,6 +8,8 @@ one, and leaves a folder of its own among the models.
 from __future__ import annotations
 
 import errno
+import itertools
+import os
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -82,6 +84,12 @@ def target_path(file: PublishedFile, folders: Folders) -> Path:
     return locate(file, folders[file.kind][0])
 
 
+def old_path(target: Path) -> Path:
+    """Return the first free place beside a target for the file that it replaces. Loaders list no such names."""
+    names = (f"{target.name}.old{number}" for number in itertools.chain([""], itertools.count(2)))
+    return next(path for path in map(target.with_name, names) if not os.path.lexists(path))
+
+
 def is_published(path: Path, file: PublishedFile, say: Say) -> bool:
     """Tell whether a copy is known to be the published file to the byte.
 
@@ -122,7 +130,8 @@ def require_space(files: Iterable[PublishedFile], folders: Folders, packed_bytes
 def fetch(file: PublishedFile, folders: Folders, say: Say, unreachable: set[str] | None = None) -> Path:
     """Return a good copy of the file, fetched if no folder of its kind has one.
 
-    An unfinished download stays beside the target as ``NAME.DIGEST.part``, and the next call continues it.
+    An unfinished download stays beside the target as ``NAME.DIGEST.part``, and the next call continues it. Another file
+    of the target's name is kept as ``NAME.old``: it may be the user's own.
 
     Args:
         file: The file to fetch.
@@ -143,8 +152,11 @@ def fetch(file: PublishedFile, folders: Folders, say: Say, unreachable: set[str]
             if found := find(file, folders, say):  # fetched by the process that held the lock
                 return found
             if target.exists():
-                say(f"{target} is replaced: {find_defect_once(target, file, say)}.")
+                defect = find_defect_once(target, file, say)
+                say(f"{target} is replaced, and kept as {old_path(target).name}: {defect}.")
             part = _from_any_source(file, target, say, set() if unreachable is None else unreachable)
+            if target.exists():
+                target.replace(old_path(target))
             part.replace(target)
             for left in _list_parts(target):
                 left.unlink()

@@ -250,6 +250,7 @@ def test_a_bad_copy_is_announced_and_read_only_once(
     out = capsys.readouterr().out.splitlines()
     assert out[0] == f"Seesr: checking {copy}"
     assert out.count(out[0]) == 1
+    assert sum("replaced, and kept as seesr.txt.old" in line for line in out) == 1
 
 
 def test_files_without_a_licence_to_accept_are_fetched_anyway(

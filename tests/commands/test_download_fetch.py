@@ -168,17 +168,24 @@ def test_other_paths_of_a_mirror_are_tried(hub: FakeHub, folders: dict[str, tupl
     assert fetch(SEESR[0], folders, ignore).read_bytes() == content
 
 
-def test_a_bad_copy_is_replaced_only_by_a_good_one(hub: FakeHub, folders: dict[str, tuple[Path, ...]]) -> None:
+def test_another_file_of_the_name_is_kept_and_replaced_only_by_a_good_one(
+    hub: FakeHub, folders: dict[str, tuple[Path, ...]]
+) -> None:
+    """It may be the user's own training."""
     target = folders["seesr"][0] / "SeeSR" / NAME
     target.parent.mkdir(parents=True)
     target.write_bytes(OTHER)
     hub.fail(NAME, Fault("HEAD", status=404))
-    lines: list[str] = []
     with pytest.raises(SeeSRError, match=rf"{NAME}.*404"):
-        fetch(weight_file(), folders, lines.append)
+        fetch(weight_file(), folders, ignore)
     assert target.read_bytes() == OTHER
-    assert any("is replaced: its checksum is" in line for line in lines)
-    assert_done(fetch(weight_file(), folders, ignore), folders)
+    for old, content in {".old": OTHER, ".old2": b"second", ".old3": b"third"}.items():
+        target.write_bytes(content)
+        lines: list[str] = []
+        assert fetch(weight_file(), folders, lines.append).read_bytes() == CONTENT
+        assert any(f"{target} is replaced, and kept as {NAME}{old}: its checksum is" in line for line in lines)
+        assert target.with_name(NAME + old).read_bytes() == content
+    assert names_in(target.parent) == [NAME, *(f"{NAME}.old{number}" for number in ("", 2, 3))]
 
 
 TEMPORARY_FAULTS = {
