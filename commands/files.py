@@ -17,6 +17,18 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.E
 
 
 @contextlib.contextmanager
+def going_on_without_locks() -> Iterator[None]:
+    """Suppress the errors of taking a lock on a file system that has none."""
+    try:
+        yield
+    except NotImplementedError:  # what filelock makes of ENOSYS
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+
+
+@contextlib.contextmanager
 def locked(file: Path) -> Iterator[None]:
     """Hold a lock between processes; the system frees it even if this process dies. Some file systems have none."""
     with file.open("a") as handle:
@@ -30,11 +42,8 @@ def locked(file: Path) -> Iterator[None]:
         else:
             import fcntl
 
-            try:
+            with going_on_without_locks():
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    raise
         yield
 
 

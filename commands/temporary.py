@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..seesr_modules.errors import SeeSRError
-from .files import NO_LOCKS
+from .files import going_on_without_locks
 
 PREFIX = "seesr-"
 """Prefix of the folders in the system's folder for temporary files. Elsewhere a dot goes before it."""
@@ -89,14 +89,10 @@ def remove_all() -> None:
 def _hold(folder: Path) -> bool:
     lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
     try:
-        lock.acquire()
+        with going_on_without_locks():
+            lock.acquire()
     except (Timeout, FileNotFoundError):  # without its folder, which another run has just cleared
         return False
-    except NotImplementedError:  # a file system without locks
-        pass
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
     _held[folder] = lock
     return True
 

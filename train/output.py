@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ..commands.files import going_on_without_locks
 from ..seesr_modules.errors import SeeSRError
 
 LOCK = ".training.lock"
@@ -34,13 +35,15 @@ _FULL_TEXTS = ("No space left", "os error 28", "os error 112", "os error 122")
 def claim_output(folder: Path) -> Iterator[None]:
     """Make an output folder and keep other trainings out of it. The system frees the lock even after a kill.
 
+    Some file systems have no locks: there, nothing keeps others out.
+
     Raises:
         SeeSRError: The folder cannot be made or written to, or another training uses it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
-        with suppress(NotImplementedError):  # a file system without locks
+        with going_on_without_locks():
             lock.acquire(timeout=LAST_WORKER_S)
     except Timeout:
         raise SeeSRError(f"output: another training is running in {folder}: wait for it, or name another.") from None

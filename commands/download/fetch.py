@@ -27,6 +27,7 @@ from huggingface_hub.utils import build_hf_headers
 from ...seesr_modules.disk import require_free
 from ...seesr_modules.errors import SeeSRError
 from ...seesr_modules.published import HubSource, PublishedFile, WebSource
+from ..files import going_on_without_locks
 from .check import Say, find_defect, find_defect_once, find_other_copy, is_checksum, locate
 from .folders import Folders
 
@@ -282,13 +283,14 @@ def _count_arrived(target: Path) -> int:
 
 @contextmanager
 def _lock_out_others(target: Path, say: Say) -> Iterator[None]:
-    """Hold a lock, so that no other process fetches the same file."""
+    """Hold a lock, so that no other process fetches the same file. Some file systems have none."""
     lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        say(f"Another process is fetching {target.name}: waiting for it.")
-        lock.acquire()
+    with going_on_without_locks():
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"Another process is fetching {target.name}: waiting for it.")
+            lock.acquire()
     try:
         yield
     finally:
