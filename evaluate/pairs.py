@@ -104,8 +104,8 @@ def _by_scene(files: Iterable[Path]) -> dict[str, Path]:
 def read_pairs(folders: Sequence[Path], size_px: int | None = None) -> Pairs:
     """Read the pairs that :func:`find_pairs` finds.
 
-    A large photo that is a few pixels larger than the small one times the scale loses them on the right and below, as
-    published.
+    A large photo may be larger or smaller than the small one times the scale by less than a pixel of the small one.
+    What only one of the two shows is cut off on the right and below, as published for large photos that are larger.
 
     Args:
         folders: As for :func:`find_pairs`.
@@ -133,13 +133,18 @@ def read_pairs(folders: Sequence[Path], size_px: int | None = None) -> Pairs:
 def _read(pair: Pair, size_px: int | None) -> Photo:
     small, large = (open_photo(file).pixels() for file in (pair.small, pair.large))
     (height, width), (full_height, full_width) = small.shape[:2], large.shape[:2]
-    scale = full_height // height
-    if not 1 <= scale <= LARGEST_SCALE or full_width // width != scale:
+    scale = round(full_height / height)
+    fits = round(full_width / width) == scale and all(
+        abs(full - scale * side) < scale for full, side in ((full_height, height), (full_width, width))
+    )
+    if not fits or scale > LARGEST_SCALE:
         raise SeeSRError(
             f"{pair.small} is {width}x{height} px and {pair.large} is {full_width}x{full_height}: the large photo must "
-            f"be 1 to {LARGEST_SCALE} times as large, a whole number."
+            f"be 1 to {LARGEST_SCALE} times as large, a whole number, but for less than a pixel of the small one: give "
+            "photos of the same view."
         )
-    large = large[: height * scale, : width * scale]
+    height, width = min(height, full_height // scale), min(width, full_width // scale)
+    small, large = small[:height, :width], large[: height * scale, : width * scale]
     if size_px is not None:
         side = max(1, size_px // scale)
         top, left = max(0, height - side) // 2, max(0, width - side) // 2

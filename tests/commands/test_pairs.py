@@ -89,6 +89,39 @@ def test_pairs_are_read_whole_or_cut_in_the_middle(tmp_path: Path) -> None:
     assert np.array_equal(cut.degraded, photo.degraded[7:17, 7:17])
 
 
+@pytest.mark.parametrize(
+    ("small", "large", "scale", "common"),
+    [
+        ((63, 91), (250, 361), 4, (62, 90)),  # as MATLAB's imresize rounds, up
+        ((125, 120), (499, 480), 4, (124, 120)),
+        ((100, 100), (799, 799), 8, (99, 99)),
+        ((62, 90), (251, 363), 4, (62, 90)),
+        ((50, 40), (50, 40), 1, (50, 40)),
+    ],
+)
+def test_pairs_show_the_same_after_rounded_sizes(
+    tmp_path: Path, small: tuple[int, int], large: tuple[int, int], scale: int, common: tuple[int, int]
+) -> None:
+    """The scale is the nearest, and both photos lose the row or column that only one of them has."""
+    clean = Image.fromarray(picture(max(large))).crop((0, 0, *large))
+    clean.save(tmp_path / "a_gt.png")
+    clean.resize(small).save(tmp_path / "a_lr.png")
+    ((photo,), found, _), (width, height) = read_pairs([tmp_path]), common
+    assert found == photo.scale == scale
+    assert np.array_equal(photo.clean, np.asarray(clean)[: height * scale, : width * scale])
+    assert np.array_equal(photo.degraded, np.asarray(clean.resize(small))[:height, :width])
+
+
+@pytest.mark.parametrize(
+    ("small", "large"), [((500, 400), (750, 600)), ((100, 100), (390, 390)), ((100, 100), (400, 300))]
+)
+def test_pairs_of_no_whole_scale_are_refused(tmp_path: Path, small: tuple[int, int], large: tuple[int, int]) -> None:
+    for name, size in (("a_lr.png", small), ("a_gt.png", large)):
+        Image.new("RGB", size).save(tmp_path / name)
+    with pytest.raises(SeeSRError, match=f"{small[0]}x{small[1]} px .* {large[0]}x{large[1]}: .* a whole number"):
+        read_pairs([tmp_path])
+
+
 def test_pairs_of_one_size_have_scale_one(tmp_path: Path) -> None:
     save_pair(tmp_path / "a_lr.png", tmp_path / "a_hr.png", scale=1)
     assert read_pairs([tmp_path]).scale == 1
