@@ -123,6 +123,8 @@ def write_weights(folder: Path, step: int, write: Callable[[Path], None]) -> Non
     scratch.mkdir()
     write(scratch)
     files = sorted(path.relative_to(scratch) for path in scratch.rglob("*") if path.is_file())
+    for file in files:
+        _let_read(scratch / file, like=scratch)
     (folder / WEIGHTS).unlink(missing_ok=True)  # from here to the end, old and new files are mixed
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +132,22 @@ def write_weights(folder: Path, step: int, write: Callable[[Path], None]) -> Non
     shutil.rmtree(scratch, ignore_errors=True)
     note = {"step": step, "files": [file.as_posix() for file in files]}
     write_whole(folder / WEIGHTS, json.dumps(note))
+
+
+def _let_read(file: Path, like: Path) -> None:
+    """Give a file the rights that a new one has: what safetensors' ``save_file`` writes, only its owner can read.
+
+    A new folder tells them without a change of the process's umask, which its other threads share.
+
+    Args:
+        file: The file.
+        like: A folder that was made in the same place.
+    """
+    now = file.stat().st_mode
+    usual = now | like.stat().st_mode & 0o666
+    if usual != now:
+        with suppress(OSError):  # a file system without rights
+            file.chmod(usual)
 
 
 def has_weights_of(folder: Path, step: int) -> bool:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from filelock import FileLock
 from linear_stage import OPTIONS, SAVED, LinearStage
+from safetensors.torch import save_file
 from seesr_pack.seesr_modules.errors import SeeSRError
 from seesr_pack.train import command, output, progress, run
 from seesr_pack.train.checkpoint import CHECKPOINT
@@ -144,6 +145,25 @@ def test_old_weights_beside_a_newer_checkpoint_are_replaced(linear: Settings, wh
     torch.save(torch.zeros(3), whole.output / SAVED)
     train(LinearStage(), whole)
     assert torch.equal(weight(whole), expected)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of files")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path: Path, mask: int, mode: int) -> None:
+    """safetensors gives its files to their owner alone, whatever the umask is."""
+
+    def write(folder: Path) -> None:
+        (folder / "unet").mkdir()
+        save_file({"a": torch.ones(1)}, folder / "unet" / "a.safetensors")
+        (folder / "a.txt").write_text("a", "utf-8")
+
+    before = os.umask(mask)
+    try:
+        output.write_weights(tmp_path, 1, write)
+    finally:
+        os.umask(before)
+    for file in (tmp_path / "unet" / "a.safetensors", tmp_path / "a.txt"):
+        assert oct(file.stat().st_mode & 0o777) == oct(mode)
 
 
 def test_half_written_weights_never_have_their_names(linear: Settings) -> None:
