@@ -34,8 +34,10 @@ def write_checkpoint(folder: Path, state: State) -> None:
     part.replace(folder / CHECKPOINT)
 
 
-def read_checkpoint(folder: Path, device: torch.device) -> State | None:
+def read_checkpoint(folder: Path) -> State | None:
     """Return the state that was saved last; None if there is none.
+
+    It is on the CPU, where the optimiser's counters of steps stay: on a graphics card each step would wait for them.
 
     Raises:
         SeeSRError: The file is damaged.
@@ -44,7 +46,7 @@ def read_checkpoint(folder: Path, device: torch.device) -> State | None:
     if not path.exists():
         return None
     try:
-        state: State = torch.load(path, map_location=device, weights_only=True)
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
         if {"step", "weights", "optimizer", "average"} <= state.keys():
             return state
     except _UNREADABLE as error:

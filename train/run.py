@@ -122,7 +122,7 @@ class Run:
             SeeSRError: The checkpoint is damaged or another run's, or the disk has too little room.
         """
         folder, options = self.training.output, self.training.optimisation
-        state = read_checkpoint(folder, self.accelerator.device)
+        state = read_checkpoint(folder)
         if state is not None:
             self.load(folder / CHECKPOINT, state)
             logger.info("continuing after step %d of %d", self.step, options.steps)
@@ -156,6 +156,7 @@ class Run:
             group["weight_decay"] = self.training.optimisation.weight_decay
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+            self.average.to(self.accelerator.device)
         if self.accelerator.scaler is not None and state.get("scaler"):
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step = self.saved = state["step"]

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from linear_stage import OPTIONS, SAVED, START, LinearStage, gradient
 from PIL import Image
 from seesr_pack.train.checkpoint import CHECKPOINT
 from seesr_pack.train.config import Training
 from seesr_pack.train.loop import train
 from seesr_pack.train.progress import LOG
+from seesr_pack.train.run import Run
 from torch import Tensor, nn
 
 
@@ -91,6 +94,26 @@ def test_a_run_continues_from_its_checkpoint(linear: Callable[..., Training]) ->
     assert first.draws + second.draws == whole.draws
     assert torch.equal(second.weight, whole.weight)
     assert [row["step"] for row in log(longer)] == ["3", "6", "8"]
+
+
+def test_a_run_that_continues_has_each_part_of_its_state_where_a_new_run_has_it(
+    linear: Callable[..., Training],
+) -> None:
+    """The device meta stands for a graphics card: the counters of steps stay on the CPU, all else is on the device."""
+    training, stage, device = linear(), LinearStage(), torch.device("meta")
+    train(LinearStage(), training)
+    stage.to(device)
+    optimizer, average = torch.optim.AdamW([stage.weight]), EMAModel([stage.weight], foreach=True)
+    accelerator: Any = SimpleNamespace(device=device, is_main_process=False, scaler=None)
+    Run(accelerator, training, stage, stage, optimizer, average).resume()
+    (state,) = optimizer.state.values()
+    assert {name: tensor.device.type for name, tensor in state.items()} == {
+        "step": "cpu",
+        "exp_avg": "meta",
+        "exp_avg_sq": "meta",
+    }
+    assert float(state["step"]) == OPTIONS["steps"]
+    assert [tensor.device.type for tensor in average.shadow_params] == ["meta"]
 
 
 def log(training: Training) -> list[dict[str, str]]:
