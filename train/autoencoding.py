@@ -100,11 +100,13 @@ class DecoderStage(TrainingStage):
         """Return sampled latents, then latents of clean pictures with noise."""
         number = round(len(images) * self._settings.sampled_share)
         latents = self.autoencoder.encode(images)
-        which = torch.randint(len(self._settings.steps), (), generator=generator, device=images.device)
-        noise = torch.randn(latents[:number].shape, generator=generator, device=images.device)
-        first = {name: tensor[:number] for name, tensor in batch.items()}
-        sampled = self.seesr.restore(first, self._settings.steps[int(which)], noise)
-        return torch.cat([sampled.to(latents), add_noise(latents[number:], self._settings.noise, generator)])
+        sampled = latents[:0]
+        if number:
+            which = torch.randint(len(self._settings.steps), (), generator=generator, device=images.device)
+            noise = torch.randn(latents[:number].shape, generator=generator, device=images.device)
+            first = {name: tensor[:number] for name, tensor in batch.items()}
+            sampled = self.seesr.restore(first, self._settings.steps[int(which)], noise).to(latents)
+        return torch.cat([sampled, add_noise(latents[number:], self._settings.noise, generator)])
 
     def kept_tensors(self) -> dict[str, Tensor]:
         """Return the vectors of the adversary's spectral norm."""

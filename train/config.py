@@ -146,7 +146,8 @@ class DecoderSettings(Settings):
     autoencoder: Path
     """Folder of the autoencoder to continue from."""
     sampled_share: Share = 0.5
-    """Share of the latents that are sampled. The others are those of the clean pictures with noise."""
+    """Share of a batch's latents that are sampled, rounded: half of a batch of 1 is none. The others are those of the
+    clean pictures with noise."""
     steps: tuple[Count, ...] = (1, 2, 4)
     """Numbers of sampling steps. Each batch draws one of them."""
     noise: float = Field(default=0.1, ge=0)

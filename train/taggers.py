@@ -72,8 +72,11 @@ class RamStage(TrainingStage):
         """Return the binary cross-entropy on clean pictures, half of the batch at a quarter of the size."""
         clean = to_float(batch["clean"])
         half = len(clean) // 2
-        small = interpolate(clean[:half], scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
-        logits = torch.cat([self.tagger(small).logits, self.tagger(clean[half:]).logits])
+        parts = [clean[half:]]
+        if half:
+            small = interpolate(clean[:half], scale_factor=1 / SCALE, mode="bicubic", antialias=True).clamp(0, 1)
+            parts.insert(0, small)
+        logits = torch.cat([self.tagger(part).logits for part in parts])
         return binary_cross_entropy_with_logits(logits, batch["labels"])
 
     def save(self, folder: Path) -> None:

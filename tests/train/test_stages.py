@@ -158,6 +158,29 @@ def test_decoder_and_adversary_learn_against_each_other(trained: dict[str, Train
     assert all(torch.equal(a, b.grad) for a, b in zip(plain, adversary.parameters(), strict=True))
 
 
+@pytest.mark.parametrize(
+    ("stage", "changes", "count"),
+    [
+        ("decoder", {}, 1),
+        ("decoder", {"sampled_share": 0.0}, 2),
+        ("decoder", {"sampled_share": 1.0}, 1),
+        ("ram", {}, 1),
+    ],
+)
+def test_a_batch_without_one_of_its_two_parts_is_trained_on(
+    stage: str, changes: dict[str, float], count: int, trained: dict[str, Training]
+) -> None:
+    """One picture cannot be halved, and a share may be none or all."""
+    training = trained[stage]
+    built = build(training.model_copy(update={"model": training.model.model_copy(update=changes)}))
+    pairs = [built.pairs[index] for index in range(count)]
+    batch = {name: torch.stack([pair[name] for pair in pairs]) for name in pairs[0]}
+    loss = built(batch, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert loss.isfinite()
+    assert any(p.grad is not None and p.grad.any() for p in built.parameters() if p.requires_grad)
+
+
 def test_photographs_without_labels_get_the_tags_of_ram(trained: dict[str, Training]) -> None:
     """Any folder of pictures works for fine-tuning: RAM's tags of the clean picture become the text."""
     plain = trained["seesr"].photos.model_copy(update={"manifest": None})
