@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..seesr_modules.errors import SeeSRError
 from ..seesr_modules.nano.autoencoder import PatchAutoencoder
 from ..seesr_modules.nano.file import VAE_PREFIX, NanoFile
 from ..seesr_modules.nano.photo_decoder import PhotoDecoder
@@ -33,9 +34,15 @@ class PhotoDecoderStage(TrainingStage):
         """Load nano, and sample the latents that are missing.
 
         Raises:
-            SeeSRError: A file is missing or unfit, or the samples were made with other settings.
+            SeeSRError: The crops of the photos are too small, a file is missing or unfit, or the samples were made with
+                other settings.
         """
         super().__init__()
+        if photos.crop_px < settings.crop_px:
+            raise SeeSRError(
+                f"photos.crop_px is {photos.crop_px}: the photo decoder needs {settings.crop_px} or more, the crops of "
+                "model.crop_px, which are cut out of these."
+            )
         self._settings = settings
         self.pairs = NanoSamples(settings, photos, seed)
         if not all(path.exists() for path in self.pairs.files):

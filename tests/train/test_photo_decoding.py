@@ -66,6 +66,13 @@ def test_samples_of_other_settings_are_refused(tmp_path: Path, photos: Path) -> 
         build(settings(tmp_path, photos, "photo_decoder", model, ", gray_share: 0.5"))
 
 
+def test_crops_larger_than_those_of_the_photos_are_refused_before_sampling(tmp_path: Path, photos: Path) -> None:
+    model = f", samples: {tmp_path / 'samples'}, sample_count: 8, crop_px: 40, steps: [1]"
+    with pytest.raises(SeeSRError, match=r"photos\.crop_px is 32: the photo decoder needs 40 or more"):
+        build(settings(tmp_path, photos, "photo_decoder", model))
+    assert not (tmp_path / "samples").exists()
+
+
 def test_an_estimator_is_trained(tmp_path: Path, photos: Path) -> None:
     """The nano that is written holds the estimator as it is after the last step."""
     training = settings(tmp_path, photos, "damage", "")
