@@ -14,7 +14,7 @@ import torch
 
 from ..config import telling_shape
 from ..errors import SeeSRError
-from ..weights.checkpoint import describe, require_fit
+from ..weights.checkpoint import describe, require_fit, shapes_of
 from ..weights.value_checks import cast_checked
 from .config import TAG_HEAD_NAMES, DapeConfig
 from .lora import lora_delta, lora_shapes, lora_stems
@@ -90,7 +90,7 @@ class DapeWeights:
         whole, lora = _whole_and_lora(ram, dape)
         self.config = DapeConfig.from_shapes(whole.shapes())
         module = Dape(self.config, device="meta")
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+        self.shapes = shapes_of(module)
         self._whole = whole
         self._names = {_name_in(whole, parameter): parameter for parameter in self.shapes}
         self._what = f"{'RAM' if whole is ram else 'DAPE'} file {_label(whole)}"

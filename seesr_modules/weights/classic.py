@@ -14,6 +14,7 @@ from torch import Tensor
 from ..config import MAX_SIZE
 from ..errors import SeeSRError
 from ..method.classic import DAMAGE_NUMBERS, DASR, SRCNN, DamageEstimator, SRResNet
+from .checkpoint import shapes_of
 from .opening import SUFFIXES, open_weights
 from .reader import WeightFile
 from .value_checks import cast_checked
@@ -105,7 +106,7 @@ def _read(file: WeightFile, scale: int) -> SRCNN | SRResNet | DamageEstimator:
         raise SeeSRError(
             f"'{file.path.name}' is none of SRCNN, SRResNet and DASR: ComfyUI's Load Upscale Model has other models."
         )
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    expected = shapes_of(network)
     for name in sorted(expected.keys() | shapes.keys()):
         if expected.get(name) != shapes.get(name):
             found, wanted = (list(of[name]) if name in of else "missing" for of in (shapes, expected))
